@@ -1,0 +1,50 @@
+# Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
+.DEFAULT_GOAL := help
+.PHONY: help test test-full bench-layers demo serve lint types unit format clean
+
+# The newest of these that runs here, unless PYTHON names one.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := .venv/bin
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
+
+.venv/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON) (once)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev
+	@touch .venv/ready
+
+demo: .venv/ready  ## this repository through bare leaves and through a full stack, on a real S3 server
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m demo
+
+serve: .venv/ready  ## leave the embedded server running: files and audit log in this folder
+	$(BIN)/starfish serve
+
+test: lint types unit  ## linter, formatter check, strict type check and all tests
+
+test-full: .venv/ready  ## the tests again, with the reliability runs at full size
+	$(BIN)/python -m pytest --full
+
+bench-layers: .venv/ready  ## what each layer costs, beside its target
+	$(BIN)/python -m pytest benchmarks/test_layers.py --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+unit: .venv/ready
+	$(BIN)/python -m pytest
+
+format: .venv/ready  ## let the formatter and linter mend what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,21 @@
+"""The `starfish` command. Its pages: `docs/cli.md`."""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = {"typer", "rich", "uvicorn"}
+
+
+def main() -> None:
+    """Run the command that the program's arguments name, and exit with its code."""
+    try:
+        from starfish_server.cli.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(
+            "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
+        )
+        sys.exit(1)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The commands, gathered, and the one place where their errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from starfish_server.cli.audit import audit
+from starfish_server.cli.cp import cp
+from starfish_server.cli.doctor import doctor
+from starfish_server.cli.exit_codes import ExitCode, code_of
+from starfish_server.cli.explain import explain_store
+from starfish_server.cli.get import get
+from starfish_server.cli.ls import ls
+from starfish_server.cli.output import complain, line, one_line
+from starfish_server.cli.put import put
+from starfish_server.cli.rm import rm
+from starfish_server.cli.serve import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="starfish",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (serve, get, put, ls, rm, cp, doctor):
+    app.command()(command)
+app.command("explain")(explain_store)
+app.add_typer(audit)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        line(f"starfish-server {metadata.version('starfish-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def starfish(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Object stores from the command line, and a server over one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. No error leaves it as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # Text that the terminal's encoding does not have must not end the command.
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+    try:
+        code = app(list(arguments), prog_name="starfish", standalone_mode=False) or ExitCode.OK
+        sys.stdout.flush()
+    except typer.Abort:
+        return ExitCode.FAILED
+    except BrokenPipeError:
+        return _without_reader()
+    except Exception as error:  # noqa: BLE001 - the outermost place
+        # Of the command line's own parser, whose exception types are not public.
+        usage = getattr(error, "format_message", None)
+        message = usage() if usage else _described(error)
+        if usage and message.startswith("Usage:"):
+            sys.stderr.write(f"{message}\n")
+        else:
+            complain(" ".join(message.split()))
+        return ExitCode.USAGE if usage else code_of(error)
+    return int(code)
+
+
+def _described(error: Exception) -> str:
+    known = isinstance(error, OSError | ValueError | ImportError) or hasattr(error, "operation")
+    return one_line(error) if known else f"unexpected {type(error).__name__}: {one_line(error)}"
+
+
+def _without_reader() -> int:
+    """Whoever read the output is gone, as in `starfish ls STORE | head`; nothing can be printed any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.FAILED

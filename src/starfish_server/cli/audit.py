@@ -1,0 +1,145 @@
+"""`starfish audit show` and `starfish audit verify`."""
+
+import json as json_module
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from starfish_server.cli.arguments import AsJson
+from starfish_server.cli.exit_codes import ExitCode
+from starfish_server.cli.output import complain, json_line, line
+from starfish_server.layers import verify_audit_log
+from starfish_server.layers.access_log.log_file import rotated_files
+from starfish_server.layers.printable import printable
+
+audit = typer.Typer(
+    name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
+)
+_COLUMNS = {"timestamp": 27, "identity": 12, "action": 7, "operation": 13, "outcome": 9}
+_COLOURS = {"ok": typer.colors.GREEN, "miss": typer.colors.YELLOW, "started": typer.colors.YELLOW}
+
+LogFile = Annotated[Path, typer.Argument(metavar="FILE", help="The log; its rotated files are read as well.")]
+
+
+@audit.command()
+def show(
+    file: LogFile,
+    identity: Annotated[
+        str | None, typer.Option("--identity", metavar="NAME", help="Only what this caller did.")
+    ] = None,
+    action: Annotated[
+        str | None,
+        typer.Option("--action", metavar="NAME", help="Only pull, push, list, delete or system (no caller)."),
+    ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option("--outcome", metavar="NAME", help="Only ok, miss, error, denied, cancelled or started."),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Show the records of an audit log, oldest first.
+
+    In a pipe the columns time, caller, action, operation, outcome, keys are separated by tabs. Lines that are
+    no records are named on stderr, and the exit code is then 1.
+    """
+    wanted = {"identity": identity, "action": action, "outcome": outcome}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    broken = False
+    for place, record in _records(file):
+        if record is None:
+            complain(f"{place}: not a record")
+            broken = True
+        elif all(record.get(name) == value for name, value in wanted.items()):
+            _print(record, json)
+    return ExitCode.FAILED if broken else ExitCode.OK
+
+
+@audit.command()
+def verify(
+    file: LogFile,
+    last_hash: Annotated[
+        str | None,
+        typer.Option(
+            "--last-hash", metavar="HASH", help="Of an earlier check: that line must still be there."
+        ),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option("--key-env", metavar="NAME", help="Environment variable with the key of the chain."),
+    ] = None,
+    missing_start: Annotated[
+        bool, typer.Option("--missing-start", help="Accept that the oldest lines were deleted.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Check the hash chain of an audit log: each line removed, changed, inserted or moved is shown.
+
+    Keep the last hash that it prints elsewhere, and give it the next time: only so does it show
+    that a log was cut off at its end. Exit code 1 if anything is wrong.
+    """
+    found = verify_audit_log(file, key=_key(key_env), last_hash=last_hash, missing_start=missing_start)
+    if json:
+        json_line(
+            {
+                "ok": found.ok,
+                "lines": found.lines,
+                "files": [str(path) for path in found.files],
+                "last_hash": found.last_hash,
+                "problems": [str(problem) for problem in found.problems],
+                "unfinished_bytes": found.unfinished_bytes,
+            }
+        )
+    else:
+        line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
+        line(f"last hash: {found.last_hash}")
+        if found.unfinished_bytes:
+            line(f"{found.unfinished_bytes} bytes of lines that a crash cut short are set aside")
+    for problem in found.problems:
+        complain(str(problem))
+    return ExitCode.OK if found.ok else ExitCode.FAILED
+
+
+def _key(variable: str | None) -> bytes | None:
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise typer.BadParameter(f"the environment variable {variable} is not set")
+    return value.encode()
+
+
+def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Each line's place and its record, None for a line that holds none."""
+    live = Path(os.path.realpath(file))
+    rotated = rotated_files(live)
+    for path in [*rotated, live] if live.exists() or not rotated else rotated:
+        with path.open(encoding="utf-8", errors="replace") as opened:
+            for number, text in enumerate(opened, 1):
+                try:
+                    record = json_module.loads(text)
+                except ValueError:
+                    record = None
+                yield f"{path}:{number}", record if isinstance(record, dict) else None
+
+
+def _print(record: dict[str, Any], json: bool) -> None:
+    if json:
+        json_line(record)
+        return
+    cells = {name: _text(record.get(name)) for name in _COLUMNS}
+    keys = record.get("keys")
+    target = " ".join(map(_text, keys)) if isinstance(keys, list) and keys else _text(record.get("prefix"))
+    if not sys.stdout.isatty():
+        sys.stdout.write("\t".join([*cells.values(), target]) + "\n")
+        return
+    shown = [f"{text:{_COLUMNS[name]}}" for name, text in cells.items()]
+    shown[-1] = typer.style(shown[-1], fg=_COLOURS.get(cells["outcome"], typer.colors.RED))
+    sys.stdout.write(" ".join([*shown, target]) + "\n")
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else printable(str(value))

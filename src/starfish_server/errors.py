@@ -1,0 +1,158 @@
+"""Every error that a store raises on purpose.
+
+StoreError
+├── InvalidKeyError (ValueError)               a key, prefix or start_after outside the key rules
+├── KeyConflictError                           `a` and `a/b` cannot both be files
+├── StoreDecodeError (ValueError)              text that is not UTF-8, stored or handed in
+├── StoreAccessDeniedError (PermissionError)   refused by the backend or by a layer
+├── BucketNotFoundError                        the bucket, not the key, is missing
+├── ObjectTooLargeError (ValueError)           over the limit of a layer, going in or coming out
+├── VersionConflictError                       a conditional write found another version
+├── StoreUnavailableError                      transient: worth another try
+│   ├── StoreTimeoutError (TimeoutError)
+│   └── StoreOverloadedError
+├── DeleteManyError                            which keys failed, and why
+├── ContextRequiredError                       the operation needs a StoreContext
+├── StoreClosedError (RuntimeError)
+├── StoreNotSupportedError (NotImplementedError)
+├── ReadOnlyStoreError (PermissionError)
+└── StackError                                 raised while building a stack, never while running
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "BucketNotFoundError",
+    "ContextRequiredError",
+    "DeleteManyError",
+    "InvalidKeyError",
+    "KeyConflictError",
+    "ObjectTooLargeError",
+    "ReadOnlyStoreError",
+    "StackError",
+    "StoreAccessDeniedError",
+    "StoreClosedError",
+    "StoreDecodeError",
+    "StoreError",
+    "StoreNotSupportedError",
+    "StoreOverloadedError",
+    "StoreTimeoutError",
+    "StoreUnavailableError",
+    "VersionConflictError",
+]
+
+
+class StoreError(Exception):
+    """Base of all. `operation` is the store's method name and `key` the key (or prefix) it was called with,
+    each None where there is none; `__cause__` is the backend's own exception.
+    """
+
+    def __init__(self, message: str, *, operation: str | None = None, key: str | None = None) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.key = key
+
+
+class InvalidKeyError(StoreError, ValueError):
+    """A key, prefix or `start_after` breaks the key rules. Nothing was sent or written."""
+
+
+class KeyConflictError(StoreError):
+    """A key is a prefix segment of another (`a` and `a/b`), which a file system cannot hold."""
+
+
+class StoreDecodeError(StoreError, ValueError):
+    """Stored bytes are not UTF-8 text, or text handed in cannot be encoded as UTF-8 (a lone surrogate)."""
+
+
+class StoreAccessDeniedError(StoreError, PermissionError):
+    """The backend or a layer refuses: bad credentials, no permission, a link that leads out of the store."""
+
+
+class BucketNotFoundError(StoreError):
+    """The bucket (or container) does not exist; a missing object is None instead."""
+
+
+class ObjectTooLargeError(StoreError, ValueError):
+    """A body over a limit. `size` and `max_bytes`, the limit, in bytes. A write was not sent."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        key: str | None = None,
+        size: int | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, operation=operation, key=key)
+        self.size = size
+        self.max_bytes = max_bytes
+
+
+class VersionConflictError(StoreError):
+    """`put_if` found another version than the one it was given, and wrote nothing."""
+
+
+class StoreUnavailableError(StoreError):
+    """The backend cannot answer now; another try may succeed. `retry_after`: seconds, if the server said."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        key: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, operation=operation, key=key)
+        self.retry_after = retry_after
+
+
+class StoreTimeoutError(StoreUnavailableError, TimeoutError):
+    """No answer in time. A write may or may not have been done."""
+
+
+class StoreOverloadedError(StoreUnavailableError):
+    """The backend, or a limit in front of it, asks for fewer requests."""
+
+
+class DeleteManyError(StoreError):
+    """Some keys of a `delete_many` could not be deleted; every key was tried.
+
+    `failures` maps each key that failed to its error, in the order they were given.
+    """
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        first, error = next(iter(failures.items()))
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        super().__init__(f"{len(failures)} not deleted: {first!r}: {error}{more}", operation="delete_many")
+        self.failures: dict[str, Exception] = dict(failures)
+
+    def __reduce__(self) -> tuple[type[DeleteManyError], tuple[dict[str, Exception]]]:
+        return type(self), (self.failures,)
+
+
+class ContextRequiredError(StoreError):
+    """The operation came without the `StoreContext` that a layer needs."""
+
+
+class StoreClosedError(StoreError, RuntimeError):
+    """The store was closed; make a new one."""
+
+
+class StoreNotSupportedError(StoreError, NotImplementedError):
+    """This store does not have the operation."""
+
+
+class ReadOnlyStoreError(StoreError, PermissionError):
+    """A write reached a read-only store."""
+
+
+class StackError(StoreError):
+    """A stack cannot be built as written. Raised while building, never while running."""

@@ -1,0 +1,78 @@
+"""Layers: stores that wrap exactly one other store and add one concern, one layer a file.
+
+Each is imported on first use, so that a stack imports only the packages that its own layers need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starfish_server.layers.access_log import AccessLog as AccessLog
+    from starfish_server.layers.access_log.audit_chain import AuditProblem as AuditProblem
+    from starfish_server.layers.access_log.audit_chain import AuditVerification as AuditVerification
+    from starfish_server.layers.access_log.audit_chain import verify_audit_log as verify_audit_log
+    from starfish_server.layers.access_log.json_lines import JsonLinesSink as JsonLinesSink
+    from starfish_server.layers.access_log.logging_sink import LoggingSink as LoggingSink
+    from starfish_server.layers.access_log.queued_sink import QueuedSink as QueuedSink
+    from starfish_server.layers.access_log.record import AccessRecord as AccessRecord
+    from starfish_server.layers.access_log.record import Sink as Sink
+    from starfish_server.layers.authorize import Authorize as Authorize
+    from starfish_server.layers.base import Around as Around
+    from starfish_server.layers.base import Layer as Layer
+    from starfish_server.layers.base import Wrapper as Wrapper
+    from starfish_server.layers.caching import CacheStats as CacheStats
+    from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+    from starfish_server.layers.metrics import Metrics as Metrics
+    from starfish_server.layers.namespace import Namespace as Namespace
+    from starfish_server.layers.operations import Operation as Operation
+    from starfish_server.layers.operations import Slot as Slot
+    from starfish_server.layers.read_only import ReadOnly as ReadOnly
+    from starfish_server.layers.retry import Retry as Retry
+    from starfish_server.layers.retry import RetryBudget as RetryBudget
+    from starfish_server.layers.retry import RetryEvent as RetryEvent
+    from starfish_server.layers.size_limit import SizeLimit as SizeLimit
+    from starfish_server.layers.timeout import Timeout as Timeout
+    from starfish_server.layers.tracing import Tracing as Tracing
+
+_HOMES = {
+    "AccessLog": "access_log",
+    "AccessRecord": "access_log.record",
+    "Around": "base",
+    "AuditProblem": "access_log.audit_chain",
+    "AuditVerification": "access_log.audit_chain",
+    "Authorize": "authorize",
+    "CacheStats": "caching",
+    "Caching": "caching",
+    "ConcurrencyLimit": "concurrency_limit",
+    "JsonLinesSink": "access_log.json_lines",
+    "Layer": "base",
+    "LoggingSink": "access_log.logging_sink",
+    "Metrics": "metrics",
+    "Namespace": "namespace",
+    "Operation": "operations",
+    "QueuedSink": "access_log.queued_sink",
+    "ReadOnly": "read_only",
+    "Retry": "retry",
+    "RetryBudget": "retry",
+    "RetryEvent": "retry",
+    "Sink": "access_log.record",
+    "SizeLimit": "size_limit",
+    "Slot": "operations",
+    "Timeout": "timeout",
+    "Tracing": "tracing",
+    "Wrapper": "base",
+    "verify_audit_log": "access_log.audit_chain",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

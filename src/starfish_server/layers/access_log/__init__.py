@@ -1,0 +1,265 @@
+"""`AccessLog`: one record of every operation, with who asked and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from starfish_server.errors import StoreUnavailableError
+from starfish_server.layers.access_log.delivery import Delivery
+from starfish_server.layers.access_log.logging_sink import LoggingSink
+from starfish_server.layers.access_log.record import AccessRecord, Sink
+from starfish_server.layers.base import (
+    DELETE_MANY,
+    LIST_KEYS,
+    Around,
+    CallRecord,
+    Operation,
+    Proceed,
+    Slot,
+    Target,
+    written_body,
+)
+from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
+from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+
+if TYPE_CHECKING:
+    from starfish_server.layers.record import CacheOutcome
+
+__all__ = ["AccessLog"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+_ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
+_OPERATIONS = frozenset(operation_names())
+_NO_PARAMS = StoreContext(collection="", params={}, identity=None, roles=(), action="system").params
+
+
+class AccessLog(Around):
+    """Hands an `AccessRecord` of every operation to its sinks: misses, failures and cancellations included.
+
+    Stands outermost: it sees what the caller asked, once, with the final outcome.
+
+    sink: one sink or several, see `Sink`; by default a `LoggingSink`. `close()` closes them after the store.
+    actions: record only these of "pull", "push", "list", "delete" and "system" (calls without a context); all
+        by default. Without "system", a call without a context counts as what its operation amounts to, a
+        `put` as "push", so that no write slips by for want of a context. Actions of other names are always
+        recorded.
+    operations: record only operations of these names, as in {"put", "put_bytes"}; all by default.
+    predicate: record only where this function of the record is true, one of outcome "started" included. If
+        it raises, the record is kept.
+    on_sink_failure: "log" (default) lets the operation stand and logs the failure. "fail" is for audits:
+        a write is recorded as "started" before it is done, and is not done unless every sink kept that; its
+        outcome is recorded after it, with the same timestamp, and `StoreUnavailableError` is raised if a sink
+        cannot keep that, *though the write was done*. A "started" without an outcome is thus a write that may
+        or may not have been done. A read whose record cannot be kept fails too. An operation that failed by
+        itself keeps its own error, and a cancelled one stays cancelled: their lost records are only logged.
+    sink_timeout: seconds, 5 by default, after which an async sink has failed.
+
+    A cancelled operation does not wait for async sinks: they end in the background, and `close()` waits for
+    them. Raises `ValueError` for an unknown action, operation or policy.
+    """
+
+    slot = Slot.AUDIT
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        sink: Sink | Sequence[Sink] | None = None,
+        actions: Collection[str] | None = None,
+        operations: Collection[str] | None = None,
+        predicate: Callable[[AccessRecord], bool] | None = None,
+        on_sink_failure: Literal["log", "fail"] = "log",
+        sink_timeout: float = 5.0,
+    ) -> None:
+        super().__init__(inner)
+        if on_sink_failure not in ("log", "fail"):
+            raise ValueError(f'on_sink_failure is "log" or "fail", not {on_sink_failure!r}')
+        if not sink_timeout > 0:
+            raise ValueError(f"sink_timeout must be more than 0 seconds, not {sink_timeout!r}")
+        if predicate is not None and not callable(predicate):
+            raise TypeError(f"predicate must be a function of the record, not {predicate!r}")
+        self._must_keep = on_sink_failure == "fail"
+        self._sinks = _sinks(LoggingSink() if sink is None else sink)
+        self._delivery = Delivery(self._sinks, keep=self._must_keep, timeout=sink_timeout)
+        self._actions = _ACTIONS if actions is None else _known("actions", actions, _ACTIONS)
+        self._operations = (
+            _OPERATIONS if operations is None else _known("operations", operations, _OPERATIONS)
+        )
+        self._left_out = _ACTIONS - self._actions - {"system"}
+        by_system = "system" in self._actions
+        self._without_context = {name: "system" if by_system else _action_of(name) for name in _OPERATIONS}
+        self._predicate = predicate
+        self._sink_timeout = sink_timeout
+        self._under_way = 0
+        self._idle: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def settings(self) -> dict[str, object]:
+        shown: dict[str, object] = {"sink": self._sinks[0] if len(self._sinks) == 1 else self._sinks}
+        if self._actions != _ACTIONS:
+            shown["actions"] = sorted(self._actions)
+        if self._operations != _OPERATIONS:
+            shown["operations"] = sorted(self._operations)
+        if self._predicate is not None:
+            shown["predicate"] = self._predicate
+        return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
+
+    # Plain, because a call that is left out then costs no coroutine of its own.
+    def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> Coroutine[Any, Any, T]:
+        action = self._without_context[operation.name] if context is None else context.action
+        if action in self._left_out or operation.name not in self._operations:
+            return proceed()
+        return self._counted(operation, target, context, proceed)
+
+    async def _counted(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        """The operation recorded, as one that `close` waits for."""
+        self._under_way += 1
+        try:
+            return await self._recorded(operation, target, context, proceed)
+        finally:
+            self._under_way -= 1
+            if not self._under_way and self._idle is not None:
+                loop, idle = self._idle
+                with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(idle.set)
+
+    async def _recorded(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        size = size_of_body(written_body(proceed))
+        asked = _asked(operation, target, context)
+        attempts = 0
+        cache: CacheOutcome | None = None
+        began = perf_counter()
+        try:
+            if self._must_keep and operation.writes:
+                await self._keep(asked("started", None, 0.0, size, 0, None), "nothing was done")
+            call = CallRecord()
+            try:
+                result = await proceed()
+            finally:
+                call.close()
+                attempts, cache = call.attempts, call.cache
+        except BaseException as error:
+            outcome, kind = outcome_of_error(error), type(error).__name__
+            record = asked(outcome, kind, perf_counter() - began, size, attempts, cache)
+            if self._wants(record):
+                if isinstance(error, Exception):
+                    await self._delivery.deliver(record)
+                else:
+                    self._delivery.hand_over(record)
+            raise
+        duration = perf_counter() - began
+        if size is None:
+            size = size_of_result(operation, result)
+        outcome = outcome_of_result(operation, result)
+        await self._keep(asked(outcome, None, duration, size, attempts, cache), "though it was done")
+        return result
+
+    async def _keep(self, record: AccessRecord, so: str) -> None:
+        if not self._wants(record):
+            return
+        failures = await self._delivery.deliver(record)
+        if failures and self._must_keep:
+            raise StoreUnavailableError(
+                f"the access record of this {record.operation} could not be kept, {so}",
+                operation=record.operation,
+                key=record.keys[0] if len(record.keys) == 1 else record.prefix,
+            ) from failures[0]
+
+    def _wants(self, record: AccessRecord) -> bool:
+        if self._predicate is None:
+            return True
+        try:
+            return self._predicate(record)
+        except Exception as error:  # noqa: BLE001 - a filter that fails must not hide what happened
+            # No traceback: its last line would hold the error's text unescaped.
+            _logger.error("access log predicate failed, record kept: %s", ascii(error))  # noqa: TRY400
+            return True
+
+    async def close(self) -> None:
+        """Close the store, wait for records under way, then close every sink.
+
+        Operations that do not end with their store get as long as an async sink, `sink_timeout`.
+        """
+        try:
+            await self._inner.close()
+        finally:
+            await self._wait_for_operations()
+            failures = await self._delivery.close()
+        if failures and self._must_keep:
+            raise StoreUnavailableError("an access log sink could not be closed") from failures[0]
+
+    async def _wait_for_operations(self) -> None:
+        idle = asyncio.Event()
+        self._idle = (asyncio.get_running_loop(), idle)
+        if self._under_way:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._sink_timeout):
+                    await idle.wait()
+
+
+def _asked(operation: Operation, target: Target, context: StoreContext | None) -> partial[AccessRecord]:
+    """An `AccessRecord` that lacks only what became of the operation."""
+    prefix: str | None = None
+    keys: tuple[str, ...] = ()
+    if operation is LIST_KEYS:
+        prefix = cast("str", target)
+    elif operation is DELETE_MANY and not isinstance(target, str):
+        keys = tuple(target)
+    else:
+        keys = (cast("str", target),)
+    if context is None:
+        return partial(
+            AccessRecord, time(), operation.name, "system", keys, prefix, None, None, None, (), _NO_PARAMS
+        )
+    return partial(
+        AccessRecord,
+        time(),
+        operation.name,
+        context.action,
+        keys,
+        prefix,
+        context.collection,
+        context.namespace,
+        context.identity,
+        context.roles,
+        context.params,
+    )
+
+
+def _action_of(operation: str) -> str:
+    if operation == "list_keys":
+        return "list"
+    if operation.startswith("delete"):
+        return "delete"
+    return "pull" if operation.startswith("get") else "push"
+
+
+def _sinks(given: Sink | Sequence[Sink]) -> list[Sink]:
+    sinks = list(given) if isinstance(given, Sequence) else [given]
+    if not sinks:
+        raise ValueError("sink is empty: nothing would be recorded")
+    for sink in sinks:
+        if not callable(sink):
+            raise TypeError(f"a sink is a callable that takes an AccessRecord, not {sink!r}")
+    return sinks
+
+
+def _known(option: str, given: Collection[str], known: frozenset[str]) -> frozenset[str]:
+    if isinstance(given, str):
+        raise TypeError(f"{option} is a set of names, not one str; write {{{given!r}}}")
+    if not given or set(given) - known:
+        raise ValueError(f"{option} must be some of {sorted(known)}, not {sorted(given)}")
+    return frozenset(given)

@@ -1,0 +1,126 @@
+"""`JsonLinesSink`: access records in a file, one JSON object a line, rotated and chained if asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starfish_server.errors import StackError
+from starfish_server.layers.access_log.audit_chain import Link, chained_line, link_of
+from starfish_server.layers.access_log.log_file import LogFile
+from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
+from starfish_server.layers.options import secret_bytes
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Sequence
+
+    from starfish_server.layers.access_log.record import AccessRecord
+
+__all__ = ["JsonLinesSink"]
+
+_SHORTEST_KEY = 16
+
+
+class JsonLinesSink:
+    """Appends each record to a file as one line of ASCII JSON (`AccessRecord.to_json`).
+
+    Records go through a bounded queue to a thread that writes, so that no operation waits for the disk. All
+    that was accepted is in the file after `close()`, and after a normal end of the process. What is queued
+    when the process is killed is lost, unless the layer has `on_sink_failure="fail"`: each operation then
+    waits until its record is in the file and, with `fsync=True`, safe from a power failure too.
+
+    path: the file, made if it is missing, readable by its owner and group only.
+    max_bytes: start a new file before a line would pass this size, the old one becoming `path.1`, the next
+        `path.2` and so on, the highest number being the newest. None (default) never rotates.
+    backups: rotated files to keep, the oldest being deleted; None (default) keeps all.
+    fsync: force every batch of lines to the disk. False by default.
+    chain: tie each line to the one before it by a hash, through rotations and restarts, for
+        `verify_audit_log`. False by default.
+    key: secret of at least 16 bytes for the chain; text counts as its UTF-8. Without one the chain shows
+        accidents and careless edits; with one, nobody without the key can forge it, even with the right to
+        write the file.
+    max_queued, when_full: as in `QueuedSink`; "wait" by default, which loses nothing.
+
+    What a crash left of an unfinished line is moved to `path.torn`; the log goes on after the last whole one.
+    If the disk refuses a batch, its records are lost, which is logged; the next batch is tried again.
+    Raises `StackError` if another sink or process writes the file, or if its last line is not of a chain made
+    with this key, `OSError` if it cannot be opened, `ValueError` for options that make no sense together.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = None,
+        backups: int | None = None,
+        fsync: bool = False,
+        chain: bool = False,
+        key: bytes | str | None = None,
+        max_queued: int = 10_000,
+        when_full: WhenFull = "wait",
+    ) -> None:
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be 1 or more, or None for no rotation, not {max_bytes}")
+        if backups is not None and (max_bytes is None or backups < 0):
+            raise ValueError("backups must be 0 or more, and needs max_bytes")
+        self._key = None if key is None else secret_bytes("key", key)
+        if self._key is not None and (not chain or len(self._key) < _SHORTEST_KEY):
+            raise ValueError(f"key must be at least {_SHORTEST_KEY} bytes, and needs chain=True")
+        self._chain = chain
+        self._link: Link | None = None
+        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=fsync)
+        try:
+            if chain:
+                self._link = self._last_link()
+            self._queue = RecordQueue(
+                self._write, finish=self._file.close, max_queued=max_queued, when_full=when_full
+            )
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"JsonLinesSink({str(self._file.path)!r}{', chain=True' if self._chain else ''})"
+
+    @property
+    def dropped(self) -> int:
+        """Records dropped so far because the queue was full."""
+        return self._queue.dropped
+
+    def __call__(self, record: AccessRecord) -> Awaitable[None] | None:
+        return self._queue.put(record)
+
+    async def keep(self, record: AccessRecord) -> None:
+        """Append `record` and return once it is in the file (with `fsync`, on the disk)."""
+        await self._queue.keep(record)
+
+    async def close(self) -> None:
+        """Write all that was accepted, then let go of the file. Raises if the last batch was refused."""
+        await self._queue.close()
+
+    def _write(self, records: Sequence[AccessRecord]) -> None:
+        texts = [record.to_json() for record in records]
+        if not self._chain:
+            self._file.append([f"{text}\n".encode("ascii") for text in texts])
+            return
+        link = self._last_link() if self._link is None else self._link
+        # Until the lines are written, only the file knows where the chain ends.
+        self._link = None
+        lines = []
+        for text in texts:
+            line, link = chained_line(text, link, self._key)
+            lines.append(line)
+        self._file.append(lines)
+        self._link = link
+
+    def _last_link(self) -> Link:
+        line = self._file.last_line()
+        if line is None:
+            return Link()
+        link = link_of(line, self._key)
+        if link is None:
+            raise StackError(
+                f"the last line of {self._file.path} is not of a chain made with this key: verify the log, "
+                "and start a new file"
+            )
+        return link

@@ -1,0 +1,98 @@
+"""`AccessRecord`, what `AccessLog` says of one operation, and `Sink`, what it says it to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from starfish_server.layers.outcome import Outcome
+    from starfish_server.layers.record import CacheOutcome
+
+__all__ = ["AccessRecord", "Sink"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """One operation as the caller asked for it, with its final outcome.
+
+    The texts are as they came and may hold anything; `to_json` and the sinks of this package escape them.
+    """
+
+    timestamp: float
+    """When the operation began, in seconds since 1970 (UTC)."""
+    operation: str
+    """The method's name, as in "put"."""
+    action: str
+    """The context's action; "system" for a call without a context, behind which stands no caller."""
+    keys: tuple[str, ...]
+    """The key, or all keys of a `delete_many`, however many; empty for a list."""
+    prefix: str | None
+    """The prefix of a `list_keys`, otherwise None."""
+    collection: str | None
+    """None without a context."""
+    namespace: str | None
+    identity: str | None
+    """The authenticated caller; None on a public route and without a context."""
+    roles: tuple[str, ...]
+    params: Mapping[str, str]
+    """The path parameters; hashable and read-only, as in `StoreContext`."""
+    outcome: Outcome | Literal["started"]
+    """ "started" is written ahead of a write under `on_sink_failure="fail"`."""
+    error_type: str | None
+    """The class name of the error, never its message."""
+    duration: float
+    """Seconds until the outcome was known."""
+    bytes: int | None
+    """Size of the body that was read, or that was to be written; None where there is none."""
+    attempts: int
+    """Tries that a `Retry` layer made; 0 where none was reached."""
+    cache: CacheOutcome | None
+    """ "hit", "miss" or "shared"; None where no cache was asked."""
+
+    def to_json(self) -> str:
+        """A JSON object with the fields in their order, on one line of printable ASCII.
+
+        `timestamp` is RFC 3339 in UTC. Every other character is escaped, so that no text can forge a line.
+        """
+        began = datetime.fromtimestamp(self.timestamp, UTC).isoformat(timespec="microseconds")
+        return _encode(
+            {
+                "timestamp": began.replace("+00:00", "Z"),
+                "operation": self.operation,
+                "action": self.action,
+                "keys": self.keys,
+                "prefix": self.prefix,
+                "collection": self.collection,
+                "namespace": self.namespace,
+                "identity": self.identity,
+                "roles": self.roles,
+                "params": dict(self.params),
+                "outcome": self.outcome,
+                "error_type": self.error_type,
+                "duration": round(self.duration, 6),
+                "bytes": self.bytes,
+                "attempts": self.attempts,
+                "cache": self.cache,
+            }
+        )
+
+
+Sink = Callable[[AccessRecord], Awaitable[object] | object]
+"""Takes each record: a plain or an async callable.
+
+A plain one runs on the event loop and must not block (see `QueuedSink`); an async one is awaited. A sink may
+have `keep(record)`, async, used in its place under `on_sink_failure="fail"`, which returns once the record is
+safe; and `close()`, plain or async, which `AccessLog.close()` calls.
+"""
+
+
+def _name_of_type(value: object) -> str:
+    """Stands for a key or an identity that is no text, as only a mistaken caller hands in."""
+    return f"<{type(value).__name__}>"
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_name_of_type, check_circular=False).encode

@@ -1,0 +1,174 @@
+"""`RecordQueue`: access records on their way to a thread that may block."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Literal
+
+from starfish_server.errors import StoreClosedError, StoreOverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starfish_server.layers.access_log.record import AccessRecord
+
+WhenFull = Literal["wait", "drop_oldest", "raise"]
+
+_logger = logging.getLogger(__name__)
+
+
+class RecordQueue:
+    """A bounded queue of records, emptied in batches by `write`, in order, on a thread of its own.
+
+    finish: called on that thread after the last batch.
+    max_queued: records that may wait. A batch that is being written no longer counts.
+    max_batch: records handed to `write` at once, at most; None for all that wait.
+    when_full: "wait" takes the record and holds its caller until there is room, so that nothing is lost, and
+        the queue outgrows its bound by the operations in flight at most; "drop_oldest" drops, counts and
+        logs; "raise" refuses the record with `StoreOverloadedError`.
+
+    If `write` raises, its batch is lost, which is logged, and those that wait in `keep` get the error. What
+    is queued is written by `close()` or, failing that, at the normal end of the process.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[AccessRecord]], None],
+        *,
+        finish: Callable[[], object],
+        max_queued: int,
+        when_full: WhenFull,
+        max_batch: int | None = None,
+    ) -> None:
+        if max_queued < 1:
+            raise ValueError(f"max_queued must be 1 or more, not {max_queued}")
+        if when_full not in ("wait", "drop_oldest", "raise"):
+            raise ValueError(f'when_full is "wait", "drop_oldest" or "raise", not {when_full!r}')
+        self._write = write
+        self._finish = finish
+        self._max_queued = max_queued
+        self._max_batch = max_batch
+        self._when_full = when_full
+        self._entries: deque[tuple[AccessRecord, Future[None] | None]] = deque()
+        self._held: list[Future[None]] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._process = os.getpid()
+        self._dropped_unsaid = 0
+        self._last_failure: Exception | None = None
+        self.dropped = 0
+        """Records dropped so far because the queue was full."""
+
+    def put(self, record: AccessRecord) -> Awaitable[None] | None:
+        """Take `record`; await what this returns, if anything, for room in the queue."""
+        return self._put(record, None)
+
+    async def keep(self, record: AccessRecord) -> None:
+        """Take `record` and return when it has been written; raise if it could not be."""
+        written: Future[None] = Future()
+        room = self._put(record, written)
+        if room is not None:
+            await room
+        await asyncio.wrap_future(written)
+
+    def _put(self, record: AccessRecord, written: Future[None] | None) -> Awaitable[None] | None:
+        if os.getpid() != self._process:
+            raise RuntimeError("this sink was made before a fork; make one in each process")
+        held: Future[None] | None = None
+        with self._changed:
+            if self._closed:
+                raise StoreClosedError("this sink was closed")
+            if len(self._entries) >= self._max_queued:
+                if self._when_full == "raise":
+                    raise StoreOverloadedError(f"{self._max_queued} access records wait to be written")
+                if self._when_full == "wait":
+                    held = Future()
+                    self._held.append(held)
+                else:
+                    self._drop_oldest()
+            self._entries.append((record, written))
+            self._start()
+            self._changed.notify()
+        return None if held is None else asyncio.wrap_future(held)
+
+    def _drop_oldest(self) -> None:
+        _, written = self._entries.popleft()
+        self.dropped += 1
+        self._dropped_unsaid += 1
+        if written is not None:
+            _settle(written, StoreOverloadedError("the access record was dropped from a full queue"))
+
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon, so that a forgotten close() does not keep the process alive; atexit writes the rest.
+            self._thread = threading.Thread(target=self._run, name="starfish-access-records", daemon=True)
+            self._thread.start()
+            atexit.register(self._end)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._entries or self._closed)
+                size = min(len(self._entries), self._max_batch or len(self._entries))
+                batch = [self._entries.popleft() for _ in range(size)]
+                held: list[Future[None]] = []
+                if len(self._entries) < self._max_queued:
+                    held, self._held = self._held, []
+                dropped, self._dropped_unsaid = self._dropped_unsaid, 0
+            for waiting in held:
+                _settle(waiting)
+            if dropped:
+                _logger.warning("%d access records dropped: the queue was full", dropped)
+            if not batch:
+                break
+            self._write_batch(batch)
+        try:
+            self._finish()
+        except Exception as error:  # noqa: BLE001 - for close() to raise
+            self._last_failure = error
+
+    def _write_batch(self, batch: list[tuple[AccessRecord, Future[None] | None]]) -> None:
+        failure: Exception | None = None
+        try:
+            self._write([record for record, _ in batch])
+        except BaseException as error:  # noqa: BLE001 - the thread must live on for the records to come
+            failure = error if isinstance(error, Exception) else RuntimeError(f"the sink raised {error!r}")
+            # No traceback: its last line would hold the error's text unescaped.
+            _logger.error("%d access records lost: %s", len(batch), ascii(error))  # noqa: TRY400
+        self._last_failure = failure
+        for _, written in batch:
+            if written is not None:
+                _settle(written, failure)
+
+    async def close(self) -> None:
+        """Write what is queued and end the thread. Raises what the last `write`, or `finish`, raised."""
+        await asyncio.to_thread(self._end)
+        if self._last_failure is not None:
+            raise self._last_failure
+
+    def _end(self) -> None:
+        if os.getpid() != self._process:
+            return
+        with self._changed:
+            self._closed = True
+            self._start()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        atexit.unregister(self._end)
+
+
+def _settle(future: Future[None], error: Exception | None = None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

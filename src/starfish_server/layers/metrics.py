@@ -1,0 +1,130 @@
+"""`Metrics`: OpenTelemetry metrics of every operation."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+from opentelemetry.metrics import get_meter
+
+from starfish_server.layers.base import Around, CallRecord, Operation, Proceed, Slot, Target, written_body
+from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
+from starfish_server.layers.printable import printable
+from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
+    from starfish_server.layers.outcome import Outcome
+
+__all__ = ["Metrics"]
+
+T = TypeVar("T")
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics(Around):
+    """Counts and times every operation as the caller sees it. Stands beside `Tracing`, outside the cache.
+
+    Instruments, each with the attribute `objectstore.operation`:
+
+    - `objectstore.operation.duration`: histogram in seconds, by `objectstore.outcome` ("ok", "miss", "error",
+      "denied", "cancelled") and, for the errors, `error.type`
+    - `objectstore.operation.active`: operations under way
+    - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes only
+    - `objectstore.retries`: attempts after the first
+    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss" or "shared"
+
+    meter_provider: the global one by default, also if it is set up later.
+    namespace_attribute: adds `starfish.namespace` to all but the active operations. Off by default: every
+        namespace multiplies the number of time series.
+    """
+
+    slot = Slot.OBSERVE
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        meter_provider: MeterProvider | None = None,
+        namespace_attribute: bool = False,
+    ) -> None:
+        super().__init__(inner)
+        meter = get_meter("starfish_server", meter_provider=meter_provider)
+        self._namespace_attribute = namespace_attribute
+        self._duration = meter.create_histogram(
+            "objectstore.operation.duration",
+            unit="s",
+            description="Time until the outcome of an operation",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._active = meter.create_up_down_counter(
+            "objectstore.operation.active", unit="{operation}", description="Operations under way"
+        )
+        self._written = meter.create_counter("objectstore.io.written", unit="By", description="Bytes written")
+        self._read = meter.create_counter("objectstore.io.read", unit="By", description="Bytes read")
+        self._retries = meter.create_counter(
+            "objectstore.retries", unit="{attempt}", description="Attempts after the first"
+        )
+        self._cache = meter.create_counter(
+            "objectstore.cache.requests", unit="{request}", description="How the cache answered"
+        )
+        self._of_operation = {name: {"objectstore.operation": name} for name in operation_names()}
+        self._of_outcome: dict[tuple[str, Outcome, str | None], dict[str, str]] = {}
+
+    def settings(self) -> dict[str, object]:
+        return {"namespace_attribute": True} if self._namespace_attribute else {}
+
+    async def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        active = self._of_operation[operation.name]
+        common = self._attributes(active, context)
+        call = CallRecord()
+        began = perf_counter()
+        self._active.add(1, active)
+        try:
+            result = await proceed()
+        except BaseException as error:
+            outcome = outcome_of_error(error)
+            kind = None if outcome == "cancelled" else type(error).__name__
+            self._record_duration(operation, outcome, kind, perf_counter() - began, context)
+            raise
+        else:
+            outcome = outcome_of_result(operation, result)
+            self._record_duration(operation, outcome, None, perf_counter() - began, context)
+            if (size := size_of_body(written_body(proceed))) is not None:
+                self._written.add(size, common)
+            elif (size := size_of_result(operation, result)) is not None:
+                self._read.add(size, common)
+            return result
+        finally:
+            call.close()
+            self._active.add(-1, active)
+            if call.attempts > 1:
+                self._retries.add(call.attempts - 1, common)
+            if call.cache is not None:
+                self._cache.add(1, {**common, "objectstore.cache": call.cache})
+
+    def _record_duration(
+        self,
+        operation: Operation,
+        outcome: Outcome,
+        error_type: str | None,
+        duration: float,
+        context: StoreContext | None,
+    ) -> None:
+        case = (operation.name, outcome, error_type)
+        attributes = self._of_outcome.get(case)
+        if attributes is None:
+            attributes = self._of_operation[operation.name] | {"objectstore.outcome": outcome}
+            if error_type is not None:
+                attributes["error.type"] = error_type
+            self._of_outcome[case] = attributes
+        self._duration.record(duration, self._attributes(attributes, context))
+
+    def _attributes(self, attributes: dict[str, str], context: StoreContext | None) -> dict[str, str]:
+        if not self._namespace_attribute or context is None or context.namespace is None:
+            return attributes
+        return {**attributes, "starfish.namespace": printable(context.namespace)}

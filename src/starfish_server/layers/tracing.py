@@ -1,0 +1,194 @@
+"""`Tracing`: an OpenTelemetry span around every operation, or around every attempt.
+
+A leaf may have a method `span_of(operation)` that says how its client spans are named: the name, the fixed
+attributes, and the attribute that holds the key (None for an operation without one), as in
+`("S3.GetObject", {"rpc.system.name": "aws-api"}, "aws.s3.key")`. Ids that its backend gave to requests go to
+`storage/request_ids.py`. For neither does a leaf need OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import SpanKind, StatusCode, get_tracer, set_span_in_context
+
+from starfish_server.layers.base import (
+    DELETE_MANY,
+    LIST_KEYS,
+    Around,
+    CallRecord,
+    Operation,
+    Proceed,
+    Slot,
+    Target,
+    Wrapper,
+)
+from starfish_server.layers.options import secret_bytes
+from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
+from starfish_server.layers.printable import printable
+from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+from starfish_server.storage.request_ids import request_ids
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, TracerProvider
+
+__all__ = ["Tracing"]
+
+T = TypeVar("T")
+Recorded = Literal["off", "hashed", "plain"]
+_SpanOf = tuple[str, Mapping[str, str], str | None]
+
+_PROCESS_KEY = secrets.token_bytes(32)
+
+
+class Tracing(Around):
+    """One span per operation, named `objectstore.get_string` and so on, of kind INTERNAL.
+
+    Stands outside cache and retries, so that a span is one operation as the caller sees it; its attributes
+    say how many attempts were made and whether the cache answered. With `per_attempt=True` it stands
+    innermost, under retry, limit and timeout, and each try has a span of kind CLIENT, which over S3 follows
+    the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
+
+    per_attempt: False by default.
+    tracer_provider: the global one by default, also if it is set up later. Without an SDK a call costs about
+        a microsecond.
+    record_identity, record_key: "off" (default), "hashed" or "plain": whether the caller's identity, and the
+        key or prefix, are attributes of spans.
+    hash_key: secret bytes or text for "hashed", so that hashes of guessed values cannot be compared. By
+        default a random one, and hashes then agree within one process only.
+
+    The outcome is an attribute. Neither a miss nor a cancellation is an error. A failure sets the status and
+    adds an exception event with type and stack; the message, which may name keys and callers, is in it only
+    if both `record_identity` and `record_key` are "plain". Raises `ValueError` for another word.
+    """
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        per_attempt: bool = False,
+        tracer_provider: TracerProvider | None = None,
+        record_identity: Recorded = "off",
+        record_key: Recorded = "off",
+        hash_key: bytes | str | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self.slot = Slot.ATTEMPT if per_attempt else Slot.OBSERVE
+        self._per_attempt = per_attempt
+        self._kind = SpanKind.CLIENT if per_attempt else SpanKind.INTERNAL
+        self._tracer = get_tracer("starfish_server", tracer_provider=tracer_provider)
+        self._record_identity = record_identity
+        self._record_key = record_key
+        secret = secret_bytes("hash_key", hash_key or _PROCESS_KEY)
+        self._show_identity = _recording("record_identity", record_identity, secret)
+        self._show_key = _recording("record_key", record_key, secret)
+        self._show_messages = record_identity == record_key == "plain"
+        span_of: Callable[[str], _SpanOf] = _plain_span
+        if per_attempt:
+            span_of = getattr(_leaf(inner), "span_of", _plain_span)
+        self._spans = {name: span_of(name) for name in operation_names()}
+
+    def settings(self) -> dict[str, object]:
+        shown: dict[str, object] = {"per_attempt": True} if self._per_attempt else {}
+        recorded = {"record_identity": self._record_identity, "record_key": self._record_key}
+        return shown | {name: how for name, how in recorded.items() if how != "off"}
+
+    async def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        name, attributes, key_attribute = self._spans[operation.name]
+        span = self._tracer.start_span(name, kind=self._kind)
+        if not span.get_span_context().is_valid:
+            return await proceed()
+        # A span that the sampler left out is attached as well, or its children would be sampled as roots.
+        token = attach(set_span_in_context(span))
+        try:
+            if not span.is_recording():
+                return await proceed()
+            span.set_attributes(attributes)
+            self._describe(span, key_attribute, target, context)
+            return await self._observed(span, operation, proceed)
+        finally:
+            detach(token)
+            span.end()
+
+    def _describe(
+        self, span: Span, key_attribute: str | None, target: Target, context: StoreContext | None
+    ) -> None:
+        if isinstance(target, str):
+            if key_attribute is not None and self._show_key is not None:
+                span.set_attribute(key_attribute, self._show_key(target))
+        elif isinstance(target, list | tuple):
+            span.set_attribute("objectstore.keys.count", len(target))
+        if context is None:
+            return
+        span.set_attribute("starfish.collection", printable(context.collection))
+        span.set_attribute("starfish.action", printable(context.action))
+        if context.namespace is not None:
+            span.set_attribute("starfish.namespace", printable(context.namespace))
+        if context.identity is not None and self._show_identity is not None:
+            span.set_attribute("starfish.identity", self._show_identity(context.identity))
+
+    async def _observed(self, span: Span, operation: Operation, proceed: Proceed[T]) -> T:
+        call = CallRecord()
+        ids: list[str] = []
+        observing = request_ids.set(ids)
+        try:
+            result = await proceed()
+            span.set_attribute("objectstore.outcome", outcome_of_result(operation, result))
+            return result
+        except BaseException as error:
+            outcome = outcome_of_error(error)
+            span.set_attribute("objectstore.outcome", outcome)
+            if outcome != "cancelled":
+                self._record_failure(span, error)
+            raise
+        finally:
+            request_ids.reset(observing)
+            call.close()
+            if call.attempts:
+                span.set_attribute("objectstore.attempts", call.attempts)
+            if call.cache is not None:
+                span.set_attribute("objectstore.cache", call.cache)
+            if ids and self._per_attempt:
+                span.set_attribute("aws.request_id", printable(ids[-1]))
+
+    def _record_failure(self, span: Span, error: BaseException) -> None:
+        kind = type(error)
+        span.set_attribute("error.type", kind.__name__)
+        span.set_status(StatusCode.ERROR, kind.__name__)
+        if self._show_messages:
+            span.record_exception(error)
+            return
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        span.add_event(
+            "exception",
+            {"exception.type": f"{kind.__module__}.{kind.__qualname__}", "exception.stacktrace": stack},
+        )
+
+
+def _plain_span(operation: str) -> _SpanOf:
+    key = {LIST_KEYS.name: "objectstore.prefix", DELETE_MANY.name: None}.get(operation, "objectstore.key")
+    return f"objectstore.{operation}", {}, key
+
+
+def _leaf(store: AbstractObjectStore) -> AbstractObjectStore:
+    while isinstance(store, Wrapper):
+        store = store.inner
+    return store
+
+
+def _recording(option: str, recorded: Recorded, hash_key: bytes) -> Callable[[str], str] | None:
+    """What to show of a text, or None for nothing."""
+    if recorded == "off":
+        return None
+    if recorded == "plain":
+        return printable
+    if recorded != "hashed":
+        raise ValueError(f'{option} is "off", "hashed" or "plain", not {recorded!r}')
+    return lambda text: hmac.digest(hash_key, text.encode(errors="surrogatepass"), "sha256").hex()[:32]

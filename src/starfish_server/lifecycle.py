@@ -1,0 +1,307 @@
+"""`GracefulShutdown`: ends what a server holds, once, within a time limit, whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "ShutdownResult"]
+
+_logger = logging.getLogger(__name__)
+_CLEAN_UP_SECONDS = 0.05
+# A signal that the system gives to another thread is handled when the event loop next wakes.
+_WAKE_SECONDS = 0.1
+
+Callback = Callable[[], Awaitable[object] | object]
+
+
+class Stoppable(Protocol):
+    """A replica manager."""
+
+    def stop(self) -> Awaitable[object] | object: ...
+
+
+class Closable(Protocol):
+    """A queue."""
+
+    def close(self) -> Awaitable[object] | object: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GracefulShutdownOptions:
+    """What a `GracefulShutdown` ends, and how long it may take.
+
+    on_shutdown: a callback without arguments, as in `store.close`, or several. An async one runs on the event
+        loop. A plain one runs in a thread of its own, so that one that blocks holds nothing up; what it
+        returns is awaited on the loop if it can be.
+    timeout_s: seconds for all steps together, 10.0 by default.
+    stores: closed last, all at once.
+    signals: that start the shutdown once `register()` was called; SIGTERM and SIGINT by default.
+    replica_manager, queue: shut down first, with `stop()` and `close()`.
+
+    Raises `TypeError`, `ValueError` or `AttributeError` for what cannot work.
+    """
+
+    on_shutdown: Callback | Sequence[Callback] | None = None
+    timeout_s: float = 10.0
+    stores: Iterable[AbstractObjectStore] = ()
+    signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+    replica_manager: Stoppable | None = None
+    queue: Closable | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be more than 0 and finite, not {self.timeout_s!r}")
+        object.__setattr__(self, "stores", tuple(self.stores))
+        object.__setattr__(self, "signals", tuple(signal.Signals(number) for number in self.signals))
+        for step in _steps(self):
+            if not callable(step.callback):
+                raise TypeError(f"{step.name} must be callable, not {step.callback!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownFailure:
+    """A step that failed: its name, and the error, a `TimeoutError` if it had not ended in time."""
+
+    step: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownResult:
+    """What became of a shutdown. `duration` in seconds; `failures` in the order of the steps."""
+
+    failures: tuple[ShutdownFailure, ...]
+    duration: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    name: str
+    stage: int
+    callback: Callback
+
+
+class GracefulShutdown:
+    """Runs every step of a shutdown once: the replica manager, the queue, the callbacks, then the stores.
+
+    A step that fails is logged and returned, and the next one runs. A step that hangs delays the next by its
+    equal share of the time left, and then goes on beside it; at the time limit it is cancelled. Only an
+    async callback that blocks the event loop itself can hold all up: a second signal ends that too.
+    """
+
+    def __init__(self, options: GracefulShutdownOptions | None = None) -> None:
+        self._options = options or GracefulShutdownOptions()
+        self._lock = threading.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._result: Future[ShutdownResult] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._former: dict[int, Any] = {}
+        self._signalled = False
+
+    async def shutdown(self) -> ShutdownResult:
+        """Run all steps, or wait for the run that someone else began; every caller gets the same result.
+
+        Cancelling a caller does not stop the run. Raises nothing of what the steps raise.
+        """
+        self._start()
+        return await self.wait()
+
+    async def wait(self) -> ShutdownResult:
+        """Wait until a shutdown, begun by a signal or by `shutdown()`, is done."""
+        return await asyncio.shield(asyncio.wrap_future(self._result))
+
+    def register(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """From now on the first signal starts the shutdown, and a second one ends the process at once.
+
+        loop: where the steps run; the running one by default.
+
+        Of uvicorn, whose handlers are in force during a lifespan, the first signal goes to uvicorn alone: it
+        finishes its requests, and the end of the lifespan awaits `shutdown()`. Any other handler is out of
+        force until `unregister()`. Outside the main thread, where Python allows no handlers, this logs that
+        and does nothing, so that a lifespan can run in a test client. Twice is fine.
+        """
+        self._loop = loop or asyncio.get_running_loop()
+        if threading.current_thread() is not threading.main_thread():
+            _logger.info("not in the main thread: signals are not handled")
+            return
+        for number in self._options.signals:
+            if number not in self._former:
+                former = signal.signal(number, self._on_signal)
+                # None stands for a handler that is not Python's, which cannot be put back.
+                self._former[number] = signal.SIG_DFL if former is None else former
+
+    def unregister(self) -> None:
+        """Put the former handlers back, except where someone has set another one since."""
+        for number, former in self._former.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, former)
+        self._former.clear()
+        self._signalled = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number not in self._former:
+            # Another handler was in force when this one was taken back, and has put it in force again.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif self._signalled or self._loop is None or self._loop.is_closed():
+            _end_process(number)
+        else:
+            self._signalled = True
+            former = self._former[number]
+            if _stops_a_server(former):
+                former(number, frame)
+            else:
+                self._loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._running is None:
+                self._running = asyncio.get_running_loop().create_task(self._run())
+                # An event loop that ends before the run has begun must leave no caller waiting.
+                self._running.add_done_callback(lambda _: self._result.cancel())
+
+    async def _run(self) -> None:
+        _logger.info("shutting down, within %g s", self._options.timeout_s)
+        run = _Run(_steps(self._options), self._options.timeout_s)
+        self._result.set_result(await run.result())
+
+
+class _Run:
+    """One run of all steps, on the running event loop."""
+
+    def __init__(self, steps: list[_Step], seconds: float) -> None:
+        self._steps = steps
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+        self._seconds = seconds
+        self._deadline = self._began + seconds
+        self._tasks: dict[asyncio.Task[BaseException | None], _Step] = {}
+
+    async def result(self) -> ShutdownResult:
+        stages = sorted({step.stage for step in self._steps})
+        for position, stage in enumerate(stages):
+            started = [self._start(step) for step in self._steps if step.stage == stage]
+            now = self._now()
+            await self._settle(started, now + (self._deadline - now) / (len(stages) - position))
+        await self._settle(self._tasks, self._deadline)
+        late = {task for task in self._tasks if not task.done()}
+        for task in late:
+            task.cancel()
+        await self._settle(late, self._deadline + _CLEAN_UP_SECONDS)
+        failures = []
+        for task, step in self._tasks.items():
+            error: BaseException | None
+            if task in late:
+                error = TimeoutError(f"{step.name} had not ended after {self._seconds:g} s in all")
+            else:
+                error = asyncio.CancelledError() if task.cancelled() else task.result()
+            if error is not None:
+                _logger.error("shutdown: %s failed", step.name, exc_info=error)
+                failures.append(ShutdownFailure(step.name, error))
+        return ShutdownResult(tuple(failures), self._now() - self._began)
+
+    def _start(self, step: _Step) -> asyncio.Task[BaseException | None]:
+        task = asyncio.create_task(_attempt(step.callback), name=f"shutdown: {step.name}")
+        self._tasks[task] = step
+        return task
+
+    async def _settle(self, tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
+        """Wait until all are done or it is `until`, even if cancelled: the steps still to come must run.
+
+        Callers are shielded, so a cancellation comes from an event loop that is being closed, which waits.
+        """
+        while waiting := [task for task in tasks if not task.done()]:
+            left = until - self._now()
+            if left <= 0:
+                return
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(waiting, timeout=min(left, _WAKE_SECONDS))
+
+
+async def _attempt(callback: Callback) -> BaseException | None:
+    """Call it and return what it raised; a SystemExit would end the event loop if a task let it out."""
+    try:
+        result = callback() if iscoroutinefunction(callback) else await _in_thread(callback)
+        if isawaitable(result):
+            await result
+    except BaseException as error:  # noqa: BLE001 - as above
+        return error
+    return None
+
+
+def _in_thread(callback: Callback) -> asyncio.Future[object]:
+    """Call it in a daemon thread, which cannot keep the process from ending as one of an executor would."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[object] = loop.create_future()
+
+    def settle(result: object, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
+
+    def call() -> None:
+        result: object = None
+        failure: BaseException | None = None
+        try:
+            result = callback()
+        except BaseException as error:  # noqa: BLE001 - handed to the loop
+            # A future takes no StopIteration.
+            failure = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=copy_context().run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    return outcome
+
+
+def _steps(options: GracefulShutdownOptions) -> list[_Step]:
+    steps = []
+    if options.replica_manager is not None:
+        steps.append(_Step("replica_manager.stop", 0, options.replica_manager.stop))
+    if options.queue is not None:
+        steps.append(_Step("queue.close", 1, options.queue.close))
+    callbacks = options.on_shutdown
+    for number, callback in enumerate(callbacks if isinstance(callbacks, Sequence) else [callbacks]):
+        if callback is not None:
+            steps.append(_Step(f"on_shutdown[{number}]", 2 + number, callback))
+    last = len(steps) + 3
+    return steps + [_Step(f"stores[{n}].close", last, store.close) for n, store in enumerate(options.stores)]
+
+
+def _stops_a_server(handler: object) -> bool:
+    """Whether it is that of a `uvicorn.Server`, recognised without importing uvicorn."""
+    return hasattr(getattr(handler, "__self__", None), "should_exit") and callable(handler)
+
+
+def _end_process(number: int) -> None:
+    """End as the signal does by default, or exit where that is ignored: in the first process of a container.
+
+    Nothing is logged: whoever hangs may hold the lock of the log.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    os._exit(128 + number)

@@ -1,0 +1,24 @@
+"""Collections over HTTP: routes that pull, push and list documents, and say in each store call who asked."""
+
+from __future__ import annotations
+
+try:
+    import fastapi  # noqa: F401 - imported to say clearly what is missing
+    import pydantic  # noqa: F401 - as above
+except ImportError as error:
+    raise ImportError(
+        "starfish_server.router needs FastAPI and pydantic: pip install 'starfish-server[http]'"
+    ) from error
+
+from starfish_server.router.config import CollectionConfig, NamespaceConfig, SyncConfig
+from starfish_server.router.roles import AuthResult
+from starfish_server.router.routes import SyncRouterOptions, create_sync_router
+
+__all__ = [
+    "AuthResult",
+    "CollectionConfig",
+    "NamespaceConfig",
+    "SyncConfig",
+    "SyncRouterOptions",
+    "create_sync_router",
+]

@@ -1,0 +1,91 @@
+"""Pushing a document: compare with what is stored, then write only if that is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.router.config import JSON_TYPE
+from starfish_server.router.document import Author, Document, next_version, parse_document
+from starfish_server.router.refusal import Refusal
+
+if TYPE_CHECKING:
+    from starfish_server.router.wire import PushRequest
+    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+
+_log = logging.getLogger(__name__)
+
+# A conflict under a base that still matches takes another writer of the very same data each time.
+MAX_ATTEMPTS = 10
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Pushes:
+    """Writes documents to a store without losing updates.
+
+    With `get_versioned` and `put_if` that holds between any number of processes. On a store without them a
+    lock per key, for the pushes made here, is all there is; the log says so once.
+    """
+
+    def __init__(self, store: AbstractObjectStore) -> None:
+        self._store = store
+        self._conditional = store.supports("get_versioned") and store.supports("put_if")
+        self._warned = False
+        # A lock lives as long as a push holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def push(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        """The document as stored. 409 if `baseHash` is not the current hash; 503 if others never let up."""
+        if self._conditional:
+            try:
+                return await self._push_if_unchanged(key, pushed, context)
+            except StoreNotSupportedError:
+                # Only the service behind the store knew. Nothing was written.
+                self._conditional = False
+        return await self._push_locked(key, pushed, context)
+
+    async def _push_if_unchanged(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        for _ in range(MAX_ATTEMPTS):
+            found = await self._store.get_versioned(key, context=context)
+            stored, version = found or (None, None)
+            document = _successor(stored, pushed, context)
+            try:
+                await self._store.put_if(
+                    key, document.to_json(), version=version, content_type=JSON_TYPE, context=context
+                )
+            except VersionConflictError:
+                continue
+            return document
+        raise Refusal(503, "contended", {"Retry-After": "1"})
+
+    async def _push_locked(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s has no conditional writes: concurrent pushes are kept apart within this process only,"
+                " and a second process on the same data could lose updates",
+                type(self._store).__name__,
+            )
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            stored = await self._store.get_string(key, context=context)
+            document = _successor(stored, pushed, context)
+            await self._store.put(key, document.to_json(), content_type=JSON_TYPE, context=context)
+            return document
+
+
+def _successor(stored: str | None, pushed: PushRequest, context: StoreContext) -> Document:
+    previous = None if stored is None else parse_document(stored)
+    if (pushed.base_hash or None) != (previous.hash if previous else None):
+        raise Refusal(409, "hash_mismatch")
+    author = None
+    if pushed.author_signature is not None and context.identity is not None:
+        author = Author(context.identity, pushed.author_signature)
+    return next_version(previous, pushed.data, now_ms(), author)

@@ -1,0 +1,163 @@
+"""`load_stack`: the same stack as a builder's, written in TOML."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from starfish_server.builder import check_order
+from starfish_server.errors import StackError
+from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["load_stack"]
+
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
+_HEADER = re.compile(r"\s*\[\[?\s*([\w.]+)\s*\]\]?")
+
+
+def load_stack(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, other_tables: Collection[str] = ()
+) -> AbstractObjectStore:
+    """Build the stack that a TOML file, or a mapping of the same shape, describes.
+
+    `[leaf]` and each `[[layer]]`, outermost first, name their `type`; the rest of the table is its options.
+    An option that is itself a table with a `type` is made first, as in
+    `sink = {type = "JsonLinesSink", path = "audit.jsonl"}`. `${NAME}` in text is that environment variable's
+    value, `$$` a dollar sign. `check_order = false` at the top turns the order check off. Paths are relative
+    to the working directory.
+
+    Types are entry points of the groups `starfish_server.leaves`, `starfish_server.layers` and
+    `starfish_server.parts`, so that any package can add its own. Everything that is not understood is a
+    `StackError` that names the file and the line.
+
+    other_tables: names of tables that stand in the same file for someone else; none by default.
+    """
+    if isinstance(source, Mapping):
+        return _build(_without(other_tables, source), _Lines("stack", ""))
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise StackError(f"{source}: {error}") from error
+    return _build(_without(other_tables, table), _Lines(str(source), text))
+
+
+def _without(names: Collection[str], table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in names}
+
+
+def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
+    leaf, layers, checked = table.get("leaf"), table.get("layer", []), table.get("check_order", True)
+    with _errors_at(lines.place()):
+        if unknown := table.keys() - {"leaf", "layer", "check_order"}:
+            raise StackError(f"unknown: {', '.join(sorted(unknown))}; there are leaf, layer and check_order")
+        if not isinstance(leaf, Mapping):
+            raise StackError("a stack needs a [leaf]")
+        if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+            raise StackError("layers are written as [[layer]]")
+        if not isinstance(checked, bool):
+            raise StackError("check_order is true or false")
+    store = _Table("leaf", 0, leaf, lines).make("starfish_server.leaves")
+    for number, layer in reversed(list(enumerate(layers))):
+        store = _Table("layer", number, layer, lines).make("starfish_server.layers", store)
+    if checked:
+        with _errors_at(lines.place("layer")):
+            check_order(store)
+    return store
+
+
+class _Lines:
+    """The lines of the file, to say where something stands."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._lines = text.split("\n")  # not splitlines, which knows more ends of lines than TOML
+
+    def place(self, table: str = "", number: int = 0, option: str | None = None) -> str:
+        """`file:line` of an option of the `number`-th table of a name, or else of the table's header."""
+        current, seen, header = "", {"": 0}, 0
+        for line, content in enumerate(self._lines, 1):
+            if match := _HEADER.match(content):
+                current = match[1]
+                seen[current] = seen.get(current, -1) + 1
+            if current != table or seen[current] != number:
+                continue
+            header = header or line
+            if option is not None and re.match(rf"\s*[\"']?{re.escape(option)}[\"']?\s*[=.]", content):
+                return f"{self._name}:{line}"
+        return f"{self._name}:{header}" if table and header else self._name
+
+
+class _Table:
+    """One `[leaf]` or `[[layer]]`."""
+
+    def __init__(self, name: str, number: int, content: Mapping[str, Any], lines: _Lines) -> None:
+        self._content = dict(content)
+        self._place: Callable[[str | None], str] = lambda option: lines.place(name, number, option)
+
+    def make(self, group: str, *inner: AbstractObjectStore) -> AbstractObjectStore:
+        with _errors_at(self._place("type")):
+            kind = _loaded(group, self._content.pop("type", None))
+        # A leaf whose options are one object says of which class.
+        options_type = getattr(kind, "options_type", kind)
+        known = [p for p in inspect.signature(options_type).parameters.values() if p.name != "inner"]
+        options = {}
+        for name, value in self._content.items():
+            with _errors_at(self._place(name)):
+                if name not in {p.name for p in known}:
+                    raise StackError(f"unknown option {name!r}; there are {', '.join(p.name for p in known)}")
+                options[name] = _filled(value)
+        with _errors_at(self._place(None)):
+            made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
+            if not isinstance(made, AbstractObjectStore):
+                raise StackError(f"{kind!r} does not make a store")
+            return made
+
+
+@contextmanager
+def _errors_at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (StackError, ImportError, TypeError, ValueError, OSError) as error:
+        raise StackError(f"{place}: {error}") from error
+
+
+def _loaded(group: str, name: object) -> Any:
+    """The class that an entry point registers under `name`."""
+    registered = entry_points(group=group)
+    if not isinstance(name, str):
+        raise StackError(f"no type; there are {', '.join(sorted(registered.names))}")
+    found = registered.select(name=name)
+    if not found:
+        raise StackError(f"unknown type {name!r}; there are {', '.join(sorted(registered.names))}")
+    if len({point.value for point in found}) > 1:
+        raise StackError(f"{name!r} is registered more than once: {', '.join(p.value for p in found)}")
+    return next(iter(found)).load()
+
+
+def _filled(value: Any) -> Any:
+    """`value` with variables filled in and nested parts made."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(_variable, value)
+    if isinstance(value, list):
+        return [_filled(item) for item in value]
+    if isinstance(value, Mapping):
+        options = {name: _filled(item) for name, item in value.items() if name != "type"}
+        return _loaded("starfish_server.parts", value["type"])(**options) if "type" in value else options
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return "$"
+    try:
+        return os.environ[match[1]]
+    except KeyError:
+        raise StackError(f"the environment variable {match[1]!r} is not set") from None

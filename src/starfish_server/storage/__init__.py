@@ -1,0 +1,1 @@
+"""The store interface and its leaves, one leaf a file or folder."""

@@ -1,0 +1,206 @@
+"""`FilesystemObjectStore`: objects as files that people can read. POSIX only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from aiofiles.os import wrap
+
+from starfish_server.errors import StoreClosedError
+from starfish_server.storage.base import AbstractObjectStore, StoreContext
+from starfish_server.storage.checks import (
+    DEFAULT_TEXT_TYPE,
+    check_header,
+    check_headers,
+    check_key,
+    check_page,
+    check_prefix,
+    copy_bytes,
+    decode_text,
+    encode_text,
+)
+from starfish_server.storage.filesystem.attributes import Attributes
+from starfish_server.storage.filesystem.commit import Commit
+from starfish_server.storage.filesystem.directory import Directory
+from starfish_server.storage.versions import check_version
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__ = ["FilesystemObjectStore", "FilesystemStorageOptions"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FilesystemStorageOptions:
+    """Where a `FilesystemObjectStore` keeps its objects.
+
+    base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
+        relative one is taken from the current folder now, not when it is used.
+    fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
+
+    Raises `TypeError` or `ValueError` for what cannot be a folder's path.
+    """
+
+    base_dir: str | os.PathLike[str]
+    _: KW_ONLY
+    fsync: bool = True
+
+    def __post_init__(self) -> None:
+        path = os.fspath(self.base_dir)
+        if not isinstance(path, str):
+            raise TypeError(f"base_dir must be a str or a PathLike of str, not {type(path).__name__}")
+        if not path or "\0" in path:
+            raise ValueError(f"base_dir must be a path that is not empty and has no NUL in it, not {path!r}")
+        object.__setattr__(self, "base_dir", os.path.abspath(path))  # noqa: PTH100 - keeps links, drops ".."
+
+
+class FilesystemObjectStore(AbstractObjectStore):
+    """A leaf that keeps the object `key` in the file `base_dir/key`. POSIX only.
+
+    Any number of stores, threads and processes may share a folder. A write is whole or not there. An
+    operation is one hop to a thread of the loop's default executor. Content types are extended attributes
+    of the files, or stand in `base_dir/~attributes` where the file system has none. `a` and `a/b` cannot both
+    be objects: putting the second raises `KeyConflictError`. What is neither a file nor a folder below
+    `base_dir`, such as a link, is `StoreAccessDeniedError` to each operation on its key, and is not listed.
+    """
+
+    context_dependent = False
+    options_type = FilesystemStorageOptions
+
+    def __init__(self, options: FilesystemStorageOptions) -> None:
+        self._base_dir = os.fspath(options.base_dir)
+        self._closed = False
+        self._directory = directory = Directory(self._base_dir, fsync=options.fsync)
+        self._read = wrap(directory.read)
+        self._read_with_type = wrap(directory.read_with_type)
+        self._list_keys = wrap(directory.list_keys)
+        self._write = wrap(directory.write)
+        self._read_versioned = wrap(directory.read_versioned)
+        self._write_if = wrap(directory.write_if)
+        self._delete = wrap(directory.delete)
+        self._delete_many = wrap(directory.delete_many)
+        self._close = wrap(directory.close)
+
+    def __repr__(self) -> str:
+        return f"FilesystemObjectStore({self._base_dir!r})"
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self._check_open("get_string", key)
+        check_key(key, "get_string")
+        body = await self._read("get_string", key)
+        return None if body is None else decode_text(body, "get_string", key)
+
+    async def put(
+        self,
+        key: str,
+        body: str,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        self._check_open("put", key)
+        check_key(key, "put")
+        check_headers(content_type, cache_control)
+        attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
+        encoded = encode_text(body, "put", key)
+        commit = Commit()
+        await _settled(self._write("put", key, encoded, attributes, commit), commit)
+
+    async def list_keys(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        context: StoreContext | None = None,
+    ) -> list[str]:
+        self._check_open("list_keys", prefix)
+        check_prefix(prefix, "list_keys")
+        check_page(start_after, limit)
+        return await self._list_keys(prefix, start_after, limit)
+
+    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
+        self._check_open("delete", key)
+        check_key(key, "delete")
+        commit = Commit()
+        await _settled(self._delete(key, commit), commit)
+
+    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
+        self._check_open("delete_many", None)
+        # The thread checks them, as many take a while; here they are only kept from changing.
+        keys = keys if isinstance(keys, str | bytes) else list(keys)
+        commit = Commit()
+        await _settled(self._delete_many(keys, commit), commit)
+
+    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+        self._check_open("get_bytes", key)
+        check_key(key, "get_bytes")
+        found = await self._read_with_type("get_bytes", key)
+        return None if found is None else (found.body, found.content_type)
+
+    async def put_bytes(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        self._check_open("put_bytes", key)
+        check_key(key, "put_bytes")
+        check_header("content_type", content_type)
+        check_headers(None, cache_control)
+        attributes = Attributes(content_type, cache_control)
+        copied = copy_bytes(body, "put_bytes")
+        commit = Commit()
+        await _settled(self._write("put_bytes", key, copied, attributes, commit), commit)
+
+    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+        self._check_open("get_versioned", key)
+        check_key(key, "get_versioned")
+        found = await self._read_versioned(key)
+        return None if found is None else (decode_text(found[0], "get_versioned", key), found[1])
+
+    async def put_if(
+        self,
+        key: str,
+        body: str,
+        *,
+        version: str | None,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> str:
+        self._check_open("put_if", key)
+        check_key(key, "put_if")
+        check_version(version)
+        check_headers(content_type, cache_control)
+        attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
+        encoded = encode_text(body, "put_if", key)
+        commit = Commit()
+        return await _settled(self._write_if(key, encoded, attributes, commit, version), commit)
+
+    async def close(self) -> None:
+        """Refuse further operations; those under way end as they would have."""
+        self._closed = True
+        await self._close()
+
+    def _check_open(self, operation: str, key: str | None) -> None:
+        if self._closed:
+            raise StoreClosedError("this FilesystemObjectStore was closed", operation=operation, key=key)
+
+
+async def _settled(work: Awaitable[T], commit: Commit) -> T:
+    """Await the work of a thread; if cancelled, only once that can no longer change anything."""
+    try:
+        return await work
+    except asyncio.CancelledError:
+        await commit.withdraw()
+        raise

@@ -1,0 +1,123 @@
+"""The walk over the keys below a directory, in key order, that reads no directory it can do without."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+
+from starfish_server.storage.checks import MAX_KEY_BYTES
+from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, legacy_content_type
+from starfish_server.storage.filesystem.walk import walk
+
+_NO_KEY_HOLDS = re.compile(r"[^A-Za-z0-9._:@-]")
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way down: what is left of its entries, last one first, and its path, `""` or with a
+    closing slash.
+    """
+
+    path: str
+    entries: list[str]
+
+
+def list_keys(base: int, prefix: str, start_after: str, limit: int | None) -> list[str]:
+    """Keys that begin with `prefix`, after `start_after`, at most `limit`, in byte order."""
+    keys: list[str] = []
+    if limit == 0:
+        return keys
+    levels = [_enter(base, prefix[: prefix.rfind("/") + 1], prefix, start_after)]
+    while levels:
+        level = levels[-1]
+        if not level.entries:
+            levels.pop()
+            continue
+        key = level.path + level.entries.pop()
+        if key.endswith("/"):
+            levels.append(_enter(base, key, prefix, start_after))
+        elif not (key.endswith(LEGACY_SUFFIX) and _is_side_file(base, key)):
+            keys.append(key)
+            if len(keys) == limit:
+                break
+    return keys
+
+
+def _enter(base: int, path: str, prefix: str, start_after: str) -> _Level:
+    """The directory at `path`, without entries if it is gone or a link by now. It is not kept open, so that
+    no tree, however deep, takes all descriptors.
+    """
+    try:
+        directory = walk(base, path.split("/")[:-1])
+    except OSError as error:
+        if error.errno in _GONE:
+            return _Level(path, [])
+        raise
+    try:
+        entries = _select(_scan(directory), path, prefix, start_after)
+    finally:
+        os.close(directory)
+    entries.reverse()
+    return _Level(path, entries)
+
+
+def _scan(directory: int) -> list[str]:
+    """Entries that are, or may lead to, keys, sorted; those of directories end with a slash."""
+    files: list[str] = []
+    directories: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                files.append(entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+    names = _usable(files)
+    names.extend(f"{name}/" for name in _usable(directories))
+    names.sort()
+    return names
+
+
+def _usable(names: list[str]) -> list[str]:
+    """Those that may be a segment of a key; one look at all of them at once is enough as a rule."""
+    if not _NO_KEY_HOLDS.search("".join(names)):
+        return names
+    return [name for name in names if not _NO_KEY_HOLDS.search(name)]
+
+
+def _select(entries: list[str], path: str, prefix: str, start_after: str) -> list[str]:
+    """The entries of the directory at `path` that are, or may lead to, keys asked for."""
+    wanted = prefix[len(path) :]
+    low = bisect_left(entries, wanted)
+    high = (
+        bisect_right(entries, wanted, low, key=lambda entry: entry[: len(wanted)]) if wanted else len(entries)
+    )
+    if start_after.startswith(path):
+        after = start_after[len(path) :]
+        first = bisect_right(entries, after)
+        # A directory on the way to `start_after` may hold keys after it.
+        if first and entries[first - 1].endswith("/") and after.startswith(entries[first - 1]):
+            first -= 1
+        low = max(low, first)
+    elif path < start_after:
+        return []
+    room = MAX_KEY_BYTES - len(path)
+    return [entry for entry in entries[low:high] if len(entry) <= room]
+
+
+def _is_side_file(base: int, key: str) -> bool:
+    """Whether `key` is a legacy side file and so no object; True as well if its directory is gone by now."""
+    *parents, name = key.split("/")
+    try:
+        directory = walk(base, parents)
+    except OSError as error:
+        if error.errno in _GONE:
+            return True
+        raise
+    try:
+        return legacy_content_type(base, key, name, directory) is not None
+    finally:
+        os.close(directory)

@@ -1,0 +1,198 @@
+"""Where bodies are written before they are renamed into place, and who may sweep what a dead process left.
+
+`~staging/<id>.<n>` are the temporary files of one writer, and `~staging/<id>.lock` is locked for as long as
+that writer lives. `~locks/<two hex digits>` are locked around each change of the keys that hash to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import secrets
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starfish_server.storage.filesystem.walk import make_directory, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@contextlib.contextmanager
+def locked(base: int, key: str, *, fsync: bool) -> Iterator[None]:
+    """Hold the lock, between processes and threads, of every change of `key`. Not reentrant."""
+    stripe = hashlib.sha256(key.encode()).hexdigest()[:2]
+    folder = walk(base, ("~locks",), partial(make_directory, fsync=fsync))
+    try:
+        lock = os.open(stripe, _CREATE | os.O_RDWR, 0o666, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Closing would not do if a child forked meanwhile holds a copy of the descriptor.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
+
+
+class TemporaryFile:
+    """A file that is open for writing under a name of its own; `discard` it unless it was renamed away."""
+
+    def __init__(self, name: str, folder: int) -> None:
+        self.name = name
+        self.folder = folder
+        self.descriptor = os.open(name, _CREATE | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=folder)
+
+    def exists(self) -> bool:
+        return os.fstat(self.descriptor).st_nlink > 0
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):  # whatever stays is swept later
+            os.unlink(self.name, dir_fd=self.folder)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class Staging:
+    """The temporary files of one store in one process. Made on first use; that is also when it sweeps.
+
+    After `close` it is gone as soon as the last file in use is.
+    """
+
+    def __init__(self, *, fsync: bool) -> None:
+        self._fsync = fsync
+        self._process = os.getpid()
+        self._guard = threading.Lock()
+        self._users = 0
+        self._closed = False
+        self._numbers = itertools.count()
+        self._id = ""
+        self._folder = -1
+        self._lock = -1
+
+    @contextlib.contextmanager
+    def temporary_file(self, base: int) -> Iterator[TemporaryFile]:
+        """A new temporary file, discarded if the block raises; otherwise it must have been renamed."""
+        with self._guard:
+            if not self._users and not self._is_open():
+                self._release()
+                self._open(base)
+            self._users += 1
+        try:
+            file = TemporaryFile(f"{self._id}.{next(self._numbers)}", self._folder)
+            try:
+                yield file
+            except BaseException:
+                file.discard()
+                raise
+            finally:
+                file.close()
+        finally:
+            with self._guard:
+                self._users -= 1
+                if self._closed and not self._users:
+                    self._release()
+
+    def close(self) -> None:
+        with self._guard:
+            self._closed = True
+            if not self._users:
+                self._release()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's descriptors, and leave its lock and files alone."""
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+        self._abandon_lock()
+
+    def __del__(self) -> None:
+        if self._process == os.getpid():
+            self._release()
+        else:
+            self.abandon()
+
+    def _is_open(self) -> bool:
+        """False also when somebody removed the whole folder."""
+        return self._lock >= 0 and os.fstat(self._lock).st_nlink > 0
+
+    def _open(self, base: int) -> None:
+        self._folder = walk(base, ("~staging",), partial(make_directory, fsync=self._fsync))
+        owned = False
+        while not owned:
+            self._abandon_lock()
+            self._id = secrets.token_hex(8)
+            name = f"{self._id}.lock"
+            self._lock = os.open(name, _CREATE | os.O_EXCL | os.O_RDWR, 0o666, dir_fd=self._folder)
+            try:
+                # False if a sweeper was quicker and took the new file for a dead writer's.
+                owned = _lock_now(self._lock)
+            except OSError:
+                self._release()
+                raise
+        with contextlib.suppress(OSError):
+            sweep(self._folder)
+
+    def _abandon_lock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._id}.lock", dir_fd=self._folder)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self.abandon()
+
+
+def sweep(folder: int) -> None:
+    """Remove what writers that no longer hold their lock left in the staging folder; best effort."""
+    files: dict[str, list[str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            writer, _, kind = entry.name.partition(".")
+            names = files.setdefault(writer, [])
+            if kind != "lock":
+                names.append(entry.name)
+    for writer, names in files.items():
+        with contextlib.suppress(OSError):
+            _sweep_writer(folder, f"{writer}.lock", names)
+
+
+def _sweep_writer(folder: int, lock_name: str, names: list[str]) -> None:
+    try:
+        lock = os.open(lock_name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        # A writer's lock is there before its files and goes after them: nobody owns these any more.
+        for name in names:
+            os.unlink(name, dir_fd=folder)
+        return
+    try:
+        if _lock_now(lock):
+            for name in names:
+                os.unlink(name, dir_fd=folder)
+            os.unlink(lock_name, dir_fd=folder)  # last: until then the rest is known as a dead writer's
+    finally:
+        os.close(lock)
+
+
+def _lock_now(lock: int) -> bool:
+    """Lock the file without waiting; False if another has it, or swept it away before."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(lock).st_nlink > 0

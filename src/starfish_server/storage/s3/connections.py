@@ -1,0 +1,150 @@
+"""HTTP sessions, one for each event loop that uses the store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Self
+
+from starfish_server.errors import StoreClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    import aiohttp
+
+    from starfish_server.storage.s3.credentials import KeySource
+
+# How long `close` lets requests under way finish before it cuts them off.
+CLOSE_GRACE_SECONDS = 5.0
+
+
+class Connection:
+    """What one event loop holds: its session, its source of keys, and the requests under way."""
+
+    def __init__(self, session: aiohttp.ClientSession, keys: KeySource) -> None:
+        self.session = session
+        self.keys = keys
+        self._guard = _close_with_loop(session)
+        self._closing = asyncio.Lock()
+        self._under_way: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def open(self) -> Self:
+        await anext(self._guard)
+        return self
+
+    @contextmanager
+    def under_way(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Around a request inside of `limit`, which `close` lets expire when it waits no longer."""
+        self._under_way.add(limit)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way.discard(limit)
+            if not self._under_way:
+                self._idle.set()
+
+    async def close(self, grace: float) -> None:
+        """Close the session once nothing is under way, or after `grace` seconds."""
+        async with self._closing:
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._idle.wait()
+            finally:
+                # aiohttp would let those who read a body wait for ever, and cancel those who wait to connect.
+                for limit in self._under_way:
+                    if not limit.expired():
+                        limit.reschedule(0.0)
+                await self._guard.aclose()
+
+
+class Connections:
+    """The `Connection` of each event loop, made on first use.
+
+    Those of loops that ended are let go. A forked child starts with none: what its parent had open stays
+    the parent's, untouched.
+    """
+
+    def __init__(
+        self, open_session: Callable[[], aiohttp.ClientSession], open_keys: Callable[[], KeySource]
+    ) -> None:
+        self.closed = False
+        self._open_session = open_session
+        self._open_keys = open_keys
+        self._by_loop: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    async def current(self) -> Connection:
+        """The connection of the running loop. `StoreClosedError` after `close`."""
+        loop = asyncio.get_running_loop()
+        connection = self._by_loop.get(loop)
+        if connection is not None and not connection.session.closed and not self.closed:
+            return connection
+        with self._lock:  # so that a `close` in another thread comes before it or closes what it makes
+            if self.closed:
+                raise StoreClosedError("this S3ObjectStore was closed")
+            for ended in [other for other in self._by_loop if other.is_closed()]:
+                del self._by_loop[ended]
+            connection = self._by_loop[loop] = Connection(self._open_session(), self._open_keys())
+        return await connection.open()
+
+    async def close(self) -> None:
+        """Refuse new requests, let those under way finish for a while, and close every session.
+
+        Sessions of other threads' loops are closed there; one whose loop does not run now is closed with it.
+        """
+        self.closed = True
+        with self._lock:
+            connections = list(self._by_loop.items())
+        here = asyncio.get_running_loop()
+        elsewhere = [_close_on(loop, c) for loop, c in connections if loop is not here and loop.is_running()]
+        for loop, connection in connections:
+            if loop is here:
+                await connection.close(CLOSE_GRACE_SECONDS)
+        waiting = [future for future in elsewhere if future is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=CLOSE_GRACE_SECONDS + 2.0)
+
+    def forget(self) -> None:
+        """Start anew in a forked child. The lock, too: another thread may have held it during the fork."""
+        _inherited.append(self._by_loop)
+        self._by_loop = {}
+        self._lock = threading.Lock()
+
+
+async def _close_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Suspended while the session is in use. `asyncio.run` ends asynchronous generators before the loop."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, connection: Connection) -> asyncio.Future[None] | None:
+    closing = connection.close(CLOSE_GRACE_SECONDS)
+    try:
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, loop))
+    except RuntimeError:  # the loop ended meanwhile, and its sessions with it
+        closing.close()
+        return None
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+# Never closed and never collected: closing would end TLS connections that the parent still uses.
+_inherited: list[dict[asyncio.AbstractEventLoop, Connection]] = []
+
+
+def _forget_all() -> None:
+    for connections in list(_all):
+        connections.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

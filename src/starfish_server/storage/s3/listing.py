@@ -1,0 +1,76 @@
+"""`list_keys` over ListObjectsV2: every page, as far as the limit goes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+from starfish_server.errors import InvalidKeyError, StoreError
+from starfish_server.storage.checks import check_key
+from starfish_server.storage.s3.replies import read_list_page
+from starfish_server.storage.s3.transport import Request
+
+if TYPE_CHECKING:
+    from starfish_server.storage.s3.transport import Transport
+
+_PAGE = 1000
+# S3 may send an empty page that is not the last one; a server that sends only those is at fault.
+_EMPTY_PAGES = 100
+
+
+async def list_keys(
+    transport: Transport, prefix: str, start_after: str | None, limit: int | None, *, portable: bool
+) -> list[str]:
+    """Keys in byte order. With `portable`, those that break the key rules are left out.
+
+    Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
+    """
+    found: list[str] = []
+    in_order = True
+    token: str | None = None
+    tokens: set[str] = set()
+    empty = 0
+    while limit is None or len(found) < limit:
+        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        query = _query(prefix, start_after, token, wanted)
+        page = await transport.run(Request("list_keys", prefix, "GET", query=query), read_list_page)
+        if not all(key.startswith(prefix) for key in page.keys):
+            raise _broken("the server lists keys outside the prefix", prefix)
+        keys = [
+            key
+            for key in page.keys
+            if (start_after is None or key > start_after) and (not portable or _is_portable(key))
+        ]
+        in_order = in_order and all(a < b for a, b in pairwise([*found[-1:], *keys]))
+        found += keys
+        token = page.token
+        if token is None:
+            break
+        empty = 0 if page.keys else empty + 1
+        if token in tokens or empty > _EMPTY_PAGES:
+            raise _broken("the server's pages do not come to an end", prefix)
+        tokens.add(token)
+    # Out of order only if the server breaks S3's promise: some list folder by folder.
+    return (found if in_order else sorted(set(found)))[:limit]
+
+
+def _query(prefix: str, start_after: str | None, token: str | None, wanted: int) -> str:
+    query = {"encoding-type": "url", "list-type": "2", "max-keys": str(wanted), "prefix": prefix}
+    if token is not None:
+        query["continuation-token"] = token
+    elif start_after:
+        query["start-after"] = start_after
+    return urlencode(query, quote_via=quote, safe="~")
+
+
+def _is_portable(key: str) -> bool:
+    try:
+        check_key(key, "list_keys")
+    except InvalidKeyError:
+        return False
+    return True
+
+
+def _broken(what: str, prefix: str) -> StoreError:
+    return StoreError(f"list_keys of {prefix!r}: {what}", operation="list_keys", key=prefix)

@@ -1,0 +1,88 @@
+"""HTTP sessions as this leaf needs them, with TLS and proxies settled once."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+if TYPE_CHECKING:
+    from starfish_server.storage.s3.address import Address
+    from starfish_server.storage.s3.options import S3StorageOptions
+
+
+class SessionFactory:
+    """Makes the session of each event loop. `ValueError` if `verify` names no certificates."""
+
+    def __init__(self, options: S3StorageOptions) -> None:
+        self._options = options
+        self._tls = _tls(options.verify)
+
+    def __call__(self) -> aiohttp.ClientSession:
+        options = self._options
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=options.max_connections, ssl=self._tls),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=options.connect_timeout, sock_read=options.read_timeout
+            ),
+            headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
+            skip_auto_headers=("Content-Type",),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        # aiohttp would send again, unasked, when a reused connection breaks: attempts are counted here alone.
+        session._retry_connection = False  # noqa: SLF001 - there is no public switch
+        return session
+
+
+class Proxy:
+    """The proxy that the environment names for an address, if any, read once. `ValueError` for a wrong one.
+
+    aiohttp's own `trust_env` looks it up in a thread for each request, and sends the passwords of ~/.netrc.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.url: URL | None = None
+        # On a request that a plain-text proxy passes on, and on the CONNECT that opens a tunnel.
+        self.request_headers: dict[str, str] = {}
+        self.tunnel_headers: dict[str, str] | None = None
+        found = urllib.request.getproxies().get(address.scheme)
+        if not found or urllib.request.proxy_bypass(address.request_host):
+            return
+        url = _proxy_url(address.scheme, found)
+        if url.user is not None:
+            login = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+            header = {"Proxy-Authorization": f"Basic {login}"}
+            if address.secure:
+                self.tunnel_headers = header
+            else:
+                self.request_headers = header
+        self.url = url.with_user(None)
+
+
+def _proxy_url(scheme: str, found: str) -> URL:
+    try:
+        url = URL(found if "://" in found else f"http://{found}")
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        # The URL itself is not shown: it may hold a password.
+        raise ValueError(f"the proxy for {scheme} that the environment names has no URL of http or https")
+    return url
+
+
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    if isinstance(verify, bool):
+        return verify
+    path = Path(verify)
+    try:
+        return ssl.create_default_context(
+            cafile=None if path.is_dir() else verify, capath=verify if path.is_dir() else None
+        )
+    except OSError as error:
+        raise ValueError(f"verify={verify!r} holds no certificates that can be read") from error

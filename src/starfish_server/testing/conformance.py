@@ -1,0 +1,48 @@
+"""The conformance suite: what every store and every stack must do, one small behaviour a function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# Each of these modules registers its behaviours.
+from starfish_server.testing import conditional, content, keys, lifetime, listing  # noqa: F401
+from starfish_server.testing.behaviour import REGISTERED, Behaviour, Capability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["Behaviour", "Capability", "behaviours", "check_store"]
+
+
+def behaviours(*, lacks: Iterable[Capability] = ()) -> list[Behaviour]:
+    """The behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
+
+    Each is awaited with a new, empty store and raises `AssertionError` when the store behaves otherwise.
+    """
+    missing = frozenset(lacks)
+    return [behaviour for behaviour in REGISTERED if not behaviour.needs & missing]
+
+
+async def check_store(
+    make_store: Callable[[], AbstractAsyncContextManager[AbstractObjectStore]],
+    *,
+    lacks: Iterable[Capability] = (),
+) -> None:
+    """Run the whole suite; every behaviour that fails is in the `ExceptionGroup` raised at the end.
+
+    make_store: gives, for each behaviour, a new empty store, or anything that enters as one (stores are
+        asynchronous context managers that close themselves), as in `lambda: MemoryObjectStore(data={})`.
+    """
+    failures: list[Exception] = []
+    for behaviour in behaviours(lacks=lacks):
+        try:
+            async with make_store() as store:
+                await behaviour(store)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this behaviour's failure
+            error.add_note(f"in the behaviour {behaviour.name}")
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup("the store does not conform", failures)

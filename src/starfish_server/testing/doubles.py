@@ -1,0 +1,125 @@
+"""Stores for tests: one that records what reaches it, one that fails on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starfish_server.layers.base import Around, Layer, Operation, Proceed, Target
+from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One recorded call: the operation's name, its arguments as they were given, and its context."""
+
+    operation: str
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    context: StoreContext | None
+
+
+class RecordingStore(Layer):
+    """Keeps every call in `calls`, in the order made, before passing it on; counts `close()` in `closed`."""
+
+    def __init__(self, inner: AbstractObjectStore) -> None:
+        super().__init__(inner)
+        self.calls: list[Call] = []
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()
+
+
+def _recording(name: str) -> Callable[..., Coroutine[None, None, Any]]:
+    def record(
+        self: RecordingStore, *arguments: Any, context: StoreContext | None = None, **options: Any
+    ) -> Coroutine[None, None, Any]:
+        self.calls.append(Call(name, arguments, options, context))
+        result: Coroutine[None, None, Any] = getattr(self.inner, name)(*arguments, context=context, **options)
+        return result
+
+    return record
+
+
+for _name in operation_names():
+    setattr(RecordingStore, _name, _recording(_name))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with one call.
+
+    error: makes the exception to raise, such as an exception class; None raises nothing.
+    delay: seconds before anything else happens; `math.inf` hangs until cancelled.
+    after: the operation is done first and its reply is lost, as when a server wrote and then failed.
+    """
+
+    error: Callable[[str], BaseException] | None = None
+    delay: float = 0.0
+    after: bool = False
+
+
+class FaultyStore(Around):
+    """Fails on purpose, by script or by chance; everything else passes on to `inner`.
+
+    script: by operation name, the faults of its first, second, ... call; None lets that call pass, as
+        do calls after the last.
+    chance: probability (0 to 1) that a call without a scripted fault gets one of `faults`.
+    seed: of the random choice, so that a run can be repeated.
+    `injected` counts the faults so far, by operation name. An unknown operation is a `ValueError`.
+    """
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        script: Mapping[str, Iterable[Fault | None]] | None = None,
+        *,
+        chance: float = 0.0,
+        faults: Sequence[Fault] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        if unknown := set(script or ()) - set(operation_names()):
+            raise ValueError(f"no such operation: {', '.join(sorted(unknown))}")
+        if chance and not faults:
+            raise ValueError("chance without faults: say which faults may be drawn")
+        self._script = {name: iter(planned) for name, planned in (script or {}).items()}
+        self._chance = chance
+        self._faults = faults
+        self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        self.injected: defaultdict[str, int] = defaultdict(int)
+
+    async def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        fault = self._next_fault(operation.name)
+        if fault is None:
+            return await proceed()
+        self.injected[operation.name] += 1
+        if math.isinf(fault.delay):
+            await asyncio.Event().wait()
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.error is None:
+            return await proceed()
+        if fault.after:
+            await proceed()
+        raise fault.error(f"injected fault in {operation.name}")
+
+    def _next_fault(self, operation: str) -> Fault | None:
+        for planned in self._script.get(operation, ()):
+            return planned
+        if self._chance and self._random.random() < self._chance:
+            return self._random.choice(self._faults)
+        return None

@@ -1,0 +1,138 @@
+"""`check_layer`: whether a layer forwards all that it does not mean to change."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.errors import DeleteManyError, StoreError, StoreUnavailableError
+from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.testing.behaviour import CONTEXT, expect, expect_error
+from starfish_server.testing.conformance import behaviours
+from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from starfish_server.testing.behaviour import Capability
+
+    Make = Callable[[AbstractObjectStore], AbstractObjectStore]
+
+__all__ = ["check_layer"]
+
+# One call of each operation, with every option given, as (arguments, options).
+_CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "get_string": (("a/key",), {}),
+    "get_bytes": (("a/key",), {}),
+    "get_versioned": (("a/key",), {}),
+    "list_keys": (("a/",), {"start_after": "a/b", "limit": 7}),
+    "put": (("a/key", "body"), {"content_type": "a/b", "cache_control": "no-store"}),
+    "put_bytes": (("a/key", b"body"), {"content_type": "a/b", "cache_control": "no-store"}),
+    "put_if": (("a/key", "body"), {"version": "7", "content_type": "a/b", "cache_control": "no-store"}),
+    "delete": (("a/key",), {}),
+    "delete_many": ((["a/key", "a/other"],), {}),
+}
+
+
+async def check_layer(
+    layer: Callable[..., AbstractObjectStore],
+    *arguments: Any,
+    lacks: Iterable[Capability] = (),
+    **options: Any,
+) -> None:
+    """Check `layer(inner, *arguments, **options)`; every check that fails is in one `ExceptionGroup`.
+
+    Over a memory leaf it must pass the conformance suite, less what it `lacks`. It must forward every
+    operation with its arguments and the very same context, keep the type of errors and the keys of a
+    `DeleteManyError`, say that it supports what `inner` does, pass cancellation on, and close what it wraps
+    exactly once. For layers that do not refuse or rewrite what they are asked; one that
+    does is checked by tests of its own.
+    """
+
+    def make(inner: AbstractObjectStore) -> AbstractObjectStore:
+        return layer(inner, *arguments, **options)
+
+    failures: list[Exception] = []
+
+    async def attempt(name: str, check: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this check's failure
+            error.add_note(f"in the check {name}")
+            failures.append(error)
+
+    for behaviour in behaviours(lacks=lacks):
+        await attempt(behaviour.name, partial(behaviour, make(MemoryObjectStore(data={}))))
+    for name in operation_names():
+        await attempt(f"{name} is forwarded", partial(_is_forwarded, make, name))
+        await attempt(f"{name} keeps errors", partial(_keeps_errors, make, name))
+        await attempt(f"{name} can be cancelled", partial(_can_be_cancelled, make, name))
+        await attempt(f"{name} is supported as it is inside", partial(_is_supported_as_inside, make, name))
+    await attempt("delete_many keeps failures by key", partial(_keeps_failures, make))
+    await attempt("close reaches the leaf once", partial(_closes_once, make))
+    if failures:
+        raise ExceptionGroup("the layer does not conform", failures)
+
+
+async def _is_forwarded(make: Make, name: str) -> None:
+    leaf = RecordingStore(MemoryObjectStore(data={"a/key": "v"}))
+    arguments, options = _CALLS[name]
+    with suppress(StoreError):  # whether it succeeds is the leaf's affair
+        await getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
+    calls = [call for call in leaf.calls if call.operation == name]
+    expect(len(calls) >= 1, True, f"{name} reaches the leaf")
+    for call in calls:
+        expect(call.arguments, arguments, f"arguments of {name}")
+        given = {option: value for option, value in call.options.items() if value is not None}
+        expect(given, options, f"options of {name}")
+        if call.context is not CONTEXT:
+            raise AssertionError(f"{name} got the context {call.context!r} instead of the caller's own")
+
+
+async def _keeps_errors(make: Make, name: str) -> None:
+    for kind in (StoreError, LookupError):
+        leaf = FaultyStore(MemoryObjectStore(data={}), {name: [Fault(kind)]})
+        arguments, options = _CALLS[name]
+        try:
+            result = await getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
+        except kind as error:
+            expect(type(error), kind, f"the error of {name}")
+        else:
+            raise AssertionError(f"{name} hid {kind.__name__} and returned {result!r}")
+
+
+async def _is_supported_as_inside(make: Make, name: str) -> None:
+    leaf = MemoryObjectStore(data={})
+    expect(make(leaf).supports(name), leaf.supports(name), f"supports({name!r})")
+
+
+async def _keeps_failures(make: Make) -> None:
+    def refused(_: str) -> DeleteManyError:
+        return DeleteManyError({"a/other": StoreError("refused", operation="delete_many", key="a/other")})
+
+    leaf = FaultyStore(MemoryObjectStore(data={}), {"delete_many": [Fault(refused)]})
+    deleted = make(leaf).delete_many(["a/key", "a/other"], context=CONTEXT)
+    error = await expect_error(DeleteManyError, deleted, "delete_many")
+    expect(list(getattr(error, "failures", {})), ["a/other"], "the keys of its failures")
+
+
+async def _can_be_cancelled(make: Make, name: str) -> None:
+    leaf = FaultyStore(MemoryObjectStore(data={}), {name: [Fault(StoreUnavailableError, delay=float("inf"))]})
+    arguments, options = _CALLS[name]
+    task: asyncio.Task[object] = asyncio.create_task(
+        getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
+    )
+    while not leaf.injected and not task.done():  # noqa: ASYNC110 - a layer may take any number of steps
+        await asyncio.sleep(0)
+    task.cancel()
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    expect(type(outcome), asyncio.CancelledError, f"a cancelled {name}")
+
+
+async def _closes_once(make: Make) -> None:
+    leaf = RecordingStore(MemoryObjectStore(data={}))
+    await make(leaf).close()
+    expect(leaf.closed, 1, "calls of the leaf's close")

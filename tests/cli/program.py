@@ -1,0 +1,85 @@
+"""The real `starfish` program, run as people run it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PROGRAM = Path(sys.executable).with_name("starfish")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit code, and all that it printed."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+def starfish(
+    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Ended:
+    """Run it in pipes, without any credentials of this machine."""
+    ended = subprocess.run(
+        [PROGRAM, *arguments], input=stdin, capture_output=True, env=environment(env), cwd=cwd, timeout=60
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr.decode())
+
+
+def starfish_on_a_terminal(*arguments: str, cwd: Path) -> Ended:
+    """Run it with a terminal as stdin, stdout and stderr, all of which is in `out`."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(None), cwd=cwd
+    )
+    os.close(slave)
+    printed = b""
+    try:
+        while chunk := os.read(master, 65536):
+            printed += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    finally:
+        os.close(master)
+    return Ended(process.wait(60), printed, "")
+
+
+@contextmanager
+def running(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """It runs meanwhile; its stderr is a pipe. Killed in the end if it has not ended."""
+    process = subprocess.Popen(
+        [PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(env),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    """This process's, without what names credentials or endpoints of S3, and without proxies."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return (
+        kept
+        | {"AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1", "TERM": "xterm"}
+        | dict(more or {})
+    )

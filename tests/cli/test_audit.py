@@ -1,0 +1,119 @@
+"""audit show and audit verify, on logs that the real sink wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import starfish, starfish_on_a_terminal
+from starfish_server import MemoryObjectStore, StoreContext
+from starfish_server.layers import AccessLog, JsonLinesSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "sixteen bytes or more"
+
+
+def context(identity: str, action: str) -> StoreContext:
+    return StoreContext("notes", {}, identity, ("member",), action)
+
+
+async def write_log(path: Path, *, key: bytes | None = None, max_bytes: int | None = None) -> None:
+    sink = JsonLinesSink(path, chain=True, key=key, max_bytes=max_bytes)
+    async with AccessLog(MemoryObjectStore(data={}), sink=sink) as store:
+        for identity in ("alice", "bob"):
+            await store.put("k", "v", context=context(identity, "push"))
+            await store.get_string("k", context=context(identity, "pull"))
+        await store.list_keys("")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    asyncio.run(write_log(tmp_path / "audit.jsonl"))
+    return str(tmp_path / "audit.jsonl")
+
+
+def test_records_are_shown_oldest_first_separated_by_tabs(log: str) -> None:
+    shown = [line.split("\t")[1:] for line in starfish("audit", "show", log).out.decode().splitlines()]
+    assert shown == [
+        ["alice", "push", "put", "ok", "k"],
+        ["alice", "pull", "get_string", "ok", "k"],
+        ["bob", "push", "put", "ok", "k"],
+        ["bob", "pull", "get_string", "ok", "k"],
+        ["-", "system", "list_keys", "ok", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("--identity", "alice"), 2),
+        (("--action", "push"), 2),
+        (("--identity", "alice", "--action", "push"), 1),
+        (("--outcome", "error"), 0),
+    ],
+)
+def test_records_are_chosen(log: str, options: tuple[str, ...], count: int) -> None:
+    ended = starfish("audit", "show", log, *options, "--json")
+    assert (ended.code, len(list(map(json.loads, ended.out.splitlines())))) == (0, count)
+
+
+def test_rotated_files_are_read_as_well(tmp_path: Path) -> None:
+    asyncio.run(write_log(tmp_path / "audit.jsonl", max_bytes=600))
+    assert len(list(tmp_path.glob("audit.jsonl.*"))) > 1
+    ended = starfish("audit", "show", str(tmp_path / "audit.jsonl"))
+    assert len(ended.out.splitlines()) == 5
+
+
+def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_path: Path) -> None:
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write(json.dumps({"identity": "\x1b[2J", "keys": ["\u202e"], "prefix": {}}) + "\n")
+        file.write("not json\n[]\n" + "9" * 5000 + "\n")
+    ended = starfish("audit", "show", log)
+    assert (ended.code, ended.err.count("not a record"), ended.err.count("\n")) == (1, 3, 3)
+    assert ended.out.decode().translate({9: None, 10: None}).isprintable()
+    assert b"\x1b[2J" not in starfish_on_a_terminal("audit", "show", log, cwd=tmp_path).out
+
+
+def test_a_whole_chain_is_verified_and_its_last_hash_told(log: str) -> None:
+    ended = starfish("audit", "verify", log)
+    assert (ended.code, ended.out.splitlines()[0]) == (0, b"ok: 5 lines in 1 files")
+    told = json.loads(starfish("audit", "verify", log, "--json").out)
+    assert (told["ok"], told["problems"]) == (True, [])
+    assert told["last_hash"].encode() in ended.out
+
+
+def test_a_changed_line_is_named_with_code_1(log: str, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text(path.read_text().replace("bob", "eve", 1))
+    ended = starfish("audit", "verify", log)
+    assert (ended.code, ended.out.split(b":")[0]) == (1, b"BROKEN")
+    assert ended.err == f"starfish: {log}:3: changed, or not of this chain\n"
+
+
+def test_a_log_cut_off_at_its_end_shows_by_its_last_hash(log: str, tmp_path: Path) -> None:
+    last_hash = json.loads(starfish("audit", "verify", log, "--json").out)["last_hash"]
+    path = tmp_path / "audit.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert starfish("audit", "verify", log).code == 0
+    assert starfish("audit", "verify", log, "--last-hash", last_hash).code == 1
+
+
+def test_the_key_comes_from_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    asyncio.run(write_log(path, key=KEY.encode()))
+    command = ("audit", "verify", str(path))
+    assert starfish(*command, "--key-env", "CHAIN_KEY", env={"CHAIN_KEY": KEY}).code == 0
+    assert starfish(*command).code == 1
+    unset = starfish(*command, "--key-env", "CHAIN_KEY")
+    assert (unset.code, unset.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_missing_log_is_one_line(command: str, tmp_path: Path) -> None:
+    ended = starfish("audit", command, str(tmp_path / "missing"))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, b"", 1)

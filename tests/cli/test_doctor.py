@@ -1,0 +1,200 @@
+"""doctor: finds what a store does wrong, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import starfish
+from starfish_server import MemoryObjectStore
+from starfish_server.cli import doctor as doctor_module
+from starfish_server.cli.app import run
+from starfish_server.cli.doctor_checks import CHECKS
+from starfish_server.layers import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from servers import S3Server
+    from starfish_server import AbstractObjectStore, StoreContext
+
+
+class Examined:
+    """`starfish doctor --json` on a store handed in."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.code = 0
+
+    def verdicts(self, store: AbstractObjectStore) -> dict[str, str]:
+        self._monkeypatch.setattr(doctor_module, "open_store", lambda _: store)
+        self.code = run(["doctor", "any", "--json"])
+        found = map(json.loads, self._capsys.readouterr().out.splitlines())
+        return {finding["check"]: finding["verdict"] for finding in found}
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Examined:
+    return Examined(monkeypatch, capsys)
+
+
+def test_a_folder_is_healthy_and_empty_afterwards(tmp_path: Path) -> None:
+    ended = starfish("doctor", f"file://{tmp_path}/data", "--json")
+    found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
+    assert (ended.code, found) == (
+        0,
+        {"clock": "not checked"} | dict.fromkeys(CHECKS, "ok") | {"clean up": "ok"},
+    )
+    assert starfish("ls", f"file://{tmp_path}/data").out == b""
+
+
+def test_a_server_s_clock_is_compared_and_its_faults_found(seaweedfs: S3Server) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+    }
+    bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
+    ended = starfish("doctor", bucket, "--json", env=env)
+    found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
+    # It lists folder by folder, so that a place in the list is not where S3 has it.
+    assert (ended.code, found["clock"], found["start_after"]) == (1, "ok", "failed")
+    assert found["write and read"] == found["clean up"] == "ok"
+    assert starfish("ls", bucket, env=env).out == b""
+
+
+class Forgetful(Layer):
+    """Loses content types."""
+
+    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+        found = await self._inner.get_bytes(key, context=context)
+        return found and (found[0], "application/octet-stream")
+
+
+class Unordered(Layer):
+    """Lists backwards, and ignores where to start and where to stop."""
+
+    async def list_keys(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        context: StoreContext | None = None,
+    ) -> list[str]:
+        return (await self._inner.list_keys(prefix, context=context))[::-1]
+
+
+class Careless(Layer):
+    """Writes whatever the version."""
+
+    async def put_if(
+        self,
+        key: str,
+        body: str,
+        *,
+        version: str | None,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> str:
+        await self._inner.put(key, body, context=context)
+        return "1"
+
+
+class Sticky(Layer):
+    """Deletes nothing in bulk."""
+
+    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None: ...
+
+
+class ReadOnlyDisk(Layer):
+    """Takes no writes."""
+
+    async def put(
+        self,
+        key: str,
+        body: str,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        raise OSError("read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("kind", "failed"),
+    [
+        (Forgetful, {"bytes and content type"}),
+        (Unordered, {"order", "start_after", "paging"}),
+        (Careless, {"conditional writes"}),
+        (Sticky, {"bulk delete", "clean up"}),
+        (ReadOnlyDisk, {"write and read"}),
+    ],
+)
+def test_what_a_store_does_wrong_is_found(kind: type[Layer], failed: set[str], examined: Examined) -> None:
+    verdicts = examined.verdicts(kind(MemoryObjectStore(data={})))
+    assert {check for check, verdict in verdicts.items() if verdict == "failed"} == failed
+    assert examined.code == 1
+
+
+def test_a_store_that_takes_no_writes_is_not_checked_further(examined: Examined) -> None:
+    verdicts = examined.verdicts(ReadOnlyDisk(MemoryObjectStore(data={})))
+    assert {verdicts[check] for check in list(CHECKS)[1:]} == {"not checked"}
+
+
+class WithoutConditions(Layer):
+    """Has no conditional writes."""
+
+    def supports(self, operation: str) -> bool:
+        return operation not in {"put_if", "get_versioned"}
+
+
+def test_what_is_not_supported_is_no_failure(examined: Examined) -> None:
+    verdicts = examined.verdicts(WithoutConditions(MemoryObjectStore(data={})))
+    assert (verdicts["conditional writes"], examined.code) == ("not supported", 0)
+
+
+def test_every_check_cleans_up_even_if_one_fails(examined: Examined) -> None:
+    data: dict[str, str | bytes] = {"kept": "v"}
+    examined.verdicts(Unordered(MemoryObjectStore(data)))
+    assert data == {"kept": "v"}
+
+
+class _Clock(BaseHTTPRequestHandler):
+    """A server whose clock is an hour ahead."""
+
+    def do_HEAD(self) -> None:
+        self.send_response_only(403)
+        self.send_header("Date", formatdate(time.time() + 3600, usegmt=True))
+        self.end_headers()
+
+
+@pytest.fixture
+def wrong_clock() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _Clock) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_clock_that_is_far_off_is_a_failure(
+    wrong_clock: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Distant(MemoryObjectStore):
+        endpoint = wrong_clock
+
+    verdicts = examined.verdicts(Distant(data={}))
+    assert (verdicts["clock"], examined.code) == ("failed", 1)

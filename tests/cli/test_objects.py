@@ -1,0 +1,139 @@
+"""get, put, ls, rm and explain over a folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import starfish, starfish_on_a_terminal
+from starfish_server import CustomObjectStore
+from starfish_server.cli import ls as ls_module
+from starfish_server.cli.app import run
+from starfish_server.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ODD = bytes(range(256))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/data"
+
+
+def test_what_is_put_is_got_byte_for_byte(store: str) -> None:
+    assert starfish("put", store, "a/b.bin", stdin=ODD).code == 0
+    got = starfish("get", store, "a/b.bin")
+    assert (got.code, got.out, got.err) == (0, ODD, "")
+
+
+def test_files_go_in_and_out(store: str, tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(ODD)
+    assert starfish("put", store, "k", str(tmp_path / "in.png")).code == 0
+    assert starfish("get", store, "k", "--output", str(tmp_path / "out")).out == b""
+    assert (tmp_path / "out").read_bytes() == ODD
+    shown = json.loads(starfish("get", store, "k", "--json").out)
+    assert (shown["content_type"], shown["size"], "base64" in shown) == ("image/png", 256, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "content_type"),
+    [
+        ("page.html", (), "text/html"),
+        ("plain", (), "application/octet-stream"),
+        ("archive.tar.gz", (), "application/octet-stream"),
+        ("page.html", ("--content-type", "text/x-mine"), "text/x-mine"),
+    ],
+)
+def test_the_content_type_is_given_or_guessed(
+    store: str, key: str, options: tuple[str, ...], content_type: str
+) -> None:
+    starfish("put", store, key, *options, stdin=b"x")
+    assert json.loads(starfish("get", store, key, "--json").out)["content_type"] == content_type
+
+
+def test_a_missing_object_is_code_3_and_nothing_on_stdout(store: str) -> None:
+    got = starfish("get", store, "missing")
+    assert (got.code, got.out, got.err) == (3, b"", "starfish: no such object: missing\n")
+
+
+def test_a_terminal_is_not_sent_bytes_that_could_take_it_over(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "escape", stdin=b"\x1b[2Jgone")
+    starfish("put", store, "text", stdin="gr\u00fc\u00df\n".encode())
+    refused = starfish_on_a_terminal("get", store, "escape", cwd=tmp_path)
+    assert (refused.code, b"\x1b[2J" in refused.out) == (1, False)
+    assert starfish_on_a_terminal("get", store, "text", cwd=tmp_path).out == "gr\u00fc\u00df\r\n".encode()
+
+
+def test_keys_are_listed_in_order_with_prefix_start_and_limit(store: str) -> None:
+    for key in ("b", "a/2", "a/1", "a/3"):
+        starfish("put", store, key)
+    assert starfish("ls", store).out.split() == [b"a/1", b"a/2", b"a/3", b"b"]
+    assert starfish("ls", store, "a/", "--start-after", "a/1", "--limit", "1").out == b"a/2\n"
+    assert starfish("ls", store, "b", "--json").out == b'{"key": "b"}\n'
+
+
+def test_a_hostile_key_of_another_store_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[2J\nforged\u202e"
+    monkeypatch.setattr(
+        ls_module, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile])
+    )
+    assert run(["ls", "any"]) == 0
+    printed = capsys.readouterr().out
+    assert (printed.count("\n"), printed.rstrip("\n").isprintable()) == (1, True)
+    run(["ls", "any", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"key": hostile}
+
+
+def test_deleting_takes_keys_that_are_there_and_not(store: str) -> None:
+    starfish("put", store, "k")
+    assert json.loads(starfish("rm", store, "k", "missing", "--json").out) == {"deleted": 2, "failed": []}
+    assert starfish("ls", store).out == b""
+
+
+def test_deleting_by_prefix_needs_a_yes_in_a_pipe(store: str) -> None:
+    for key in ("a/1", "a/2", "b"):
+        starfish("put", store, key)
+    refused = starfish("rm", store, "--prefix", "a/")
+    assert (refused.code, starfish("ls", store).out.split()) == (2, [b"a/1", b"a/2", b"b"])
+    assert starfish("rm", store, "--prefix", "a/", "--yes").code == 0
+    assert starfish("ls", store).out == b"b\n"
+
+
+def test_each_key_that_cannot_be_deleted_is_named(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "k")
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    ended = starfish("rm", store, "k", "link")
+    assert (ended.code, ended.err.count("\n"), "link" in ended.err) == (1, 1, True)
+    assert starfish("ls", store).out == b""
+
+
+def test_a_stack_gets_the_context_that_is_given(tmp_path: Path) -> None:
+    (tmp_path / "stack.toml").write_text(
+        '[leaf]\ntype = "filesystem"\nbase_dir = "data"\n'
+        '[[layer]]\ntype = "Namespace"\nprefix = "tenants/{namespace}/{params.room}/"\n'
+    )
+    context = ("--context", "namespace=t1", "--context", "params.room=r")
+    assert starfish("put", "stack.toml", "k", *context, cwd=tmp_path, stdin=b"x").code == 0
+    assert (tmp_path / "data/tenants/t1/r/k").read_bytes() == b"x"
+    without = starfish("ls", "stack.toml", cwd=tmp_path)
+    assert (without.code, without.err.count("\n")) == (1, 1)
+
+
+def test_explain_shows_the_stack_and_what_it_can_do(store: str) -> None:
+    shown = starfish("explain", store)
+    assert (shown.code, b"FilesystemObjectStore(" in shown.out) == (0, True)
+    told = json.loads(starfish("explain", store, "--json").out)
+    assert ("get_bytes" in told["can"], told["context_dependent"]) == (True, False)
+
+
+def test_a_store_that_cannot_answer_now_has_a_code_of_its_own() -> None:
+    env = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "the-secret", "AWS_MAX_ATTEMPTS": "1"}
+    ended = starfish("ls", "s3://bucket?endpoint=http://127.0.0.1:9", env=env)
+    assert (ended.code, ended.err.count("\n")) == (ExitCode.UNAVAILABLE, 1)
+    assert "the-secret" not in ended.err

@@ -1,0 +1,117 @@
+"""The program as a whole: its version, its usage errors, its one-line errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
+from starfish_server.cli.app import run
+from starfish_server.cli.exit_codes import MEANINGS, ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_version_is_that_of_the_package() -> None:
+    ended = starfish("--version")
+    assert (ended.code, ended.out.split()[0]) == (0, b"starfish-server")
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from starfish_server.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    wanted = "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
+    assert (ended.returncode, ended.stderr) == (1, wanted)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("get",),
+        ("ls", "--nonsense", "memory:"),
+        ("ls", "memory:", "--limit", "-1"),
+        ("ls", "memory:", "--limit", "many"),
+        ("ls", "memory:", "--context", "identity"),
+        ("ls", "memory:", "--context", "colour=blue"),
+        ("rm", "memory:"),
+        ("rm", "memory:", "key", "--prefix", "p"),
+        ("get", "memory:", "../key"),
+        ("get", "nowhere", "key"),
+        ("get", "missing.toml", "key"),
+        ("serve", "--config", "missing.toml"),
+        ("serve", "--port", "99999"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(arguments)
+    printed = capsys.readouterr()
+    assert (code, printed.out, printed.err.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert printed.err.startswith("starfish: ")
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("Usage: starfish")
+
+
+def test_no_error_is_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = starfish("put", f"file://{tmp_path}/file", "key", stdin=b"x")
+    assert (ended.code, ended.err.count("\n"), "Traceback" in ended.err) == (1, 1, False)
+
+
+def test_an_error_cannot_take_over_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["get", "memory:", "\x1b]0;owned\x07"])
+    run(["\x1b[2J\nstarfish: all is well"])
+    assert capsys.readouterr().err.replace("\n", "").isprintable()
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(3000):
+        (folder / f"{number:0200}").touch()
+    command = f"'{PROGRAM}' ls 'file://{folder}' | head -n 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(None))
+    assert (len(ended.stdout.splitlines()), ended.stderr) == (1, "")
+
+
+def test_a_terminal_without_the_characters_still_shows_the_keys(tmp_path: Path) -> None:
+    script = "import sys; from starfish_server.cli import output; from starfish_server.cli.app import run\n"
+    script += "run(['ls', 'memory:']); output.line('\u00fc')"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+    )
+    assert ended.stdout == b"\\xfc\n"
+
+
+def test_every_exit_code_has_a_meaning() -> None:
+    assert list(MEANINGS) == list(ExitCode)
+
+
+def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
+    script = "import sys; from starfish_server.cli import app; from starfish_server.cli.app import run\n"
+    script += "def stop(*a, **k): raise KeyboardInterrupt\n"
+    script += "import starfish_server.cli.ls as ls; ls.open_store = stop\n"
+    script += "sys.exit(run(['ls', 'memory:']))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+def test_doctor_draws_a_table_on_a_terminal_only(tmp_path: Path) -> None:
+    drawn = starfish_on_a_terminal("doctor", "file:data", cwd=tmp_path)
+    plain = starfish("doctor", "file:data", cwd=tmp_path)
+    assert (drawn.code, "━".encode() in drawn.out) == (0, True)
+    assert (plain.code, b"\x1b" in plain.out) == (0, False)

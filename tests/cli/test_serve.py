@@ -1,0 +1,226 @@
+"""serve: the real program over HTTP, by the embedded default and by a file, and what a signal leaves."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cli.program import running, starfish
+from starfish_server import StackError
+from starfish_server.cli.callers import BearerTokens
+from starfish_server.cli.serving import configured
+from starfish_server.router import AuthResult
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+ALICE, BOB = "alice-has-this-token", "bob-has-another-token"
+TOKENS = {"STARFISH_ALICE_TOKEN": ALICE, "STARFISH_BOB_TOKEN": BOB}
+CONFIG = """
+[leaf]
+type = "filesystem"
+base_dir = "objects"
+
+[[layer]]
+type = "AccessLog"
+sink = {type = "JsonLinesSink", path = "trail.jsonl", chain = true}
+
+[[sync.collections]]
+name = "notes"
+storagePath = "notes/{identity}"
+readRoles = ["reader"]
+writeRoles = ["self"]
+maxBodyBytes = 1000
+
+[[auth.token]]
+identity = "alice"
+roles = ["reader"]
+token = "${STARFISH_ALICE_TOKEN}"
+"""
+
+
+class Server:
+    """A running `starfish serve`, asked over HTTP."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        self.process = process
+        self.printed = ""
+        while not (address := re.search(r"http://([\d.]+):(\d+)", self.printed)):
+            line = process.stderr.readline()
+            assert line, f"it ended: {self.printed}"
+            self.printed += line
+        self.host, self.port = address[1], int(address[2])
+
+    def ask(self, method: str, path: str, token: str | None, document: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        headers = {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        body = None if document is None else json.dumps(document)
+        try:
+            connection.request(method, path, body, headers)
+            reply = connection.getresponse()
+            return reply.status, json.loads(reply.read())
+        finally:
+            connection.close()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def test_two_callers_push_and_pull_and_the_audit_survives_the_end(tmp_path: Path) -> None:
+    note = {"data": {"text": "hello"}, "baseHash": None}
+    with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
+        server = Server(process)
+        assert server.ask("POST", "/push/notes/alice", ALICE, note)[0] == 200
+        assert server.ask("GET", "/pull/notes/alice", BOB)[1]["data"] == {"text": "hello"}
+        assert server.ask("POST", "/push/notes/alice", BOB, note)[0] == 403
+        assert server.ask("GET", "/pull/notes/alice", None)[0] == 401
+        assert server.ask("GET", "/pull/notes/alice", "not-anyone-s-token")[0] == 401
+        assert server.end() == 0
+    log = str(tmp_path / "audit.jsonl")
+    shown = starfish("audit", "show", log).out.decode()
+    pushes = [line.split("\t")[1:3] for line in shown.splitlines()]
+    assert (["alice", "push"] in pushes, ["bob", "pull"] in pushes) == (True, True)
+    assert starfish("audit", "verify", log).code == 0
+    assert (tmp_path / "starfish-data/notes/alice").is_file()
+
+
+def test_the_embedded_default_tells_new_tokens_and_only_those(tmp_path: Path) -> None:
+    env = {"STARFISH_BOB_TOKEN": BOB}
+    with running("serve", "--port", "0", cwd=tmp_path, env=env) as process:
+        server = Server(process)
+        told = re.search(r"alice +Bearer (\S+)", server.printed)
+        assert told is not None
+        assert server.ask("GET", "/pull/notes/bob", told[1])[0] == 200
+        assert "No --config: the embedded default" in server.printed
+        assert BOB not in server.printed
+        assert server.end(signal.SIGINT) == 0
+
+
+def test_a_file_holds_stack_collections_and_callers(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(CONFIG)
+    command = ("serve", "--config", "server.toml", "--port", "0")
+    with running(*command, cwd=tmp_path, env=TOKENS) as process:
+        server = Server(process)
+        note = {"data": {"n": 1}, "baseHash": None}
+        assert server.ask("POST", "/push/notes/alice", ALICE, note)[0] == 200
+        assert server.ask("POST", "/push/notes/alice", BOB, note)[0] == 401
+        assert server.ask("GET", "/health", None)[0] == 200
+        assert server.end() == 0
+    assert starfish("ls", "server.toml", cwd=tmp_path).out == b"notes/alice\n"
+    assert starfish("audit", "verify", "trail.jsonl", cwd=tmp_path).code == 0
+
+
+def test_a_request_under_way_is_finished_before_the_end(tmp_path: Path) -> None:
+    with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
+        server = Server(process)
+        body = json.dumps({"data": {"text": "slow"}, "baseHash": None}).encode()
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+        connection.putrequest("POST", "/push/notes/alice")
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Authorization", f"Bearer {ALICE}"),
+            ("Expect", "100-continue"),
+        ):
+            connection.putheader(name, value)
+        connection.endheaders()
+        # The answer to the expectation: the request is being handled, and waits for its body.
+        assert connection.sock.recv(4096).startswith(b"HTTP/1.1 100")
+        ending = threading.Thread(target=server.end)
+        ending.start()
+        connection.send(body)
+        assert connection.getresponse().status == 200
+        connection.close()
+        ending.join(20)
+        assert process.returncode == 0
+    assert b"\tpush\t" in starfish("audit", "show", "audit.jsonl", cwd=tmp_path).out
+
+
+def test_a_port_in_use_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
+        server = Server(process)
+        (tmp_path / "other").mkdir()
+        ended = starfish("serve", "--port", str(server.port), cwd=tmp_path / "other", env=TOKENS)
+        assert (ended.code, "Traceback" in ended.err, "address already in use" in ended.err) == (
+            1,
+            False,
+            True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("${STARFISH_ALICE_TOKEN}", "a-token-in-the-file", "secrets come from the environment only"),
+        ("${STARFISH_ALICE_TOKEN}", "${UNSET}", "the environment variable UNSET is not set"),
+        ("${STARFISH_ALICE_TOKEN}", "${SHORT}", "the token of alice has under 16 characters"),
+        ('identity = "alice"', 'identity = "../alice"', "identity must be one key segment"),
+        ('identity = "alice"\n', "", "a token has identity, roles and token"),
+        ('roles = ["reader"]\n', 'roles = "reader"\n', "roles"),
+        ("[[auth.token]]", "[[auth.tokens]]", "callers are written as"),
+        (
+            "maxBodyBytes = 1000",
+            'encryption = "aes"',
+            r"\[sync\]: collections.0.maxBodyBytes: Field required",
+        ),
+        ("maxBodyBytes = 1000", "maxBodyBytes = 1\ncolour = 1", "collections.0.colour: Extra inputs"),
+        ('type = "filesystem"', 'type = "floppy"', "server.toml:3: unknown type 'floppy'"),
+        ("[[sync.collections]]", "[[", "server.toml: "),
+    ],
+)
+def test_a_file_that_is_not_understood_is_refused(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STARFISH_ALICE_TOKEN", ALICE)
+    monkeypatch.setenv("SHORT", "short")
+    path = tmp_path / "server.toml"
+    path.write_text(CONFIG.replace(old, new))
+    with pytest.raises(StackError, match=message) as raised:
+        configured(path)
+    assert not re.search("a-token-in-the-file|short$", str(raised.value))
+
+
+def test_a_token_is_one_caller_s_only() -> None:
+    with pytest.raises(StackError, match="another caller's as well"):
+        BearerTokens([(ALICE, AuthResult("alice")), (ALICE, AuthResult("bob"))])
+
+
+class Request:
+    """All that is asked of a request."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self.headers = {} if authorization is None else {"authorization": authorization}
+
+
+@pytest.mark.parametrize(
+    ("authorization", "identity"),
+    [
+        (f"Bearer {ALICE}", "alice"),
+        (f"bearer {BOB}", "bob"),
+        (f"Basic {ALICE}", None),
+        (ALICE, None),
+        (f"Bearer {ALICE}x", None),
+        (f"Bearer {ALICE[:-1]}", None),
+        ("Bearer", None),
+        ("Bearer \udcff\u00fc", None),
+        (None, None),
+    ],
+)
+async def test_callers_are_known_by_their_whole_token(
+    authorization: str | None, identity: str | None
+) -> None:
+    tokens = BearerTokens([(ALICE, AuthResult("alice")), (BOB, AuthResult("bob"))])
+    caller = await tokens.resolve(Request(authorization))
+    assert (caller and caller.identity) == identity

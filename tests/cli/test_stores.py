@@ -1,0 +1,132 @@
+"""Stores by name: what each URL makes, and what is refused without a word of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import starfish
+from starfish_server import MemoryObjectStore, StackError
+from starfish_server.cli.stores import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import S3Server
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("file:///var/data", "FilesystemObjectStore('/var/data')"),
+        ("file://localhost/var/my%20data", "FilesystemObjectStore('/var/my data')"),
+        ("file:///var/data?fsync=false", "FilesystemObjectStore('/var/data')"),
+        (
+            "s3://bucket",
+            "S3ObjectStore(bucket='bucket', host='s3.eu-west-1.amazonaws.com', region='eu-west-1')",
+        ),
+        (
+            "s3://bucket?endpoint=http://127.0.0.1:9000&region=auto",
+            "S3ObjectStore(bucket='bucket', host='127.0.0.1:9000', region='auto')",
+        ),
+        (
+            "s3://bucket/a/b/?endpoint=http://127.0.0.1:9000&region=auto",
+            "Namespace(prefix='a/b/', S3ObjectStore(bucket='bucket', host='127.0.0.1:9000', region='auto'))",
+        ),
+    ],
+)
+async def test_a_url_makes_a_store(name: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    store = open_store(name)
+    await store.close()
+    assert repr(store) == shown
+
+
+async def test_a_relative_folder_is_below_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("file:data")
+    await store.put("k", "v")
+    await store.close()
+    assert (tmp_path / "data/k").read_text() == "v"
+
+
+def test_memory_is_this_process_s_own() -> None:
+    assert isinstance(open_store("memory:"), MemoryObjectStore)
+
+
+async def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9001")
+    store = open_store("s3://bucket")
+    await store.close()
+    assert "127.0.0.1:9001" in repr(store)
+
+
+async def test_a_stack_file_may_be_a_server_s(tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text('[leaf]\ntype = "memory"\n[sync]\ncollections = []\n[auth]\n')
+    assert isinstance(open_store(str(path)), MemoryObjectStore)
+    assert isinstance(open_store(f"file://{path}"), MemoryObjectStore)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "data",
+        "http://bucket",
+        "file://",
+        "file://host/folder",
+        "file:///folder?nonsense=1",
+        "file:///folder?fsync=maybe",
+        "memory:shared",
+        "s3://",
+        "s3://bucket?region=a&region=b",
+        "s3://bucket#fragment",
+        "s3://bucket/../prefix",
+        "s3://bucket?endpoint=ftp://host",
+        "s3://[",
+    ],
+)
+def test_what_names_no_store_is_refused(name: str) -> None:
+    with pytest.raises(StackError):
+        open_store(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://AKIA:hunter2@bucket",
+        "s3://hunter2@bucket/prefix",
+        "s3://AKIA:hunter2",
+        "s3://AKIA:hunter2\u2100",
+        "s3://bucket?secret_access_key=hunter2",
+        "s3://bucket?hunter2",
+        "s3://bucket?access_key_id=AKIA&secret_access_key=hunter2",
+        "s3://bucket?endpoint=http://user:hunter2@127.0.0.1:9000",
+        "file://user:hunter2@host/folder",
+    ],
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(name: str) -> None:
+    ended = starfish("ls", name)
+    assert (ended.code, ended.err.count("\n"), "hunter2" in ended.err) == (2, 1, False)
+
+
+def test_a_bucket_is_used_below_its_prefix_with_keys_from_the_environment(seaweedfs: S3Server) -> None:
+    bucket = seaweedfs.make_bucket()
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
+    }
+    assert starfish("put", f"s3://{bucket}/some/prefix", "k", env=env, stdin=b"v").code == 0
+    assert starfish("ls", f"s3://{bucket}/some/prefix", env=env).out == b"k\n"
+    assert starfish("ls", f"s3://{bucket}", env=env).out == b"some/prefix/k\n"
+
+
+def test_a_wrong_secret_is_one_line_without_it(seaweedfs: S3Server) -> None:
+    env = {"AWS_ACCESS_KEY_ID": seaweedfs.access_key_id, "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    ended = starfish("ls", f"s3://bucket?endpoint={seaweedfs.endpoint}", env=env)
+    assert (ended.code, ended.err.count("\n"), "hunter2" in ended.err) == (1, 1, False)

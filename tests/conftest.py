@@ -1,0 +1,66 @@
+"""Fixtures of all tests. The S3 servers start once, on first use; where one cannot start, tests fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from faulty_proxy import FaultyProxy
+from servers import S3Server, start_moto, start_seaweedfs
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the reliability tests at full size")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the reliability tests run at full size."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Server]:
+    """A SeaweedFS server; `seaweedfs.make_bucket()` gives a new bucket."""
+    with start_seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """A moto server; `moto.make_bucket()` gives a new bucket."""
+    with start_moto() as server:
+        yield server
+
+
+@pytest.fixture
+async def make_s3() -> AsyncIterator[Callable[..., S3ObjectStore]]:
+    """`make_s3(server, **options)`: a store with the server's keys, on a new bucket unless one is named."""
+    stores: list[S3ObjectStore] = []
+
+    def make(server: S3Server, **changes: Any) -> S3ObjectStore:
+        options: dict[str, Any] = {
+            "access_key_id": server.access_key_id,
+            "secret_access_key": server.secret_access_key,
+            "endpoint": server.endpoint,
+        } | changes
+        if "bucket" not in options:
+            options["bucket"] = server.make_bucket()
+        stores.append(S3ObjectStore(S3StorageOptions(**options)))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def proxy(seaweedfs: S3Server) -> AsyncIterator[FaultyProxy]:
+    """A faulty proxy in front of SeaweedFS."""
+    async with FaultyProxy(seaweedfs.endpoint) as faulty:
+        yield faulty

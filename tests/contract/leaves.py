@@ -1,0 +1,77 @@
+"""The leaves that the contract is checked on, each as a maker of new, empty stores."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starfish_server import CustomObjectStore, MemoryObjectStore
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+    from servers import S3Server
+    from starfish_server import AbstractObjectStore
+    from starfish_server.testing import Capability
+
+LEAVES: dict[str, frozenset[Capability]] = {
+    "memory": frozenset(),
+    "custom": frozenset(),
+    "filesystem": frozenset({"nested_keys"}),
+    "moto": frozenset(),
+    # It lists folder by folder, and its StartAfter skips keys under a key that is a folder as well.
+    "seaweedfs": frozenset({"order"}),
+}
+
+
+def over_callbacks() -> CustomObjectStore:
+    """A custom leaf that is complete: its callbacks keep objects in a memory leaf."""
+    inner = MemoryObjectStore(data={})
+    return CustomObjectStore(
+        on_get=lambda key: inner.get_string(key),
+        on_put=inner.put,
+        on_list=lambda prefix, start_after, limit: inner.list_keys(
+            prefix, start_after=start_after, limit=limit
+        ),
+        on_delete=inner.delete,
+        on_get_bytes=lambda key: inner.get_bytes(key),
+        on_put_bytes=inner.put_bytes,
+        on_delete_many=inner.delete_many,
+        on_get_versioned=lambda key: inner.get_versioned(key),
+        on_put_if=lambda key, body, version, **headers: inner.put_if(key, body, version=version, **headers),
+        on_close=inner.close,
+        portable_keys=True,
+    )
+
+
+def over_s3(server: S3Server) -> S3ObjectStore:
+    """An S3 leaf over a new bucket."""
+    return S3ObjectStore(
+        S3StorageOptions(
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+            endpoint=server.endpoint,
+            bucket=server.make_bucket(),
+        )
+    )
+
+
+@asynccontextmanager
+async def new_store(leaf: str, request: pytest.FixtureRequest) -> AsyncIterator[AbstractObjectStore]:
+    """A store of that leaf over a backend of its own; what it needs are fixtures of the test."""
+    match leaf:
+        case "memory":
+            store: AbstractObjectStore = MemoryObjectStore(data={})
+        case "custom":
+            store = over_callbacks()
+        case "filesystem":
+            folder = request.getfixturevalue("tmp_path") / "store"
+            store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=str(folder)))
+        case _:
+            store = over_s3(request.getfixturevalue(leaf))
+    async with store:
+        yield store

@@ -1,0 +1,174 @@
+"""A random history gives the same answers on every leaf and through the whole stack, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from contract.leaves import over_callbacks
+from contract.stacks import canonical_stack
+from starfish_server import (
+    AbstractObjectStore,
+    FilesystemObjectStore,
+    FilesystemStorageOptions,
+    MemoryObjectStore,
+    StoreDecodeError,
+    VersionConflictError,
+)
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from servers import S3Server
+
+# None is a folder of another: that one difference of the file leaf is documented and tested by itself.
+KEYS = [
+    "a-b",
+    "a.b",
+    "a/b",
+    "a/c/d",
+    "a0",
+    "b.tmp",
+    "b.__meta__",
+    "b",
+    "Z",
+    "users/alice/x",
+    "users/al",
+    "users/bob",
+]
+keys = st.sampled_from(KEYS)
+tricky = st.sampled_from(["\r", "\r\n", "\ufeff", "\0", "\u2028", "\U0001f600", "\x85", "e\u0301"])
+texts = st.lists(st.one_of(tricky, st.text(max_size=5)), max_size=6).map("".join)
+bodies = st.one_of(st.binary(max_size=40), texts.map(str.encode))
+types = st.sampled_from(["application/json", "image/png", "text/plain"])
+prefixes = st.sampled_from(["", "a", "a/", "b", "users/", "users/al", "users/alice/", "zz"])
+places = st.one_of(st.none(), keys, st.sampled_from(["", "0", "a", "a/", "a/~", "users/é", "zzz"]))
+limits = st.one_of(st.none(), st.integers(0, 14))
+
+
+class Leaves(RuleBasedStateMachine):
+    server: S3Server
+    bucket: str
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.closing = AsyncExitStack()
+        self.folder = tempfile.TemporaryDirectory()
+        s3 = S3StorageOptions(
+            access_key_id=self.server.access_key_id,
+            secret_access_key=self.server.secret_access_key,
+            endpoint=self.server.endpoint,
+            bucket=self.bucket,
+        )
+        files = FilesystemStorageOptions(base_dir=str(Path(self.folder.name) / "store"), fsync=False)
+        self.stores: list[AbstractObjectStore] = [
+            MemoryObjectStore(data={}),
+            over_callbacks(),
+            FilesystemObjectStore(files),
+            canonical_stack(MemoryObjectStore(data={})),
+            S3ObjectStore(s3),
+        ]
+
+    def same(self, operation: str, *arguments: Any, **options: Any) -> None:
+        """Run one operation on every leaf and compare what each answered."""
+
+        async def answer(store: AbstractObjectStore) -> object:
+            try:
+                return await getattr(store, operation)(*arguments, **options)
+            except StoreDecodeError as error:
+                return type(error)
+
+        self.compare(f"{operation}{arguments} {options}", answer)
+
+    def compare(self, what: str, answer: Callable[[AbstractObjectStore], Awaitable[object]]) -> None:
+        async def answers() -> list[object]:
+            return await asyncio.gather(*(answer(store) for store in self.stores))
+
+        type(self).steps += 1
+        first, *others = self.runner.run(answers())
+        for store, other in zip(self.stores[1:], others, strict=True):
+            assert other == first, f"{what}: {type(store).__name__} differs from memory"
+
+    @rule(key=keys, body=texts, content_type=st.one_of(st.none(), types))
+    def put(self, key: str, body: str, content_type: str | None) -> None:
+        self.same("put", key, body, content_type=content_type)
+
+    @rule(key=keys, body=bodies, content_type=types)
+    def put_bytes(self, key: str, body: bytes, content_type: str) -> None:
+        self.same("put_bytes", key, body, content_type=content_type)
+
+    @rule(key=keys)
+    def get_string(self, key: str) -> None:
+        self.same("get_string", key)
+
+    @rule(key=keys)
+    def get_bytes(self, key: str) -> None:
+        self.same("get_bytes", key)
+
+    @rule(prefix=prefixes, start_after=places, limit=limits)
+    def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> None:
+        self.same("list_keys", prefix, start_after=start_after, limit=limit)
+
+    @rule(key=keys, body=texts, stale=st.booleans())
+    def put_if(self, key: str, body: str, stale: bool) -> None:
+        """Versions differ from leaf to leaf, so each gets its own; whether it held must be the same."""
+
+        async def answer(store: AbstractObjectStore) -> object:
+            try:
+                found = await store.get_versioned(key)
+                if stale:
+                    version = '"stale"' if found is None else None
+                else:
+                    version = None if found is None else found[1]
+                await store.put_if(key, body, version=version)
+            except (StoreDecodeError, VersionConflictError) as error:
+                return type(error)
+            return found and found[0]
+
+        self.compare("put_if", answer)
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        self.same("delete", key)
+
+    @rule(chosen=st.lists(keys, max_size=4))
+    def delete_many(self, chosen: list[str]) -> None:
+        self.same("delete_many", chosen)
+
+    def teardown(self) -> None:
+        async def clear() -> None:
+            await self.stores[-1].delete_many(KEYS)
+            await asyncio.gather(*(store.close() for store in self.stores))
+
+        self.runner.run(clear())
+        self.runner.close()
+        self.folder.cleanup()
+
+
+@pytest.mark.timeout(600)
+def test_a_random_history_gives_the_same_answers_on_every_leaf(moto: S3Server, full: bool) -> None:
+    Leaves.server, Leaves.bucket = moto, moto.make_bucket()
+    run_state_machine_as_test(
+        Leaves,
+        settings=settings(
+            max_examples=250 if full else 60,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=not full,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        ),
+    )
+    assert Leaves.steps >= 2_000

@@ -1,0 +1,72 @@
+"""Every snippet of the README and the docs runs, page by page, and prints what the page says it prints."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import io
+import types
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import pytest
+
+from docs.snippets import ROOT, Snippet, snippets
+from starfish_server import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import S3Server
+
+PYTHON_PAGES = {
+    page: list(found) for page, found in groupby(snippets("python", "text"), key=lambda snippet: snippet.page)
+}
+
+
+@pytest.fixture
+def environment(seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, and the variables that the pages read."""
+    monkeypatch.chdir(tmp_path)
+    for service in ("S3", "R2", "TIGRIS"):
+        monkeypatch.setenv(f"{service}_ACCESS_KEY_ID", seaweedfs.access_key_id)
+        monkeypatch.setenv(f"{service}_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+    monkeypatch.setenv("S3_ENDPOINT", seaweedfs.endpoint)
+    monkeypatch.setenv("S3_BUCKET", seaweedfs.make_bucket())
+    monkeypatch.setenv("CF_ACCOUNT_ID", "0123456789abcdef")
+
+
+async def run(snippet: Snippet, names: dict[str, object]) -> str:
+    """Run one snippet, `await` at the top level allowed, and return what it printed."""
+    padded = "\n" * (snippet.line - 1) + snippet.code
+    code = compile(padded, snippet.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if code.co_flags & inspect.CO_COROUTINE:
+            await types.FunctionType(code, names)()
+        else:
+            exec(code, names)
+    return printed.getvalue()
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("page", PYTHON_PAGES)
+async def test_page(page: str) -> None:
+    names: dict[str, object] = {"__name__": "__main__"}
+    printed = ""
+    for snippet in PYTHON_PAGES[page]:
+        if snippet.language == "python":
+            assert printed == "", f"{snippet}: the page does not show what the snippet before it prints"
+            printed = await run(snippet, names)
+        else:
+            assert snippet.code == printed, str(snippet)
+            printed = ""
+    assert printed == "", f"{page}: the page does not show what its last snippet prints"
+    await MemoryObjectStore().delete_many(await MemoryObjectStore().list_keys(""))
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme_or_another_page() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    assert [page.name for page in pages[1:] if page.name not in text] == []

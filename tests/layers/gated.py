@@ -1,0 +1,141 @@
+"""A memory leaf whose replies a test can hold back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starfish_server.storage.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starfish_server.storage.base import StoreContext
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until `condition` holds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("waited in vain")
+
+
+class GatedStore(MemoryObjectStore):
+    """Does its work at once and answers when the gate is open; `calls` counts what reached it.
+
+    failure: raised in place of the next answer, after the work was done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(data={})
+        self.calls: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.cancelled = 0
+
+    async def reached(self, calls: int) -> None:
+        """Wait until that many calls have reached the store."""
+        await until(lambda: len(self.calls) >= calls)
+
+    async def answer(self, operation: str) -> None:
+        self.calls.append(operation)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        body = await super().get_string(key)
+        await self.answer("get_string")
+        return body
+
+    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+        body = await super().get_bytes(key)
+        await self.answer("get_bytes")
+        return body
+
+    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+        body = await super().get_string(key)
+        await self.answer("get_versioned")
+        return None if body is None else (body, f"version of {body}")
+
+    async def put_if(
+        self,
+        key: str,
+        body: str,
+        *,
+        version: str | None,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> str:
+        await super().put(key, body)
+        await self.answer("put_if")
+        return f"version of {body}"
+
+    async def list_keys(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        context: StoreContext | None = None,
+    ) -> list[str]:
+        keys = await super().list_keys(prefix, start_after=start_after, limit=limit)
+        await self.answer("list_keys")
+        return keys
+
+    async def put(
+        self,
+        key: str,
+        body: str,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        await super().put(key, body, content_type=content_type)
+        await self.answer("put")
+
+    async def put_bytes(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        await super().put_bytes(key, body, content_type=content_type)
+        await self.answer("put_bytes")
+
+    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
+        await super().delete(key)
+        await self.answer("delete")
+
+    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
+        await super().delete_many(keys)
+        await self.answer("delete_many")
+
+
+class Held(GatedStore):
+    """Holds back the reply to the first call of one operation; all others are answered at once."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__()
+        self._data["k"] = "old"
+        self.operation = operation
+        self.release = asyncio.Event()
+
+    async def answer(self, operation: str) -> None:
+        first = operation == self.operation and operation not in self.calls
+        await super().answer(operation)
+        if first:
+            await self.release.wait()

@@ -1,0 +1,92 @@
+"""A memory store that plays a script of failures and keeps a log of what reached it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from starfish_server.errors import VersionConflictError
+from starfish_server.layers.base import Around, Operation, Proceed, Target
+from starfish_server.storage.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from starfish_server.storage.base import StoreContext
+
+T = TypeVar("T")
+
+
+class Scripted(Around):
+    """Each call takes the next step, an error, seconds to take first or None, and passes after the last.
+
+    retries_taken_over: how often a `Retry` outside said so.
+    """
+
+    def __init__(self, *script: Exception | float | None, data: dict[str, str] | None = None) -> None:
+        super().__init__(MemoryObjectStore(data={} if data is None else data))
+        self.script = list(script)
+        self.calls: list[tuple[str, Target]] = []
+        self.times: list[float] = []
+        self.called_twice = asyncio.Event()
+        self.retries_taken_over = 0
+
+    def take_over_retries(self) -> None:
+        self.retries_taken_over += 1
+
+    async def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        self.calls.append((operation.name, target))
+        self.times.append(asyncio.get_running_loop().time())
+        if len(self.calls) == 2:
+            self.called_twice.set()
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        if step is not None:
+            await asyncio.sleep(step)
+        return await proceed()
+
+
+class Versioned(MemoryObjectStore):
+    """A memory store with conditional writes: each write counts up the version.
+
+    lost: errors to raise instead of the answer of a `put_if` that was done. refused: before it is done.
+    """
+
+    def __init__(
+        self, *, lost: list[Exception] | None = None, refused: list[Exception] | None = None
+    ) -> None:
+        self.objects: dict[str, tuple[str, int]] = {}
+        self.lost = lost or []
+        self.refused = refused or []
+        self.puts = 0
+        super().__init__(data={})
+
+    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+        found = self.objects.get(key)
+        return None if found is None else (found[0], f"v{found[1]}")
+
+    async def put_if(
+        self,
+        key: str,
+        body: str,
+        *,
+        version: str | None,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> str:
+        self.puts += 1
+        if self.refused:
+            raise self.refused.pop(0)
+        current = await self.get_versioned(key)
+        if (None if current is None else current[1]) != version:
+            raise VersionConflictError("changed", operation="put_if", key=key)
+        self.write(key, body)
+        if self.lost:
+            raise self.lost.pop(0)
+        return f"v{self.objects[key][1]}"
+
+    def write(self, key: str, body: str) -> None:
+        """Store `body` as another writer would."""
+        self.objects[key] = (body, self.objects.get(key, ("", 0))[1] + 1)

@@ -1,0 +1,211 @@
+"""`ConcurrencyLimit` lets so many through, in order, and loses no permit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layers.scripted import Scripted
+from starfish_server.errors import StoreOverloadedError, StoreUnavailableError
+from starfish_server.layers.base import Layer
+from starfish_server.layers.concurrency_limit import ConcurrencyLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starfish_server.storage.base import StoreContext
+
+
+class Gated(Layer):
+    """Reads wait until let go, and count how many are inside at once."""
+
+    def __init__(self) -> None:
+        super().__init__(Scripted())
+        self.inside: dict[str, asyncio.Event] = {}
+        self.order: list[str] = []
+        self.most = 0
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self.inside[key] = asyncio.Event()
+        self.order.append(key)
+        self.most = max(self.most, len(self.inside))
+        try:
+            await self.inside[key].wait()
+        finally:
+            del self.inside[key]
+        return key
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something outside."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def reads(layer: ConcurrencyLimit, *keys: str) -> list[asyncio.Task[str | None]]:
+    return [asyncio.create_task(layer.get_string(key)) for key in keys]
+
+
+async def finish(gated: Gated, tasks: list[asyncio.Task[str | None]]) -> None:
+    """Let go whatever is inside until every task has ended."""
+    while not all(task.done() for task in tasks):
+        for event in gated.inside.values():
+            event.set()
+        await asyncio.sleep(0)
+
+
+async def assert_permits(layer: ConcurrencyLimit, gated: Gated, expected: int) -> None:
+    tasks = reads(layer, *[f"probe{n}" for n in range(expected + 1)])
+    await settle()
+    assert len(gated.inside) == expected
+    await finish(gated, tasks)
+
+
+async def test_so_many_run_at_once_and_the_others_follow_in_order() -> None:
+    gated = Gated()
+    keys = [f"k{n}" for n in range(20)]
+    tasks = reads(ConcurrencyLimit(gated, max_in_flight=3), *keys)
+    await settle()
+    assert list(gated.inside) == keys[:3]
+    await finish(gated, tasks)
+    assert [task.result() for task in tasks] == keys
+    assert (gated.order, gated.most) == (keys, 3)
+
+
+async def test_a_newcomer_does_not_overtake_one_that_was_just_woken() -> None:
+    gated = Gated()
+    layer = ConcurrencyLimit(gated, max_in_flight=1)
+    tasks = reads(layer, "first", "second")
+    await settle()
+    gated.inside["first"].set()
+    await tasks[0]
+    tasks += reads(layer, "newcomer")
+    await finish(gated, tasks)
+    assert gated.order == ["first", "second", "newcomer"]
+
+
+@pytest.mark.parametrize("max_waiting", [0, 2])
+async def test_one_more_than_may_wait_is_refused_at_once(max_waiting: int) -> None:
+    gated = Gated()
+    layer = ConcurrencyLimit(gated, max_in_flight=1, max_waiting=max_waiting)
+    tasks = reads(layer, *[f"k{n}" for n in range(1 + max_waiting)])
+    await settle()
+    with pytest.raises(StoreOverloadedError) as caught:
+        await layer.get_string("more")
+    assert str(caught.value) == (
+        f"get_string 'more' refused: 1 operations are in flight and {max_waiting} wait"
+    )
+    assert (caught.value.operation, caught.value.key) == ("get_string", "more")
+    await finish(gated, tasks)
+    assert [task.exception() for task in tasks] == [None] * len(tasks)
+
+
+async def test_a_cancelled_waiter_makes_room_in_the_line() -> None:
+    gated = Gated()
+    layer = ConcurrencyLimit(gated, max_in_flight=1, max_waiting=1)
+    tasks = reads(layer, "inside", "gives up")
+    await settle()
+    tasks[1].cancel()
+    await settle()
+    tasks += reads(layer, "waits")
+    await settle()
+    assert not tasks[2].done()
+    await finish(gated, tasks)
+
+
+async def test_a_permit_handed_to_a_task_cancelled_at_that_moment_goes_on_to_the_next() -> None:
+    gated = Gated()
+    layer = ConcurrencyLimit(gated, max_in_flight=1)
+    tasks = reads(layer, "first", "second", "third")
+    await settle()
+    gated.inside["first"].set()
+    asyncio.get_running_loop().call_soon(tasks[1].cancel)  # runs after the hand-over and before second does
+    await settle()
+    assert list(gated.inside) == ["third"]
+    await finish(gated, tasks)
+    await assert_permits(layer, gated, 1)
+
+
+async def test_an_operation_that_fails_gives_its_permit_back() -> None:
+    layer = ConcurrencyLimit(Scripted(*[StoreUnavailableError("down")] * 5), max_in_flight=1, max_waiting=0)
+    for _ in range(5):
+        with pytest.raises(StoreUnavailableError):
+            await layer.get_string("k")
+    assert await layer.get_string("k") is None
+
+
+async def test_a_storm_of_cancellations_leaks_no_permit(full: bool) -> None:
+    gated = Gated()
+    layer = ConcurrencyLimit(gated, max_in_flight=7)
+    chance = random.Random(7)
+    tasks: list[asyncio.Task[str | None]] = []
+    for n in range(100_000 if full else 10_000):
+        tasks += reads(layer, f"k{n}")
+        if chance.random() < 0.5:
+            chance.choice(tasks[-50:]).cancel()
+        if chance.random() < 0.5 and gated.inside:
+            gated.inside[chance.choice(list(gated.inside))].set()
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+    await finish(gated, tasks)
+    assert sum(task.cancelled() for task in tasks) > 1000
+    assert sum(not task.cancelled() for task in tasks) > 1000
+    assert gated.most == 7
+    await assert_permits(layer, gated, 7)
+
+
+def test_event_loops_are_counted_apart() -> None:
+    both_inside = threading.Barrier(2, timeout=10)
+
+    class Meets(Layer):
+        async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+            both_inside.wait()
+            return key
+
+    layer = ConcurrencyLimit(Meets(Scripted()), max_in_flight=1, max_waiting=0)
+    results: list[str | None] = []
+
+    def work(read: Coroutine[None, None, str | None]) -> None:
+        results.append(asyncio.run(read))
+
+    threads = [threading.Thread(target=work, args=(layer.get_string("k"),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["k", "k"]
+
+
+def test_a_second_event_loop_starts_with_every_permit() -> None:
+    layer = ConcurrencyLimit(Scripted(60.0), max_in_flight=1, max_waiting=0)
+
+    async def abandon() -> None:
+        task = asyncio.create_task(layer.get_string("k"))
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    asyncio.run(abandon())
+    assert asyncio.run(layer.get_string("k")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_in_flight": 0}, ValueError),
+        ({"max_in_flight": 1.5}, TypeError),
+        ({"max_waiting": -1}, ValueError),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ConcurrencyLimit(Scripted(), **options)  # type: ignore[arg-type]  # that is the test
+
+
+def test_repr_shows_the_limits() -> None:
+    assert repr(ConcurrencyLimit(Scripted())).startswith(
+        "ConcurrencyLimit(max_in_flight=64, max_waiting=None, Scripted("
+    )

@@ -1,0 +1,78 @@
+"""What a `JsonLinesSink` does when the disk takes only a part of a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layers.access_records import record
+from starfish_server.layers.access_log.audit_chain import verify_audit_log
+from starfish_server.layers.access_log.json_lines import JsonLinesSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def keys(file: Path) -> list[str]:
+    return [json.loads(line)["keys"][0] for line in file.read_text().splitlines()]
+
+
+class FullDisk:
+    """Takes the place of `os.write` in the log file: half a batch gets through, then the disk is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self._write = os.write
+        monkeypatch.setattr("starfish_server.layers.access_log.log_file.os.write", self)
+
+    def __call__(self, file: int, data: memoryview) -> int:
+        if not self.full:
+            return self._write(file, data)
+        if len(data) > 100:
+            return self._write(file, data[: len(data) - 100])
+        raise OSError(28, "No space left on device")
+
+
+async def test_a_full_disk_fails_keep_and_the_log_goes_on_whole_and_chained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    sink = JsonLinesSink(path, chain=True)
+    await sink.keep(record("a"))
+    disk = FullDisk(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        await sink.keep(record("b"))
+    disk.full = False
+    await sink.keep(record("c"))
+    await sink.close()
+    assert keys(path) == ["a", "c"]
+    assert verify_audit_log(path).ok
+    assert "1 access records lost: OSError(28, 'No space left on device')" in caplog.messages
+
+
+async def test_the_chain_goes_on_after_the_part_of_a_batch_that_reached_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    sink = JsonLinesSink(path, chain=True)
+    disk = FullDisk(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        sink._write([record("a"), record("b")])
+    disk.full = False
+    await sink.keep(record("c"))
+    await sink.close()
+    assert keys(path) == ["a", "c"]
+    assert verify_audit_log(path).ok
+
+
+async def test_close_raises_if_the_last_records_were_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = JsonLinesSink(tmp_path / "audit.jsonl")
+    FullDisk(monkeypatch)
+    sink(record("a"))
+    with pytest.raises(OSError, match="No space left"):
+        await sink.close()

@@ -1,0 +1,224 @@
+"""A namespace puts the prefix in front of every key and takes it off all that comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from layers.gated import GatedStore
+from starfish_server.errors import (
+    ContextRequiredError,
+    DeleteManyError,
+    InvalidKeyError,
+    StackError,
+    StoreError,
+    StoreUnavailableError,
+)
+from starfish_server.layers.base import Wrapper
+from starfish_server.layers.caching import Caching
+from starfish_server.layers.namespace import Namespace
+from starfish_server.storage.base import StoreContext
+from starfish_server.storage.memory import MemoryObjectStore
+
+
+def context(namespace: str | None = "t1", **params: str) -> StoreContext:
+    return StoreContext("profile", params, "alice", ("user",), "pull", namespace)
+
+
+class ContextSeen(GatedStore):
+    """Keeps the context of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[StoreContext | None] = []
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self.seen.append(context)
+        return await super().get_string(key)
+
+
+async def write_and_read(store: Namespace, context: StoreContext) -> list[object]:
+    """Every operation but the deletes, with what each read returned."""
+    await store.put("a", "text", context=context)
+    await store.put_bytes("b/c", b"bytes", content_type="image/png", context=context)
+    return [
+        await store.get_string("a", context=context),
+        await store.get_bytes("b/c", context=context),
+        await store.put_if("d", "new", version=None, context=context),
+        await store.get_versioned("d", context=context),
+        await store.list_keys("", context=context),
+        await store.list_keys("b", start_after="a", limit=1, context=context),
+    ]
+
+
+async def test_every_operation_works_on_the_callers_own_keys() -> None:
+    leaf = GatedStore()
+    store = Namespace(leaf, "tenants/{namespace}/")
+    assert await write_and_read(store, context("t1")) == [
+        "text",
+        (b"bytes", "image/png"),
+        "version of new",
+        ("new", "version of new"),
+        ["a", "b/c", "d"],
+        ["b/c"],
+    ]
+    await store.delete("a", context=context("t1"))
+    await store.delete_many(["d", "d"], context=context("t1"))
+    assert list(leaf._data) == ["tenants/t1/b/c"]
+
+
+async def test_tenants_are_apart_even_where_one_name_begins_with_another() -> None:
+    store = Namespace(MemoryObjectStore(data={}), "{namespace}/")
+    for tenant in ("t1", "t10", "t1.", "t"):
+        await store.put("k", tenant, context=context(tenant))
+    for tenant in ("t1", "t10", "t1.", "t"):
+        assert await store.get_string("k", context=context(tenant)) == tenant
+        assert await store.list_keys("", context=context(tenant)) == ["k"]
+
+
+async def test_context_is_passed_on_unchanged() -> None:
+    leaf = ContextSeen()
+    caller = context("t1")
+    await Namespace(leaf, "{namespace}/").get_string("k", context=caller)
+    await Namespace(leaf, "plain/").get_string("k")
+    assert leaf.seen == [caller, None]
+    assert leaf.seen[0] is caller
+
+
+async def test_plain_prefix_needs_no_context() -> None:
+    leaf = MemoryObjectStore(data={})
+    await Namespace(leaf, "app/v1/").put("k", "body")
+    assert await leaf.list_keys("") == ["app/v1/k"]
+
+
+async def test_without_context_gives_such_calls_a_prefix_of_their_own() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Namespace(leaf, "tenants/{namespace}/", without_context="system/")
+    await store.put("k", "system")
+    await store.put("k", "tenant", context=context("t1"))
+    assert await leaf.list_keys("") == ["system/k", "tenants/t1/k"]
+
+
+async def test_call_without_a_context_is_refused() -> None:
+    leaf = GatedStore()
+    store = Namespace(leaf, "{namespace}/")
+    with pytest.raises(ContextRequiredError, match="there is none") as caught:
+        await store.get_string("k")
+    assert (caught.value.operation, caught.value.key, leaf.calls) == ("get_string", "k", [])
+
+
+async def test_foreign_key_in_a_list_is_an_error_that_does_not_name_it() -> None:
+    class Leaky(GatedStore):
+        async def list_keys(self, prefix: str, **_: Any) -> list[str]:
+            return [f"{prefix}mine", "tenants/t10/theirs"]
+
+    with pytest.raises(StoreError, match="outside the namespace") as caught:
+        await Namespace(Leaky(), "tenants/{namespace}/").list_keys("", context=context("t1"))
+    assert "theirs" not in str(caught.value)
+
+
+async def test_error_names_the_callers_key() -> None:
+    leaf = GatedStore()
+    cause = OSError("reset")
+    full = "tenants/t1/a/b"
+    original = StoreUnavailableError(
+        f"no answer for {full!r}", operation="get_string", key=full, retry_after=3.0
+    )
+    original.__cause__ = cause
+    leaf.failure = original
+    with pytest.raises(StoreUnavailableError) as caught:
+        await Namespace(leaf, "tenants/{namespace}/").get_string("a/b", context=context("t1"))
+    error = caught.value
+    assert (str(error), error.key, error.retry_after) == ("no answer for 'a/b'", "a/b", 3.0)
+    assert (error.operation, error.__cause__) == ("get_string", cause)
+    assert (str(original), original.key) == (f"no answer for {full!r}", full)
+
+
+async def test_notes_on_an_error_name_the_callers_key() -> None:
+    leaf = GatedStore()
+    leaf.failure = StoreUnavailableError("no answer")
+    leaf.failure.add_note("gave up on get_string 'tenants/t1/a/b'")
+    with pytest.raises(StoreUnavailableError) as caught:
+        await Namespace(leaf, "tenants/{namespace}/").get_string("a/b", context=context("t1"))
+    assert caught.value.__notes__ == ["gave up on get_string 'a/b'"]
+
+
+async def test_foreign_key_in_a_failure_is_not_passed_on() -> None:
+    leaf = GatedStore()
+    leaf.failure = DeleteManyError({"t2/x": StoreError("'t2/x' is busy", key="t2/x")})
+    with pytest.raises(StoreError, match="outside the namespace") as caught:
+        await Namespace(leaf, "{namespace}/").delete_many(["a"], context=context("t1"))
+    assert not isinstance(caught.value, DeleteManyError)
+    assert "t2" not in str(caught.value)
+
+
+async def test_failures_of_delete_many_are_by_the_callers_keys() -> None:
+    leaf = GatedStore()
+    leaf.failure = DeleteManyError(
+        {"t1/a": StoreUnavailableError("'t1/a' is busy", key="t1/a"), "t1/b": OSError("reset")}
+    )
+    with pytest.raises(DeleteManyError, match=r"^2 not deleted: 'a': 'a' is busy") as caught:
+        await Namespace(leaf, "{namespace}/").delete_many(["a", "b"], context=context("t1"))
+    failures = caught.value.failures
+    assert list(failures) == ["a", "b"]
+    assert isinstance(failures["a"], StoreUnavailableError)
+    assert (str(failures["a"]), failures["a"].key, str(failures["b"])) == ("'a' is busy", "a", "reset")
+
+
+@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "get_versioned", "delete"])
+@pytest.mark.parametrize("key", ["", "..", "../t2/k", "a//b", "/a", "a/", "a\n", "x" * 1025, None, 7])
+async def test_invalid_key_never_reaches_the_store_inside(operation: str, key: Any) -> None:
+    leaf = GatedStore()
+    store = Namespace(leaf, "{namespace}/")
+    with pytest.raises(InvalidKeyError):
+        await getattr(store, operation)(key, context=context())
+    with pytest.raises(InvalidKeyError):
+        await store.delete_many(["fine", key], context=context())
+    assert leaf.calls == []
+
+
+async def test_key_too_long_together_with_the_prefix_is_refused() -> None:
+    leaf = GatedStore()
+    store = Namespace(leaf, "{namespace}/")
+    fits = "/".join(["x" * 203] * 5 + ["y"])
+    assert len("t1/" + fits) == 1024
+    await store.put(fits, "body", context=context("t1"))
+    for call in (
+        store.put(fits + "y", "body", context=context("t1")),
+        store.delete_many(["a", fits + "y"], context=context("t1")),
+        store.list_keys(fits + "y", context=context("t1")),
+    ):
+        with pytest.raises(InvalidKeyError, match="leaves 1021"):
+            await call
+    assert leaf.calls == ["put"]
+
+
+@pytest.mark.parametrize("start_after", ["a" * 1024, "a" + "é" * 511, "z" * 1024, "b", "\u2030" * 341])
+async def test_start_after_of_any_length_keeps_its_place(start_after: str) -> None:
+    store = Namespace(MemoryObjectStore(data={}), "{namespace}/")
+    keys = sorted(["a" * 200, "a" * 203 + "/z", "az", "b", "c", "z"])
+    for key in keys:
+        await store.put(key, "x", context=context("t1"))
+    listed = await store.list_keys("", start_after=start_after, context=context("t1"))
+    assert listed == [key for key in keys if key > start_after]
+
+
+def test_cache_outside_a_namespace_is_refused() -> None:
+    with pytest.raises(StackError, match="vary_by"):
+        Caching(Namespace(MemoryObjectStore(data={}), "{namespace}/"))
+
+
+def test_cache_outside_a_plain_namespace_is_allowed() -> None:
+    Caching(Namespace(MemoryObjectStore(data={}), "app/"))
+
+
+def test_namespace_handles_every_operation_itself() -> None:
+    assert Namespace.__mro__[1] is Wrapper
+
+
+def test_repr_shows_the_prefix() -> None:
+    text = repr(Namespace(MemoryObjectStore(data={}), "t/{namespace}/", without_context="system/"))
+    assert (
+        text == "Namespace(prefix='t/{namespace}/', without_context='system/', MemoryObjectStore(0 objects))"
+    )

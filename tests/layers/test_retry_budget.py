@@ -1,0 +1,113 @@
+"""A retry budget keeps an outage from multiplying traffic."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layers.scripted import Scripted
+from starfish_server.errors import StoreTimeoutError, StoreUnavailableError
+from starfish_server.layers.retry import Retry, RetryBudget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starfish_server.storage.base import StoreContext
+
+
+class Outage(Scripted):
+    """Every read fails."""
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self.calls.append(("get_string", key))
+        raise StoreUnavailableError("down")
+
+
+async def test_a_thousand_calls_in_an_outage_make_at_most_a_fifth_more_attempts() -> None:
+    store = Outage()
+    budget = RetryBudget()
+    layers = [Retry(store, initial=1e-6, budget=budget) for _ in range(2)]
+    for n in range(1000):
+        with pytest.raises(StoreUnavailableError):
+            await layers[n % 2].get_string("k")
+    assert len(store.calls) == 1100
+    assert budget.tokens == 0
+
+
+async def test_a_spent_budget_raises_at_once_and_says_so() -> None:
+    store = Scripted(StoreUnavailableError("down"), StoreUnavailableError("down"))
+    budget = RetryBudget(10, retry_cost=10)
+    budget.take(StoreUnavailableError("down"))
+    with pytest.raises(StoreUnavailableError) as caught:
+        await Retry(store, budget=budget).get_string("k")
+    assert len(store.calls) == 1
+    assert caught.value.__notes__[0].endswith("the retry budget is spent")
+
+
+async def test_a_retry_after_a_timeout_costs_more() -> None:
+    budget = RetryBudget(100, retry_cost=5, timeout_cost=10)
+    assert budget.take(StoreTimeoutError("late")) == 10
+    assert budget.take(StoreUnavailableError("down")) == 5
+    assert budget.tokens == 85
+
+
+async def test_a_retry_that_succeeds_gives_its_tokens_back() -> None:
+    budget = RetryBudget(100)
+    store = Scripted(StoreUnavailableError("down"), StoreTimeoutError("late"))
+    await Retry(store, initial=1e-6, budget=budget).get_string("k")
+    assert budget.tokens == 95  # the first retry, which failed, stays paid
+
+
+async def test_calls_that_succeed_at_once_fill_the_budget_up_to_its_capacity() -> None:
+    budget = RetryBudget(10, refund=2)
+    budget.take(StoreUnavailableError("down"))
+    retry = Retry(Scripted(), budget=budget)
+    seen = []
+    for _ in range(4):
+        await retry.get_string("k")
+        seen.append(budget.tokens)
+    assert seen == [7, 9, 10, 10]
+
+
+async def test_the_last_attempt_pays_nothing() -> None:
+    budget = RetryBudget(100)
+    with pytest.raises(StoreUnavailableError):
+        await Retry(Outage(), attempts=2, initial=1e-6, budget=budget).get_string("k")
+    assert budget.tokens == 95
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_threads_lose_no_tokens() -> None:
+    budget = RetryBudget(1_000_000)
+
+    def work(_: int) -> None:
+        for _ in range(5000):
+            budget.give_back(budget.take(StoreUnavailableError("down")))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert budget.tokens == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "options", [{"capacity": 0}, {"retry_cost": 0}, {"timeout_cost": 501}, {"refund": -1}]
+)
+def test_figures_that_make_no_sense_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"must be 1 or more|never allow"):
+        RetryBudget(**options)
+
+
+def test_repr_shows_what_is_left() -> None:
+    assert repr(RetryBudget()) == "RetryBudget(500 of 500 tokens)"

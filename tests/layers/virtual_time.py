@@ -1,0 +1,43 @@
+"""An event loop whose clock jumps to the next timer: back-off and deadlines are exact and take no time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starfish_server.layers import retry
+from starfish_server.layers.retry import recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import pytest
+
+T = TypeVar("T")
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Never sleeps: with nothing ready to run, its time is that of the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def _run_once(self) -> None:
+        internals: Any = self
+        if not internals._ready and internals._scheduled:
+            self._now = max(self._now, internals._scheduled[0]._when)
+        super()._run_once()  # type: ignore[misc]  # not in typeshed
+
+
+def run(main: Coroutine[Any, Any, T], monkeypatch: pytest.MonkeyPatch) -> tuple[T, float]:
+    """Result of `main` and the virtual seconds it took. Retry's clock is the loop's."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        loop = runner.get_loop()
+        monkeypatch.setattr(retry, "monotonic", loop.time)
+        monkeypatch.setattr(recovery, "monotonic", loop.time)
+        result = runner.run(main)
+        return result, loop.time()

@@ -1,0 +1,225 @@
+"""Bodies of pushes that are too large, of another type, or not what a push is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from router.application import MAX_BODY_BYTES, make_app, push, pushed, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, MutableMapping
+
+    import httpx
+
+    from starfish_server.testing import RecordingStore
+
+JSON = {"Content-Type": "application/json"}
+TOO_LARGE = (413, {"error": "too_large"})
+
+
+@pytest.mark.parametrize("path", ["notes/a", "pictures/p"])
+async def test_a_declared_length_over_the_limit_is_refused_unread(store: RecordingStore, path: str) -> None:
+    content_type = "image/png" if "pictures" in path else "application/json"
+    async with serving(make_app(store)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            f"POST /v1/push/{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\n"
+            f"Content-Length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode()
+        )
+        # Not a byte of the body was sent, and the answer and the end are here.
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    assert store.calls == []
+
+
+async def test_a_body_of_unknown_length_is_read_up_to_the_limit(
+    client: httpx.AsyncClient, store: RecordingStore
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1000
+            yield b" " * 1000
+
+    response = await client.post("/push/notes/a", content=endless(), headers=JSON)
+    assert (response.status_code, response.json()) == TOO_LARGE
+    assert sent == MAX_BODY_BYTES + 1000
+    assert store.calls == []
+
+
+async def test_a_body_of_just_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+    body = json.dumps(pushed({"n": 1})).encode().ljust(MAX_BODY_BYTES)
+    assert (await client.post("/push/notes/a", content=body, headers=JSON)).status_code == 200
+    body += b" "
+    assert (await client.post("/push/notes/b", content=body, headers=JSON)).status_code == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "x", "١", ""])
+async def test_a_length_that_is_no_number(client: httpx.AsyncClient, length: str) -> None:
+    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", length.encode())]
+    response = await client.post("/push/notes/a", content=b"{}", headers=headers)
+    assert (response.status_code, response.json()) == (400, {"error": "invalid_content_length"})
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("notes/a", "text/plain"),
+        ("notes/a", "application/json-patch+json"),
+        ("notes/a", ""),
+        ("pictures/p", "application/json"),
+        ("pictures/p", "image"),
+        ("pictures/p", "image/"),
+        ("pictures/p", "image/*/png"),
+        ("pictures/p", "text/html; x=image/png"),
+        ("pictures/p", "image/png\u00e9"),
+    ],
+)
+async def test_another_type_is_refused(
+    client: httpx.AsyncClient, store: RecordingStore, path: str, content_type: str
+) -> None:
+    headers = {b"Content-Type": content_type.encode("latin-1")}
+    response = await client.post(f"/push/{path}", content=b"{}", headers=headers)
+    assert (response.status_code, response.json()) == (415, {"error": "unsupported_media_type"})
+    assert store.calls == []
+
+
+async def test_a_compressed_body_is_refused(client: httpx.AsyncClient, store: RecordingStore) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
+    response = await client.post("/push/pictures/p", content=b"\x1f\x8b", headers=headers)
+    assert (response.status_code, response.json()) == (415, {"error": "unsupported_content_encoding"})
+    assert store.calls == []
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
+async def test_json_is_taken(client: httpx.AsyncClient, content_type: str) -> None:
+    body = json.dumps(pushed({"n": 1}))
+    response = await client.post("/push/notes/a", content=body, headers={"Content-Type": content_type})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xef\xbb\xbf{}",
+        b'\xff{"data":{}}',
+        '{"data":{}}'.encode("utf-16"),
+        b'{"data":{"a":NaN}}',
+        b'{"data":{"a":-Infinity}}',
+        b'{"data":{"a":1e999}}',
+        b'{"data":{"a":1,"a":2}}',
+        b'{"data":{},"data":{}}',
+        b'{"data":{"a":"\\ud800"}}',
+        b'{"data":{"\\udfff":1}}',
+        b'{"data":{"a":' + b"9" * 5000 + b"}}",
+        b'{"data":' + b'{"a":' * 100 + b"1" + b"}" * 101,
+        b'{"data":{"a":' + b"[" * 4000 + b"]" * 4000 + b"}}",
+        b'{"data":{}}{}',
+    ],
+    ids=range(16),
+)
+async def test_what_is_not_json_to_every_reader(
+    client: httpx.AsyncClient, store: RecordingStore, body: bytes
+) -> None:
+    response = await client.post("/push/notes/a", content=body, headers=JSON)
+    assert (response.status_code, response.json()) == (400, {"error": "invalid_json"})
+    assert store.calls == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        "text",
+        None,
+        {},
+        {"data": None},
+        {"data": []},
+        {"data": "text"},
+        {"data": {}, "baseHash": 1},
+        {"data": {}, "baseHash": ["x"]},
+        {"data": {}, "authorSignature": 1},
+        {"base_hash": None},
+    ],
+)
+async def test_json_that_is_no_push(client: httpx.AsyncClient, store: RecordingStore, body: object) -> None:
+    response = await client.post("/push/notes/a", content=json.dumps(body), headers=JSON)
+    assert (response.status_code, response.json()) == (400, {"error": "invalid_body"})
+    assert store.calls == []
+
+
+async def test_deep_data_within_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+    data: dict[str, object] = {"n": 1}
+    for _ in range(98):
+        data = {"a": data}
+    await push(client, "notes/a", data)
+
+
+async def test_a_client_that_goes_away_writes_nothing(store: RecordingStore) -> None:
+    sent: list[MutableMapping[str, Any]] = []
+    messages: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    received = iter(messages)
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(received)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/push/notes/a",
+        "raw_path": b"/v1/push/notes/a",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await make_app(store)(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert store.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/pull/notes/a?checkpoint=-1", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=1.0", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=1_0", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=%D9%A1", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=9007199254740992", "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=" + "9" * 5000, "invalid_checkpoint"),
+        ("/pull/notes/a?checkpoint=1&checkpoint=2", "invalid_checkpoint"),
+        ("/pull/notes/a?last=5", "unsupported_last"),
+        ("/list/notes?limit=0", "invalid_limit"),
+        ("/list/notes?limit=1001", "invalid_limit"),
+        ("/list/notes?limit=x", "invalid_limit"),
+        ("/list/notes?after=..", "invalid_after"),
+        ("/list/notes?after=a/b", "invalid_after"),
+        ("/list/notes?after=a%0a", "invalid_after"),
+        ("/list/notes?after=a&after=b", "invalid_after"),
+    ],
+)
+async def test_a_bad_parameter(
+    client: httpx.AsyncClient, store: RecordingStore, path: str, error: str
+) -> None:
+    response = await client.get(path)
+    assert (response.status_code, response.json()) == (400, {"error": error})
+    assert store.calls == []

@@ -1,0 +1,57 @@
+"""The OpenAPI document is true: whatever is sent, the answer is one that it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+
+from router.application import NOTES, PICTURES, PROFILE, make_app
+from starfish_server import MemoryObjectStore
+from starfish_server.router import AuthResult, SyncConfig
+
+# A limit is nothing that a schema can say.
+LARGE = {"maxBodyBytes": 2**20}
+CONFIG = SyncConfig.model_validate(
+    {
+        "collections": [
+            NOTES | LARGE,
+            PICTURES | LARGE,
+            PROFILE | LARGE | {"readRoles": ["member"], "writeRoles": ["self", "member"]},
+        ],
+        "namespaces": {"acme": {"collections": [NOTES | LARGE]}},
+    }
+)
+APP = make_app(
+    MemoryObjectStore(data={}), CONFIG, role_resolver=lambda request: AuthResult("alice", ["member"])
+)
+schema = schemathesis.openapi.from_asgi("/openapi.json", APP)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_described(case: schemathesis.Case[Any]) -> None:
+    case.call_and_validate()
+
+
+def test_every_route_of_the_configuration_is_described() -> None:
+    assert sorted(APP.openapi()["paths"]) == [
+        "/v1/acme/list/notes",
+        "/v1/acme/pull/notes/{id}",
+        "/v1/acme/push/notes/{id}",
+        "/v1/health",
+        "/v1/list/notes",
+        "/v1/pull/notes/{id}",
+        "/v1/pull/pictures/{id}",
+        "/v1/pull/users/{identity}/profile",
+        "/v1/push/notes/{id}",
+        "/v1/push/pictures/{id}",
+        "/v1/push/users/{identity}/profile",
+    ]

@@ -1,0 +1,176 @@
+"""Concurrent pushes: no update is lost, between processes if the store can write conditionally."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from router.application import client_of, make_app, pull, push, pushed
+from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
+from starfish_server.router.pushes import MAX_ATTEMPTS, Pushes
+from starfish_server.router.wire import PushRequest
+from starfish_server.storage.base import StoreContext
+from starfish_server.testing import Fault, FaultyStore, RecordingStore
+
+if TYPE_CHECKING:
+    import httpx
+
+    from starfish_server import AbstractObjectStore
+
+CONTEXT = StoreContext("notes", {"id": "a"}, None, (), "push")
+
+
+class Slow(MemoryObjectStore):
+    """Lets other tasks run inside every operation, as a store over a network does."""
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        await asyncio.sleep(0)
+        return await super().get_string(key)
+
+    async def put(self, key: str, body: str, **options: Any) -> None:
+        await asyncio.sleep(0)
+        await super().put(key, body, **options)
+
+    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+        found = await super().get_versioned(key)
+        await asyncio.sleep(0)
+        return found
+
+    async def put_if(self, key: str, body: str, **options: Any) -> str:
+        await asyncio.sleep(0)
+        return await super().put_if(key, body, **options)
+
+
+class Unconditional(Slow):
+    def supports(self, operation: str) -> bool:
+        return operation not in {"get_versioned", "put_if"}
+
+
+class FindsOut(Slow):
+    """Over a service that turns out not to know conditional writes."""
+
+    async def put_if(self, key: str, body: str, **options: Any) -> str:
+        raise StoreNotSupportedError("not this service", operation="put_if", key=key)
+
+
+class Clientele:
+    """Two server processes over one store: nothing is shared but the store."""
+
+    def __init__(self, store: AbstractObjectStore) -> None:
+        self.clients = [client_of(make_app(store)) for _ in range(2)]
+
+    async def __aenter__(self) -> list[httpx.AsyncClient]:
+        return self.clients
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self.clients:
+            await client.aclose()
+
+
+async def statuses(clients: list[httpx.AsyncClient], base: str | None) -> list[int]:
+    """Of two concurrent pushes with the same base."""
+    responses = await asyncio.gather(
+        *(
+            client.post("/push/notes/a", json=pushed({"by": i, "after": base}, base))
+            for i, client in enumerate(clients)
+        )
+    )
+    return sorted(response.status_code for response in responses)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+async def test_of_two_processes_with_one_base_one_wins(first: bool) -> None:
+    async with Clientele(Slow(data={})) as clients:
+        base = None if first else (await push(clients[0], "notes/a", {"n": 0}))["hash"]
+        assert await statuses(clients, base) == [200, 409]
+
+
+@pytest.mark.parametrize("store", [Unconditional(data={}), FindsOut(data={})], ids=lambda s: type(s).__name__)
+async def test_of_two_pushes_in_one_process_one_wins_without_conditional_writes(store: Slow) -> None:
+    async with client_of(make_app(store)) as client:
+        assert await statuses([client, client], None) == [200, 409]
+        base = (await pull(client, "notes/a"))["hash"]
+        assert await statuses([client, client], base) == [200, 409]
+
+
+async def test_writers_that_follow_the_protocol_lose_nothing() -> None:
+    async with Clientele(Slow(data={})) as clients:
+
+        async def count(client: httpx.AsyncClient, times: int) -> None:
+            while times:
+                seen = await pull(client, "notes/a")
+                body = pushed({"n": seen["data"].get("n", 0) + 1}, seen["hash"])
+                response = await client.post("/push/notes/a", json=body)
+                assert response.status_code in (200, 409)
+                times -= response.status_code == 200
+
+        await asyncio.gather(*(count(client, 10) for client in clients * 3))
+        assert (await pull(clients[0], "notes/a"))["data"] == {"n": 60}
+
+
+async def test_a_push_repeats_while_its_base_still_matches() -> None:
+    conflicts = [Fault(VersionConflictError)] * 2
+    store = FaultyStore(MemoryObjectStore(data={}), {"put_if": conflicts})
+    recording = RecordingStore(store)
+    async with client_of(make_app(recording)) as client:
+        await push(client, "notes/a", {"n": 1})
+    assert [call.operation for call in recording.calls] == ["get_versioned", "put_if"] * 3
+
+
+async def test_a_push_that_is_always_overtaken_gives_up() -> None:
+    store = FaultyStore(MemoryObjectStore(data={}), {"put_if": [Fault(VersionConflictError)] * MAX_ATTEMPTS})
+    async with client_of(make_app(store)) as client:
+        response = await client.post("/push/notes/a", json=pushed({"n": 1}))
+        assert (response.status_code, response.json()) == (503, {"error": "contended"})
+        await push(client, "notes/a", {"n": 1})
+
+
+async def test_conditional_writes_say_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with client_of(make_app(MemoryObjectStore(data={}))) as client:
+        await push(client, "notes/a", {"n": 1})
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", [Unconditional, FindsOut])
+async def test_the_log_says_once_that_one_process_is_protected(
+    kind: type[Slow], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_of(make_app(kind(data={}))) as client:
+        for name in ("a", "b", "c"):
+            await push(client, f"notes/{name}", {"n": 1})
+    records = [record for record in caplog.records if record.name.startswith("starfish_server")]
+    [message] = [record.getMessage() for record in records]
+    assert message.startswith(f"{kind.__name__} has no conditional writes")
+    assert "within this process only" in message
+
+
+async def test_locks_are_kept_only_while_they_are_used() -> None:
+    pushes = Pushes(Unconditional(data={}))
+    request = PushRequest(data={"n": 1})
+    await asyncio.gather(*(pushes.push(f"notes/{name}", request, CONTEXT) for name in range(50)))
+    gc.collect()
+    assert len(pushes._locks) == 0
+
+
+async def test_a_cancelled_push_lets_the_next_one_in() -> None:
+    reached = asyncio.Event()
+
+    class Stuck(Unconditional):
+        async def put(self, key: str, body: str, **options: Any) -> None:
+            if not reached.is_set():
+                reached.set()
+                await asyncio.Event().wait()
+            await super().put(key, body, **options)
+
+    pushes = Pushes(Stuck(data={}))
+    request = PushRequest(data={"n": 1})
+    first = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
+    await reached.wait()
+    second = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).data == {"n": 1}
+    assert first.cancelled()

@@ -1,0 +1,179 @@
+"""Who may do what, and what becomes of a resolver that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import HTTPException, Request
+
+from router.application import as_caller, client_of, make_app, one_collection, pushed, resolve
+from starfish_server import StoreUnavailableError
+from starfish_server.router import AuthResult
+
+if TYPE_CHECKING:
+    import httpx
+
+    from starfish_server.testing import RecordingStore
+
+UNAUTHORIZED = (401, {"error": "unauthorized"})
+FORBIDDEN = (403, {"error": "forbidden"})
+UNAVAILABLE = (503, {"error": "resolver_unavailable"})
+MEMBERS = one_collection(readRoles=["member", "reader"], writeRoles=["member"])
+
+
+async def answer_of(resolver: Any, store: RecordingStore, **options: Any) -> tuple[int, object]:
+    """What a pull for members answers, with that resolver."""
+    app = make_app(store, MEMBERS, role_resolver=resolver, **options)
+    async with client_of(app) as client:
+        response = await client.get("/pull/notes/a")
+    return response.status_code, response.json() if response.status_code != 200 else None
+
+
+async def test_a_public_route_does_not_ask_the_resolver(store: RecordingStore) -> None:
+    def unexpected(request: Request) -> None:
+        raise AssertionError("asked")
+
+    async with client_of(make_app(store, role_resolver=unexpected)) as client:
+        assert (await client.get("/pull/notes/a")).status_code == 200
+
+
+@pytest.mark.parametrize("action", ["pull", "push"])
+async def test_an_unknown_caller(client: httpx.AsyncClient, store: RecordingStore, action: str) -> None:
+    call = client.get if action == "pull" else client.post
+    response = await call(f"/{action}/users/alice/profile")
+    assert (response.status_code, response.json()) == UNAUTHORIZED
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert store.calls == []
+
+
+@pytest.mark.parametrize("caller", ["bob", "bob self", "bob public", "Alice", "alic", "bob member"])
+async def test_what_belongs_to_another(client: httpx.AsyncClient, store: RecordingStore, caller: str) -> None:
+    for response in (
+        await client.get("/pull/users/alice/profile", headers=as_caller(caller)),
+        await client.get("/list/users/alice/diary", headers=as_caller(caller)),
+        await client.post("/push/users/alice/profile", json=pushed({}), headers=as_caller(caller)),
+    ):
+        assert (response.status_code, response.json()) == FORBIDDEN
+    assert store.calls == []
+
+
+async def test_a_role_may_read_but_not_write(client: httpx.AsyncClient) -> None:
+    path, admin = "users/alice/profile", as_caller("bob admin")
+    assert (await client.get(f"/pull/{path}", headers=admin)).status_code == 200
+    assert (await client.post(f"/push/{path}", json=pushed({}), headers=admin)).status_code == 403
+
+
+async def test_nobody_is_self_where_the_path_has_no_identity(store: RecordingStore) -> None:
+    app = make_app(store, one_collection(readRoles=["self"]))
+    async with client_of(app) as client:
+        assert (await client.get("/pull/notes/alice", headers=as_caller("alice"))).status_code == 403
+
+
+async def test_a_collection_without_roles_is_for_nobody(store: RecordingStore) -> None:
+    async with client_of(make_app(store, one_collection(readRoles=[]))) as client:
+        assert (await client.get("/pull/notes/a", headers=as_caller("alice admin"))).status_code == 403
+
+
+def sync_resolver(request: Request) -> AuthResult:
+    assert threading.current_thread() is not threading.main_thread()
+    return AuthResult("alice", ["reader"])
+
+
+class CallableResolver:
+    async def __call__(self, request: Request) -> AuthResult:
+        return AuthResult("alice", {"member": 1})
+
+
+async def with_default(request: Request, roles: list[str]) -> AuthResult:
+    return AuthResult("alice", roles)
+
+
+@pytest.mark.parametrize(
+    "resolver",
+    [
+        sync_resolver,
+        CallableResolver(),
+        functools.partial(with_default, roles=["reader"]),
+        lambda request: with_default(request, ["reader"]),
+    ],
+    ids=["function", "object", "partial", "lambda"],
+)
+async def test_any_callable_resolves(store: RecordingStore, resolver: Any) -> None:
+    assert await answer_of(resolver, store) == (200, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("token of alice expired"), UNAUTHORIZED),
+        (PermissionError("no"), UNAUTHORIZED),
+        (HTTPException(401, "secret detail"), UNAUTHORIZED),
+        (HTTPException(403, "secret detail"), FORBIDDEN),
+        (HTTPException(418), UNAUTHORIZED),
+        (TimeoutError(), UNAVAILABLE),
+        (ConnectionRefusedError("10.0.0.7"), UNAVAILABLE),
+        (StoreUnavailableError("bucket"), UNAVAILABLE),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_resolver_that_raises(store: RecordingStore, error: Exception, expected: object) -> None:
+    def resolver(request: Request) -> None:
+        raise error
+
+    assert await answer_of(resolver, store) == expected
+    assert store.calls == []
+
+
+async def hanging(request: Request) -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_thread_that_hangs_is_not_waited_for(store: RecordingStore) -> None:
+    released = threading.Event()
+    try:
+        # In a loop of its own, that waits for its threads only after the answer.
+        with asyncio.Runner() as runner:
+            before = time.monotonic()
+            answer = runner.run(
+                answer_of(lambda request: released.wait(30), store, role_resolver_timeout=0.05)
+            )
+            assert answer == UNAVAILABLE
+            assert time.monotonic() - before < 10
+            released.set()
+    finally:
+        released.set()
+
+
+async def test_a_resolver_that_takes_too_long(store: RecordingStore) -> None:
+    assert await answer_of(hanging, store, role_resolver_timeout=0.05) == UNAVAILABLE
+
+
+@pytest.mark.parametrize("result", ["alice", {"identity": "alice"}, True])
+async def test_a_resolver_that_gives_something_else(
+    store: RecordingStore, result: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await answer_of(lambda request: result, store) == (500, {"error": "internal_error"})
+    assert f"role_resolver gave {type(result).__name__}, not AuthResult or None" in caplog.text
+
+
+@pytest.mark.parametrize("identity", ["", "a/b", "..", "a b", "a\n", "ü", "x" * 256, None])
+def test_an_identity_is_one_key_segment(identity: Any) -> None:
+    with pytest.raises(ValueError, match="identity must be one key segment"):
+        AuthResult(identity, [])
+
+
+def test_roles_are_not_one_text() -> None:
+    with pytest.raises(TypeError, match="roles must be several"):
+        AuthResult("alice", "admin")
+
+
+async def test_another_challenge(store: RecordingStore) -> None:
+    app = make_app(store, MEMBERS, role_resolver=resolve, challenge='Basic realm="notes"')
+    async with client_of(app) as client:
+        response = await client.get("/pull/notes/a")
+    assert response.headers["www-authenticate"] == 'Basic realm="notes"'

@@ -1,0 +1,69 @@
+"""Who pulls since its last checkpoint misses no change, whatever the clocks say."""
+
+from __future__ import annotations
+
+import pytest
+
+from starfish_server.router.document import Document, next_version, parse_document
+
+
+def version(previous: Document | None, data: dict[str, object], now: int) -> Document:
+    """The next version, after it was stored and read again."""
+    return parse_document(next_version(previous, data, now, None).to_json())
+
+
+def test_a_leaf_keeps_its_time_until_it_changes() -> None:
+    first = version(None, {"a": 1, "b": {"c": [1], "d": None}}, 100)
+    second = version(first, {"a": 1, "b": {"c": [2], "d": None}, "e": {}}, 200)
+    assert second.timestamps == {"a": 100, "b": {"c": 200, "d": 100}, "e": {}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, 1.0), (1, True), (0, False), ([1], [1.0]), (None, 0), (0.0, -0.0)]
+)
+def test_values_that_python_holds_equal_are_changes(old: object, new: object) -> None:
+    assert version(version(None, {"a": old}, 100), {"a": new}, 200).timestamps == {"a": 200}
+
+
+@pytest.mark.parametrize("now", [100, 50])
+def test_a_change_in_the_same_millisecond_or_by_a_slow_clock_is_later(now: int) -> None:
+    first = version(None, {"a": 1}, 100)
+    second = version(first, {"a": 2}, now)
+    assert second.timestamp == 101
+    assert second.changed_since(first.timestamp) == {"a": 2}
+
+
+@pytest.mark.parametrize("now", [200, 150])
+def test_a_change_after_a_removal_is_later_than_what_was_removed(now: int) -> None:
+    seen = version(version(None, {"a": 1}, 100), {"a": 1, "b": 1}, 200)
+    removed = version(seen, {"a": 1}, now)
+    changed = version(removed, {"a": 2}, now)
+    assert (seen.timestamp, removed.timestamp, changed.timestamp) == (200, 201, 202)
+    assert changed.changed_since(removed.timestamp) == changed.changed_since(seen.timestamp) == {"a": 2}
+
+
+def test_pushing_the_same_data_again_changes_no_time() -> None:
+    first = version(None, {"a": 1}, 100)
+    assert version(first, {"a": 1}, 200) == first
+
+
+def test_only_a_removal_is_stored_with_a_time_of_its_own() -> None:
+    first = version(None, {"a": 1, "b": 1}, 100)
+    assert "timestamp" not in first.to_json().replace("timestamps", "")
+    assert '"timestamp":200' in version(first, {"a": 1}, 200).to_json()
+
+
+def test_an_object_in_place_of_a_leaf_is_new_throughout() -> None:
+    first = version(None, {"a": 1, "b": {"c": 1}}, 100)
+    second = version(first, {"a": {"x": 1}, "b": 2}, 200)
+    assert second.changed_since(100) == {"a": {"x": 1}, "b": 2}
+
+
+def test_an_empty_object_in_place_of_a_leaf_is_told() -> None:
+    first = version(None, {"a": 1, "b": 1}, 100)
+    assert version(first, {"a": {}, "b": 1}, 200).changed_since(100) == {"a": {}}
+
+
+def test_leaves_without_a_time_are_always_told() -> None:
+    stored = '{"v":1,"data":{"old":1,"list":[1,2],"in":{"x":1}},"timestamps":{"list":[5,6]},"hash":"h"}'
+    assert parse_document(stored).changed_since(100) == {"old": 1, "list": [1, 2], "in": {"x": 1}}

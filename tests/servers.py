@@ -1,0 +1,153 @@
+"""Real S3 servers on loopback, each a process of its own with a folder of its own, for tests and the demo."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import botocore.session
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READY_SECONDS = 30.0
+_EXIT_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where a server answers, and the keys it knows."""
+
+    endpoint: str
+    access_key_id: str = "starfish-access-key"
+    secret_access_key: str = "starfish-secret-access-key"
+
+    def make_bucket(self) -> str:
+        """Create a new, empty bucket and return its name."""
+        bucket = f"bucket-{uuid.uuid4().hex}"
+        client = botocore.session.Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 5}),
+        )
+        try:
+            client.create_bucket(Bucket=bucket)
+        finally:
+            client.close()
+        return bucket
+
+
+@contextmanager
+def start_seaweedfs() -> Iterator[S3Server]:
+    """SeaweedFS: checks signatures and the limits of DeleteObjects; lists in directory order."""
+    s3, master, volume, filer, admin = _free_ports(5)
+    server = S3Server(f"http://127.0.0.1:{s3}")
+    with tempfile.TemporaryDirectory(prefix="seaweedfs-") as folder:
+        command = [
+            _installed("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.autoCreateBucket=false",
+            f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-master.port={master}",
+            f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}",
+            "-volume.max=5000",  # each bucket takes one; by default there are as many as the disk could fill
+        ]  # fmt: skip
+        keys = {
+            "AWS_ACCESS_KEY_ID": server.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": server.secret_access_key,
+        }
+        with _running(command, keys, folder, f"{server.endpoint}/healthz"):
+            yield server
+
+
+@contextmanager
+def start_moto() -> Iterator[S3Server]:
+    """Moto: lists any key in the right order; accepts every signature, and is slow."""
+    (port,) = _free_ports(1)
+    server = S3Server(f"http://127.0.0.1:{port}")
+    with tempfile.TemporaryDirectory(prefix="moto-") as folder:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with _running(command, {}, folder, f"{server.endpoint}/moto-api/"):
+            yield server
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str], folder: str, health: str) -> Iterator[None]:
+    log = Path(folder) / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_healthy(process, health, log)
+        yield
+    finally:
+        process.terminate()
+        try:  # its folder goes too, so nothing is lost if a connection left open holds up its exit
+            process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=1.0) as reply:
+                if reply.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.05)
+    state = "did not answer" if process.poll() is None else f"ended with {process.returncode}"
+    tail = log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"{process.args!r} {state}; the end of its output:\n{tail}")
+
+
+def _installed(name: str) -> str:
+    """Path of a program that a package put beside this Python, or on the PATH."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if path is None:
+        raise RuntimeError(f"{name} is not installed: pip install --group dev")
+    return path
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free ports below the range that the system hands out by itself, each with port + 10000 free as well."""
+    found: list[int] = []
+    for port in random.sample(range(12_000, 22_000), 2_000):
+        if _is_free(port) and _is_free(port + 10_000):
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError("no free ports between 12000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,13 @@
+"""Fixtures of the tests of leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from starfish_server.storage.s3 import attempts
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow at once."""
+    monkeypatch.setattr(attempts, "INITIAL_SECONDS", 0.0)

@@ -1,0 +1,42 @@
+"""What several test files of the filesystem leaf share."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+
+
+def make_store(base_dir: Path, *, fsync: bool = False) -> FilesystemObjectStore:
+    return FilesystemObjectStore(FilesystemStorageOptions(base_dir, fsync=fsync))
+
+
+def take_away_xattrs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that has no extended attributes."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    monkeypatch.setattr(os, "getxattr", refuse)
+
+
+def temporary_files(base_dir: Path) -> list[str]:
+    return sorted(p.name for p in (base_dir / "~staging").iterdir() if p.suffix != ".lock")
+
+
+def visible_entries(base_dir: Path) -> list[str]:
+    """Files and folders that people see, without the reserved ones."""
+    paths = (path.relative_to(base_dir).as_posix() for path in base_dir.rglob("*"))
+    return sorted(path for path in paths if not path.startswith("~"))
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Return once it holds; fail after five seconds."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - files and threads set no asyncio.Event
+            await asyncio.sleep(0.005)

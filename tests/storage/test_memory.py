@@ -1,0 +1,67 @@
+"""`MemoryObjectStore`: its dict is shared, apart, or the caller's own."""
+
+from __future__ import annotations
+
+from starfish_server import MemoryObjectStore
+
+
+async def test_stores_without_data_share_one_dict() -> None:
+    await MemoryObjectStore().put("memory/shared", "v")
+    assert await MemoryObjectStore().get_string("memory/shared") == "v"
+    await MemoryObjectStore().delete("memory/shared")
+    assert await MemoryObjectStore().get_string("memory/shared") is None
+
+
+async def test_an_empty_dict_is_a_store_apart() -> None:
+    one, other = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    await one.put("k", "v")
+    assert await other.get_string("k") is None
+    assert await MemoryObjectStore().get_string("k") is None
+
+
+async def test_a_dict_passed_in_stays_the_live_backing() -> None:
+    data: dict[str, str] = {"before": "1"}
+    store = MemoryObjectStore(data=data)
+    await store.put("put", "2", content_type="application/json")
+    data["after"] = "3"
+    assert data == {"before": "1", "put": "2", "after": "3"}
+    assert await store.list_keys("") == ["after", "before", "put"]
+    assert await store.get_bytes("after") == (b"3", "text/plain; charset=utf-8")
+
+
+async def test_bytes_without_a_type_read_as_octet_stream() -> None:
+    data: dict[str, str | bytes] = {"raw": b"\x00"}
+    assert await MemoryObjectStore(data=data).get_bytes("raw") == (b"\x00", "application/octet-stream")
+
+
+async def test_text_and_bytes_are_one_world() -> None:
+    data: dict[str, str | bytes] = {}
+    store = MemoryObjectStore(data=data)
+    await store.put_bytes("k", b"bytes", content_type="image/png")
+    await store.put("k", "text")
+    assert data == {"k": "text"}
+    assert type(await store.get_string("k")) is str
+
+
+async def test_text_of_another_class_is_stored_by_its_characters() -> None:
+    class Named(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "its name"
+
+    data: dict[str, str] = {"live": Named("value")}
+    store = MemoryObjectStore(data=data)
+    await store.put("put", Named("value"))
+    assert [await store.get_string("put"), await store.get_string("live")] == ["value", "value"]
+
+
+async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:
+    data: dict[str, str] = {}
+    await MemoryObjectStore(data=data).put("k", "{}", content_type="application/json")
+    assert await MemoryObjectStore(data=data).get_bytes("k") == (b"{}", "application/json")
+
+
+def test_repr_shows_no_content() -> None:
+    assert repr(MemoryObjectStore(data={"k": "secret"})) == "MemoryObjectStore(1 objects)"
+    assert repr(MemoryObjectStore()) == "MemoryObjectStore(shared)"

@@ -1,0 +1,155 @@
+"""How often the S3 leaf tries: counted on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faulty_proxy import Fault, FaultyProxy, cut_short, lost_reply, passed_on, reply, reset, s3_error, stalled
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreError,
+    StoreOverloadedError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from starfish_server.storage.s3 import S3ObjectStore, attempts
+
+if TYPE_CHECKING:
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+OUTAGES: dict[str, Fault] = {
+    "reset": reset,
+    "503": s3_error(503, "SlowDown"),
+    "500": s3_error(500, "InternalError"),
+    "empty": reply(200),
+}
+OPERATIONS: dict[str, Callable[[S3ObjectStore], object]] = {
+    "get": lambda store: store.get_string("k"),
+    "put": lambda store: store.put("k", "v"),
+    "list": lambda store: store.list_keys(""),
+    "delete_many": lambda store: store.delete_many(["k"]),
+}
+
+
+@pytest.mark.parametrize("maximum", [1, 3, 5])
+@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_in_an_outage_the_attempts_on_the_wire_are_max_attempts(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, operation: str, outage: str, maximum: int
+) -> None:
+    """On a connection that was used before, too: HTTP clients like to repeat a request there."""
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=maximum)
+    proxy.fault = s3_error(403, "AccessDenied")
+    with pytest.raises(StoreError):
+        await store.get_string("k")
+    proxy.seen.clear()
+    proxy.fault = OUTAGES[outage]
+    with pytest.raises((StoreUnavailableError, DeleteManyError)):
+        await OPERATIONS[operation](store)  # type: ignore[misc]  # each gives a coroutine
+    assert len(proxy.seen) == maximum
+
+
+async def test_a_failure_that_passes_is_not_noticed(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    proxy.next_faults += [lost_reply, reset, passed_on]
+    await store.put("k", "v" * 1000)
+    proxy.next_faults += [cut_short(10), s3_error(500, "InternalError"), passed_on]
+    assert await store.get_string("k") == "v" * 1000
+
+
+async def test_what_another_try_cannot_change_is_tried_once(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    proxy.fault = s3_error(400, "InvalidBucketName")
+    with pytest.raises(StoreError):
+        await store.put("k", "v")
+    assert len(proxy.seen) == 1
+
+
+async def test_a_retry_layer_leaves_one_attempt(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=5)
+    store.take_over_retries()
+    proxy.fault = reset
+    with pytest.raises(StoreUnavailableError):
+        await store.get_string("k")
+    assert len(proxy.seen) == 1
+
+
+async def test_the_server_says_how_long_to_wait(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(attempts, "asyncio", type("fake", (), {"sleep": staticmethod(sleep)}))
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    proxy.fault = s3_error(503, "SlowDown", Retry_After="7")
+    with pytest.raises(StoreOverloadedError) as caught:
+        await store.get_string("k")
+    assert waits == [7.0, 7.0]
+    assert caught.value.retry_after == 7.0
+
+
+async def test_a_wait_too_long_is_left_to_the_caller(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    proxy.fault = s3_error(503, "SlowDown", Retry_After="3600")
+    with pytest.raises(StoreOverloadedError) as caught:
+        await store.get_string("k")
+    assert caught.value.retry_after == 3600.0
+    assert len(proxy.seen) == 1
+
+
+async def test_a_server_that_does_not_answer_is_a_timeout(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, read_timeout=0.1, max_attempts=2)
+    proxy.fault = stalled
+    with pytest.raises(StoreTimeoutError):
+        await store.get_string("k")
+    assert len(proxy.seen) == 2
+
+
+async def test_an_upload_that_stalls_is_a_timeout(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    """The server takes the connection and reads nothing."""
+    done = asyncio.Event()
+
+    async def ignore(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.transport.abort()
+
+    listener = await asyncio.start_server(ignore, "127.0.0.1", 0, limit=1024)
+    endpoint = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    store = make_s3(seaweedfs, bucket="b", endpoint=endpoint, read_timeout=0.3, max_attempts=1)
+    begun = time.monotonic()
+    with pytest.raises(StoreTimeoutError):
+        await store.put_bytes("k", bytes(32 * 2**20), content_type="a/b")
+    assert time.monotonic() - begun < 10.0
+    done.set()
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_a_host_that_refuses_or_is_unknown_is_unavailable(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    for endpoint in ("http://127.0.0.1:1", "http://no-such-host.invalid"):
+        store = make_s3(seaweedfs, bucket="b", endpoint=endpoint, max_attempts=1)
+        with pytest.raises(StoreUnavailableError, match="no connection could be made") as caught:
+            await store.get_string("k")
+        assert caught.value.__cause__ is not None

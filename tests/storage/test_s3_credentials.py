@@ -1,0 +1,290 @@
+"""Who asks: keys of the options, the standard chain, nobody; and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.utils import ContainerMetadataFetcher
+
+from faulty_proxy import FaultyProxy, reply, reset, s3_error
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreAccessDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from starfish_server.storage.s3 import S3ObjectStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+
+CHAIN = {"access_key_id": None, "secret_access_key": None}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials but those of the test."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+async def test_keys_are_found_in_the_environment(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweedfs.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+    store = make_s3(seaweedfs, **CHAIN)
+    await store.put("k", "v")
+    assert await store.get_string("k") == "v"
+
+
+async def test_keys_are_found_in_a_profile(
+    seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "credentials").write_text(
+        f"[there]\naws_access_key_id = {seaweedfs.access_key_id}\n"
+        f"aws_secret_access_key = {seaweedfs.secret_access_key}\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "there")
+    assert await make_s3(seaweedfs, **CHAIN).get_string("k") is None
+
+
+async def test_keys_that_expire_are_refreshed(seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path) -> None:
+    """A credential process whose keys are always about to expire, so that each request runs it anew."""
+    expires = (datetime.now(UTC) + timedelta(seconds=300)).isoformat()
+    keys = {
+        "Version": 1,
+        "AccessKeyId": seaweedfs.access_key_id,
+        "SecretAccessKey": seaweedfs.secret_access_key,
+        "Expiration": expires,
+    }
+    program, runs = tmp_path / "keys.py", tmp_path / "runs"
+    program.write_text(
+        f"open({str(runs)!r}, 'a').write('x')\nprint({json.dumps(keys)!r})\n",
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    store = make_s3(seaweedfs, **CHAIN)
+    await store.put("k", "v")
+    before = len(runs.read_text())
+    assert await store.get_string("k") == "v"
+    assert len(runs.read_text()) > before
+
+
+async def test_the_chain_is_searched_once_for_many_first_requests(
+    seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    keys = {
+        "Version": 1,
+        "AccessKeyId": seaweedfs.access_key_id,
+        "SecretAccessKey": seaweedfs.secret_access_key,
+    }
+    program, runs = tmp_path / "keys.py", tmp_path / "runs"
+    program.write_text(f"open({str(runs)!r}, 'a').write('x')\nprint({json.dumps(keys)!r})\n")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    store = make_s3(seaweedfs, **CHAIN)
+    await asyncio.gather(*(store.get_string("k") for _ in range(10)))
+    assert runs.read_text() == "x"
+
+
+async def test_a_chain_without_keys_says_what_to_do(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    with pytest.raises(StoreAccessDeniedError, match="anonymous=True") as caught:
+        await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
+    assert (caught.value.operation, caught.value.key) == ("get_string", "k")
+
+
+async def test_a_chain_that_fails_is_an_error_without_its_output(
+    seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(
+        f"[default]\ncredential_process = {sys.executable} -c \"import sys; sys.exit('hunter2')\"\n"
+    )
+    with pytest.raises(StoreAccessDeniedError, match="CredentialRetrievalError") as caught:
+        await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "SecretAccessKey hunter2",
+        "[]",
+        '{"Version": 1, "AccessKeyId": 1, "SecretAccessKey": 2}',
+        '{"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "hunter2", "Expiration": "hunter2"}',
+        '{"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "s", "SessionToken": "hunter2\\n"}',
+    ],
+)
+async def test_a_credential_process_that_prints_no_keys_is_an_error_without_its_output(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path, printed: str
+) -> None:
+    (tmp_path / "keys.py").write_text(f"print({printed!r})\n")
+    (tmp_path / "config").write_text(
+        f"[default]\ncredential_process = {sys.executable} {tmp_path / 'keys.py'}\n"
+    )
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    with pytest.raises(StoreAccessDeniedError, match="standard credential chain") as caught:
+        await store.get_string("k")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert proxy.seen == []
+
+
+async def test_a_credential_process_that_is_not_there_is_tried_once(
+    seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\ncredential_process = /no/such/program\n")
+    with pytest.raises(StoreAccessDeniedError, match="FileNotFoundError"):
+        await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
+
+
+async def test_a_profile_that_is_not_there_is_named_by_the_cause(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreAccessDeniedError, match="ProfileNotFound") as caught:
+        await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
+    assert "nobody" in str(caught.value.__cause__)
+
+
+async def test_a_service_of_roles_that_does_not_answer_is_unavailable(
+    seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    (tmp_path / "config").write_text(
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = s\nregion = us-east-1\n"
+        "[profile s]\naws_access_key_id = AKID\naws_secret_access_key = secret\n"
+    )
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        await make_s3(seaweedfs, bucket="b", max_attempts=1, **CHAIN).get_string("k")
+
+
+async def test_a_container_that_does_not_answer_is_unavailable(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        await make_s3(seaweedfs, bucket="b", max_attempts=1, **CHAIN).get_string("k")
+
+
+async def test_an_anonymous_store_signs_nothing(proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3) -> None:
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, anonymous=True, **CHAIN)
+    proxy.fault = reply(200, "public", ETag='"e"')
+    assert await store.get_string("k") == "public"
+    assert not {"Authorization", "X-Amz-Date", "X-Amz-Security-Token"} & set(proxy.seen[0].headers)
+
+
+async def test_an_anonymous_store_is_refused_where_keys_are_needed(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    bucket = seaweedfs.make_bucket()
+    with pytest.raises(StoreAccessDeniedError):
+        await make_s3(seaweedfs, bucket=bucket, anonymous=True, **CHAIN).put("k", "v")
+
+
+async def test_a_wrong_secret_is_refused_by_every_operation_naming_the_bucket_alone(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, secret_access_key="hunter2-wrong")
+    bucket = store._transport.address.bucket
+    operations = (store.get_string("k"), store.put("k", "v"), store.list_keys(""), store.delete("k"))
+    for operation in operations:
+        with pytest.raises(StoreAccessDeniedError, match=bucket) as caught:
+            await operation
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(DeleteManyError) as failed:
+        await store.delete_many(["k"])
+    assert type(failed.value.failures["k"]) is StoreAccessDeniedError
+
+
+async def test_a_session_token_is_sent_and_signed(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, session_token="token")
+    proxy.fault = reply(200, "v", ETag='"e"')
+    await store.get_string("k")
+    sent = proxy.seen[0].headers
+    assert sent["X-Amz-Security-Token"] == "token"
+    assert "x-amz-security-token" in sent["Authorization"]
+
+
+async def test_payloads_are_signed_without_tls(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    """SHA-256 of "v", and of nothing."""
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    await store.put("k", "v")
+    await store.get_string("k")
+    assert [seen.headers["X-Amz-Content-SHA256"][:8] for seen in proxy.seen] == ["4c94485e", "e3b0c442"]
+
+
+async def test_no_secret_is_in_logs_errors_or_reprs(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the server does: it may even repeat what it was sent."""
+    caplog.set_level(logging.DEBUG)
+    secrets = {"secret_access_key": "hunter2-secret", "session_token": "hunter2-token"}
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, max_attempts=1, **secrets)
+    leaky = "you sent hunter2-token and hunter2-secret"
+
+    async def not_http(request: object, _forward: object) -> object:
+        request.transport.write(b"hunter2-token hunter2-secret\r\n\r\n")  # type: ignore[attr-defined]  # a request
+        request.transport.close()  # type: ignore[attr-defined]  # as above
+        raise asyncio.CancelledError
+
+    async def head_cut_short(request: object, _forward: object) -> object:
+        request.transport.write(b"HTTP/1.1 200 OK\r\nX-Echo: hunter2-token\r\n")  # type: ignore[attr-defined]  # a request
+        request.transport.close()  # type: ignore[attr-defined]  # as above
+        raise asyncio.CancelledError
+
+    faults = [
+        s3_error(403, "AccessDenied", leaky),
+        s3_error(403, "SignatureDoesNotMatch", leaky),
+        s3_error(200, "InternalError", leaky),
+        s3_error(418, "Teapot", leaky),
+        s3_error(400, leaky),
+        s3_error(403, "AccessDenied", x_amz_request_id=leaky),
+        reply(307, Location="http://x/?token=hunter2-token"),
+        reply(200, f"<html>{leaky}</html>"),
+        reply(
+            200,
+            f"<DeleteResult><Error><Key>k</Key><Code>X</Code><Message>{leaky}</Message></Error></DeleteResult>",
+        ),
+        reset,
+        not_http,
+        head_cut_short,
+    ]
+    texts = [repr(store), str(store)]
+    for fault in faults:
+        proxy.fault = fault  # type: ignore[assignment]  # one of those above
+        for operation in (
+            store.get_string("k"),
+            store.put("k", "v"),
+            store.list_keys(""),
+            store.delete("k"),
+            store.delete_many(["k"]),
+        ):
+            try:
+                await operation
+            except StoreError as error:
+                texts += [*traceback.format_exception(error), repr(error), repr(vars(error))]
+                cause = error.__cause__ or error.__context__
+                texts += [repr(cause), repr(getattr(cause, "__cause__", None))]
+    assert len(texts) > 100
+    assert [text for text in texts if "hunter2" in text] == []
+    assert [record for record in caplog.records if "hunter2" in record.getMessage()] == []

@@ -1,0 +1,248 @@
+"""`delete` and `delete_many` of the S3 leaf: batches, errors of single keys, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from faulty_proxy import FaultyProxy, reply, reset, s3_error
+from starfish_server.errors import (
+    BucketNotFoundError,
+    DeleteManyError,
+    InvalidKeyError,
+    StoreAccessDeniedError,
+    StoreOverloadedError,
+    StoreUnavailableError,
+)
+from starfish_server.storage.s3 import S3ObjectStore
+
+if TYPE_CHECKING:
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+
+DONE = "<DeleteResult/>"
+
+
+def not_deleted(**codes: str) -> str:
+    errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code></Error>" for key, code in codes.items())
+    return f'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{errors}</DeleteResult>'
+
+
+def keys_in(body: bytes) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(body).iter() if element.tag.endswith("}Key")]
+
+
+@pytest.fixture
+def store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, no_waiting: None) -> S3ObjectStore:
+    return make_s3(seaweedfs, endpoint=proxy.endpoint)
+
+
+async def test_any_number_of_keys_goes_out_in_batches_of_a_thousand(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    """SeaweedFS refuses a batch that is longer."""
+    kept = [f"kept/{n}" for n in range(3)]
+    gone = [f"gone/{n}" for n in range(2500)]
+    await asyncio.gather(*(store.put(key, "") for key in kept + gone[::50]))
+    proxy.seen.clear()
+    await store.delete_many(gone + gone[:100])
+    assert sorted(len(keys_in(seen.body)) for seen in proxy.seen) == [500, 1000, 1000]
+    assert await store.list_keys("") == kept
+
+
+async def test_no_keys_are_no_request(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    await store.delete_many([])
+    assert proxy.seen == []
+
+
+async def test_one_bad_key_refuses_all_before_any_request(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    with pytest.raises(InvalidKeyError):
+        await store.delete_many([*(f"k{n}" for n in range(2500)), "../x"])
+    with pytest.raises(TypeError):
+        await store.delete_many("key")  # type: ignore[arg-type]  # what the test is about
+    assert proxy.seen == []
+
+
+async def test_errors_of_single_keys_are_raised_for_those_keys(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.next_faults.append(reply(200, not_deleted(c="AccessDenied", a="NoSuchBucket", b="NoSuchKey")))
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b", "c", "d"])
+    failures = caught.value.failures
+    assert {key: type(error) for key, error in failures.items()} == {
+        "a": BucketNotFoundError,
+        "c": StoreAccessDeniedError,
+    }
+    assert list(failures) == ["a", "c"]
+    assert str(failures["c"]).startswith("delete_many of 'c' in bucket")
+
+
+async def test_keys_that_failed_for_a_passing_reason_are_tried_again_alone(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.next_faults += [
+        reply(200, not_deleted(a="AccessDenied", b="InternalError", c="SlowDown")),
+        reply(200, not_deleted(c="SlowDown")),
+        reply(200, not_deleted(c="SlowDown")),
+    ]
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b", "c", "d"])
+    assert [keys_in(seen.body) for seen in proxy.seen] == [["a", "b", "c", "d"], ["b", "c"], ["c"]]
+    assert {key: type(error) for key, error in caught.value.failures.items()} == {
+        "a": StoreAccessDeniedError,
+        "c": StoreOverloadedError,
+    }
+
+
+async def test_a_key_that_nobody_asked_to_delete_is_not_deleted(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    """Whatever the reply names as worth another try; that key is an error all the same."""
+    proxy.next_faults.append(reply(200, not_deleted(other="InternalError", a="InternalError")))
+    proxy.seen.clear()
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a"])
+    assert [keys_in(seen.body) for seen in proxy.seen] == [["a"], ["a"]]
+    assert {key: type(error) for key, error in caught.value.failures.items()} == {
+        "other": StoreUnavailableError
+    }
+
+
+async def test_a_batch_that_fails_does_not_stop_the_others(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1)
+    proxy.next_faults.append(reset)
+    proxy.fault = reply(200, DONE)
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many([f"k{n}" for n in range(3000)])
+    assert len(caught.value.failures) == 1000
+    assert {type(error) for error in caught.value.failures.values()} == {StoreUnavailableError}
+    assert len(proxy.seen) == 3
+
+
+@pytest.mark.parametrize("body", ["", "<html></html>", "<ListBucketResult/>"])
+async def test_a_200_that_is_no_result_is_an_error_for_every_key(
+    proxy: FaultyProxy, store: S3ObjectStore, body: str
+) -> None:
+    proxy.fault = reply(200, body)
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b"])
+    assert [type(error) for error in caught.value.failures.values()] == [StoreUnavailableError] * 2
+
+
+async def test_a_service_without_delete_objects_is_asked_for_one_key_at_a_time(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    await store.put("b", "v")
+    proxy.seen.clear()
+    proxy.next_faults.append(s3_error(501, "NotImplemented"))
+    await store.delete_many(["a", "b", "c"])
+    assert [seen.method for seen in proxy.seen] == ["POST", "DELETE", "DELETE", "DELETE"]
+    assert await store.list_keys("") == []
+
+
+async def test_keys_that_xml_cannot_hold_go_out_by_themselves(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, portable_keys=False)
+    keys = ["\x01", "<&>\"'", "a\rb", "plain"]
+    for key in keys:
+        await store.put(key, "v")
+    proxy.seen.clear()
+    await store.delete_many(keys)
+    assert sorted(seen.method for seen in proxy.seen) == ["DELETE", "DELETE", "POST"]
+    assert await store.list_keys("") == []
+
+
+async def test_cancelling_stops_every_batch(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    release, begun = asyncio.Event(), asyncio.Event()
+
+    async def held(*_: object) -> object:
+        begun.set()
+        await release.wait()
+        raise AssertionError
+
+    proxy.fault = held  # type: ignore[assignment]  # it never answers
+    before = asyncio.all_tasks()
+    deleting = asyncio.create_task(store.delete_many([f"k{n}" for n in range(20_000)]))
+    await begun.wait()
+    deleting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await deleting
+    arrived = len(proxy.seen)
+    assert arrived <= 8
+    proxy.fault = None
+    assert await store.get_string("k") is None
+    assert not {task for task in asyncio.all_tasks() - before if "_s3_deletion" in repr(task)}
+
+
+async def test_a_hundred_thousand_keys_cost_little_memory_and_never_hold_the_loop(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    """The server is a stub in this loop that reads a batch and answers: its work is part of the figures."""
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(DONE)}\r\n\r\n{DONE}".encode()
+    batches = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal batches
+        while head := await reader.read(65536):
+            header, _, body = head.partition(b"\r\n\r\n")
+            length = int(header.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length - len(body))
+            batches += 1
+            writer.write(answer)
+        writer.close()
+
+    count = 100_000
+    keys = [f"{'folder/' * 30}{n:08}" for n in range(count)]
+    longest = await _measure_holds(serve, seaweedfs, make_s3, keys)
+    assert batches == count // 1000 * 2
+    assert longest["hold"] < 0.025  # half of what is promised, for a slower machine
+    assert longest["memory"] < 20 * 2**20
+
+
+async def _measure_holds(
+    serve: Callable[..., object], server: S3Server, make_s3: MakeS3, keys: list[str]
+) -> dict[str, float]:
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)  # type: ignore[arg-type]  # a handler
+    port = listener.sockets[0].getsockname()[1]
+    store = make_s3(server, bucket="b", endpoint=f"http://127.0.0.1:{port}")
+    holds: list[float] = []
+
+    async def watch() -> None:
+        last = time.thread_time()
+        for _ in itertools.count():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            holds.append(now - last)
+            last = now
+
+    # What the rest of the test process holds is not to be searched for garbage meanwhile.
+    gc.collect()
+    gc.freeze()
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    await store.delete_many(keys)
+    watching.cancel()
+    gc.unfreeze()
+    tracemalloc.start()
+    try:
+        await store.delete_many(keys)
+        memory = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    await store.close()
+    listener.close()
+    await listener.wait_closed()
+    return {"hold": max(holds), "memory": memory}

@@ -1,0 +1,166 @@
+"""Every way that S3 refuses has its error."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import aiohttp
+import botocore.session
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from starfish_server.errors import (
+    BucketNotFoundError,
+    StoreAccessDeniedError,
+    StoreError,
+    StoreNotSupportedError,
+    StoreOverloadedError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from starfish_server.storage.s3.errors import (
+    BY_CODE,
+    Fault,
+    NoSuchKeyError,
+    error_for,
+    error_from,
+    retry_after_seconds,
+)
+
+# Of Amazon's "List of error codes", those that the operations of a store can meet.
+DOCUMENTED = {
+    NoSuchKeyError: "NoSuchKey NoSuchVersion",
+    BucketNotFoundError: "NoSuchBucket",
+    VersionConflictError: "ConditionalRequestConflict PreconditionFailed",
+    StoreNotSupportedError: "NotImplemented",
+    StoreAccessDeniedError: """AccessDenied AccountProblem AllAccessDisabled AuthorizationHeaderMalformed
+        CredentialsNotSupported ExpiredToken InvalidAccessKeyId InvalidPayer InvalidSecurity InvalidToken
+        MissingSecurityHeader NotSignedUp RequestTimeTooSkewed SignatureDoesNotMatch TokenRefreshRequired
+        UnauthorizedAccess""",
+    StoreOverloadedError: "BandwidthLimitExceeded Busy RequestLimitExceeded ServiceUnavailable SlowDown",
+    StoreUnavailableError: """BadDigest IncompleteBody InternalError
+        OperationAborted RequestTimeout XAmzContentSHA256Mismatch""",
+    StoreError: """EntityTooLarge EntityTooSmall IllegalLocationConstraintException InvalidArgument
+        InvalidBucketName InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState
+        InvalidRange InvalidRequest InvalidStorageClass InvalidURI MalformedXML MaxMessageLengthExceeded
+        MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError PermanentRedirect
+        Redirect TemporaryRedirect UnexpectedContent UserKeyMustBeSpecified""",
+}
+REQUEST = aiohttp.RequestInfo(URL("http://x"), "CONNECT", CIMultiDictProxy(CIMultiDict()), URL("http://x"))
+# botocore names errors of operations, too, that this library does not use.
+NOT_USED = {
+    "AnnotationLimitExceeded",
+    "AnnotationNameTooLong",
+    "InvalidAnnotationName",
+    "InvalidPrefix",
+    "NoSuchAnnotation",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(code, kind) for kind, codes in DOCUMENTED.items() for code in codes.split()]
+)
+def test_every_documented_code_has_its_error(code: str, kind: type[StoreError]) -> None:
+    assert BY_CODE.get(code) is kind
+
+
+def test_every_code_in_botocores_model_of_s3_has_its_error() -> None:
+    model = botocore.session.Session().get_service_model("s3")
+    known = {shape.metadata.get("error", {}).get("code", shape.name) for shape in model.error_shapes}
+    assert known - NOT_USED - set(BY_CODE) == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, StoreError),
+        (401, StoreAccessDeniedError),
+        (403, StoreAccessDeniedError),
+        (404, StoreError),
+        (408, StoreTimeoutError),
+        (412, VersionConflictError),
+        (418, StoreError),
+        (429, StoreOverloadedError),
+        (500, StoreUnavailableError),
+        (501, StoreNotSupportedError),
+        (502, StoreUnavailableError),
+        (503, StoreOverloadedError),
+        (504, StoreUnavailableError),
+        (599, StoreUnavailableError),
+    ],
+)
+def test_a_reply_without_a_code_is_judged_by_its_status(status: int, kind: type[StoreError]) -> None:
+    assert type(error_for(Fault(status), "get_string", "k", "b")) is kind
+
+
+def test_an_error_says_what_was_done_where_and_what_the_server_said() -> None:
+    fault = Fault(503, "SlowDown", "Please\nslow \x1b[31mdown", request_id="R1", retry_after=2.0)
+    error = error_for(fault, "put", "a/b", "bucket")
+    assert str(error) == (
+        "put of 'a/b' in bucket 'bucket': SlowDown, HTTP 503, request R1: Please\ufffdslow \ufffd[31mdown"
+    )
+    assert (error.operation, error.key) == ("put", "a/b")
+    assert isinstance(error, StoreOverloadedError)
+    assert error.retry_after == 2.0
+
+
+@pytest.mark.parametrize(
+    ("exception", "kind"),
+    [
+        (TimeoutError(), StoreTimeoutError),
+        (aiohttp.ServerTimeoutError(), StoreTimeoutError),
+        (aiohttp.ServerDisconnectedError(), StoreUnavailableError),
+        (aiohttp.ClientPayloadError(), StoreUnavailableError),
+        (ConnectionResetError(), StoreUnavailableError),
+        (ConnectionRefusedError(), StoreUnavailableError),
+        (ssl.SSLCertVerificationError(), StoreError),
+        (aiohttp.ClientHttpProxyError(REQUEST, (), status=407), StoreAccessDeniedError),
+        (aiohttp.ClientHttpProxyError(REQUEST, (), status=502), StoreUnavailableError),
+    ],
+)
+def test_exceptions_of_the_network_have_their_error(exception: Exception, kind: type[StoreError]) -> None:
+    assert type(error_from(exception, "put", "k", "b")) is kind
+
+
+def test_a_proxy_that_opens_no_tunnel_is_named() -> None:
+    error = aiohttp.ClientHttpProxyError(REQUEST, (), status=502, message="hunter2")
+    assert str(error_from(error, "put", "k", "b")) == (
+        "put of 'k' in bucket 'b': HTTP 502: the proxy opened no tunnel"
+    )
+
+
+def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    assert retry_after_seconds("7") == 7.0
+    assert retry_after_seconds(format_datetime(soon, usegmt=True)) == pytest.approx(60, abs=2)
+    assert retry_after_seconds("Mon, 01 Jan 2001 00:00:00 GMT") == 0.0
+    assert [retry_after_seconds(value) for value in (None, "", "soon", "-1", "nan")] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "9" * 400,
+    ],
+)
+def test_a_retry_after_beyond_all_times_is_none(value: str) -> None:
+    assert retry_after_seconds(value) is None
+
+
+def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third form of a date in HTTP, that of asctime."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        soon = datetime.now(UTC) + timedelta(seconds=60)
+        assert retry_after_seconds(soon.strftime("%a %b %d %H:%M:%S %Y")) == pytest.approx(60, abs=2)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -1,0 +1,190 @@
+"""`list_keys` of the S3 leaf: every page, exactly, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from faulty_proxy import FaultyProxy, reply
+from starfish_server.errors import StoreError, StoreUnavailableError
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+
+KEYS = sorted(f"{folder}{n:04}" for folder in ("a-", "a.", "a/", "a/b/", "b") for n in range(460))
+
+
+def page(*keys: str, token: str | None = None, truncated: bool | None = None) -> str:
+    entries = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys)
+    more = "true" if (token is not None if truncated is None else truncated) else "false"
+    following = "" if token is None else f"<NextContinuationToken>{token}</NextContinuationToken>"
+    return (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><EncodingType>url</EncodingType>'
+        f"<IsTruncated>{more}</IsTruncated>{following}{entries}</ListBucketResult>"
+    )
+
+
+@pytest.fixture(scope="module")
+def bucket_of_2300(moto: S3Server) -> str:
+    bucket = moto.make_bucket()
+
+    async def fill() -> None:
+        options = S3StorageOptions(
+            access_key_id="k",
+            secret_access_key="s",
+            endpoint=moto.endpoint,
+            bucket=bucket,
+            max_connections=16,
+        )
+        async with S3ObjectStore(options) as store:
+            await asyncio.gather(*(store.put(key, "") for key in KEYS))
+
+    asyncio.run(fill())
+    return bucket
+
+
+@pytest.fixture
+async def capped(moto: S3Server, bucket_of_2300: str, make_s3: MakeS3) -> AsyncIterator[S3ObjectStore]:
+    async with FaultyProxy(moto.endpoint) as proxy:
+        yield make_s3(moto, bucket=bucket_of_2300, endpoint=proxy.endpoint)
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1, 999, 1000, 1001, 2000, 2299, 2300, 2301, 5000])
+async def test_a_limit_is_exact_however_many_pages_it_takes(capped: S3ObjectStore, limit: int | None) -> None:
+    assert await capped.list_keys("", limit=limit) == KEYS[:limit]
+
+
+@pytest.mark.parametrize(
+    "start_after",
+    [
+        "",
+        KEYS[0],
+        KEYS[998],
+        KEYS[999],
+        KEYS[1000],
+        KEYS[2298],
+        KEYS[2299],
+        "a",
+        "a-",
+        "a/",
+        "a/0459/",
+        "a~",
+        "zzz",
+    ],
+)
+async def test_keys_begin_after_any_place_in_the_order(capped: S3ObjectStore, start_after: str) -> None:
+    after = [key for key in KEYS if key > start_after]
+    assert await capped.list_keys("", start_after=start_after) == after
+    assert await capped.list_keys("", start_after=start_after, limit=1001) == after[:1001]
+
+
+@pytest.mark.parametrize("prefix", ["a", "a-", "a/", "a/0", "a/b/00", "b045", "c"])
+async def test_a_prefix_is_a_string_prefix(capped: S3ObjectStore, prefix: str) -> None:
+    assert await capped.list_keys(prefix) == [key for key in KEYS if key.startswith(prefix)]
+
+
+async def test_no_request_is_made_for_a_limit_of_0(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="none", endpoint=proxy.endpoint)
+    assert await store.list_keys("", limit=0) == []
+    assert proxy.seen == []
+
+
+async def test_no_page_is_asked_for_that_is_longer_than_the_limit(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    proxy.next_faults += [
+        reply(200, page("a", "b", token="t")),
+        reply(200, page("c")),
+    ]
+    assert await store.list_keys("", limit=3) == ["a", "b", "c"]
+    asked = [parse_qs(urlsplit(seen.target).query) for seen in proxy.seen]
+    assert [query["max-keys"] for query in asked] == [["3"], ["1"]]
+    assert asked[1]["continuation-token"] == ["t"]
+
+
+async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
+    moto: S3Server, make_s3: MakeS3
+) -> None:
+    anything = make_s3(moto, portable_keys=False)
+    bucket = anything._transport.address.bucket
+    odd = ["a b", "a//b", "a+b", "a%2Fb", "ä", "\N{GRINNING FACE}/x", "/a", "a/", "<&>'\""]
+    for key in [*odd, "a", "b", "z"]:
+        await anything.put(key, key)
+    assert await anything.list_keys("") == sorted([*odd, "a", "b", "z"])
+    assert [await anything.get_string(key) for key in odd] == odd
+    portable = make_s3(moto, bucket=bucket)
+    assert await portable.list_keys("", limit=2) == ["a", "b"]
+    await anything.delete_many(odd)
+    assert await anything.list_keys("") == ["a", "b", "z"]
+
+
+async def test_keys_are_decoded_as_s3_encodes_them(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, portable_keys=False)
+    proxy.next_faults += [reply(200, page("a+b%2Bc%20d%C3%A4"))]
+    assert await store.list_keys("") == ["a b+c d\u00e4"]
+
+
+async def test_a_server_that_lists_folder_by_folder_is_put_in_order(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs)
+    for key in ("a/b", "a-b", "a.b", "a0"):
+        await store.put(key, "")
+    assert await store.list_keys("") == ["a-b", "a.b", "a/b", "a0"]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [page("a", token="same")] * 3,
+        [page(token=f"t{n}") for n in range(1000)],
+        [page("outside")],
+    ],
+    ids=["same token", "empty pages", "key outside the prefix"],
+)
+async def test_pages_that_lead_nowhere_are_an_error(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, pages: list[str]
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    proxy.next_faults += [reply(200, body) for body in pages]
+    with pytest.raises(StoreError, match=r"do not come to an end|outside the prefix"):
+        await store.list_keys("a")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "   ",
+        "<html><body>Sign in</body></html>",
+        "not xml <",
+        "<ListBucketResult/>",
+        page("a")[:-20],
+        page("a", truncated=True),
+        page("%FF"),
+        page(""),
+        page("a").replace("ListBucketResult", "DeleteResult"),
+        '<!DOCTYPE a [<!ENTITY b "c">]>' + page("&b;"),
+        b"\xff\xfe<",
+    ],
+)
+async def test_a_200_that_is_no_list_is_an_error(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, body: str | bytes
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=1)
+    proxy.fault = reply(200, body)
+    with pytest.raises(StoreUnavailableError) as caught:
+        await store.list_keys("")
+    assert (caught.value.operation, caught.value.key) == ("list_keys", "")

@@ -1,0 +1,250 @@
+"""A reply counts only if it says what S3 says; everything else is a typed error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faulty_proxy import FaultyProxy, cut_short, flipped, reply, s3_error
+from starfish_server.errors import (
+    BucketNotFoundError,
+    StoreAccessDeniedError,
+    StoreDecodeError,
+    StoreError,
+    StoreUnavailableError,
+)
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+
+HTML = "<html><body>Sign in to the network</body></html>"
+
+
+@pytest.fixture
+def store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3) -> S3ObjectStore:
+    """One attempt an operation, through the proxy."""
+    return make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [reply(200), reply(200, HTML, ETag='"e"'), reply(204), reply(206, ETag='"e"'), reply(202, HTML)],
+)
+async def test_a_put_without_an_etag_or_with_a_body_is_not_taken_for_done(
+    proxy: FaultyProxy, store: S3ObjectStore, fault: object
+) -> None:
+    proxy.fault = fault  # type: ignore[assignment]  # one of the faults above
+    with pytest.raises(StoreUnavailableError, match="does not confirm the write"):
+        await store.put("k", "v")
+
+
+@pytest.mark.parametrize("fault", [reply(200, HTML), reply(202), reply(206)])
+async def test_a_delete_that_is_not_confirmed_is_an_error(
+    proxy: FaultyProxy, store: S3ObjectStore, fault: object
+) -> None:
+    proxy.fault = fault  # type: ignore[assignment]  # one of the faults above
+    with pytest.raises(StoreUnavailableError, match="does not confirm the delete"):
+        await store.delete("k")
+
+
+@pytest.mark.parametrize(
+    "fault", [reply(200, HTML), reply(204), reply(206, "v", ETag='"e"'), reply(203, "v")]
+)
+async def test_a_get_takes_nothing_for_an_object_that_is_not_one(
+    proxy: FaultyProxy, store: S3ObjectStore, fault: object
+) -> None:
+    proxy.fault = fault  # type: ignore[assignment]  # one of the faults above
+    with pytest.raises(StoreUnavailableError, match="is not an object"):
+        await store.get_string("k")
+
+
+async def test_an_error_inside_a_200_is_that_error(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    proxy.fault = s3_error(200, "AccessDenied")
+    for operation in (store.put("k", "v"), store.list_keys(""), store.delete("k")):
+        with pytest.raises(StoreAccessDeniedError):
+            await operation
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+async def test_a_body_cut_short_says_how_much_of_it_came(
+    proxy: FaultyProxy, store: S3ObjectStore, size: int
+) -> None:
+    await store.put_bytes("k", bytes(size), content_type="a/b")
+    proxy.fault = cut_short(500)
+    with pytest.raises(StoreUnavailableError, match=f"cut short after 500 of {size} bytes") as caught:
+        await store.get_bytes("k")
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+async def test_a_body_damaged_on_an_unencrypted_connection_is_an_error(
+    proxy: FaultyProxy, store: S3ObjectStore, size: int
+) -> None:
+    await store.put_bytes("k", bytes(size), content_type="a/b")
+    proxy.fault = flipped
+    with pytest.raises(StoreUnavailableError, match="damaged"):
+        await store.get_bytes("k")
+
+
+async def test_an_etag_that_is_no_md5_is_not_compared(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    encrypted = {"x_amz_server_side_encryption": "aws:kms"}
+    proxy.next_faults += [
+        reply(200, "v", ETag='"0123-2"'),
+        reply(200, "v", ETag=f'"{"0" * 32}"', **encrypted),
+    ]
+    assert [await store.get_string("k"), await store.get_string("k")] == ["v", "v"]
+
+
+async def test_a_missing_object_is_none_and_a_missing_bucket_an_error(
+    seaweedfs: S3Server, moto: S3Server, make_s3: MakeS3
+) -> None:
+    for server in (seaweedfs, moto):
+        assert await make_s3(server).get_string("k") is None
+        nowhere = make_s3(server, bucket="no-such-bucket")
+        for operation in (
+            nowhere.get_string("k"),
+            nowhere.put("k", "v"),
+            nowhere.list_keys(""),
+            nowhere.delete("k"),
+        ):
+            with pytest.raises(BucketNotFoundError, match="'no-such-bucket'"):
+                await operation
+
+
+@pytest.mark.parametrize("body", ["", HTML, "<Error></Error>"])
+async def test_a_404_that_does_not_say_what_is_missing_is_an_error(
+    proxy: FaultyProxy, store: S3ObjectStore, body: str
+) -> None:
+    proxy.fault = reply(404, body)
+    for operation in (store.get_string("k"), store.delete("k")):
+        with pytest.raises(StoreError, match="HTTP 404"):
+            await operation
+
+
+async def test_an_error_reply_gives_its_connection_back(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1, max_connections=1)
+    proxy.next_faults += [s3_error(500, "InternalError", "x" * 200_000)] * 20
+    for _ in range(20):
+        with pytest.raises(StoreUnavailableError):
+            await store.get_string("k")
+    async with asyncio.timeout(5.0):
+        assert await store.get_string("k") is None
+
+
+async def test_a_redirect_is_not_followed(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    proxy.fault = reply(307, Location="http://elsewhere.example/k", x_amz_bucket_region="eu-west-1")
+    with pytest.raises(StoreError, match=r"redirect to http://elsewhere\.example/k, which is not followed"):
+        await store.get_string("k")
+    assert len(proxy.seen) == 1
+
+
+@pytest.fixture
+async def aws(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3ObjectStore]:
+    """A store on AWS, as far as it knows: the proxy of the environment answers in its place."""
+    monkeypatch.setenv("http_proxy", proxy.endpoint)
+    monkeypatch.delenv("no_proxy", raising=False)
+    options = S3StorageOptions(
+        access_key_id="k", secret_access_key="s", endpoint="http://s3.us-east-1.amazonaws.com", bucket="buck"
+    )
+    async with S3ObjectStore(options) as store:
+        yield store
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        reply(301, x_amz_bucket_region="eu-west-1"),
+        reply(307, x_amz_bucket_region="eu-west-1"),
+        reply(400, "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>"),
+    ],
+    ids=["301", "307", "400"],
+)
+async def test_the_region_that_aws_names_is_used_from_then_on(
+    proxy: FaultyProxy, aws: S3ObjectStore, redirect: object
+) -> None:
+    found = reply(200, "v", ETag='"e"')
+    proxy.next_faults += [redirect, found, found]  # type: ignore[list-item]  # one of the faults above
+    assert [await aws.get_string("k"), await aws.get_string("k")] == ["v", "v"]
+    assert [seen.headers["Host"] for seen in proxy.seen] == [
+        "buck.s3.us-east-1.amazonaws.com",
+        "buck.s3.eu-west-1.amazonaws.com",
+        "buck.s3.eu-west-1.amazonaws.com",
+    ]
+    assert "/eu-west-1/s3/aws4_request" in proxy.seen[1].headers["Authorization"]
+
+
+async def test_a_bucket_whose_region_never_settles_is_an_error(
+    proxy: FaultyProxy, aws: S3ObjectStore
+) -> None:
+    proxy.next_faults += [reply(301, x_amz_bucket_region=f"eu-west-{n}") for n in range(10)]
+    with pytest.raises(StoreError, match="HTTP 301"):
+        await aws.get_string("k")
+    assert len(proxy.seen) == 3
+
+
+async def test_a_region_that_is_no_name_is_not_adopted(proxy: FaultyProxy, aws: S3ObjectStore) -> None:
+    proxy.fault = reply(301, x_amz_bucket_region="x.evil.example/")
+    with pytest.raises(StoreError, match="HTTP 301"):
+        await aws.get_string("k")
+    assert len(proxy.seen) == 1
+
+
+async def test_a_wrong_clock_is_set_right_by_the_server(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    proxy.next_faults += [
+        s3_error(403, "RequestTimeTooSkewed", Date=format_datetime(tomorrow, usegmt=True)),
+        reply(200, "v", ETag='"e"'),
+    ]
+    assert await store.get_string("k") == "v"
+    signed = [
+        datetime.strptime(seen.headers["X-Amz-Date"] + "+0000", "%Y%m%dT%H%M%SZ%z") for seen in proxy.seen
+    ]
+    assert signed[1] - signed[0] == pytest.approx(timedelta(days=1), abs=timedelta(seconds=5))
+
+
+async def test_a_clock_that_stays_wrong_is_an_error(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    proxy.fault = s3_error(403, "RequestTimeTooSkewed")
+    with pytest.raises(StoreAccessDeniedError, match="RequestTimeTooSkewed"):
+        await store.get_string("k")
+    assert len(proxy.seen) == 1
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
+async def test_a_clock_beyond_all_times_is_not_believed(
+    proxy: FaultyProxy, store: S3ObjectStore, date: str
+) -> None:
+    proxy.fault = s3_error(403, "RequestTimeTooSkewed", Date=date)
+    with pytest.raises(StoreAccessDeniedError, match="RequestTimeTooSkewed"):
+        await store.get_string("k")
+    assert store._transport._skew == timedelta(0)
+
+
+async def test_bodies_come_back_as_they_were_stored(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    store = make_s3(seaweedfs)
+    large = bytes(range(256)) * 20_000
+    await store.put_bytes("large", large, content_type="image/png")
+    assert await store.get_bytes("large") == (large, "image/png")
+    await store.put("text", "a\r\nb\rc\n\ufeff\0\u2028\N{GRINNING FACE}")
+    assert await store.get_string("text") == "a\r\nb\rc\n\ufeff\0\u2028\N{GRINNING FACE}"
+    await store.put("empty", "")
+    assert await store.get_bytes("empty") == (b"", "text/plain; charset=utf-8")
+    with pytest.raises(StoreDecodeError):
+        await store.get_string("large")
+
+
+async def test_headers_of_a_put_reach_the_server(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    await store.put("k", "v", content_type="application/json", cache_control="no-store")
+    sent = proxy.seen[0].headers
+    assert (sent["Content-Type"], sent["Cache-Control"]) == ("application/json", "no-store")
+    assert "content-type" in sent["Authorization"]
+    assert not {"Expect", "x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"} & set(sent)

@@ -1,0 +1,110 @@
+"""TLS: who is trusted, and what is signed over it; and what is said when the packages are not there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import ssl
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from starfish_server.errors import StoreError, StoreUnavailableError
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(pem + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+async def requests(certificate: Path) -> AsyncIterator[tuple[str, list[web.BaseRequest]]]:
+    """Endpoint of a TLS server that answers every request with an object, and what it was asked."""
+    seen: list[web.BaseRequest] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request)
+        return web.Response(body=b"" if request.method == "PUT" else b"v", headers={"ETag": '"e"'})
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}", seen
+    await runner.cleanup()
+
+
+def store_with(endpoint: str, verify: bool | str) -> S3ObjectStore:
+    return S3ObjectStore(
+        S3StorageOptions(
+            access_key_id="key", secret_access_key="secret", endpoint=endpoint, bucket="b", verify=verify
+        )
+    )
+
+
+async def test_an_unknown_certificate_is_refused_at_once(
+    requests: tuple[str, list[web.BaseRequest]],
+) -> None:
+    async with store_with(requests[0], verify=True) as store:
+        with pytest.raises(StoreError, match="certificate was refused") as caught:
+            await store.get_string("k")
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert requests[1] == []
+
+
+async def test_an_authority_can_be_named_and_a_check_turned_off(
+    requests: tuple[str, list[web.BaseRequest]], certificate: Path
+) -> None:
+    for verify in (str(certificate), False):
+        async with store_with(requests[0], verify) as store:
+            await store.put("k", "v")
+            assert await store.get_string("k") == "v"
+
+
+async def test_over_tls_the_payload_needs_no_signature(
+    requests: tuple[str, list[web.BaseRequest]], certificate: Path
+) -> None:
+    async with store_with(requests[0], str(certificate)) as store:
+        await store.put("k", "v")
+    assert requests[1][0].headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+
+
+@pytest.mark.parametrize("missing", ["aiobotocore", "aiohttp"])
+def test_a_missing_package_names_the_extra(missing: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import starfish_server.storage.s3"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ImportError: S3ObjectStore needs aiobotocore and aiohttp" in done.stderr
+    assert "pip install 'starfish-server[s3]'" in done.stderr

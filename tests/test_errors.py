@@ -1,0 +1,70 @@
+"""The error tree is what its drawing and its users say."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import pytest
+
+import starfish_server
+from starfish_server import errors
+from starfish_server.errors import DeleteManyError, StoreAccessDeniedError, StoreError
+
+CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, StoreError)]
+BUILTINS = {
+    "InvalidKeyError": ValueError,
+    "ObjectTooLargeError": ValueError,
+    "StoreDecodeError": ValueError,
+    "StoreAccessDeniedError": PermissionError,
+    "ReadOnlyStoreError": PermissionError,
+    "StoreTimeoutError": TimeoutError,
+    "StoreClosedError": RuntimeError,
+    "StoreNotSupportedError": NotImplementedError,
+}
+
+
+def made(cls: type[StoreError]) -> StoreError:
+    if cls is DeleteManyError:
+        return DeleteManyError({"k": StoreAccessDeniedError("no", operation="delete_many", key="k")})
+    return cls("what happened", operation="put", key="k")
+
+
+def test_the_drawing_holds_every_class_with_its_builtin_base() -> None:
+    drawn = dict(re.findall(r"^[│├└─ ]*(\w+Error)(?: \((\w+)\))?", errors.__doc__ or "", re.MULTILINE))
+    assert drawn == {
+        cls.__name__: BUILTINS[cls.__name__].__name__ if cls.__name__ in BUILTINS else "" for cls in CLASSES
+    }
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_error_is_public(cls: type[StoreError]) -> None:
+    assert cls.__name__ in errors.__all__
+    assert getattr(starfish_server, cls.__name__) is cls
+    assert cls.__name__ in starfish_server.__all__
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_error_is_caught_by_its_builtin_base(cls: type[StoreError]) -> None:
+    assert issubclass(cls, BUILTINS.get(cls.__name__, StoreError))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_error_survives_pickle(cls: type[StoreError]) -> None:
+    error = made(cls)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.operation, again.key) == (
+        cls,
+        str(error),
+        error.operation,
+        error.key,
+    )
+
+
+def test_delete_many_error_tells_which_keys_failed_and_why() -> None:
+    failures = {"a": StoreAccessDeniedError("no"), "b": StoreError("odd")}
+    error = DeleteManyError(failures)
+    assert error.failures == failures
+    assert str(error) == "2 not deleted: 'a': no (and 1 more)"
+    assert pickle.loads(pickle.dumps(error)).failures.keys() == failures.keys()

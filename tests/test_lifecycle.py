@@ -1,0 +1,270 @@
+"""The steps of a shutdown: each runs once, within the time limit, whatever the others do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from starfish_server import MemoryObjectStore, StoreClosedError
+from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions, ShutdownResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TIMEOUT = 0.4
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Set after the test, so that no thread that blocks on it outlives the test for long."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Part:
+    """A replica manager and a queue that note when they are ended."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self._name = name
+        self._notes = notes
+
+    async def stop(self) -> None:
+        self._notes.append(self._name)
+
+    def close(self) -> None:
+        self._notes.append(self._name)
+
+
+def failed_steps(result: ShutdownResult) -> dict[str, type[BaseException]]:
+    return {failure.step: type(failure.error) for failure in result.failures}
+
+
+async def timed(shutdown: GracefulShutdown) -> tuple[ShutdownResult, float]:
+    began = time.perf_counter()
+    result = await shutdown.shutdown()
+    return result, time.perf_counter() - began
+
+
+async def test_a_store_is_closed_by_the_callback() -> None:
+    store = MemoryObjectStore(data={})
+    result = await GracefulShutdown(GracefulShutdownOptions(on_shutdown=store.close)).shutdown()
+    assert (result.ok, result.failures) == (True, ())
+    with pytest.raises(StoreClosedError):
+        await store.get_string("k")
+
+
+async def test_without_options_there_is_nothing_to_do() -> None:
+    assert (await GracefulShutdown().shutdown()).ok
+
+
+async def test_replicas_end_first_then_the_queue_then_callbacks_in_order_then_stores() -> None:
+    notes: list[str] = []
+
+    class Store(MemoryObjectStore):
+        async def close(self) -> None:
+            notes.append("store")
+
+    async def second() -> None:
+        notes.append("second")
+
+    await GracefulShutdown(
+        GracefulShutdownOptions(
+            on_shutdown=[lambda: notes.append("first"), second],
+            stores=[Store(data={})],
+            replica_manager=Part("replicas", notes),
+            queue=Part("queue", notes),
+        )
+    ).shutdown()
+    assert notes == ["replicas", "queue", "first", "second", "store"]
+
+
+async def test_concurrent_and_later_callers_share_one_run_and_its_result() -> None:
+    runs: list[None] = []
+
+    async def count() -> None:
+        runs.append(None)
+        await asyncio.sleep(0)
+
+    shutdown = GracefulShutdown(GracefulShutdownOptions(on_shutdown=count))
+    first, *others = await asyncio.gather(*(shutdown.shutdown() for _ in range(5)))
+    others.append(await shutdown.shutdown())
+    assert (len(runs), [other is first for other in others]) == (1, [True] * 5)
+
+
+async def test_a_caller_in_another_thread_and_loop_gets_the_same_result() -> None:
+    shutdown = GracefulShutdown(GracefulShutdownOptions(on_shutdown=lambda: 1 / 0))
+    other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(shutdown.shutdown())))
+    assert await shutdown.shutdown() is await other
+
+
+async def test_a_cancelled_caller_leaves_the_run_going() -> None:
+    begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def step() -> None:
+        begun.set()
+        await go_on.wait()
+        done.set()
+
+    shutdown = GracefulShutdown(GracefulShutdownOptions(on_shutdown=step))
+    caller = asyncio.create_task(shutdown.shutdown())
+    await begun.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go_on.set()
+    assert ((await shutdown.wait()).ok, done.is_set()) == (True, True)
+
+
+def test_an_event_loop_that_ends_waits_for_the_steps_still_to_come() -> None:
+    notes: list[str] = []
+    shutdown = GracefulShutdown(
+        GracefulShutdownOptions(on_shutdown=[asyncio.Event().wait, lambda: notes.append("last")])
+    )
+
+    async def main() -> asyncio.Task[ShutdownResult]:
+        task = asyncio.create_task(shutdown.shutdown())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return task
+
+    asyncio.run(main())
+    assert notes == ["last"]
+
+
+def raise_system_exit() -> None:
+    raise SystemExit(3)
+
+
+def raise_stop_iteration() -> None:
+    next(iter(()))
+
+
+def raise_error() -> None:
+    raise OSError("no space left")
+
+
+async def raise_async() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (raise_error, OSError),
+        (raise_system_exit, SystemExit),
+        (raise_stop_iteration, RuntimeError),
+        (raise_async, KeyboardInterrupt),
+    ],
+)
+async def test_a_step_that_raises_is_returned_and_logged_and_the_next_runs(
+    step: Callable[[], object], error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryObjectStore(data={})
+    result = await GracefulShutdown(GracefulShutdownOptions(on_shutdown=step, stores=[store])).shutdown()
+    assert failed_steps(result) == {"on_shutdown[0]": error}
+    with pytest.raises(StoreClosedError):
+        await store.get_string("k")
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in errors] == ["shutdown: on_shutdown[0] failed"]
+
+
+async def test_a_step_that_hangs_lets_the_others_run_and_is_cancelled_at_the_limit() -> None:
+    notes: list[str] = []
+    cancelled = asyncio.Event()
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    shutdown = GracefulShutdown(
+        GracefulShutdownOptions(on_shutdown=[hang, lambda: notes.append("next")], timeout_s=TIMEOUT)
+    )
+    result, seconds = await timed(shutdown)
+    assert (failed_steps(result), notes) == ({"on_shutdown[0]": TimeoutError}, ["next"])
+    assert cancelled.is_set()
+    assert TIMEOUT <= seconds < TIMEOUT + 0.1
+
+
+async def test_a_step_that_is_slow_but_in_time_is_not_cut_short() -> None:
+    async def slow() -> None:
+        await asyncio.sleep(TIMEOUT * 0.7)
+
+    shutdown = GracefulShutdown(
+        GracefulShutdownOptions(on_shutdown=[slow, lambda: None, lambda: None], timeout_s=TIMEOUT)
+    )
+    assert (await shutdown.shutdown()).ok
+
+
+async def test_a_step_that_refuses_to_be_cancelled_does_not_hold_up_the_end() -> None:
+    give_up = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not give_up.is_set():
+            try:
+                await give_up.wait()
+            except asyncio.CancelledError:
+                continue
+
+    shutdown = GracefulShutdown(GracefulShutdownOptions(on_shutdown=stubborn, timeout_s=TIMEOUT))
+    result, seconds = await timed(shutdown)
+    give_up.set()
+    assert failed_steps(result) == {"on_shutdown[0]": TimeoutError}
+    assert seconds < TIMEOUT + 0.1
+
+
+async def test_a_plain_callback_that_blocks_holds_up_neither_the_loop_nor_the_end(
+    released: threading.Event,
+) -> None:
+    store = MemoryObjectStore(data={})
+    shutdown = GracefulShutdown(
+        GracefulShutdownOptions(on_shutdown=lambda: released.wait(60), stores=[store], timeout_s=TIMEOUT)
+    )
+    result, seconds = await timed(shutdown)
+    assert failed_steps(result) == {"on_shutdown[0]": TimeoutError}
+    assert seconds < TIMEOUT + 0.1
+    with pytest.raises(StoreClosedError):
+        await store.get_string("k")
+
+
+async def test_ten_steps_that_hang_still_keep_the_limit() -> None:
+    shutdown = GracefulShutdown(
+        GracefulShutdownOptions(on_shutdown=[asyncio.Event().wait] * 10, timeout_s=TIMEOUT)
+    )
+    result, seconds = await timed(shutdown)
+    assert len(result.failures) == 10
+    assert seconds < TIMEOUT + 0.1
+
+
+async def test_what_a_plain_callback_returns_is_awaited_on_the_loop() -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def close() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    await GracefulShutdown(GracefulShutdownOptions(on_shutdown=lambda: close())).shutdown()
+    assert loops == [asyncio.get_running_loop()]
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
+def test_a_time_limit_that_cannot_be_kept_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout_s must be more than 0 and finite"):
+        GracefulShutdownOptions(timeout_s=timeout)
+
+
+def test_a_callback_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"on_shutdown\[0\] must be callable"):
+        GracefulShutdownOptions(on_shutdown="close")  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("option", ["queue", "replica_manager"])
+def test_a_part_that_cannot_be_ended_is_refused(option: str) -> None:
+    with pytest.raises(AttributeError):
+        GracefulShutdownOptions(**{option: object()})  # type: ignore[arg-type]  # that is the test
