@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -62,6 +63,7 @@ class FaultyProxy:
         self.fault: Fault | None = None
         self._upstream = upstream
         self._news = asyncio.Condition()
+        self._underway = defaultdict[str, list[asyncio.Event]](list)
 
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=2**30)
@@ -86,8 +88,25 @@ class FaultyProxy:
         async with asyncio.timeout(10.0), self._news:
             await self._news.wait_for(lambda: len(self.seen) >= count)
 
+    async def settled(self, path: str) -> None:
+        """Wait until nothing for `path` is on its way to the server, not even what its caller gave up."""
+        async with asyncio.timeout(60.0):
+            while self._underway[path]:
+                await self._underway[path][0].wait()
+
+    @contextmanager
+    def _on_its_way(self, path: str) -> Iterator[None]:
+        arrived = asyncio.Event()
+        self._underway[path].append(arrived)
+        try:
+            yield
+        finally:
+            self._underway[path].remove(arrived)
+            arrived.set()
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        with self._on_its_way(request.path):
+            body = await request.read()
         self.seen.append(Seen(request.method, request.raw_path, dict(request.headers), body))
         async with self._news:
             self._news.notify_all()
@@ -97,10 +116,11 @@ class FaultyProxy:
             asked = url.query.get("max-keys")
             if asked is not None and int(asked) > PAGE:
                 url = url.update_query({"max-keys": str(PAGE)})
-            async with self._session.request(
-                request.method, url, headers=request.headers, data=io.BytesIO(body), allow_redirects=False
-            ) as reply:
-                return Forwarded(reply.status, dict(reply.headers), await reply.read())
+            with self._on_its_way(request.path):
+                async with self._session.request(
+                    request.method, url, headers=request.headers, data=io.BytesIO(body), allow_redirects=False
+                ) as reply:
+                    return Forwarded(reply.status, dict(reply.headers), await reply.read())
 
         fault = self.next_faults.popleft() if self.next_faults else self.fault
         if fault is not None:
@@ -173,10 +193,11 @@ def trickled(sent: int) -> Fault:
 
 
 async def flipped(_request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Damage one bit in the middle of the server's body."""
+    """Damage one bit in the middle of the server's body, if it has one."""
     whole = await forward()
     body = bytearray(whole.body)
-    body[len(body) // 2] ^= 1
+    if body:
+        body[len(body) // 2] ^= 1
     return Forwarded(whole.status, whole.headers, bytes(body)).response()
 
 
