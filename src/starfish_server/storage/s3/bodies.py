@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import re
 from typing import TYPE_CHECKING
 
 import aiohttp
 
+from starfish_server.storage.s3.digests import digest_of_object
 from starfish_server.storage.s3.replies import MalformedReplyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from starfish_server.storage.s3.digests import Digest
 
 # What a socket's send buffer takes at once; a longer body is sent piece by piece, each within the timeout.
 SMALL_BODY_BYTES = 48 * 1024
@@ -21,10 +23,9 @@ _PIECE_BYTES = 256 * 1024
 _HASH_PIECE_BYTES = 1024 * 1024
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
-_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 
 
-async def sha256_hex(body: bytes) -> str:
+async def sha256_hex(body: bytes | memoryview) -> str:
     """SHA-256 of `body`, with a turn for other tasks after each MiB."""
     if len(body) <= _HASH_PIECE_BYTES:
         return hashlib.sha256(body).hexdigest()
@@ -36,7 +37,9 @@ async def sha256_hex(body: bytes) -> str:
     return digest.hexdigest()
 
 
-async def pieces(body: bytes, progress: asyncio.Timeout, seconds: float) -> AsyncIterator[memoryview]:
+async def pieces(
+    body: bytes | memoryview, progress: asyncio.Timeout, seconds: float
+) -> AsyncIterator[memoryview]:
     """`body` in pieces, each of which must be sent within `seconds`; as much again for the reply to begin."""
     loop = asyncio.get_running_loop()
     view = memoryview(body)
@@ -46,11 +49,11 @@ async def pieces(body: bytes, progress: asyncio.Timeout, seconds: float) -> Asyn
     progress.reschedule(loop.time() + seconds)
 
 
-async def read_body(response: aiohttp.ClientResponse, *, check_md5: bool) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, *, verify: bool) -> bytes:
     """The whole body. Of an error reply, the first 64 KiB.
 
-    check_md5: compare the body with the ETag where that is an MD5, as it is unless the object was uploaded
-        in parts or encrypted with a key of its own. Without TLS nothing else guards against damage.
+    verify: compare an object's body with the digest that came with it. Without TLS nothing else guards
+        against damage.
     Raises `MalformedReplyError` if the reply's end is unknown or its body is not what was stored.
     """
     if response.status >= 300:
@@ -58,8 +61,7 @@ async def read_body(response: aiohttp.ClientResponse, *, check_md5: bool) -> byt
     length = response.content_length
     if length is None and response.status != 204 and "chunked" not in _transfer_encoding(response):
         raise MalformedReplyError("the reply does not say how long it is")
-    expected = _md5_of_object(response) if check_md5 and response.method == "GET" else None
-    digest = hashlib.md5(usedforsecurity=False) if expected else None
+    digest, expected = digest_of_object(response) if verify and response.method == "GET" else (None, "")
     try:
         if length is not None and length <= _HASH_PIECE_BYTES:
             body = await response.read()
@@ -73,11 +75,11 @@ async def read_body(response: aiohttp.ClientResponse, *, check_md5: bool) -> byt
             f"the body was cut short after {response.content.total_bytes} of {whole} bytes"
         ) from error
     if digest is not None and digest.hexdigest() != expected:
-        raise MalformedReplyError("the body was damaged on its way: its MD5 is not the object's ETag")
+        raise MalformedReplyError("the body was damaged on its way: its digest is not that of the object")
     return body
 
 
-async def _read_long(response: aiohttp.ClientResponse, digest: hashlib._Hash | None) -> bytes:
+async def _read_long(response: aiohttp.ClientResponse, digest: Digest | None) -> bytes:
     """Read into one growing buffer, which becomes the result without a copy."""
     buffer = io.BytesIO()
     async for chunk in response.content.iter_any():
@@ -94,15 +96,6 @@ async def _read_start(response: aiohttp.ClientResponse) -> bytes:
         if buffer.tell() > _FAULT_BYTES:
             break
     return buffer.getvalue()
-
-
-def _md5_of_object(response: aiohttp.ClientResponse) -> str | None:
-    headers = response.headers
-    encryption = headers.get("x-amz-server-side-encryption", "AES256")
-    if encryption != "AES256" or "x-amz-server-side-encryption-customer-algorithm" in headers:
-        return None
-    match = _MD5_ETAG.fullmatch(headers.get("ETag", ""))
-    return match.group(1) if match else None
 
 
 def _transfer_encoding(response: aiohttp.ClientResponse) -> str:

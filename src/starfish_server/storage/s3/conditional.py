@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
@@ -79,7 +78,7 @@ class ConditionalWrites:
             if condition == _IF_ABSENT:
                 await self._transport.run(plain, require_stored)
             wrong = {condition: "*" if condition == _IF_ABSENT else f'"{"0" * 32}"'}
-            await self._transport.run(replace(plain, headers=wrong), require_stored)
+            await self._transport.run(plain._replace(headers=wrong), require_stored)
         except (VersionConflictError, NoSuchKeyError):
             return True
         except StoreNotSupportedError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiobotocore.session import AioSession
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -124,7 +125,7 @@ def key_source(options: S3StorageOptions) -> KeySource:
 
 
 class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-    """botocore's signature for S3, with the payload's hash and the time handed in and the day's key kept.
+    """botocore's signature for S3, made from plain parts, with the key of the day kept.
 
     It logs nothing: botocore's own `add_auth` writes the session token to the log at DEBUG.
     """
@@ -135,19 +136,31 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
         self._key_of_day = ("", b"")
 
     def sign(
-        self, method: str, url: str, headers: dict[str, str], payload_hash: str, now: datetime
-    ) -> dict[str, str]:
-        """`headers` with those of the signature. All of them, Host included, must be sent as they are."""
-        request = AWSRequest(method=method, url=url, headers=headers)
-        request.context["timestamp"] = now.strftime(SIGV4_TIMESTAMP)
-        request.context["payload_hash"] = payload_hash
-        self._modify_request_before_signing(request)
-        text = self.string_to_sign(request, self.canonical_request(request))
-        self._inject_signature_to_request(request, self.signature(text, request))
-        return dict(request.headers.items())
+        self, method: str, target: str, headers: dict[str, str], payload_hash: str, now: datetime
+    ) -> None:
+        """Add to `headers` those of the signature. All of them, Host included, must be sent as they are.
 
-    def payload(self, request: Any) -> str:
-        return str(request.context["payload_hash"])
+        target: path and query as they are sent. Canonical form:
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+        """
+        path, _, query = target.partition("?")
+        stamp = now.strftime(SIGV4_TIMESTAMP)
+        headers["X-Amz-Date"] = stamp
+        headers["X-Amz-Content-SHA256"] = payload_hash
+        if self.credentials.token:
+            headers["X-Amz-Security-Token"] = self.credentials.token
+        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
+        names = ";".join(name for name, _ in canonical)
+        lines = "".join(f"{name}:{value}\n" for name, value in canonical)
+        arguments = "&".join(sorted(query.split("&"), key=_argument)) if query else ""
+        request = SimpleNamespace(context={"timestamp": stamp})
+        text = self.string_to_sign(
+            request, f"{method}\n{path}\n{arguments}\n{lines}\n{names}\n{payload_hash}"
+        )
+        headers["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={self.scope(request)}, SignedHeaders={names}, "
+            f"Signature={self.signature(text, request)}"
+        )
 
     def signature(self, string_to_sign: str, request: Any) -> str:
         day = request.context["timestamp"][:8]
@@ -157,4 +170,8 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
             for part in (day, self._region_name, self._service_name, "aws4_request"):
                 key = self._sign(key, part)
             self._key_of_day = (day, key)
-        return str(self._sign(key, string_to_sign, hex=True))
+        return hmac.digest(key, string_to_sign.encode(), "sha256").hex()
+
+
+def _argument(pair: str) -> list[str]:
+    return pair.split("=", 1)

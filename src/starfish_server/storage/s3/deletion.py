@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from starfish_server.errors import (
@@ -18,14 +18,13 @@ from starfish_server.errors import (
 from starfish_server.storage.checks import check_keys
 from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
+from starfish_server.storage.s3.side_by_side import side_by_side
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
 
     from starfish_server.storage.s3.transport import Transport
-
-T = TypeVar("T")
 
 _BATCH = 1000
 _SIDE_BY_SIDE = 8
@@ -45,7 +44,8 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
     """Check all keys, then delete them. Raises one `DeleteManyError` with the error of each that remains."""
     unique = await _checked(keys, check)
     deletion = _Deletion(transport)
-    await _side_by_side(deletion.batch, (unique[i : i + _BATCH] for i in range(0, len(unique), _BATCH)))
+    batches = (unique[i : i + _BATCH] for i in range(0, len(unique), _BATCH))
+    await side_by_side(deletion.batch, batches, at_once=_SIDE_BY_SIDE)
     failures = deletion.failures
     if failures:
         in_order = {key: failures.pop(key) for key in unique if key in failures}
@@ -70,7 +70,7 @@ class _Deletion:
             except StoreError as error:
                 self.failures.update(dict.fromkeys(together, error))
         if singly:
-            await _side_by_side(self._singly, singly)
+            await side_by_side(self._singly, singly, at_once=_SIDE_BY_SIDE)
 
     async def _singly(self, key: str) -> None:
         try:
@@ -126,16 +126,3 @@ async def _checked(keys: Iterable[str], check: Callable[[str, str], None]) -> li
             await asyncio.sleep(0)
         unique.update(dict.fromkeys(check_keys(keys[start : start + _BATCH], check)))
     return list(unique)
-
-
-async def _side_by_side(work: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:
-    """Call `work` with each item, at most eight calls at a time."""
-    left = iter(items)
-
-    async def worker() -> None:
-        for item in left:
-            await work(item)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_SIDE_BY_SIDE):
-            group.create_task(worker())

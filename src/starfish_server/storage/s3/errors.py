@@ -31,6 +31,10 @@ class NoSuchKeyError(StoreError):
     """The object is missing; reads turn it into None."""
 
 
+class NoSuchUploadError(StoreError):
+    """The multipart upload has ended, one way or the other."""
+
+
 _DENIED = """
 AccessDenied AccessPointNotOwnedByYou AccountProblem AllAccessDisabled AuthorizationHeaderMalformed
 CredentialsNotSupported ExpiredToken ExpiredTokenException InvalidAccessKeyId InvalidPayer InvalidSecurity
@@ -53,7 +57,7 @@ InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectSt
 InvalidRequest InvalidStorageClass InvalidURI InvalidWriteOffset KMS.DisabledException
 KMS.InvalidKeyUsageException KMS.KMSInvalidStateException KMS.NotFoundException MalformedXML
 MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError
-NoSuchUpload ObjectAlreadyInActiveTierError ObjectNotInActiveTierError PermanentRedirect Redirect
+ObjectAlreadyInActiveTierError ObjectNotInActiveTierError PermanentRedirect Redirect
 TemporaryRedirect TooManyParts UnexpectedContent UnsupportedMediaType UserKeyMustBeSpecified
 """
 
@@ -64,6 +68,7 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     "KeyTooLongError": InvalidKeyError,
     "NoSuchBucket": BucketNotFoundError,
     "NoSuchKey": NoSuchKeyError,
+    "NoSuchUpload": NoSuchUploadError,
     "NoSuchVersion": NoSuchKeyError,
     "NotImplemented": StoreNotSupportedError,
     "PreconditionFailed": VersionConflictError,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -34,17 +35,20 @@ _SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request. `key` is what errors name; `target` is the key in the URL, "" for the bucket itself."""
+class Request(NamedTuple):
+    """One request. `key` is what errors name; `target` is the key in the URL, "" for the bucket itself.
+
+    body_hash: SHA-256 of the body in hex where it is known already.
+    """
 
     operation: str
     key: str | None
     method: str
     target: str = ""
     query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes | memoryview | None = None
+    body_hash: str | None = None
 
 
 class Transport:
@@ -133,13 +137,15 @@ class Transport:
         try:
             connection = await self._connections.current()
             keys = await connection.keys.keys()
-            url = address.url(request.target, request.query)
+            target = address.target(request.target, request.query)
             headers = {"Host": address.request_host, **request.headers}
             if keys is not None:
-                body_hash = _UNSIGNED_PAYLOAD if address.secure else await sha256_hex(request.body or b"")
+                body_hash = _UNSIGNED_PAYLOAD
+                if not address.secure:
+                    body_hash = request.body_hash or await sha256_hex(request.body or b"")
                 signer = self._signer_for(keys, address.region)
-                headers = signer.sign(request.method, url, headers, body_hash, datetime.now(UTC) + skew)
-            return await self._send(connection, request, url, headers)
+                signer.sign(request.method, target, headers, body_hash, datetime.now(UTC) + skew)
+            return await self._send(connection, request, URL(address.origin + target, encoded=True), headers)
         except StoreError as error:
             error.operation, error.key = request.operation, request.key
             raise
@@ -157,18 +163,18 @@ class Transport:
         raise failure from cause
 
     async def _send(
-        self, connection: Connection, request: Request, url: str, headers: dict[str, str]
+        self, connection: Connection, request: Request, url: URL, headers: dict[str, str]
     ) -> Reply:
         body = request.body
         async with asyncio.timeout(None) as progress:
-            data: bytes | AsyncIterator[memoryview] | None = body
+            data: bytes | memoryview | AsyncIterator[memoryview] | None = body
             if body is not None and len(body) > SMALL_BODY_BYTES:
                 data = pieces(body, progress, self._read_timeout)
                 headers["Content-Length"] = str(len(body))
             with connection.under_way(progress):
                 async with connection.session.request(
                     request.method,
-                    URL(url, encoded=True),
+                    url,
                     data=data,
                     headers=headers | self._proxy.request_headers,
                     allow_redirects=False,
@@ -180,7 +186,7 @@ class Transport:
                     if request_id := response.headers.get("x-amz-request-id"):
                         note_request_id(request_id)
                     # Left early, also by cancellation, the connection is closed and not used again.
-                    content = await read_body(response, check_md5=not self.address.secure)
+                    content = await read_body(response, verify=not self.address.secure)
                     return Reply(response.status, response.headers, content)
 
     def _signer_for(self, keys: Keys, region: str) -> Signer:

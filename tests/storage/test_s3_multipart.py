@@ -1,0 +1,200 @@
+"""Large bodies: in parts, side by side, and whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faulty_proxy import FaultyProxy, Forward, flipped, lost_reply, passed_on, s3_error
+from starfish_server.errors import StoreAccessDeniedError, StoreUnavailableError
+from starfish_server.storage.s3 import S3ObjectStore
+from starfish_server.storage.s3.bodies import sha256_hex
+from starfish_server.storage.s3.digests import PartsDigest
+from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, PART_BYTES
+from starfish_server.storage.s3.transport import Request
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from servers import S3Server
+
+MakeS3 = Callable[..., S3ObjectStore]
+Fault = Callable[["web.Request", Forward], Awaitable["web.StreamResponse"]]
+
+LARGE = Random(1).randbytes(MULTIPART_OVER_BYTES + PART_BYTES // 2)
+PARTS = 3
+
+
+@pytest.fixture
+def store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3) -> S3ObjectStore:
+    """One attempt a request, through the proxy."""
+    return make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1)
+
+
+def sent(proxy: FaultyProxy, method: str, part: str) -> int:
+    """How many requests of this method have `part` in their target."""
+    return sum(seen.method == method and part in seen.target for seen in proxy.seen)
+
+
+def only(method: str, part: str, fault: Fault, *, times: int = 1) -> Fault:
+    """`fault` for the first `times` requests of this method with `part` in their target."""
+    left = times
+
+    async def sometimes(request: web.Request, forward: Forward) -> web.StreamResponse:
+        nonlocal left
+        if request.method == method and part in request.raw_path and left:
+            left -= 1
+            return await fault(request, forward)
+        return await passed_on(request, forward)
+
+    return sometimes
+
+
+async def unfinished_uploads(store: S3ObjectStore) -> int:
+    request = Request("list_keys", "", "GET", query="uploads=")
+    return await store._transport.run(request, lambda reply: reply.body.count(b"<UploadId>"))
+
+
+async def test_a_large_body_is_sent_in_parts_and_reads_back_whole(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    await store.put_bytes("k", LARGE, content_type="a/b", cache_control="no-store")
+    assert max(len(seen.body) for seen in proxy.seen) == PART_BYTES
+    assert sent(proxy, "PUT", "partNumber=") == PARTS
+    assert await store.get_bytes("k") == (LARGE, "a/b")
+
+
+async def test_the_cache_control_of_a_large_body_is_kept(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    store = make_s3(seaweedfs)
+    await store.put_bytes("k", LARGE, content_type="a/b", cache_control="no-store")
+    reply = await store._transport.run(Request("get_bytes", "k", "GET", target="k"), lambda reply: reply)
+    assert reply.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_body_of_just_the_limit_is_one_request(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    await store.put_bytes("k", LARGE[:MULTIPART_OVER_BYTES], content_type="a/b")
+    assert [seen.method for seen in proxy.seen] == ["PUT"]
+
+
+async def test_a_large_text_reads_back_the_same(moto: S3Server, make_s3: MakeS3) -> None:
+    store, text = make_s3(moto), "\r\né" * (MULTIPART_OVER_BYTES // 4 + 1)
+    await store.put("k", text)
+    assert await store.get_string("k") == text
+
+
+async def test_damage_on_the_way_back_is_seen(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    await store.put_bytes("k", LARGE, content_type="a/b")
+    proxy.fault = flipped
+    with pytest.raises(StoreUnavailableError, match="damaged"):
+        await store.get_bytes("k")
+
+
+async def test_a_part_that_failed_in_passing_is_sent_again_by_itself(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=2)
+    proxy.fault = only("PUT", "partNumber=2&", s3_error(503, "SlowDown"))
+    await store.put_bytes("k", LARGE, content_type="a/b")
+    assert sent(proxy, "PUT", "partNumber=") == PARTS + 1
+    assert await store.get_bytes("k") == (LARGE, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("method", "part"), [("PUT", "partNumber=2&"), ("POST", "uploadId=")], ids=["part", "end"]
+)
+async def test_a_refusal_leaves_the_old_object_and_no_parts(
+    proxy: FaultyProxy, store: S3ObjectStore, method: str, part: str
+) -> None:
+    await store.put("k", "old")
+    proxy.fault = only(method, part, s3_error(403, "AccessDenied"))
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    assert (caught.value.operation, caught.value.key) == ("put_bytes", "k")
+    assert await store.get_string("k") == "old"
+    assert await unfinished_uploads(store) == 0
+
+
+async def test_an_error_after_the_200_and_blanks_is_that_error(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    async def late(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+        response = await s3_error(200, "InternalError")(_request, _forward)
+        response.body = b" \n " + response.body  # type: ignore[attr-defined]  # a plain Response
+        return response
+
+    proxy.fault = only("POST", "uploadId=", late)
+    with pytest.raises(StoreUnavailableError, match="InternalError"):
+        await store.put_bytes("k", LARGE, content_type="a/b")
+
+
+async def test_a_lost_confirmation_is_no_lasting_error(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    """The upload is done, the reply lost, and the service no longer knows the upload that is ended again."""
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=2)
+    faults = [lost_reply, s3_error(404, "NoSuchUpload")]
+
+    async def in_turn(request: web.Request, forward: Forward) -> web.StreamResponse:
+        return await faults.pop(0)(request, forward)
+
+    proxy.fault = only("POST", "uploadId=", in_turn, times=2)
+    with pytest.raises(StoreUnavailableError, match="it is not known how"):
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    assert await store.get_bytes("k") == (LARGE, "a/b")
+
+
+async def test_a_cancelled_upload_ends_at_once_and_leaves_no_parts(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    arrived = asyncio.Event()
+
+    async def held(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+        arrived.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    proxy.fault = only("PUT", "partNumber=", held, times=PARTS)
+    before = asyncio.all_tasks()
+    put = asyncio.create_task(store.put_bytes("k", LARGE, content_type="a/b"))
+    await arrived.wait()
+    put.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await put
+    assert not {task for task in asyncio.all_tasks() - before if "side_by_side" in repr(task)}
+    assert await store.get_bytes("k") is None
+    assert await unfinished_uploads(store) == 0
+
+
+async def test_neither_way_holds_the_body_twice(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+    store, size = make_s3(seaweedfs), 64 * 2**20
+    body = bytes(size)
+    tracemalloc.start()
+    try:
+        await store.put_bytes("k", body, content_type="a/b")
+        sending = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        found = await store.get_bytes("k")
+        reading = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == (body, "a/b")
+    assert sending < 16 * 2**20
+    assert reading < size + 16 * 2**20
+
+
+@given(st.binary(max_size=100), st.integers(1, 40), st.integers(1, 40))
+def test_a_digest_of_parts_does_not_depend_on_the_pieces_that_arrive(
+    body: bytes, part: int, piece: int
+) -> None:
+    digest = PartsDigest(part)
+    for start in range(0, len(body), piece):
+        digest.update(body[start : start + piece])
+    hashes = [asyncio.run(sha256_hex(body[start : start + part])) for start in range(0, len(body), part)]
+    assert PartsDigest.header(part, hashes) == f"{part} {digest.hexdigest()}"
