@@ -60,7 +60,8 @@ class S3ObjectStore(AbstractObjectStore):
     """A leaf that keeps objects in an S3 bucket: AWS, MinIO, Cloudflare R2, Tigris, SeaweedFS and others.
 
     One store may be used from any number of event loops and threads; each loop gets connections of its own.
-    An operation that fails for a passing reason is tried up to `max_attempts` times.
+    A request that fails for a passing reason is tried up to `max_attempts` times. A body over 16 MiB is sent
+    in parts, and is visible once all have arrived.
 
     Bodies are stored and read as they are; a `Content-Encoding` set by another writer is not undone. Keys of
     other writers that break the key rules are not listed unless `portable_keys=False`. Lists are as complete
