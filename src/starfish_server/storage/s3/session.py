@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.address import Address
     from starfish_server.storage.s3.options import S3StorageOptions
 
+# As much as a socket is read for at once. With less, reading a large body stops and starts all the time.
+_READ_BUFFER_BYTES = 256 * 1024
+
 
 class SessionFactory:
     """Makes the session of each event loop. `ValueError` if `verify` names no certificates."""
@@ -34,6 +37,7 @@ class SessionFactory:
             skip_auto_headers=("Content-Type",),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
         )
         # aiohttp would send again, unasked, when a reused connection breaks: attempts are counted here alone.
         session._retry_connection = False  # noqa: SLF001 - there is no public switch
