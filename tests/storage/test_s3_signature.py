@@ -16,7 +16,7 @@ from starfish_server.storage.s3.credentials import Keys, Signer
 HASH = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
 SESSION_KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+signs==")
-VALUES = st.text("aZ09 ~/%+=,;\"", min_size=1, max_size=30)
+VALUES = st.text('aZ09 ~/%+=,;"', min_size=1, max_size=30)
 
 
 def botocore_authorization(
