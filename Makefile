@@ -27,7 +27,7 @@ serve: .venv/ready  ## leave the embedded server running: files and audit log in
 test: lint types unit  ## linter, formatter check, strict type check and all tests
 
 test-full: .venv/ready  ## the tests again, with the reliability runs at full size
-	$(BIN)/python -m pytest --full
+	$(BIN)/python -m pytest --full --timeout 1800
 
 bench-layers: .venv/ready  ## what each layer costs, beside its target
 	$(BIN)/python -m pytest benchmarks/test_layers.py --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds

@@ -43,13 +43,15 @@ def costs(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, float, flo
     rows: list[tuple[str, float, float]] = []
     yield rows
     terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is None or request.config.getoption("benchmark_disable"):
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    if terminal is None or capture is None or not request.config.getoption("benchmark_enable"):
         return
-    terminal.section("microseconds per get that a layer adds")
-    terminal.write_line(f"{'layer':<44}{'adds':>8}{'target':>10}")
-    for layer, added, target in rows:
-        verdict = "" if round(added, 2) <= target else "   over"
-        terminal.write_line(f"{layer:<44}{added:>8.2f}{f'<= {target}':>10}{verdict}")
+    with capture.global_and_fixture_disabled():
+        terminal.section("microseconds per get that a layer adds")
+        terminal.write_line(f"{'layer':<44}{'adds':>8}{'target':>10}")
+        for layer, added, target in rows:
+            verdict = "" if round(added, 2) <= target else "   over"
+            terminal.write_line(f"{layer:<44}{added:>8.2f}{f'<= {target}':>10}{verdict}")
 
 
 def leaf() -> MemoryObjectStore:

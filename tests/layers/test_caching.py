@@ -127,6 +127,17 @@ async def test_get_versioned_always_asks_the_backend() -> None:
     assert leaf.calls == ["put", "get_versioned", "get_versioned"]
 
 
+async def test_who_has_seen_a_version_is_not_answered_with_an_older_one() -> None:
+    leaf = GatedStore()
+    store = Caching(leaf)
+    await store.put("k", "old")
+    assert [await store.get_string("k"), (await store.get_bytes("k") or [b""])[0]] == ["old", b"old"]
+    await leaf.put("k", "by another process")
+    assert await store.get_versioned("k") == ("by another process", "version of by another process")
+    assert await store.get_string("k") == "by another process"
+    assert (await store.get_bytes("k") or [b""])[0] == b"by another process"
+
+
 async def test_object_over_max_object_bytes_is_not_remembered() -> None:
     leaf = GatedStore()
     store = Caching(leaf, max_object_bytes=10)

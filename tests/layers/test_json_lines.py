@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,6 +18,9 @@ from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.access_log.audit_chain import verify_audit_log
 from starfish_server.layers.access_log.json_lines import JsonLinesSink
 from starfish_server.storage.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def keys(*files: Path) -> list[str]:
@@ -134,6 +137,25 @@ async def test_keep_returns_when_the_record_is_in_the_file(tmp_path: Path) -> No
     sink = JsonLinesSink(path, fsync=True)
     await sink.keep(record("a"))
     assert keys(path) == ["a"]
+    await sink.close()
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+async def test_with_fsync_a_record_is_forced_to_the_disk_before_keep_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    forced: list[tuple[str, int]] = []
+
+    def force(file: int, real: Callable[[int], None] = os.fsync) -> None:
+        real(file)
+        forced.append((os.path.basename(os.readlink(f"/proc/self/fd/{file}")), os.fstat(file).st_size))
+
+    monkeypatch.setattr(os, "fsync", force)
+    sink = JsonLinesSink(path, fsync=fsync)
+    assert [name for name, _ in forced] == ([tmp_path.name] if fsync else [])  # the folder: its new entry
+    await sink.keep(record("a"))
+    assert forced[1:] == ([("audit.jsonl", path.stat().st_size)] if fsync else [])
     await sink.close()
 
 

@@ -8,6 +8,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 
 from starfish_server.errors import InvalidKeyError
+from starfish_server.layers import metrics
 from starfish_server.layers.base import Layer, note_attempt, note_cache
 from starfish_server.layers.metrics import Metrics
 from starfish_server.storage.base import StoreContext
@@ -67,6 +68,16 @@ async def test_durations_are_counted_by_operation_outcome_and_error(meters: Mete
         ({"operation": "get_string", "outcome": "miss"}, 1),
         ({"operation": "get_string", "outcome": "error", "error.type": "InvalidKeyError"}, 1),
     ]
+
+
+async def test_a_duration_is_in_seconds_from_the_call_to_its_outcome(
+    meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "perf_counter", iter([10.0, 12.5]).__next__)
+    await Metrics(MemoryObjectStore({}), meter_provider=meters.provider).get_string("k")
+    (point,) = meters.data("objectstore.operation.duration")
+    assert isinstance(point, HistogramDataPoint)
+    assert point.sum == 2.5
 
 
 async def test_durations_are_seconds_in_buckets_that_suit_them(meters: Meters) -> None:

@@ -144,8 +144,10 @@ async def test_no_hostile_tenant_or_key_reaches_outside_its_prefix(
     leaf = Permissive()
     store = Namespace(leaf, prefix)
     served = 0
-    for _ in range(50_000 if full else 5_000):
+    tenants: set[str] = set()
+    for _ in range(200_000 if full else 5_000):
         tenant = hostile(choose) if choose.random() < 0.5 else choose.choice(["t1", "t10", "t2"])
+        tenants.add(tenant)
         key = hostile(choose) if choose.random() < 0.7 else choose.choice(["k", "t1/k", "a/k"])
         caller = StoreContext("c", {}, "alice", (), "push", tenant)
         leaf.given.clear()
@@ -165,6 +167,7 @@ async def test_no_hostile_tenant_or_key_reaches_outside_its_prefix(
         climbing += [given for given in leaf.given if ".." in given.split("/")]
         assert (outside, climbing) == ([], [])
     assert served > 1000
+    assert len(tenants) >= (10_000 if full else 500)
 
 
 async def test_no_template_gives_two_callers_prefixes_that_overlap() -> None:

@@ -24,7 +24,7 @@ class Caching(Wrapper):
     Stands inside `Namespace`, where keys are full and tenants cannot mix, and outside retries, timeouts and
     encryption, which a hit skips. Concurrent reads of one object share one backend read, made with the first
     caller's context; cancelling a caller ends it only if nobody else waits. Errors are not remembered.
-    `get_versioned` always asks the backend.
+    `get_versioned` always asks the backend, and what was remembered of the object is read anew after it.
 
     A read that began before a write ended is neither remembered nor joined after it. A write that failed,
     timed out or was cancelled may still land, so what it wrote to is neither remembered nor shared for a
@@ -113,10 +113,12 @@ class Caching(Wrapper):
             return cast("tuple[bytes, str] | None", held.value)
         return await self._memory.read(entry_key, lambda: self._inner.get_bytes(key, context=context))
 
-    def get_versioned(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, tuple[str, str] | None]:
-        return self._inner.get_versioned(key, context=context)
+    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+        try:
+            return await self._inner.get_versioned(key, context=context)
+        finally:
+            # It may be newer than what is remembered, and who has seen it must not get the older one.
+            self._memory.forget(key)
 
     async def list_keys(
         self,

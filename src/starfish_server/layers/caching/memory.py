@@ -141,6 +141,11 @@ class Memory:
                 del self._unclear[first]
             self._forget(keys)
 
+    def forget(self, key: str) -> None:
+        """Forget an object: somebody has just seen what is stored now."""
+        with self._lock:
+            self._forget({key})
+
     def close(self) -> None:
         """Forget everything, for good."""
         with self._lock:
