@@ -166,7 +166,7 @@ class MemoryObjectStore(AbstractObjectStore):
         check_version(version)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put_if", key)
-        text = _Text(body)
+        text = _Text(content, "utf-8")
         text.content_type = content_type or DEFAULT_TEXT_TYPE
         with _writing:
             found = _body_of(self._data.get(key))
