@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from starfish_server import MemoryObjectStore
+
+FORK_DURING_A_PUT = """
+import asyncio, os, signal, sys, threading
+from starfish_server import MemoryObjectStore
+
+begun, end = threading.Event(), threading.Event()
+
+class Slow(dict):
+    def __setitem__(self, key, value):
+        begun.set()
+        assert end.wait(10.0)
+        super().__setitem__(key, value)
+
+put = MemoryObjectStore(data=Slow()).put("k", "v")
+thread = threading.Thread(target=asyncio.run, args=(put,))
+thread.start()
+assert begun.wait(10.0)
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    asyncio.run(MemoryObjectStore(data={}).put("k", "v"))
+    os._exit(0)
+end.set()
+thread.join()
+sys.exit(os.waitpid(child, 0)[1])
+"""
 
 
 async def test_stores_without_data_share_one_dict() -> None:
@@ -67,3 +96,8 @@ async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:
 def test_repr_shows_no_content() -> None:
     assert repr(MemoryObjectStore(data={"k": "secret"})) == "MemoryObjectStore(1 objects)"
     assert repr(MemoryObjectStore()) == "MemoryObjectStore(shared)"
+
+
+def test_a_child_forked_while_another_thread_writes_can_write() -> None:
+    program = [sys.executable, "-W", "ignore", "-c", FORK_DURING_A_PUT]
+    assert subprocess.run(program, timeout=60, check=False).returncode == 0
