@@ -104,6 +104,21 @@ async def test_keys_that_failed_for_a_passing_reason_are_tried_again_alone(
     }
 
 
+async def test_another_try_that_fails_for_good_is_no_failure_of_keys_that_are_gone(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.next_faults += [
+        reply(200, not_deleted(a="NoSuchBucket", b="SlowDown")),
+        s3_error(403, "ExpiredToken"),
+    ]
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b", "c", "d"])
+    assert {key: type(error) for key, error in caught.value.failures.items()} == {
+        "a": BucketNotFoundError,
+        "b": StoreAccessDeniedError,
+    }
+
+
 async def test_a_key_that_nobody_asked_to_delete_is_not_deleted(
     proxy: FaultyProxy, store: S3ObjectStore
 ) -> None:
