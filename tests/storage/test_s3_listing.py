@@ -128,6 +128,17 @@ async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
     assert await anything.list_keys("") == ["a", "b", "z"]
 
 
+async def test_pages_go_on_after_keys_that_break_the_rules(moto: S3Server, make_s3: MakeS3) -> None:
+    store = make_s3(moto, portable_keys=False)
+    keys = sorted(["a\u00a0b", "\N{WOMAN}\u200d\N{ROCKET}", "a\u00adb", "z"])
+    for key in keys:
+        await store.put(key, "")
+    pages: list[str] = []
+    while page := await store.list_keys("", start_after=pages[-1] if pages else None, limit=1):
+        pages += page
+    assert pages == keys
+
+
 async def test_keys_are_decoded_as_s3_encodes_them(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
