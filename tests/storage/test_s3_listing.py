@@ -98,7 +98,7 @@ async def test_no_request_is_made_for_a_limit_of_0(
     assert proxy.seen == []
 
 
-async def test_no_page_is_asked_for_that_is_longer_than_the_limit(
+async def test_no_page_is_asked_for_that_is_longer_than_the_limit_or_before_the_first_key(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(seaweedfs, endpoint=proxy.endpoint)
@@ -106,9 +106,10 @@ async def test_no_page_is_asked_for_that_is_longer_than_the_limit(
         reply(200, page("a", "b", token="t")),
         reply(200, page("c")),
     ]
-    assert await store.list_keys("", limit=3) == ["a", "b", "c"]
+    assert await store.list_keys("", start_after="0", limit=3) == ["a", "b", "c"]
     asked = [parse_qs(urlsplit(seen.target).query) for seen in proxy.seen]
     assert [query["max-keys"] for query in asked] == [["3"], ["1"]]
+    assert asked[0]["start-after"] == ["0"]
     assert asked[1]["continuation-token"] == ["t"]
 
 
