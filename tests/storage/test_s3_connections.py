@@ -46,9 +46,9 @@ async def test_gets_cancelled_in_mid_body_leave_nothing_behind(
     proxy.fault = trickled(1000)
     before = asyncio.all_tasks()
     for _ in range(25):
-        proxy.seen.clear()
+        proxy.begun = 0
         gets = [asyncio.create_task(store.get_string("k")) for _ in range(4)]
-        await proxy.arrived(4)
+        await proxy.in_mid_body(4)
         for get in gets:
             get.cancel()
         outcomes = await asyncio.gather(*gets, return_exceptions=True)
