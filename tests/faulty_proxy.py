@@ -52,13 +52,14 @@ class Seen:
 class FaultyProxy:
     """`async with FaultyProxy(upstream) as proxy` answers at `proxy.endpoint`.
 
-    The requests that arrive are in `seen`. `next_faults` are used up one a request; after them `fault`, if
-    set, answers every request, and otherwise all pass through.
+    The requests that arrive are in `seen`; `begun` counts trickled replies. `next_faults` are used up one a
+    request; after them `fault`, if set, answers every request, and otherwise all pass through.
     """
 
     def __init__(self, upstream: str = "") -> None:
         self.endpoint = ""
         self.seen: list[Seen] = []
+        self.begun = 0
         self.next_faults: deque[Fault] = deque()
         self.fault: Fault | None = None
         self._upstream = upstream
@@ -88,6 +89,13 @@ class FaultyProxy:
         async with asyncio.timeout(10.0), self._news:
             await self._news.wait_for(lambda: len(self.seen) >= count)
 
+    async def in_mid_body(self, count: int) -> None:
+        """Wait until `count` trickled replies were begun, and their clients had turns to read what came."""
+        async with asyncio.timeout(10.0), self._news:
+            await self._news.wait_for(lambda: self.begun >= count)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
     async def settled(self, path: str) -> None:
         """Wait until nothing for `path` is on its way to the server, not even what its caller gave up."""
         async with asyncio.timeout(60.0):
@@ -103,6 +111,11 @@ class FaultyProxy:
         finally:
             self._underway[path].remove(arrived)
             arrived.set()
+
+    async def _note_begun(self) -> None:
+        async with self._news:
+            self.begun += 1
+            self._news.notify_all()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         with self._on_its_way(request.path):
@@ -122,6 +135,7 @@ class FaultyProxy:
                 ) as reply:
                     return Forwarded(reply.status, dict(reply.headers), await reply.read())
 
+        request["note_begun"] = self._note_begun
         fault = self.next_faults.popleft() if self.next_faults else self.fault
         if fault is not None:
             return await fault(request, forward)
@@ -186,6 +200,7 @@ def trickled(sent: int) -> Fault:
         whole = await forward()
         response = await _begin(request, whole)
         await response.write(whole.body[:sent])
+        await request["note_begun"]()
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -13,6 +13,7 @@ from starfish_server import (
     FilesystemStorageOptions,
     InvalidKeyError,
     MemoryObjectStore,
+    StoreUnavailableError,
 )
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
@@ -116,10 +117,17 @@ async def test_hostile_keys_are_refused_alike_before_any_io(unreachable: list[Ab
                     await operation(key)
 
 
-async def test_allowed_keys_of_the_same_kind_are_not_refused() -> None:
+async def test_allowed_keys_of_the_same_kind_are_refused_by_no_leaf(
+    unreachable: list[AbstractObjectStore], tmp_path: Path
+) -> None:
     keys = [key for key in hostile_keys(10_000) if is_allowed(key)]
     assert len(keys) > 300
-    store = MemoryObjectStore(data={})
-    for key in keys:
-        await store.put(key, key)
-        assert await store.get_string(key) == key
+    *apart, s3 = unreachable
+    async with FilesystemObjectStore(FilesystemStorageOptions(tmp_path / "store", fsync=False)) as files:
+        for key in keys:
+            for store in (*apart[:2], files):
+                await store.put(key, key)
+                assert await store.get_string(key) == key
+                await store.delete(key)
+            with pytest.raises(StoreUnavailableError):
+                await s3.get_string(key)

@@ -58,6 +58,7 @@ class Leaves(RuleBasedStateMachine):
     server: S3Server
     bucket: str
     steps = 0
+    texts_read = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,8 +79,8 @@ class Leaves(RuleBasedStateMachine):
             S3ObjectStore(s3),
         ]
 
-    def same(self, operation: str, *arguments: Any, **options: Any) -> None:
-        """Run one operation on every leaf and compare what each answered."""
+    def same(self, operation: str, *arguments: Any, **options: Any) -> object:
+        """Run one operation on every leaf, compare what each answered, and return it."""
 
         async def answer(store: AbstractObjectStore) -> object:
             try:
@@ -87,9 +88,9 @@ class Leaves(RuleBasedStateMachine):
             except StoreDecodeError as error:
                 return type(error)
 
-        self.compare(f"{operation}{arguments} {options}", answer)
+        return self.compare(f"{operation}{arguments} {options}", answer)
 
-    def compare(self, what: str, answer: Callable[[AbstractObjectStore], Awaitable[object]]) -> None:
+    def compare(self, what: str, answer: Callable[[AbstractObjectStore], Awaitable[object]]) -> object:
         async def answers() -> list[object]:
             return await asyncio.gather(*(answer(store) for store in self.stores))
 
@@ -97,14 +98,23 @@ class Leaves(RuleBasedStateMachine):
         first, *others = self.runner.run(answers())
         for store, other in zip(self.stores[1:], others, strict=True):
             assert other == first, f"{what}: {type(store).__name__} differs from memory"
+        return first
+
+    def read_back(self, key: str) -> None:
+        """Left to chance, reads seldom meet the object of a write."""
+        text = self.same("get_string", key)
+        self.same("get_bytes", key)
+        type(self).texts_read += isinstance(text, str) and text != ""
 
     @rule(key=keys, body=texts, content_type=st.one_of(st.none(), types))
     def put(self, key: str, body: str, content_type: str | None) -> None:
         self.same("put", key, body, content_type=content_type)
+        self.read_back(key)
 
     @rule(key=keys, body=bodies, content_type=types)
     def put_bytes(self, key: str, body: bytes, content_type: str) -> None:
         self.same("put_bytes", key, body, content_type=content_type)
+        self.read_back(key)
 
     @rule(key=keys)
     def get_string(self, key: str) -> None:
@@ -135,6 +145,7 @@ class Leaves(RuleBasedStateMachine):
             return found and found[0]
 
         self.compare("put_if", answer)
+        self.read_back(key)
 
     @rule(key=keys)
     def delete(self, key: str) -> None:
@@ -160,7 +171,7 @@ def test_a_random_history_gives_the_same_answers_on_every_leaf(moto: S3Server, f
     run_state_machine_as_test(
         Leaves,
         settings=settings(
-            max_examples=250 if full else 60,
+            max_examples=250 if full else 40,
             stateful_step_count=50,
             deadline=None,
             derandomize=not full,
@@ -170,3 +181,4 @@ def test_a_random_history_gives_the_same_answers_on_every_leaf(moto: S3Server, f
         ),
     )
     assert Leaves.steps >= (10_000 if full else 2_000)
+    assert Leaves.texts_read >= 200

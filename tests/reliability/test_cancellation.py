@@ -27,11 +27,11 @@ async def test_gets_cancelled_in_mid_body_leave_no_task_and_no_connection(
     await asyncio.gather(*(store.put(key, "body " * 4000, context=CONTEXT) for key in keys))
     files_before = len(os.listdir("/proc/self/fd"))
     for start in range(0, len(keys), 50):
-        proxy.seen.clear()
+        proxy.begun = 0
         proxy.fault = trickled(1000)
         page = keys[start : start + 50]
         gets = [asyncio.create_task(store.get_string(key, context=CONTEXT)) for key in page]
-        await proxy.arrived(50)
+        await proxy.in_mid_body(50)
         for get in gets:
             get.cancel()
         results = await asyncio.gather(*gets, return_exceptions=True)

@@ -25,6 +25,19 @@ def take_away_xattrs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getxattr", refuse)
 
 
+def record_fsyncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are made durable from now on, in order."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(file: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    return synced
+
+
 def temporary_files(base_dir: Path) -> list[str]:
     return sorted(p.name for p in (base_dir / "~staging").iterdir() if p.suffix != ".lock")
 

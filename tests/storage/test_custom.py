@@ -346,5 +346,15 @@ async def test_other_keys_pass_unless_portable_ones_are_asked_for() -> None:
             await CustomObjectStore(on_get=saw).get_string(wrong)  # type: ignore[arg-type]  # that is the test
 
 
+async def test_pages_go_on_after_other_keys() -> None:
+    keys = ["a\nb", "a\u00a0b", "z"]
+    store = CustomObjectStore(on_list=lambda prefix: keys)
+    assert [await store.list_keys("", start_after=key) for key in keys] == [keys[1:], keys[2:], []]
+    with pytest.raises(InvalidKeyError):
+        await CustomObjectStore(on_list=lambda prefix: keys, portable_keys=True).list_keys(
+            "", start_after="a\nb"
+        )
+
+
 def test_repr_names_the_callbacks() -> None:
     assert repr(CustomObjectStore(on_get=saw, on_put=saw)) == "CustomObjectStore(on_get, on_put)"

@@ -13,7 +13,13 @@ import pytest
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from storage.filesystem_support import make_store, take_away_xattrs, temporary_files, visible_entries
+from storage.filesystem_support import (
+    make_store,
+    record_fsyncs,
+    take_away_xattrs,
+    temporary_files,
+    visible_entries,
+)
 
 
 @pytest.fixture(params=["xattrs", "side files"], autouse=True)
@@ -119,18 +125,11 @@ async def test_a_delete_succeeds_when_its_folder_was_pruned_and_is_an_object_by_
 async def test_a_delete_whose_folder_was_pruned_makes_that_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[str] = []
-    fsync = os.fsync
-
-    def recorded(file: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{file}"))
-        fsync(file)
-
     async with make_store(tmp_path, fsync=True) as store:
         await store.put("d/e/k", "x")
         await store.put("d/stays", "x")
         _after_unlink_of("k", monkeypatch, (tmp_path / "d" / "e").rmdir)
-        monkeypatch.setattr(os, "fsync", recorded)
+        synced = record_fsyncs(monkeypatch)
         await store.delete("d/e/k")
     assert synced == [str(tmp_path / "d")]
 

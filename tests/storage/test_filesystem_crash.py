@@ -76,6 +76,73 @@ async def test_killed_writers_lose_nothing_that_they_acknowledged(
         assert len(os.listdir(tmp_path / "~staging")) == 1
 
 
+KILLED_AT_EACH_CALL = """
+import asyncio, errno, itertools, os, signal, sys
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+
+OLD, NEW = (b"old", "old/type"), (b"new" * 1000, "new/type")
+
+if sys.argv[2] == "side files":
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "none here")
+    os.setxattr = os.getxattr = refuse
+
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        ended = 1
+        try:
+            asyncio.run(work(FilesystemObjectStore(FilesystemStorageOptions(sys.argv[1]))))
+            ended = 0
+        finally:
+            os._exit(ended)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def put(body, content_type, killed_at=-1):
+    calls = itertools.count()
+
+    def killing(call):
+        def instead(*args, **kwargs):
+            if next(calls) == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+        return instead
+
+    async def work(store):
+        for name in ("fsync", "link", "mkdir", "rename", "setxattr", "unlink", "write"):
+            setattr(os, name, killing(getattr(os, name)))
+        await store.put_bytes("d/k", body, content_type=content_type)
+
+    return work
+
+def finds(*expected):
+    async def work(store):
+        assert await store.list_keys("") == ["d/k"]
+        assert await store.get_bytes("d/k") in expected
+
+    return work
+
+for number in itertools.count():
+    assert in_child(put(*OLD)) == 0
+    ended = in_child(put(*NEW, killed_at=number))
+    assert in_child(finds(OLD, NEW) if ended else finds(NEW)) == 0, number
+    if ended != -signal.SIGKILL:
+        assert ended == 0
+        print(number)
+        break
+"""
+
+
+@pytest.mark.parametrize("kind", ["xattrs", "side files"])
+async def test_killed_before_whichever_call_of_a_put_the_object_is_whole_with_its_own_type(
+    tmp_path: Path, kind: str
+) -> None:
+    program = [sys.executable, "-c", KILLED_AT_EACH_CALL, str(tmp_path), kind]
+    ended = await asyncio.to_thread(subprocess.run, program, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert int(ended.stdout) >= 8
+
+
 async def test_leftovers_of_a_dead_process_are_swept_and_those_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:

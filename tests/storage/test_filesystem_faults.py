@@ -14,7 +14,13 @@ import pytest
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO
-from storage.filesystem_support import make_store, take_away_xattrs, temporary_files, visible_entries
+from storage.filesystem_support import (
+    make_store,
+    record_fsyncs,
+    take_away_xattrs,
+    temporary_files,
+    visible_entries,
+)
 
 CALLS = (
     "openat,write,fsetxattr,fsync,flock,rename,renameat,renameat2,mkdir,mkdirat,link,linkat,unlinkat,access"
@@ -124,6 +130,38 @@ async def test_a_put_syncs_the_parents_of_new_folders_too(tmp_path: Path) -> Non
         "rename into /n/m",
         "fsync /n/m",
     ]
+
+
+async def test_the_first_put_makes_the_folders_above_it_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = record_fsyncs(monkeypatch)
+    async with make_store(tmp_path / "a" / "b", fsync=True) as store:
+        await store.put("k", "x")
+    assert synced[:2] == [str(tmp_path), str(tmp_path / "a")]
+
+
+async def test_a_put_makes_its_side_file_durable_before_its_body_takes_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away_xattrs(monkeypatch)
+    async with make_store(tmp_path, fsync=True) as store:
+        await store.put("d/k", "old")
+        synced = record_fsyncs(monkeypatch)
+        await store.put("d/k", "new")
+    places = [re.sub("[0-9a-f]{16}.[0-9]+", "FILE", path.removeprefix(str(tmp_path))) for path in synced]
+    assert places == ["/~staging/FILE", "/~staging/FILE", "/~attributes", "/d"]
+
+
+async def test_a_type_kept_of_a_legacy_side_file_is_durable_before_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "k").write_bytes(b"body")
+    (tmp_path / "k.__meta__").write_text('{"contentType": "image/png"}')
+    synced = record_fsyncs(monkeypatch)
+    async with make_store(tmp_path, fsync=True) as store:
+        await store.put("k.__meta__", "x")
+    assert str(tmp_path / "k") in synced
 
 
 @pytest.mark.parametrize(("key", "old"), [("d/k", (b"old", "old/type")), ("n/m/k", None)])

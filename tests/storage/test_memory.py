@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from starfish_server import MemoryObjectStore
+
+FORK_DURING_A_PUT = """
+import asyncio, os, signal, sys, threading
+from starfish_server import MemoryObjectStore
+
+begun, end = threading.Event(), threading.Event()
+
+class Slow(dict):
+    def __setitem__(self, key, value):
+        begun.set()
+        assert end.wait(10.0)
+        super().__setitem__(key, value)
+
+put = MemoryObjectStore(data=Slow()).put("k", "v")
+thread = threading.Thread(target=asyncio.run, args=(put,))
+thread.start()
+assert begun.wait(10.0)
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    asyncio.run(MemoryObjectStore(data={}).put("k", "v"))
+    os._exit(0)
+end.set()
+thread.join()
+sys.exit(os.waitpid(child, 0)[1])
+"""
 
 
 async def test_stores_without_data_share_one_dict() -> None:
@@ -53,7 +82,9 @@ async def test_text_of_another_class_is_stored_by_its_characters() -> None:
     data: dict[str, str] = {"live": Named("value")}
     store = MemoryObjectStore(data=data)
     await store.put("put", Named("value"))
-    assert [await store.get_string("put"), await store.get_string("live")] == ["value", "value"]
+    version = await store.put_if("put_if", Named("value"), version=None)
+    assert [await store.get_string(key) for key in ("live", "put", "put_if")] == ["value"] * 3
+    assert await store.get_versioned("put_if") == ("value", version)
 
 
 async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:
@@ -65,3 +96,8 @@ async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:
 def test_repr_shows_no_content() -> None:
     assert repr(MemoryObjectStore(data={"k": "secret"})) == "MemoryObjectStore(1 objects)"
     assert repr(MemoryObjectStore()) == "MemoryObjectStore(shared)"
+
+
+def test_a_child_forked_while_another_thread_writes_can_write() -> None:
+    program = [sys.executable, "-W", "ignore", "-c", FORK_DURING_A_PUT]
+    assert subprocess.run(program, timeout=60, check=False).returncode == 0

@@ -46,9 +46,9 @@ async def test_gets_cancelled_in_mid_body_leave_nothing_behind(
     proxy.fault = trickled(1000)
     before = asyncio.all_tasks()
     for _ in range(25):
-        proxy.seen.clear()
+        proxy.begun = 0
         gets = [asyncio.create_task(store.get_string("k")) for _ in range(4)]
-        await proxy.arrived(4)
+        await proxy.in_mid_body(4)
         for get in gets:
             get.cancel()
         outcomes = await asyncio.gather(*gets, return_exceptions=True)
@@ -215,7 +215,7 @@ async def test_requests_that_do_not_finish_fail_typed_when_the_store_closes(
 ) -> None:
     """Those that wait for one of the two connections as well as those that hold one."""
     monkeypatch.setattr(connections, "CLOSE_GRACE_SECONDS", 0.05)
-    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_connections=2)
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_connections=2, max_attempts=1)
     proxy.next_faults += [trickled(10), stalled]
     gets = [asyncio.create_task(store.get_bytes("k")) for _ in range(5)]
     await proxy.arrived(2)
@@ -269,7 +269,7 @@ async def test_a_close_that_is_cancelled_fails_requests_typed(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     """Those that wait for one of the two connections as well as those that hold one."""
-    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_connections=2)
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_connections=2, max_attempts=1)
     proxy.next_faults += [trickled(10), stalled]
     gets = [asyncio.create_task(store.get_bytes("k")) for _ in range(5)]
     await proxy.arrived(2)

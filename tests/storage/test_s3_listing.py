@@ -98,7 +98,7 @@ async def test_no_request_is_made_for_a_limit_of_0(
     assert proxy.seen == []
 
 
-async def test_no_page_is_asked_for_that_is_longer_than_the_limit(
+async def test_no_page_is_asked_for_that_is_longer_than_the_limit_or_before_the_first_key(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(seaweedfs, endpoint=proxy.endpoint)
@@ -106,9 +106,10 @@ async def test_no_page_is_asked_for_that_is_longer_than_the_limit(
         reply(200, page("a", "b", token="t")),
         reply(200, page("c")),
     ]
-    assert await store.list_keys("", limit=3) == ["a", "b", "c"]
+    assert await store.list_keys("", start_after="0", limit=3) == ["a", "b", "c"]
     asked = [parse_qs(urlsplit(seen.target).query) for seen in proxy.seen]
     assert [query["max-keys"] for query in asked] == [["3"], ["1"]]
+    assert asked[0]["start-after"] == ["0"]
     assert asked[1]["continuation-token"] == ["t"]
 
 
@@ -126,6 +127,17 @@ async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
     assert await portable.list_keys("", limit=2) == ["a", "b"]
     await anything.delete_many(odd)
     assert await anything.list_keys("") == ["a", "b", "z"]
+
+
+async def test_pages_go_on_after_keys_that_break_the_rules(moto: S3Server, make_s3: MakeS3) -> None:
+    store = make_s3(moto, portable_keys=False)
+    keys = sorted(["a\u00a0b", "\N{WOMAN}\u200d\N{ROCKET}", "a\u00adb", "z"])
+    for key in keys:
+        await store.put(key, "")
+    pages: list[str] = []
+    while page := await store.list_keys("", start_after=pages[-1] if pages else None, limit=1):
+        pages += page
+    assert pages == keys
 
 
 async def test_keys_are_decoded_as_s3_encodes_them(

@@ -57,15 +57,16 @@ def check_any_prefix(prefix: str, operation: str) -> None:
         )
 
 
-def check_page(start_after: str | None, limit: int | None) -> None:
+def check_page(start_after: str | None, limit: int | None, *, any_text: bool = False) -> None:
     """Check the two page arguments of `list_keys`.
 
     `start_after` need not be a key: any text of at most 1,024 UTF-8 bytes without control characters is a
-    place in the order. Raises `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
+    place in the order; with `any_text`, for stores of other keys, those characters too. Raises
+    `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
     """
     if start_after is not None:
         check_any_prefix(start_after, "list_keys")
-        if not start_after.isprintable():
+        if not (any_text or start_after.isprintable()):
             raise InvalidKeyError(
                 f"invalid start_after {_shown(start_after)}: unprintable character",
                 operation="list_keys",

@@ -99,6 +99,7 @@ class CustomObjectStore(AbstractObjectStore):
                 except TypeError as error:
                     raise TypeError(f"on_close must be callable without arguments: {error}") from error
         self._on_close = on_close
+        self._portable = portable_keys
         self._check_key = check_key if portable_keys else check_any_key
         self._check_prefix = check_prefix if portable_keys else check_any_prefix
         self._closed = False
@@ -162,7 +163,7 @@ class CustomObjectStore(AbstractObjectStore):
     ) -> list[str]:
         callback = self._ready(self._on_list, "list_keys", prefix)
         self._check_prefix(prefix, "list_keys")
-        check_page(start_after, limit)
+        check_page(start_after, limit, any_text=not self._portable)
         if limit == 0:
             return []
         asked = {"prefix": prefix, "start_after": start_after, "limit": limit, "context": context}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, cast
 
@@ -45,6 +46,16 @@ class _Bytes(bytes):
 _shared: dict[str, str | bytes] = {}
 # Held around each change, so that `put_if` compares and writes as one step among threads too.
 _writing = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread may have held the lock, and there nobody would ever let it go."""
+    global _writing  # noqa: PLW0603 - a lock that is held cannot be made free
+    _writing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class MemoryObjectStore(AbstractObjectStore):
@@ -166,7 +177,7 @@ class MemoryObjectStore(AbstractObjectStore):
         check_version(version)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put_if", key)
-        text = _Text(body)
+        text = _Text(content, "utf-8")
         text.content_type = content_type or DEFAULT_TEXT_TYPE
         with _writing:
             found = _body_of(self._data.get(key))

@@ -133,7 +133,7 @@ class Caching(Wrapper):
 
         if not self._lists or not isinstance(prefix, str):
             return await read()
-        check_page(start_after, limit)  # as an entry's key, True would be equal to 1
+        check_page(start_after, limit, any_text=True)  # as an entry's key, True would be equal to 1
         variant = None if self._variant is None else self._variant(context)
         entry_key = ((prefix,), (start_after, limit), variant)
         held = self._memory.find(entry_key)

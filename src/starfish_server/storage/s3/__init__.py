@@ -167,7 +167,7 @@ class S3ObjectStore(AbstractObjectStore):
     ) -> list[str]:
         self._check_open("list_keys", prefix)
         self._check_prefix(prefix, "list_keys")
-        check_page(start_after, limit)
+        check_page(start_after, limit, any_text=not self._portable)
         return await list_keys(self._transport, prefix, start_after, limit, portable=self._portable)
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:

@@ -67,8 +67,6 @@ class _Deletion:
                 await self._together(together)
             except StoreNotSupportedError:
                 singly = keys
-            except StoreError as error:
-                self.failures.update(dict.fromkeys(together, error))
         if singly:
             await side_by_side(self._singly, singly, at_once=_SIDE_BY_SIDE)
 
@@ -100,7 +98,9 @@ class _Deletion:
 
         try:
             await self._transport.attempts(attempt)
-        except StoreUnavailableError as error:
+        except StoreNotSupportedError:
+            raise
+        except StoreError as error:
             self.failures.update(passing or dict.fromkeys(pending, error))
 
 

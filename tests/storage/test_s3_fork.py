@@ -1,0 +1,44 @@
+"""A fork at a bad moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+FORK_DURING_A_FIRST_USE = """
+import asyncio, os, signal, sys, threading
+from aiohttp import ClientSession
+from starfish_server.storage.s3.connections import Connections
+from starfish_server.storage.s3.credentials import FixedKeys
+
+begun, end = threading.Event(), threading.Event()
+
+def open_keys():
+    if not begun.is_set():
+        begun.set()
+        assert end.wait(10.0)
+    return FixedKeys(None)
+
+connections = Connections(ClientSession, open_keys)
+
+async def use():
+    assert await connections.current() is await connections.current()
+    await connections.close()
+
+thread = threading.Thread(target=asyncio.run, args=(use(),))
+thread.start()
+assert begun.wait(10.0)
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    asyncio.run(use())
+    os._exit(0)
+end.set()
+thread.join()
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_child_forked_while_another_thread_opens_its_connections_can_open_its_own() -> None:
+    program = [sys.executable, "-W", "ignore", "-c", FORK_DURING_A_FIRST_USE]
+    assert subprocess.run(program, timeout=60, check=False).returncode == 0
