@@ -58,7 +58,7 @@ def test_a_signature_is_the_one_that_botocore_makes(
         signed = dict(headers)
         signer.sign(method, target, signed, HASH, moment)
         assert signed["Authorization"] == expected
-    assert signed.get("X-Amz-Security-Token") == keys.token
+        assert signed.get("X-Amz-Security-Token") == keys.token
 
 
 @pytest.mark.parametrize("day", [1, 2])
