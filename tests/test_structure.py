@@ -110,11 +110,66 @@ def test_only_the_builder_gathers_layers_and_leaves(file: str) -> None:
         assert leaves == [], f"{file} imports leaves and layers"
 
 
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def third_party(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules} & set(THIRD_PARTY_HOMES)
+
+
 def test_importing_the_package_imports_nothing_optional() -> None:
-    optional = set(THIRD_PARTY_HOMES) - {"aiofiles"}
-    code = "import sys, starfish_server; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert {name.split(".")[0] for name in modules.split()} & optional == set()
+    assert third_party(modules_after("import starfish_server")) == set()
+
+
+def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_library() -> None:
+    modules = modules_after("import starfish_server") - modules_after("pass")
+    slow = {"asyncio", "email", "hashlib", "importlib.metadata", "json", "logging", "threading", "tomllib"}
+    assert modules & slow == set()
+    own = {name for name in modules if name.startswith("starfish_server.")}
+    assert own == {
+        f"starfish_server.{name}"
+        for name in (
+            *("builder", "errors", "explain", "storage", "storage.base"),
+            *("layers", "layers.base", "layers.operations", "layers.record"),
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("layers.AccessLog", set()),
+        ("layers.Authorize", set()),
+        ("layers.Caching", {"cachetools"}),
+        ("layers.ConcurrencyLimit", set()),
+        ("layers.JsonLinesSink", set()),
+        ("layers.Metrics", {"opentelemetry"}),
+        ("layers.Namespace", set()),
+        ("layers.ReadOnly", set()),
+        ("layers.Retry", {"tenacity"}),
+        ("layers.SizeLimit", set()),
+        ("layers.Timeout", set()),
+        ("layers.Tracing", {"opentelemetry"}),
+        ("CustomObjectStore", set()),
+        ("FilesystemObjectStore", {"aiofiles"}),
+        ("GracefulShutdown", set()),
+        ("MemoryObjectStore", set()),
+        ("load_stack", set()),
+    ],
+)
+def test_a_name_imports_only_its_own_packages(name: str, packages: set[str]) -> None:
+    assert third_party(modules_after(f"import starfish_server.layers; starfish_server.{name}")) <= packages
+
+
+def test_every_name_of_the_root_is_there_and_listed() -> None:
+    assert set(starfish_server.__all__) <= set(dir(starfish_server))
+    names: dict[str, object] = {}
+    exec("from starfish_server import *", names)
+    assert set(starfish_server.__all__) <= set(names)
+    assert callable(names["explain"])  # and not the module of that name
 
 
 def test_names_of_the_router_come_from_the_root_lazily() -> None:

@@ -1,5 +1,10 @@
-"""Object stores behind one small async interface, wrapped by composable layers."""
+"""Object stores behind one small async interface, wrapped by composable layers.
 
+The interface, the errors and the builder are here at once. All else is imported on first use, so that a
+program imports only the packages that its own stores need.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from starfish_server.builder import StoreBuilder
@@ -23,15 +28,14 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.explain import explain
-from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
-from starfish_server.stack_file import load_stack
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
-from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.router import CollectionConfig as CollectionConfig
-    from starfish_server.router import SyncConfig as SyncConfig
+    from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
+    from starfish_server.router import CollectionConfig, SyncConfig
+    from starfish_server.stack_file import load_stack
+    from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+    from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
 
 __all__ = [
     "AbstractObjectStore",
@@ -66,11 +70,26 @@ __all__ = [
     "load_stack",
 ]
 
+_HOMES = {
+    "CollectionConfig": "router",
+    "CustomObjectStore": "storage.memory",
+    "FilesystemObjectStore": "storage.filesystem",
+    "FilesystemStorageOptions": "storage.filesystem",
+    "GracefulShutdown": "lifecycle",
+    "GracefulShutdownOptions": "lifecycle",
+    "MemoryObjectStore": "storage.memory",
+    "SyncConfig": "router",
+    "load_stack": "stack_file",
+}
+
 
 def __getattr__(name: str) -> object:
-    """The names that need the extra `[http]`, imported on first use."""
-    if name in {"CollectionConfig", "SyncConfig"}:
-        from starfish_server import router
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return getattr(router, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

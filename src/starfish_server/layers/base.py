@@ -196,6 +196,9 @@ class Around(Layer):
 
     _unhandled_if_from = (AbstractObjectStore, Layer)
 
+    # The reads hand on what they were called with as defaults of `proceed`: the cells of a closure would take
+    # a quarter of the time that the whole hook does.
+
     async def around(
         self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
     ) -> T:
@@ -209,20 +212,32 @@ class Around(Layer):
     def get_string(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, str | None]:
-        inner = self._inner
-        return self.around(GET_STRING, key, context, lambda: inner.get_string(key, context=context))
+        def proceed(
+            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
+        ) -> Coroutine[None, None, str | None]:
+            return inner.get_string(key, context=context)
+
+        return self.around(GET_STRING, key, context, proceed)
 
     def get_bytes(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, tuple[bytes, str] | None]:
-        inner = self._inner
-        return self.around(GET_BYTES, key, context, lambda: inner.get_bytes(key, context=context))
+        def proceed(
+            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
+        ) -> Coroutine[None, None, tuple[bytes, str] | None]:
+            return inner.get_bytes(key, context=context)
+
+        return self.around(GET_BYTES, key, context, proceed)
 
     def get_versioned(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, tuple[str, str] | None]:
-        inner = self._inner
-        return self.around(GET_VERSIONED, key, context, lambda: inner.get_versioned(key, context=context))
+        def proceed(
+            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
+        ) -> Coroutine[None, None, tuple[str, str] | None]:
+            return inner.get_versioned(key, context=context)
+
+        return self.around(GET_VERSIONED, key, context, proceed)
 
     def list_keys(
         self,
@@ -232,12 +247,12 @@ class Around(Layer):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, list[str]]:
-        forward = super().list_keys
+        inner = self._inner
         return self.around(
             LIST_KEYS,
             prefix,
             context,
-            lambda: forward(prefix, start_after=start_after, limit=limit, context=context),
+            lambda: inner.list_keys(prefix, start_after=start_after, limit=limit, context=context),
         )
 
     def put(
@@ -249,14 +264,14 @@ class Around(Layer):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, None]:
-        forward = super().put
+        inner = self._inner
         return self.around(
             PUT,
             key,
             context,
             _Write(
                 body,
-                lambda: forward(
+                lambda: inner.put(
                     key, body, content_type=content_type, cache_control=cache_control, context=context
                 ),
             ),
@@ -271,14 +286,14 @@ class Around(Layer):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, None]:
-        forward = super().put_bytes
+        inner = self._inner
         return self.around(
             PUT_BYTES,
             key,
             context,
             _Write(
                 body,
-                lambda: forward(
+                lambda: inner.put_bytes(
                     key, body, content_type=content_type, cache_control=cache_control, context=context
                 ),
             ),
@@ -294,14 +309,14 @@ class Around(Layer):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, str]:
-        forward = super().put_if
+        inner = self._inner
         return self.around(
             PUT_IF,
             key,
             context,
             _Write(
                 body,
-                lambda: forward(
+                lambda: inner.put_if(
                     key,
                     body,
                     version=version,
@@ -313,14 +328,14 @@ class Around(Layer):
         )
 
     def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
-        forward = super().delete
-        return self.around(DELETE, key, context, lambda: forward(key, context=context))
+        inner = self._inner
+        return self.around(DELETE, key, context, lambda: inner.delete(key, context=context))
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         # A copy: what the hook sees is what is deleted. One str stays, for the leaf to refuse.
         given = keys if isinstance(keys, str) else list(keys)
-        forward = super().delete_many
-        await self.around(DELETE_MANY, given, context, lambda: forward(given, context=context))
+        inner = self._inner
+        await self.around(DELETE_MANY, given, context, lambda: inner.delete_many(given, context=context))
 
 
 class _Write(Generic[T]):

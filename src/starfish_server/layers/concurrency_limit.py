@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
@@ -41,6 +41,7 @@ class ConcurrencyLimit(Around):
             positive_int("max_waiting", max_waiting)
         self._max_waiting = max_waiting
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()
+        self._latest: _Gate | None = None  # asking the dictionary takes longer than all else here
 
     def settings(self) -> dict[str, object]:
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
@@ -49,9 +50,9 @@ class ConcurrencyLimit(Around):
         self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
     ) -> T:
         loop = asyncio.get_running_loop()
-        gate = self._gates.get(loop)
-        if gate is None:
-            gate = self._gates[loop] = _Gate(self._max_in_flight)
+        gate = self._latest
+        if gate is None or gate.loop() is not loop:
+            gate = self._latest = self._gate_of(loop)
         if not gate.enter():
             if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
                 raise StoreOverloadedError(
@@ -66,6 +67,12 @@ class ConcurrencyLimit(Around):
         finally:
             gate.leave()
 
+    def _gate_of(self, loop: asyncio.AbstractEventLoop) -> _Gate:
+        gate = self._gates.get(loop)
+        if gate is None:
+            gate = self._gates[loop] = _Gate(loop, self._max_in_flight)
+        return gate
+
 
 class _Gate:
     """The permits of one event loop. One that is left goes straight to the first in line, so none overtakes.
@@ -74,9 +81,10 @@ class _Gate:
     between the patch releases of Python that are supported.
     """
 
-    __slots__ = ("_free", "waiting")
+    __slots__ = ("_free", "loop", "waiting")
 
-    def __init__(self, permits: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, permits: int) -> None:
+        self.loop = ref(loop)
         self._free = permits
         self.waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from typing import cast
+from functools import partial
 
 from starfish_server.errors import StackError
 from starfish_server.layers.base import Slot, Wrapper
@@ -101,8 +101,9 @@ class Caching(Wrapper):
         entry_key = (key, "text", None if self._variant is None else self._variant(context))
         held = self._memory.find(entry_key)
         if held is not None:
-            return cast("str | None", held.value)
-        return await self._memory.read(entry_key, lambda: self._inner.get_string(key, context=context))
+            value: str | None = held.value
+            return value
+        return await self._memory.read(entry_key, partial(self._inner.get_string, key, context=context))
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
         if not isinstance(key, str):
@@ -110,8 +111,9 @@ class Caching(Wrapper):
         entry_key = (key, "bytes", None if self._variant is None else self._variant(context))
         held = self._memory.find(entry_key)
         if held is not None:
-            return cast("tuple[bytes, str] | None", held.value)
-        return await self._memory.read(entry_key, lambda: self._inner.get_bytes(key, context=context))
+            value: tuple[bytes, str] | None = held.value
+            return value
+        return await self._memory.read(entry_key, partial(self._inner.get_bytes, key, context=context))
 
     async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
         try:
@@ -128,16 +130,14 @@ class Caching(Wrapper):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> list[str]:
-        def read() -> Coroutine[None, None, list[str]]:
-            return self._inner.list_keys(prefix, start_after=start_after, limit=limit, context=context)
-
+        read = partial(self._inner.list_keys, prefix, start_after=start_after, limit=limit, context=context)
         if not self._lists or not isinstance(prefix, str):
             return await read()
         check_page(start_after, limit, any_text=True)  # as an entry's key, True would be equal to 1
         variant = None if self._variant is None else self._variant(context)
         entry_key = ((prefix,), (start_after, limit), variant)
         held = self._memory.find(entry_key)
-        keys = cast("list[str]", held.value) if held else await self._memory.read(entry_key, read)
+        keys: list[str] = held.value if held else await self._memory.read(entry_key, read)
         return list(keys)
 
     async def put(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterable, KeysView
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cachetools import TLRUCache
 
@@ -22,7 +22,7 @@ ENTRY_OVERHEAD = 800
 class Entry(NamedTuple):
     """A result, the bytes it takes, and until when it is good, in seconds of the monotonic clock."""
 
-    value: object
+    value: Any
     cost: int
     expires: float
 
@@ -39,12 +39,6 @@ class Entries(TLRUCache[EntryKey, Entry]):
     @property
     def subjects(self) -> KeysView[Subject]:
         return self._by_subject.keys()
-
-    def find(self, key: EntryKey) -> Entry | None:
-        try:
-            return self[key]
-        except KeyError:
-            return None
 
     def keep(self, key: EntryKey, value: object, expires: float) -> None:
         """Hold a result, unless it is too large, or too old already."""

@@ -85,11 +85,13 @@ class Memory:
     def find(self, entry_key: EntryKey) -> Entry | None:
         """What is remembered, counted as a hit; `read` is next if there is nothing."""
         with self._lock:
-            entry = self._entries.find(entry_key)
-            if entry is not None:
-                self._hits += 1
-                note_cache("hit")
-            return entry
+            try:
+                entry = self._entries[entry_key]
+            except KeyError:
+                return None
+            self._hits += 1
+        note_cache("hit")
+        return entry
 
     async def read(self, entry_key: EntryKey, read: Callable[[], Coroutine[None, None, T]]) -> T:
         """The result of `read`, shared with all who ask for the same meanwhile, and kept if it may be."""

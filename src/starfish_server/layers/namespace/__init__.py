@@ -199,7 +199,11 @@ class Namespace(Wrapper):
     def _enter(self, operation: str, key: str, context: StoreContext | None) -> str:
         """The caller's prefix, once it is sure that it may stand before `key`."""
         check_key(key, operation)
-        prefix = self._prefix_for(operation, key, context)
+        try:
+            prefix = self._prefix_of(context)
+        except (ContextRequiredError, InvalidKeyError) as error:
+            error.operation, error.key = operation, key
+            raise
         if len(prefix) + len(key) > MAX_KEY_BYTES:
             raise _too_long(prefix, key, operation)
         return prefix
