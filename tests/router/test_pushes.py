@@ -147,6 +147,17 @@ async def test_the_log_says_once_that_one_process_is_protected(
     assert "within this process only" in message
 
 
+async def test_a_store_that_wrote_conditionally_is_never_written_to_without() -> None:
+    store = RecordingStore(MemoryObjectStore(data={}))
+    refusing = FaultyStore(store, {"put_if": [None, Fault(StoreNotSupportedError)]})
+    async with client_of(make_app(refusing)) as client:
+        base = (await push(client, "notes/a", {"n": 1}))["hash"]
+        refused = await client.post("/push/notes/a", json=pushed({"n": 2}, base))
+        assert (refused.status_code, refused.json()) == (500, {"error": "store_not_supported"})
+        await push(client, "notes/a", {"n": 3}, base)
+    assert {call.operation for call in store.calls} == {"get_versioned", "put_if"}
+
+
 async def test_locks_are_kept_only_while_they_are_used() -> None:
     pushes = Pushes(Unconditional(data={}))
     request = PushRequest(data={"n": 1})

@@ -38,6 +38,7 @@ class Pushes:
     def __init__(self, store: AbstractObjectStore) -> None:
         self._store = store
         self._conditional = store.supports("get_versioned") and store.supports("put_if")
+        self._proven = False
         self._warned = False
         # A lock lives as long as a push holds or awaits it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -49,6 +50,8 @@ class Pushes:
                 return await self._push_if_unchanged(key, pushed, context)
             except StoreNotSupportedError:
                 # Only the service behind the store knew. Nothing was written.
+                if self._proven:  # it does know them: whoever refused now, a proxy perhaps, was another
+                    raise
                 self._conditional = False
         return await self._push_locked(key, pushed, context)
 
@@ -63,6 +66,7 @@ class Pushes:
                 )
             except VersionConflictError:
                 continue
+            self._proven = True
             return document
         raise Refusal(503, "contended", {"Retry-After": "1"})
 
