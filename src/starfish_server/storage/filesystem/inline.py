@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from starfish_server.storage.filesystem.attributes import is_legacy_name
+from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
 from starfish_server.storage.filesystem.openat2 import BENEATH, CACHED, FROM_HERE, NO_LINKS, opener
 from starfish_server.storage.filesystem.reading import UNSETTLED, Found, read_plain
 from starfish_server.storage.filesystem.walk import DIRECTORY, FILE
@@ -34,7 +34,7 @@ class InlineReads:
 
     def read(self, key: str, *, with_type: bool) -> Found:
         """The object, or None, or `UNSETTLED`."""
-        if not self._enabled or is_legacy_name(key):
+        if not self._enabled or key.endswith(LEGACY_SUFFIX):
             return UNSETTLED
         try:
             file = self._open(key.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starfish_server.storage.filesystem.attributes import (
@@ -21,10 +20,9 @@ from starfish_server.storage.filesystem.staging import Staging, TemporaryFile, l
 from starfish_server.storage.filesystem.walk import (
     Parent,
     entry_status,
-    make_directory,
+    make_folder,
     open_file,
     remove_empty_tree,
-    walk,
 )
 
 if TYPE_CHECKING:
@@ -45,9 +43,9 @@ def place_object(
     `side` is the attributes if the file itself cannot hold them. The caller holds the lock of `key`. Raises
     `NotADirectoryError` if a parent is an object, ENOTEMPTY if there are objects below `key`.
     """
-    *parents, name = key.split("/")
+    folder, _, name = key.rpartition("/")
     try:
-        parent = walk(base, parents, partial(make_directory, fsync=fsync))
+        parent = make_folder(base, folder, fsync=fsync)
         try:
             current = entry_status(name, parent)
             if current is not None and stat.S_ISDIR(current.st_mode):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,10 @@ def open_base(path: str) -> int:
 
 def make_base(path: str, *, fsync: bool) -> int:
     """As `open_base`; it and its parents are made where they are missing."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return open_base(path)
+    except FileNotFoundError:
+        pass
     parent = make_base(str(Path(path).parent), fsync=fsync)
     try:
         with contextlib.suppress(FileExistsError):
@@ -62,6 +65,15 @@ def make_directory(name: str, parent: int, *, fsync: bool) -> int:
     if fsync:  # also when another writer was first: it may not have got here yet
         os.fsync(parent)
     return open_directory(name, parent)
+
+
+def make_folder(base: int, path: str, *, fsync: bool) -> int:
+    """The directory at `path`, made where it is missing; `base` itself, opened again, if it is empty."""
+    try:
+        return _open_beneath(base, path.encode() or b".")
+    except OSError:
+        pass  # the steps meet it again, and say what it means or mend it
+    return walk(base, path.split("/") if path else (), partial(make_directory, fsync=fsync))
 
 
 def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
