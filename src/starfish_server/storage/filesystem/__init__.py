@@ -25,7 +25,9 @@ from starfish_server.storage.checks import (
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.commit import Commit
 from starfish_server.storage.filesystem.directory import Directory
-from starfish_server.storage.versions import check_version
+from starfish_server.storage.filesystem.inline import InlineReads
+from starfish_server.storage.filesystem.reading import UNSETTLED
+from starfish_server.storage.versions import check_version, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -42,6 +44,8 @@ class FilesystemStorageOptions:
     base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
         relative one is taken from the current folder now, not when it is used.
     fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
+    inline_reads: whether an object of at most 64 KiB that is in the page cache is read on the event loop,
+        without a thread; what may have to wait for the disk never is. Linux only. Default True.
 
     Raises `TypeError` or `ValueError` for what cannot be a folder's path.
     """
@@ -49,6 +53,7 @@ class FilesystemStorageOptions:
     base_dir: str | os.PathLike[str]
     _: KW_ONLY
     fsync: bool = True
+    inline_reads: bool = True
 
     def __post_init__(self) -> None:
         path = os.fspath(self.base_dir)
@@ -63,7 +68,8 @@ class FilesystemObjectStore(AbstractObjectStore):
     """A leaf that keeps the object `key` in the file `base_dir/key`. POSIX only.
 
     Any number of stores, threads and processes may share a folder. A write is whole or not there. An
-    operation is one hop to a thread of the loop's default executor. Content types are extended attributes
+    operation is one hop to a thread of the loop's default executor, or none for a small object in memory
+    (`inline_reads`). Content types are extended attributes
     of the files, or stand in `base_dir/~attributes` where the file system has none. `a` and `a/b` cannot both
     be objects: putting the second raises `KeyConflictError`. What is neither a file nor a folder below
     `base_dir`, such as a link, is `StoreAccessDeniedError` to each operation on its key, and is not listed.
@@ -76,8 +82,8 @@ class FilesystemObjectStore(AbstractObjectStore):
         self._base_dir = os.fspath(options.base_dir)
         self._closed = False
         self._directory = directory = Directory(self._base_dir, fsync=options.fsync)
+        self._inline = InlineReads(self._base_dir, enabled=options.inline_reads)
         self._read = wrap(directory.read)
-        self._read_with_type = wrap(directory.read_with_type)
         self._list_keys = wrap(directory.list_keys)
         self._write = wrap(directory.write)
         self._read_versioned = wrap(directory.read_versioned)
@@ -92,8 +98,10 @@ class FilesystemObjectStore(AbstractObjectStore):
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
         self._check_open("get_string", key)
         check_key(key, "get_string")
-        body = await self._read("get_string", key)
-        return None if body is None else decode_text(body, "get_string", key)
+        found = self._inline.read(key, with_type=False)
+        if found is UNSETTLED:
+            found = await self._read("get_string", key, with_type=False)
+        return None if found is None else decode_text(found.body, "get_string", key)
 
     async def put(
         self,
@@ -141,7 +149,9 @@ class FilesystemObjectStore(AbstractObjectStore):
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
         self._check_open("get_bytes", key)
         check_key(key, "get_bytes")
-        found = await self._read_with_type("get_bytes", key)
+        found = self._inline.read(key, with_type=True)
+        if found is UNSETTLED:
+            found = await self._read("get_bytes", key, with_type=True)
         return None if found is None else (found.body, found.content_type)
 
     async def put_bytes(
@@ -165,8 +175,12 @@ class FilesystemObjectStore(AbstractObjectStore):
     async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
         self._check_open("get_versioned", key)
         check_key(key, "get_versioned")
-        found = await self._read_versioned(key)
-        return None if found is None else (decode_text(found[0], "get_versioned", key), found[1])
+        found = self._inline.read(key, with_type=False)
+        if found is not UNSETTLED:
+            versioned = None if found is None else (found.body, version_of(found.body))
+        else:
+            versioned = await self._read_versioned(key)
+        return None if versioned is None else (decode_text(versioned[0], "get_versioned", key), versioned[1])
 
     async def put_if(
         self,

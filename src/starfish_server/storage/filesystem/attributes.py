@@ -79,11 +79,16 @@ def set_on_file(file: int, attributes: Attributes, flags: int = 0) -> bool:
     return True
 
 
+def type_on_file(file: int) -> str | None:
+    """The content type in the extended attribute, None if it is no header's; `OSError` if there is none."""
+    return _type_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
+
+
 def own_content_type(base: int, key: str, file: int, status: os.stat_result) -> str | None:
     """The content type that this very body was stored with, or None."""
     if hasattr(os, "getxattr"):
         try:
-            return _type_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
+            return type_on_file(file)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise

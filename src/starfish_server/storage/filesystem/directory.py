@@ -12,13 +12,12 @@ from starfish_server.storage.checks import check_keys
 from starfish_server.storage.filesystem.attributes import Attributes, is_legacy_name, set_on_file
 from starfish_server.storage.filesystem.listing import list_keys
 from starfish_server.storage.filesystem.objects import (
-    StoredObject,
     keep_legacy_type,
     place_object,
-    read_object,
     remove_object,
 )
 from starfish_server.storage.filesystem.os_errors import os_errors
+from starfish_server.storage.filesystem.reading import StoredObject, read_object
 from starfish_server.storage.filesystem.staging import Staging, locked
 from starfish_server.storage.filesystem.walk import make_base, nearest_directory, open_base, prune, write_all
 from starfish_server.storage.versions import conflict, version_of
@@ -50,21 +49,15 @@ class Directory:
         if staging is not None:
             staging.close()
 
-    def read(self, operation: str, key: str) -> bytes | None:
-        """Body of the object, or None."""
+    def read(self, operation: str, key: str, *, with_type: bool) -> StoredObject | None:
+        """Body and, if asked for, content type of the object, both of the same write, or None."""
         with os_errors(operation, key), self._existing() as base:
-            found = None if base is None else read_object(base, key, with_type=False)
-        return None if found is None else found.body
-
-    def read_with_type(self, operation: str, key: str) -> StoredObject | None:
-        """Body and content type of the object, both of the same write, or None."""
-        with os_errors(operation, key), self._existing() as base:
-            return None if base is None else read_object(base, key, with_type=True)
+            return None if base is None else read_object(base, key, with_type=with_type)
 
     def read_versioned(self, key: str) -> tuple[bytes, str] | None:
         """Body of the object and its version, or None."""
-        body = self.read("get_versioned", key)
-        return None if body is None else (body, version_of(body))
+        found = self.read("get_versioned", key, with_type=False)
+        return None if found is None else (found.body, version_of(found.body))
 
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
         with os_errors("list_keys", prefix), self._existing() as base:

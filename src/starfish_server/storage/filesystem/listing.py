@@ -8,7 +8,7 @@ import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
-from starfish_server.storage.checks import MAX_KEY_BYTES
+from starfish_server.storage.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES
 from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.walk import walk
 
@@ -20,10 +20,13 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 class _Level:
     """A directory on the way down: what is left of its entries, last one first, and its path, `""` or with a
     closing slash.
+
+    all_keys: no entry is a directory, or may be a legacy side file.
     """
 
     path: str
     entries: list[str]
+    all_keys: bool = False
 
 
 def list_keys(base: int, prefix: str, start_after: str, limit: int | None) -> list[str]:
@@ -37,13 +40,21 @@ def list_keys(base: int, prefix: str, start_after: str, limit: int | None) -> li
         if not level.entries:
             levels.pop()
             continue
-        key = level.path + level.entries.pop()
-        if key.endswith("/"):
-            levels.append(_enter(base, key, prefix, start_after))
-        elif not (key.endswith(LEGACY_SUFFIX) and _is_side_file(base, key)):
-            keys.append(key)
-            if len(keys) == limit:
-                break
+        if level.all_keys:
+            path, names = level.path, level.entries
+            level.entries = []
+            if limit is not None:
+                names = names[len(keys) - limit :]
+            names.reverse()
+            keys += [path + name for name in names]
+        else:
+            key = level.path + level.entries.pop()
+            if key.endswith("/"):
+                levels.append(_enter(base, key, prefix, start_after))
+            elif not (key.endswith(LEGACY_SUFFIX) and _is_side_file(base, key)):
+                keys.append(key)
+        if len(keys) == limit:
+            break
     return keys
 
 
@@ -58,15 +69,18 @@ def _enter(base: int, path: str, prefix: str, start_after: str) -> _Level:
             return _Level(path, [])
         raise
     try:
-        entries = _select(_scan(directory), path, prefix, start_after)
+        found, all_keys = _scan(directory)
     finally:
         os.close(directory)
+    entries = _select(found, path, prefix, start_after)
     entries.reverse()
-    return _Level(path, entries)
+    return _Level(path, entries, all_keys)
 
 
-def _scan(directory: int) -> list[str]:
-    """Entries that are, or may lead to, keys, sorted; those of directories end with a slash."""
+def _scan(directory: int) -> tuple[list[str], bool]:
+    """Entries that are, or may lead to, keys, sorted, and whether all of them surely are keys. Those of
+    directories end with a slash.
+    """
     files: list[str] = []
     directories: list[str] = []
     with os.scandir(directory) as entries:
@@ -75,15 +89,19 @@ def _scan(directory: int) -> list[str]:
                 files.append(entry.name)
             elif entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
-    names = _usable(files)
-    names.extend(f"{name}/" for name in _usable(directories))
+    # One look at all names at once is enough as a rule.
+    joined = "".join(files)
+    all_keys = not directories and LEGACY_SUFFIX not in joined
+    names = _usable(files, joined)
+    if directories:
+        names.extend(f"{name}/" for name in _usable(directories, "".join(directories)))
     names.sort()
-    return names
+    return names, all_keys
 
 
-def _usable(names: list[str]) -> list[str]:
-    """Those that may be a segment of a key; one look at all of them at once is enough as a rule."""
-    if not _NO_KEY_HOLDS.search("".join(names)):
+def _usable(names: list[str], joined: str) -> list[str]:
+    """Those that may be a segment of a key."""
+    if not _NO_KEY_HOLDS.search(joined):
         return names
     return [name for name in names if not _NO_KEY_HOLDS.search(name)]
 
@@ -104,8 +122,11 @@ def _select(entries: list[str], path: str, prefix: str, start_after: str) -> lis
         low = max(low, first)
     elif path < start_after:
         return []
+    selected = entries[low:high]
     room = MAX_KEY_BYTES - len(path)
-    return [entry for entry in entries[low:high] if len(entry) <= room]
+    if room > MAX_SEGMENT_BYTES:
+        return selected
+    return [entry for entry in selected if len(entry) <= room]
 
 
 def _is_side_file(base: int, key: str) -> bool:

@@ -1,19 +1,15 @@
-"""One object in an open base directory: read it, put a written file in its place, or remove it."""
+"""One object in an open base directory: put a written file in its place, or remove it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from starfish_server.storage.checks import DEFAULT_BYTES_TYPE
 from starfish_server.storage.filesystem.attributes import (
     LEGACY_SUFFIX,
     Attributes,
-    content_type_of,
-    is_legacy_name,
     legacy_content_type,
     own_content_type,
     remove_side_file,
@@ -22,48 +18,15 @@ from starfish_server.storage.filesystem.attributes import (
 )
 from starfish_server.storage.filesystem.staging import Staging, TemporaryFile, locked
 from starfish_server.storage.filesystem.walk import (
+    Parent,
     entry_status,
-    make_directory,
+    make_folder,
     open_file,
-    read_all,
     remove_empty_tree,
-    walk,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starfish_server.storage.filesystem.commit import Commit
-
-
-class StoredObject(NamedTuple):
-    """A body and the content type that it was stored with."""
-
-    body: bytes
-    content_type: str
-
-
-def read_object(base: int, key: str, *, with_type: bool) -> StoredObject | None:
-    """Body and content type, both of the same write, or None. Takes no lock."""
-    while True:
-        with _parent(base, key) as (parent, name):
-            if parent is None:
-                return None
-            if is_legacy_name(key) and legacy_content_type(base, key, name, parent) is not None:
-                return None
-            opened = open_file(name, parent)
-            if opened is None:
-                return None
-            file, status = opened
-            try:
-                body = read_all(file, status.st_size)
-                if not with_type:
-                    return StoredObject(body, "")
-                settled, content_type = content_type_of(base, key, name, parent, file, status)
-            finally:
-                os.close(file)
-            if settled:
-                return StoredObject(body, content_type or DEFAULT_BYTES_TYPE)
 
 
 def place_object(
@@ -80,9 +43,9 @@ def place_object(
     `side` is the attributes if the file itself cannot hold them. The caller holds the lock of `key`. Raises
     `NotADirectoryError` if a parent is an object, ENOTEMPTY if there are objects below `key`.
     """
-    *parents, name = key.split("/")
+    folder, _, name = key.rpartition("/")
     try:
-        parent = walk(base, parents, partial(make_directory, fsync=fsync))
+        parent = make_folder(base, folder, fsync=fsync)
         try:
             current = entry_status(name, parent)
             if current is not None and stat.S_ISDIR(current.st_mode):
@@ -109,7 +72,7 @@ def place_object(
 
 def remove_object(base: int, key: str, commit: Commit, *, fsync: bool) -> bool:
     """Remove the object and what is known of it; False if there was none. The folder is the caller's."""
-    with _parent(base, key) as (parent, name):
+    with Parent(base, key) as (parent, name):
         if parent is None or not _is_file(name, parent):
             return False
         with locked(base, key, fsync=fsync), commit:
@@ -128,7 +91,7 @@ def remove_object(base: int, key: str, commit: Commit, *, fsync: bool) -> bool:
 def keep_legacy_type(base: int, side_key: str, staging: Staging, *, fsync: bool) -> None:
     """Before an object is put over the legacy side file at `side_key`: give its object what it says."""
     key = side_key.removesuffix(LEGACY_SUFFIX)
-    with _parent(base, key) as (parent, name):
+    with Parent(base, key) as (parent, name):
         if (
             parent is None
             or (content_type := legacy_content_type(base, side_key, name + LEGACY_SUFFIX, parent)) is None
@@ -175,21 +138,6 @@ def _switch(name: str, parent: int, staged: TemporaryFile, *, fsync: bool, repla
         if kept:
             with contextlib.suppress(OSError):
                 os.unlink(old, dir_fd=staged.folder)
-
-
-@contextlib.contextmanager
-def _parent(base: int, key: str) -> Iterator[tuple[int | None, str]]:
-    """The open folder of `key`, None if there is none, and the last segment of `key`."""
-    *parents, name = key.split("/")
-    try:
-        parent = walk(base, parents)
-    except (FileNotFoundError, NotADirectoryError):
-        yield None, name
-        return
-    try:
-        yield parent, name
-    finally:
-        os.close(parent)
 
 
 def _is_file(name: str, parent: int) -> bool:

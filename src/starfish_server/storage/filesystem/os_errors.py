@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from starfish_server.errors import (
     InvalidKeyError,
@@ -14,9 +12,6 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     StoreAccessDeniedError: ("EACCES", "EPERM", "ELOOP"),
@@ -39,14 +34,23 @@ ERROR_OF_ERRNO = {
 }
 
 
-@contextlib.contextmanager
-def os_errors(operation: str, key: str | None) -> Iterator[None]:
+class os_errors:  # noqa: N801 - reads as the `with` statement that it stands in
     """Turn an `OSError` of the block into its `StoreError`; one outside the table is a plain `StoreError`."""
-    try:
-        yield
-    except StoreError:  # some are OSErrors too, by their second base
-        raise
-    except OSError as error:
+
+    __slots__ = ("_key", "_operation")
+
+    def __init__(self, operation: str, key: str | None) -> None:
+        self._operation = operation
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # Some of ours are OSErrors too, by their second base.
+        if not isinstance(error, OSError) or isinstance(error, StoreError):
+            return
+        operation, key = self._operation, self._key
         kind = ERROR_OF_ERRNO.get(error.errno or 0, StoreError)
         reason = error.strerror or os.strerror(error.errno or 0)
         where = "" if key is None else f" {key!r}"

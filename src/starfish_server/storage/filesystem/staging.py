@@ -8,60 +8,86 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import itertools
 import os
 import secrets
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Self
+from zlib import crc32
 
+from starfish_server.storage.filesystem.openat2 import BENEATH, NO_LINKS, opener
 from starfish_server.storage.filesystem.walk import make_directory, walk
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LOCKS = "~locks"
+_open_lock = opener(os.O_RDWR | os.O_NONBLOCK, NO_LINKS | BENEATH)
 
 
-@contextlib.contextmanager
-def locked(base: int, key: str, *, fsync: bool) -> Iterator[None]:
+class locked:  # noqa: N801 - reads as the `with` statement that it stands in
     """Hold the lock, between processes and threads, of every change of `key`. Not reentrant."""
-    stripe = hashlib.sha256(key.encode()).hexdigest()[:2]
-    folder = walk(base, ("~locks",), partial(make_directory, fsync=fsync))
-    try:
-        lock = os.open(stripe, _CREATE | os.O_RDWR, 0o666, dir_fd=folder)
-    finally:
-        os.close(folder)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    __slots__ = ("_base", "_fsync", "_lock", "_stripe")
+
+    def __init__(self, base: int, key: str, *, fsync: bool) -> None:
+        self._base = base
+        self._fsync = fsync
+        self._stripe = f"{crc32(key.encode()) & 0xFF:02x}"
+
+    def __enter__(self) -> None:
+        self._lock = lock = self._open()
         try:
-            yield
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        # Closing would not do if a child forked meanwhile holds a copy of the descriptor.
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except OSError:
+            pass
         finally:
-            # Closing would not do if a child forked meanwhile holds a copy of the descriptor.
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)
-    finally:
-        os.close(lock)
+            os.close(self._lock)
+
+    def _open(self) -> int:
+        try:
+            return _open_lock(self._base, f"{_LOCKS}/{self._stripe}".encode())
+        except OSError:
+            pass  # the steps below meet it again, and say what it means or mend it
+        folder = walk(self._base, (_LOCKS,), partial(make_directory, fsync=self._fsync))
+        try:
+            return os.open(self._stripe, _CREATE | os.O_RDWR, 0o666, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 class TemporaryFile:
-    """A file that is open for writing under a name of its own; `discard` it unless it was renamed away."""
+    """A file that is open for writing under a name of its own. As a context manager it is closed at the end,
+    and discarded if the block raises; otherwise it must have been renamed.
+    """
 
-    def __init__(self, name: str, folder: int) -> None:
+    def __init__(self, name: str, staging: Staging, folder: int) -> None:
         self.name = name
         self.folder = folder
+        self._staging = staging
         self.descriptor = os.open(name, _CREATE | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if error is not None:
+                with contextlib.suppress(OSError):  # whatever stays is swept later
+                    os.unlink(self.name, dir_fd=self.folder)
+            os.close(self.descriptor)
+        finally:
+            self._staging.leave()
 
     def exists(self) -> bool:
         return os.fstat(self.descriptor).st_nlink > 0
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):  # whatever stays is swept later
-            os.unlink(self.name, dir_fd=self.folder)
-
-    def close(self) -> None:
-        os.close(self.descriptor)
 
 
 class Staging:
@@ -81,28 +107,25 @@ class Staging:
         self._folder = -1
         self._lock = -1
 
-    @contextlib.contextmanager
-    def temporary_file(self, base: int) -> Iterator[TemporaryFile]:
-        """A new temporary file, discarded if the block raises; otherwise it must have been renamed."""
+    def temporary_file(self, base: int) -> TemporaryFile:
+        """A new temporary file."""
         with self._guard:
             if not self._users and not self._is_open():
                 self._release()
                 self._open(base)
             self._users += 1
         try:
-            file = TemporaryFile(f"{self._id}.{next(self._numbers)}", self._folder)
-            try:
-                yield file
-            except BaseException:
-                file.discard()
-                raise
-            finally:
-                file.close()
-        finally:
-            with self._guard:
-                self._users -= 1
-                if self._closed and not self._users:
-                    self._release()
+            return TemporaryFile(f"{self._id}.{next(self._numbers)}", self, self._folder)
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """A temporary file is done with."""
+        with self._guard:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._release()
 
     def close(self) -> None:
         with self._guard:

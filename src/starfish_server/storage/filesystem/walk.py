@@ -9,26 +9,33 @@ import contextlib
 import errno
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from starfish_server.storage.filesystem.openat2 import BENEATH, NO_LINKS, opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK the opening of a FIFO would wait for a writer.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_open_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
 
 
 def open_base(path: str) -> int:
     """The one directory that may be reached through links."""
-    return os.open(path, _DIRECTORY)
+    return os.open(path, DIRECTORY)
 
 
 def make_base(path: str, *, fsync: bool) -> int:
     """As `open_base`; it and its parents are made where they are missing."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return open_base(path)
+    except FileNotFoundError:
+        pass
     parent = make_base(str(Path(path).parent), fsync=fsync)
     try:
         with contextlib.suppress(FileExistsError):
@@ -43,7 +50,7 @@ def make_base(path: str, *, fsync: bool) -> int:
 def open_directory(name: str, parent: int) -> int:
     """`NotADirectoryError` for a regular file; ELOOP for a link, pipe, device or socket."""
     try:
-        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        return os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except NotADirectoryError:
         _refuse_special(os.lstat(name, dir_fd=parent))
         raise
@@ -60,16 +67,54 @@ def make_directory(name: str, parent: int, *, fsync: bool) -> int:
     return open_directory(name, parent)
 
 
+def make_folder(base: int, path: str, *, fsync: bool) -> int:
+    """The directory at `path`, made where it is missing; `base` itself, opened again, if it is empty."""
+    try:
+        return _open_beneath(base, path.encode() or b".")
+    except OSError:
+        pass  # the steps meet it again, and say what it means or mend it
+    return walk(base, path.split("/") if path else (), partial(make_directory, fsync=fsync))
+
+
 def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
     """The directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
-    here = os.dup(start)
-    for segment in segments:
+    if not segments:
+        return os.dup(start)
+    if len(segments) > 1:
+        with contextlib.suppress(OSError):  # the steps meet it again, and say what it means or mend it
+            return _open_beneath(start, "/".join(segments).encode())
+    here = step(segments[0], start)
+    for segment in segments[1:]:
         try:
             below = step(segment, here)
         finally:
             os.close(here)
         here = below
     return here
+
+
+class Parent:
+    """`with Parent(base, key) as (parent, name)`: the open folder of `key`, None if there is none, and the
+    last segment of `key`.
+    """
+
+    __slots__ = ("_base", "_key", "_parent")
+
+    def __init__(self, base: int, key: str) -> None:
+        self._base = base
+        self._key = key
+
+    def __enter__(self) -> tuple[int | None, str]:
+        *parents, name = self._key.split("/")
+        try:
+            self._parent: int | None = walk(self._base, parents)
+        except (FileNotFoundError, NotADirectoryError):
+            self._parent = None
+        return self._parent, name
+
+    def __exit__(self, *_: object) -> None:
+        if self._parent is not None:
+            os.close(self._parent)
 
 
 def nearest_directory(start: int, segments: Sequence[str]) -> int:
@@ -84,7 +129,7 @@ def nearest_directory(start: int, segments: Sequence[str]) -> int:
 def open_file(name: str, parent: int) -> tuple[int, os.stat_result] | None:
     """The regular file `name`, or None if there is nothing or a directory; ELOOP for anything else."""
     try:
-        file = os.open(name, _FILE, dir_fd=parent)
+        file = os.open(name, FILE, dir_fd=parent)
     except FileNotFoundError:
         return None
     except OSError as error:

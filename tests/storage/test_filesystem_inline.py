@@ -1,0 +1,272 @@
+"""Reads on the event loop: only of what is in memory and plain; a thread reads all else."""
+
+import asyncio
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pytest
+
+from starfish_server.errors import StoreAccessDeniedError, StoreClosedError
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.storage.filesystem.inline import MAX_BYTES
+from starfish_server.storage.versions import version_of
+from storage.filesystem_support import make_store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class CountingExecutor(ThreadPoolExecutor):
+    """Counts the hops to its threads."""
+
+    hops = 0
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        self.hops += 1
+        return super().submit(call, *args, **kwargs)
+
+
+@pytest.fixture
+async def threads() -> CountingExecutor:
+    executor = CountingExecutor(2)
+    asyncio.get_running_loop().set_default_executor(executor)
+    return executor
+
+
+def _pages_in_memory(file: int) -> list[bool]:
+    """Looked up without touching them: to read would bring them in."""
+    size = os.fstat(file).st_size
+    with mmap.mmap(file, size, access=mmap.ACCESS_COPY) as mapped:
+        pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+        first = ctypes.c_char.from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.byref(first), ctypes.c_size_t(size), pages) == 0
+        del first
+    return [bool(ord(page) & 1) for page in pages]
+
+
+def _evict(path: Path) -> None:
+    """Drop the file's pages from memory."""
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    for _ in range(1000):  # pages that the kernel has in hand at the moment stay
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        if not any(_pages_in_memory(file)):
+            break
+    assert not any(_pages_in_memory(file))
+    os.close(file)
+
+
+async def test_small_objects_in_memory_are_read_without_a_thread(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    async with make_store(tmp_path) as store:
+        await store.put("d/e/k", "text", content_type="a/b")
+        await store.put("empty", "")
+        threads.hops = 0
+        assert await store.get_string("d/e/k") == "text"
+        assert await store.get_bytes("d/e/k") == (b"text", "a/b")
+        assert await store.get_versioned("d/e/k") == ("text", version_of(b"text"))
+        assert await store.get_string("empty") == ""
+        assert threads.hops == 0
+
+
+async def test_a_missing_object_is_known_without_a_thread_once_its_absence_is_in_memory(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    async with make_store(tmp_path) as store:
+        assert await store.get_bytes("none") is None
+        threads.hops = 0
+        assert await store.get_bytes("none") is None
+        assert threads.hops == 0
+
+
+async def test_data_that_is_not_in_memory_is_read_by_a_thread(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    async with make_store(tmp_path) as store:
+        await store.put("k", "text")
+        for read, expected in (
+            (store.get_string, "text"),
+            (store.get_bytes, (b"text", "text/plain; charset=utf-8")),
+            (store.get_versioned, ("text", version_of(b"text"))),
+        ):
+            _evict(tmp_path / "k")
+            threads.hops = 0
+            assert await read("k") == expected
+            assert threads.hops == 1
+
+
+async def test_a_body_that_is_in_memory_in_part_is_read_whole(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    body = os.urandom(MAX_BYTES)
+    async with make_store(tmp_path) as store:
+        await store.put_bytes("k", body, content_type="a/b")
+        _evict(tmp_path / "k")
+        file = os.open(tmp_path / "k", os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no page but the one that is asked for
+        os.pread(file, 1, 0)
+        pages = _pages_in_memory(file)
+        assert pages[0] and not all(pages)
+        os.close(file)
+        threads.hops = 0
+        assert await store.get_bytes("k") == (body, "a/b")
+        assert threads.hops == 1
+
+
+@pytest.mark.parametrize(("size", "hops"), [(MAX_BYTES, 0), (MAX_BYTES + 1, 1)])
+async def test_the_event_loop_copies_no_large_body(
+    tmp_path: Path, threads: CountingExecutor, size: int, hops: int
+) -> None:
+    async with make_store(tmp_path) as store:
+        await store.put_bytes("k", b"x" * size, content_type="a/b")
+        threads.hops = 0
+        assert await store.get_bytes("k") == (b"x" * size, "a/b")
+        assert threads.hops == hops
+
+
+@pytest.mark.parametrize("stored", [None, b"a/b\r\nset-cookie: x"])
+async def test_a_type_that_is_not_on_the_file_is_looked_for_by_a_thread(
+    tmp_path: Path, threads: CountingExecutor, stored: bytes | None
+) -> None:
+    (tmp_path / "k").write_text("x")
+    if stored is not None:
+        os.setxattr(tmp_path / "k", "user.mime_type", stored)
+    (tmp_path / "k.__meta__").write_text('{"contentType": "image/png"}')
+    async with make_store(tmp_path) as store:
+        assert await store.get_bytes("k") == (b"x", "image/png")
+        assert threads.hops == 1
+
+
+async def test_what_could_be_a_legacy_side_file_is_read_by_a_thread(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    (tmp_path / "k.__meta__").write_text('{"contentType": "image/png"}')
+    async with make_store(tmp_path) as store:
+        assert await store.get_string("k.__meta__") is None
+        assert threads.hops == 1
+
+
+async def test_without_inline_reads_each_operation_is_one_hop(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    options = FilesystemStorageOptions(tmp_path, fsync=False, inline_reads=False)
+    async with FilesystemObjectStore(options) as store:
+        for operation in (
+            lambda: store.put("k", "x"),
+            lambda: store.put_bytes("k", b"x", content_type="a/b"),
+            lambda: store.get_string("k"),
+            lambda: store.get_bytes("k"),
+            lambda: store.get_versioned("k"),
+            lambda: store.put_if("k", "y", version=version_of(b"x")),
+            lambda: store.list_keys(""),
+            lambda: store.delete("k"),
+            lambda: store.delete_many(["k"]),
+        ):
+            threads.hops = 0
+            await operation()
+            assert threads.hops == 1
+
+
+async def test_where_reading_without_waiting_is_unknown_a_thread_reads_and_it_is_not_tried_again(
+    tmp_path: Path, threads: CountingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    def refuse(*_: object) -> int:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    async with make_store(tmp_path) as store:
+        await store.put("k", "x")
+        threads.hops = 0
+        assert [await store.get_string("k") for _ in range(3)] == ["x"] * 3
+        assert threads.hops == 3
+    assert tried == 1
+
+
+async def test_after_close_what_is_in_memory_is_refused_too(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    await store.put("k", "x")
+    assert await store.get_string("k") == "x"
+    await store.close()
+    for read in (store.get_string, store.get_bytes, store.get_versioned):
+        with pytest.raises(StoreClosedError):
+            await read("k")
+
+
+async def test_below_a_folder_that_is_reached_through_a_link_none_is_followed(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
+    (tmp_path / "real" / "d").mkdir(parents=True)
+    (tmp_path / "base").symlink_to("real")
+    (tmp_path / "secret").write_text("secret")
+    async with make_store(tmp_path / "base") as store:
+        await store.put("k", "x")
+        (tmp_path / "real" / "link").symlink_to(tmp_path / "secret")
+        (tmp_path / "real" / "up").symlink_to(tmp_path)
+        threads.hops = 0
+        assert await store.get_string("k") == "x"
+        assert threads.hops == 0
+        for key in ("link", "up/secret"):
+            with pytest.raises(StoreAccessDeniedError):
+                await store.get_string(key)
+
+
+async def test_a_folder_that_was_replaced_is_seen_at_once(tmp_path: Path, threads: CountingExecutor) -> None:
+    base = tmp_path / "base"
+    async with make_store(tmp_path / "other") as other:
+        await other.put("d/k", "other")
+    async with make_store(base) as store:
+        await store.put("d/k", "first")
+        assert await store.get_string("d/k") == "first"
+        base.rename(tmp_path / "old")
+        assert await store.get_string("d/k") is None
+        await store.put("d/k", "made anew")
+        assert await store.get_string("d/k") == "made anew"
+        base.rename(tmp_path / "old too")
+        for target, expected in (("other", "other"), ("old", "first")):
+            base.unlink(missing_ok=True)
+            base.symlink_to(target)
+            threads.hops = 0
+            assert await store.get_string("d/k") == expected
+            assert threads.hops == 0
+
+
+def test_body_and_type_are_of_one_write_while_writers_race(tmp_path: Path) -> None:
+    written = threading.Event()
+
+    async def write() -> None:
+        async with make_store(tmp_path) as store:
+            for number in range(400):
+                body = b"%d;" % number * (1 + number % 900)
+                await store.put_bytes("d/k", body, content_type=f"type/{number}")
+        written.set()
+
+    async def read() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(executor := CountingExecutor(1))
+        reads = 0
+        async with make_store(tmp_path) as store:
+            while not written.is_set():
+                found = await store.get_bytes("d/k")
+                reads += 1
+                if found is not None:
+                    number = int(found[1].removeprefix("type/"))
+                    assert found[0] == b"%d;" % number * (1 + number % 900)
+        return reads - executor.hops
+
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(asyncio.run, write())
+        inline = asyncio.run(read())
+        writing.result()
+    assert inline > 0
