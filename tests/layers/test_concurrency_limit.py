@@ -192,6 +192,25 @@ def test_a_second_event_loop_starts_with_every_permit() -> None:
     assert asyncio.run(layer.get_string("k")) is None
 
 
+def test_an_event_loop_finds_its_permits_as_it_left_them_after_another_had_its_turn() -> None:
+    layer = ConcurrencyLimit(gated := Gated(), max_in_flight=1, max_waiting=0)
+
+    async def start(key: str) -> asyncio.Task[str | None]:
+        (task,) = reads(layer, key)
+        await settle()
+        return task
+
+    async def refused() -> None:
+        with pytest.raises(StoreOverloadedError):
+            await layer.get_string("k")
+
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        one.run(start("first"))
+        other.run(start("second"))
+        assert set(gated.inside) == {"first", "second"}
+        one.run(refused())
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

@@ -17,7 +17,8 @@ DEFAULT_BYTES_TYPE = "application/octet-stream"
 
 # Possessive (`+` after a count): a segment ends only where its characters do, so going back finds nothing.
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._:@-]{1,255}+"
-_is_key = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
+is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
+"""Whether a text is made of segments that a key may have; how long it is `check_key` looks at."""
 # Whole segments, then the start of one: whatever a key may begin with.
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
@@ -29,7 +30,7 @@ _RULE = (
 
 def check_key(key: str, operation: str) -> None:
     """Raise `InvalidKeyError` unless `key` follows the portable key rules."""
-    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not _is_key(key):
+    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not is_segments(key):
         raise InvalidKeyError(f"invalid key {_shown(key)}: {_RULE}", operation=operation, key=_text(key))
 
 

@@ -83,6 +83,8 @@ class LoggingSink:
 
 
 def _quoted(keys: tuple[str, ...]) -> str:
+    if len(keys) == 1:
+        return repr(keys[0])
     shown = ", ".join(map(repr, keys[:_SHOWN_KEYS]))
     return shown if len(keys) <= _SHOWN_KEYS else f"{shown} and {len(keys) - _SHOWN_KEYS} more"
 

@@ -8,7 +8,14 @@ from starfish_server.errors import ContextRequiredError, DeleteManyError, Invali
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.namespace.prefix import FunctionPrefix, TemplatePrefix, check_prefix_option
 from starfish_server.layers.rethrow import copy_error
-from starfish_server.storage.checks import MAX_KEY_BYTES, check_key, check_keys, check_page, check_prefix
+from starfish_server.storage.checks import (
+    MAX_KEY_BYTES,
+    check_key,
+    check_keys,
+    check_page,
+    check_prefix,
+    is_segments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +205,9 @@ class Namespace(Wrapper):
 
     def _enter(self, operation: str, key: str, context: StoreContext | None) -> str:
         """The caller's prefix, once it is sure that it may stand before `key`."""
-        check_key(key, operation)
+        # The common case of `check_key`, here because this layer's cost is little more than calls.
+        if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not is_segments(key):
+            check_key(key, operation)
         try:
             prefix = self._prefix_of(context)
         except (ContextRequiredError, InvalidKeyError) as error:
