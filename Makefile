@@ -1,6 +1,7 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
-.PHONY: help test test-full bench-layers demo serve lint types unit format clean
+ROWS ?=
+.PHONY: help test test-full bench bench-layers demo serve lint types unit format clean
 
 # The newest of these that runs here, unless PYTHON names one.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
@@ -29,6 +30,16 @@ test: lint types unit  ## linter, formatter check, strict type check and all tes
 test-full: .venv/ready  ## the tests again, with the reliability runs at full size
 	$(BIN)/python -m pytest --full --timeout 1800
 
+bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m bench $(foreach row,$(ROWS),'$(row)')
+
+# One peer has this library's import name, so it has an environment of its own.
+.venv-peers/%/ready: benchmarks/peers/%.txt
+	@echo "Setting up .venv-peers/$* (once)"
+	@$(PYTHON) -m venv --clear .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 bench-layers: .venv/ready  ## what each layer costs, beside its target
 	$(BIN)/python -m pytest benchmarks/test_layers.py --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
 
@@ -46,5 +57,5 @@ format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .benchmarks
+clean:  ## remove environments and caches
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,82 @@
+"""`make bench`: measures this library beside its peers and the floors."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import report, table
+from bench.growth import GROWTH
+from bench.machine import describe
+from bench.measure import Measure
+from bench.registry import ROOT
+from bench.results import Results
+from bench.rows import ROWS
+from bench.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROUNDS = 5
+NAMES = [row.name for row in ROWS] + [growth.name for growth in GROWTH]
+
+
+def arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, epilog=f"Rows: {', '.join(NAMES)}")
+    parser.add_argument("patterns", nargs="*", metavar="ROW", help="name of a row, or a pattern as layer-*")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed runs of each contender")
+    parser.add_argument("--quick", action="store_true", help="one short run of each, to see that all works")
+    parser.add_argument("--without-peers", action="store_true", help="only this library and the floors")
+    parser.add_argument("--report", action="store_true", help="write tables and charts of the last run again")
+    parser.add_argument("--output", type=Path, help="folder to write to, also after a run of some rows")
+    chosen = parser.parse_args(words)
+    for pattern in chosen.patterns:
+        if not fnmatch.filter(NAMES, pattern):
+            parser.error(f"no such row: {pattern}; there are {', '.join(NAMES)}")
+    return chosen
+
+
+def run(names: Sequence[str], stage: Stage, measure: Measure) -> Results:
+    """Measures the rows and plots of these names, and prints each as soon as it is known."""
+    results = Results(describe(stage.folder))
+    for fact, value in results.machine.items():
+        print(f"{fact}: {value}")
+    for row in ROWS:
+        if row.name in names:
+            started = time.monotonic()
+            figures = results.rows[row.name] = measure.row(row, stage)
+            print("\n".join(table.terminal(row, figures)))
+            print(f"  in {time.monotonic() - started:.0f} s\n", flush=True)
+    for growth in GROWTH:
+        if growth.name in names:
+            points = results.growth[growth.name] = measure.growth(growth, stage)
+            print("\n".join(table.points(growth, points)), flush=True)
+    return results
+
+
+def main(words: list[str]) -> int:
+    """A full run, or one that is told where to, writes its results; others only print them."""
+    chosen = arguments(words)
+    output: Path = chosen.output or ROOT / "benchmarks"
+    charts = chosen.output or ROOT / "docs" / "charts"
+    if chosen.report:
+        results = Results.load(output / "results.json")
+    else:
+        patterns = chosen.patterns or ["*"]
+        names = [name for name in NAMES if any(fnmatch.fnmatch(name, each) for each in patterns)]
+        measure = Measure(chosen.rounds, quick=chosen.quick, peers=not chosen.without_peers)
+        with Stage() as stage:
+            results = run(names, stage, measure)
+        if chosen.output is None and (names != NAMES or chosen.quick or chosen.without_peers):
+            return 0
+        results.save(output / "results.json")
+    report.write(results, output / "README.md", charts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""This library's layers over a memory leaf: what one adds to a get, or what a whole stack takes."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench.layered import adds
+from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
+from starfish_server.layers import (
+    AccessLog,
+    AccessRecord,
+    Around,
+    Authorize,
+    Caching,
+    ConcurrencyLimit,
+    Layer,
+    LoggingSink,
+    Metrics,
+    Namespace,
+    ReadOnly,
+    Retry,
+    SizeLimit,
+    Timeout,
+    Tracing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from bench.plan import Plan
+    from bench.sample import Sample
+
+CONTEXT = StoreContext("notes", {"identity": "alice"}, "alice", ("self",), "pull", namespace="t1")
+IN_ALL = {"cache hit", "canonical stack"}
+
+
+def leaf() -> MemoryObjectStore:
+    return MemoryObjectStore(data={"k": "v", "t1/k": "v"})
+
+
+def keep(record: AccessRecord) -> None:
+    """A sink that does nothing."""
+
+
+def nowhere() -> LoggingSink:
+    logger = logging.getLogger("starfish_server.benchmark")
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
+    logger.setLevel(logging.INFO)
+    return LoggingSink(logger)
+
+
+def canonical(inner: AbstractObjectStore) -> AbstractObjectStore:
+    return (
+        StoreBuilder()
+        .layer(AccessLog, sink=keep, actions={"push"})
+        .layer(Tracing)
+        .layer(Namespace, "{namespace}/")
+        .layer(Caching)
+        .layer(Retry)
+        .layer(Timeout)
+        .over(inner)
+    )
+
+
+LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {
+    "pass-through": Layer,
+    "one hook": Around,
+    "namespace": lambda inner: Namespace(inner, "{namespace}/"),
+    "retry": Retry,
+    "timeout": Timeout,
+    "concurrency limit": ConcurrencyLimit,
+    "read only": ReadOnly,
+    "size limit": lambda inner: SizeLimit(inner, max_bytes=2**20),
+    "authorize": lambda inner: Authorize(inner, allow=lambda *_: True),
+    "metrics": Metrics,
+    "tracing": Tracing,
+    "access log, filtered out": lambda inner: AccessLog(inner, sink=keep, actions={"push"}),
+    "access log, to a function": lambda inner: AccessLog(inner, sink=keep),
+    "access log, to logging": lambda inner: AccessLog(inner, sink=nowhere()),
+    "cache hit": Caching,
+    "canonical stack": canonical,
+}
+
+
+def stack(layer: str, depth: int = 1) -> AbstractObjectStore:
+    """A memory leaf under this many of the same layer."""
+    store: AbstractObjectStore = leaf()
+    for _ in range(depth):
+        store = LAYERS[layer](store)
+    return store
+
+
+def get(store: AbstractObjectStore) -> Callable[[], Awaitable[Any]]:
+    return partial(store.get_string, "k", context=CONTEXT)
+
+
+async def open_layer(plan: Plan) -> Callable[[int], Awaitable[Sample]]:
+    bare = None if plan.layer in IN_ALL else get(leaf())
+    return adds(get(stack(plan.layer)), bare, plan.objects)
+
+
+async def open_stack(plan: Plan) -> Callable[[int], Awaitable[Sample]]:
+    """What a get takes in all through `plan.depth` layers of one kind."""
+    return adds(get(stack(plan.layer, plan.depth)), None, plan.objects)

@@ -1,0 +1,78 @@
+"""Whether a row's figures meet its goals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.row import BEST_PEER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bench.measure import Figure
+    from bench.row import Goal, Row
+
+MICROSECONDS = 1e6
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One goal in words, and what was measured.
+
+    missed_by: fraction of the goal; 0.0 where it is met.
+    """
+
+    goal: str
+    measured: str
+    missed_by: float
+
+    @property
+    def met(self) -> bool:
+        return self.missed_by == 0.0
+
+    def __str__(self) -> str:
+        return "met" if self.met else f"missed by {self.missed_by:.0%}"
+
+
+def verdicts(row: Row, figures: Sequence[Figure]) -> list[Verdict]:
+    """One for each goal whose contenders were measured."""
+    found = (_verdict(goal, row, figures) for goal in row.goals)
+    return [verdict for verdict in found if verdict is not None]
+
+
+def best_peer(figures: Iterable[Figure]) -> Figure | None:
+    """The fastest that is neither this library, nor the one it replaces, nor a floor."""
+    return min((each for each in figures if each.role == "peer"), key=lambda each: each.seconds, default=None)
+
+
+def _verdict(goal: Goal, row: Row, figures: Sequence[Figure]) -> Verdict | None:
+    by_label = {figure.label: figure for figure in figures}
+    ours = by_label.get(goal.ours)
+    other = best_peer(figures) if goal.of == BEST_PEER else by_label.get(goal.of or "")
+    if ours is None or (goal.of is not None and other is None):
+        return None
+    if other is None:
+        return _absolute(goal, row, ours)
+    ratio = ours.seconds / other.seconds
+    name = f"{BEST_PEER}, {other.label}" if goal.of == BEST_PEER else other.label
+    missed = max(0.0, ratio / goal.at_most - 1)
+    if goal.as_speed:
+        missed = max(0.0, 1 - goal.at_most / ratio)
+        return Verdict(f"≥ {1 / goal.at_most:.3g}x the speed of {name}", f"{1 / ratio:.2f}x", missed)
+    return Verdict(f"≤ {goal.at_most:.3g}x the time of {name}", f"{ratio:.2f}x", missed)
+
+
+def _absolute(goal: Goal, row: Row, ours: Figure) -> Verdict | None:
+    if goal.metric == "memory":
+        if ours.memory is None:
+            return None
+        value, unit, what = ours.memory / MIB, "MiB", "" if row.place == "none" else " over the body"
+    else:
+        scale, unit = (1e3, "ms") if row.unit == "ms" else (MICROSECONDS, "us")
+        seconds, what = (ours.cpu, " of CPU") if goal.metric == "cpu" else (ours.seconds, "")
+        value = seconds * scale
+    return Verdict(
+        f"≤ {goal.at_most:g} {unit}{what}", f"{value:.3g} {unit}", max(0.0, value / goal.at_most - 1)
+    )

@@ -1,0 +1,88 @@
+"""What a row of the table is: the work, who does it, and what it is held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
+
+Place = Literal["s3", "s3 far", "files", "tree", "none"]
+Unit = Literal["op/s", "MB/s", "ms", "us"]
+Role = Literal["ours", "seed", "peer", "floor"]
+
+BEST_PEER = "best peer"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Whom a worker process runs as.
+
+    environment: "" for this project's own Python, else the folder in `.venv-peers`.
+    module: below `bench.contenders`, with the function that opens it.
+    """
+
+    name: str
+    role: Role
+    environment: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A contender in one row, under the name that the table shows.
+
+    layer: what it measures, in rows over a memory leaf and in the import row.
+    inline_reads: for this library's files.
+    """
+
+    contender: Contender
+    label: str
+    layer: str = ""
+    inline_reads: bool = True
+
+
+@dataclass(frozen=True)
+class Goal:
+    """This library's time, CPU time or memory is at most this much.
+
+    of: a label to compare with; None for an absolute limit, in MiB or in the row's unit of time.
+    as_speed: said as times the speed, not as times the duration.
+    ours: label of the entrant that is held to it.
+    """
+
+    at_most: float
+    of: str | None = None
+    metric: Literal["time", "cpu", "memory"] = "time"
+    as_speed: bool = False
+    ours: str = "starfish"
+
+
+def speed_at_least(factor: float, of: str, *, ours: str = "starfish") -> Goal:
+    return Goal(1 / factor, of, as_speed=True, ours=ours)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    name: what `make bench ROWS=` takes.
+    title: as the table and the chart show it.
+    sentence: what is measured.
+    filled_by: who writes the objects that are read: each entrant its own, or one set for all.
+    refilled: whether each run needs a new set of objects.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    unit: Unit
+    place: Place
+    plan: Plan
+    entrants: tuple[Entrant, ...]
+    goals: tuple[Goal, ...] = ()
+    filled_by: Literal["entrant", "coordinator", "nobody"] = "nobody"
+    refilled: bool = False
+    fsync: bool = False
+    shows_memory: bool = False

@@ -1,0 +1,96 @@
+"""A contender in a process of its own: commands in, samples out, one JSON value a line.
+
+`python -m bench.worker MODULE:FUNCTION`, with the Python of the contender's environment. Needs only the
+standard library and the contender's own package. Between commands nothing runs, so that waiting workers
+take no time from the one that is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bench.filling import write_all
+from bench.objects import Folder, from_json
+from bench.plan import Plan
+from bench.workloads import WORKLOADS, cold
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from bench.objects import Objects
+    from bench.sample import Sample
+
+
+class Worker:
+    """Opens a contender for one row or more, each under a name, and makes its runs."""
+
+    def __init__(self, opener: str, runner: asyncio.Runner) -> None:
+        module, _, function = opener.partition(":")
+        self._opener = getattr(importlib.import_module(module), function)
+        self._runner = runner
+        self._objects: list[Objects] = []
+        self._runs: dict[str, Callable[[int], Awaitable[Sample]]] = {}
+
+    def open(self, name: str, plan: dict[str, Any], place: dict[str, Any] | None, *, fill: bool) -> None:
+        self._runs[name] = self._runner.run(self._prepare(Plan(**plan), place, fill=fill))
+
+    async def _prepare(
+        self, plan: Plan, place: dict[str, Any] | None, *, fill: bool
+    ) -> Callable[[int], Awaitable[Sample]]:
+        """Without a place, opening gives the run itself."""
+        if place is None:
+            run: Callable[[int], Awaitable[Sample]] = await self._opener(plan)
+            return run
+        where = from_json(place)
+        objects: Objects = await self._opener(where)
+        self._objects.append(objects)
+        if fill:
+            await write_all(objects, plan.keys(), plan.size)
+        if plan.workload == "get_cold":
+            assert isinstance(where, Folder)
+            workload = cold(where)
+        else:
+            workload = WORKLOADS[plan.workload]
+        return lambda number: workload(objects, plan, number)
+
+    def run(self, name: str, number: int) -> dict[str, Any]:
+        async def once() -> Sample:
+            return await self._runs[name](number)
+
+        return asdict(self._runner.run(once()))
+
+    def close(self) -> None:
+        async def close() -> None:
+            for objects in self._objects:
+                await objects.close()
+
+        self._runner.run(close())
+
+
+def main() -> None:
+    # What a contender prints must not end up between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    with asyncio.Runner() as runner:
+        worker: Worker | None = None
+        for line in sys.stdin:
+            command, arguments = json.loads(line)
+            try:
+                worker = worker or Worker(sys.argv[1], runner)
+                commands: dict[str, Callable[..., object]] = {"open": worker.open, "run": worker.run}
+                answer = {"value": commands[command](**arguments)}
+            except Exception as error:  # noqa: BLE001 - told to the coordinator, who decides
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            answers.write(json.dumps(answer) + "\n")
+        if worker is not None:
+            worker.close()
+
+
+if __name__ == "__main__":
+    main()

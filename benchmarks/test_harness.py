@@ -1,0 +1,125 @@
+"""`make bench` itself, quick and without peers, and its arithmetic."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from bench import __main__ as program
+from bench.goals import verdicts
+from bench.growth import GROWTH
+from bench.measure import Figure, Measure
+from bench.plan import Plan
+from bench.registry import NO_HOP, OBSTORE, OURS, ROOT, SEED, entrants
+from bench.results import Results
+from bench.row import BEST_PEER, Goal, Row, speed_at_least
+from bench.rows import ROWS
+from bench.stage import Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROW = Row("row", "A row", "What it is.", "op/s", "files", Plan(workload="get_in_turn"), entrants(OURS))
+
+
+def figure(label: str, role: str, seconds: float) -> Figure:
+    return Figure(label, role, seconds, seconds, seconds, cpu=seconds, memory=None)  # type: ignore[arg-type]  # a role
+
+
+@pytest.mark.parametrize("pattern", ["s3-*", "file-*", "layer-*", "import", "growth-s3-*", "growth-[!s]*"])
+def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
+    assert program.main(["--quick", "--without-peers", "--output", str(tmp_path), pattern]) == 0
+    results = Results.load(tmp_path / "results.json")
+    measured = [row for row in ROWS if row.name in results.rows]
+    plots = [growth for growth in GROWTH if growth.name in results.growth]
+    assert measured or plots
+    for row in measured:
+        own = [each.label for each in row.entrants if not each.contender.environment]
+        assert [figure.label for figure in results.rows[row.name]] == own
+    readme = (tmp_path / "README.md").read_text()
+    for name, title in [(row.name, row.title) for row in measured] + [
+        (each.name, each.title) for each in plots
+    ]:
+        assert f"### {title}\n" in readme
+        assert ET.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_a_row_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["s3-gte"])
+    assert "no such row: s3-gte" in capsys.readouterr().err
+
+
+def test_the_text_above_the_figures_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# How to run\n")
+    Results({"date": "today"}).save(tmp_path / "results.json")
+    for _ in range(2):
+        assert program.main(["--report", "--output", str(tmp_path)]) == 0
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("# How to run\n")
+    assert readme.count("- date: today") == 1
+
+
+def test_a_contender_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = replace(NO_HOP, name="broken", module="by_hand:open_objects")
+    row = replace(ROW, entrants=entrants(OURS, broken), filled_by="entrant")
+    with Stage() as stage:
+        figures = Measure(1, quick=True).row(row, stage)
+    assert [figure.label for figure in figures] == ["starfish"]
+    assert "row: without broken: NotImplementedError" in capsys.readouterr().err
+
+
+def test_goals_compare_with_the_best_peer() -> None:
+    figures = [
+        figure("starfish", "ours", 2.0),
+        figure(SEED.name, "seed", 1.0),
+        figure("slow", "peer", 9.0),
+        figure(OBSTORE.name, "peer", 4.0),
+        figure("floor", "floor", 0.5),
+    ]
+    row = replace(
+        ROW, goals=(speed_at_least(1.0, BEST_PEER), speed_at_least(4.0, SEED.name), Goal(3.0, "floor"))
+    )
+    best, seed, floor = verdicts(row, figures)
+    assert (best.measured, best.met) == ("2.00x", True)
+    assert (seed.measured, str(seed)) == ("0.50x", "missed by 88%")
+    assert (floor.measured, str(floor)) == ("4.00x", "missed by 33%")
+
+
+def test_goals_without_their_contender_are_not_judged() -> None:
+    row = replace(ROW, goals=(speed_at_least(1.0, BEST_PEER), Goal(3_000_000)))
+    (limit,) = verdicts(row, [figure("starfish", "ours", 2.0)])
+    assert limit.met
+
+
+async def test_the_relay_carries_bytes_both_ways() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readexactly(3)).upper())
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    relay = subprocess.Popen(  # noqa: ASYNC220 - waits for nothing but its end
+        [sys.executable, "-m", "bench.relay", "127.0.0.1", str(port), "0.001"],
+        cwd=ROOT / "benchmarks",
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert relay.stdout is not None
+        entrance = int(await asyncio.to_thread(relay.stdout.readline))
+        reader, writer = await asyncio.open_connection("127.0.0.1", entrance)
+        writer.write(b"abc")
+        assert await reader.read() == b"ABC"
+        writer.close()
+    finally:
+        relay.terminate()
+        relay.communicate()
+        server.close()
