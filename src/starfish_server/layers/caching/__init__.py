@@ -120,7 +120,8 @@ class Caching(Wrapper):
             return await self._inner.get_versioned(key, context=context)
         finally:
             # It may be newer than what is remembered, and who has seen it must not get the older one.
-            self._memory.forget(key)
+            if isinstance(key, str):
+                self._memory.forget(key)
 
     async def list_keys(
         self,
