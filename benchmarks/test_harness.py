@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import __main__ as program
+from bench import holds
 from bench.goals import verdicts
 from bench.growth import GROWTH
 from bench.measure import Figure, Measure
@@ -73,6 +74,14 @@ def test_a_contender_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) 
         figures = Measure(1, quick=True).row(row, stage)
     assert [figure.label for figure in figures] == ["starfish"]
     assert "row: without broken: NotImplementedError" in capsys.readouterr().err
+
+
+async def test_how_long_a_read_holds_the_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    await holds.main(10, drop_all=False)
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "in memory",
+        "bodies dropped",
+    ]
 
 
 def test_goals_compare_with_the_best_peer() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.transport import Transport
 
 _BATCH = 1000
-_SIDE_BY_SIDE = 8
+_SIDE_BY_SIDE = 16
 # Not allowed in XML, or, for the carriage return, read back as another character.
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
