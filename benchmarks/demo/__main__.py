@@ -16,14 +16,17 @@ from demo import leaves, serving, stack
 from servers import start_seaweedfs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LEFT_OUT = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".hypothesis", "node_modules"}
 
 
 def repository_files() -> dict[str, bytes]:
-    """Every Markdown and Python file, by its path in the repository."""
+    """Every Markdown and Python file outside hidden folders, by its path in the repository."""
     found = (path for pattern in ("*.md", "*.py") for path in REPOSITORY.rglob(pattern))
     relative = ((path, path.relative_to(REPOSITORY)) for path in found)
-    return {name.as_posix(): path.read_bytes() for path, name in relative if not LEFT_OUT & set(name.parts)}
+    return {
+        name.as_posix(): path.read_bytes()
+        for path, name in relative
+        if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 async def run(console: Console) -> list[str]:

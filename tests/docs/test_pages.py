@@ -6,6 +6,7 @@ import ast
 import contextlib
 import inspect
 import io
+import re
 import types
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -70,3 +71,15 @@ def test_every_page_of_the_docs_is_linked_from_the_readme_or_another_page() -> N
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     text = "".join(page.read_text() for page in pages)
     assert [page.name for page in pages[1:] if page.name not in text] == []
+
+
+def test_what_the_pages_link_to_is_there() -> None:
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in link
+    ]
+    assert links
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
