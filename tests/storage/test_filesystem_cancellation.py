@@ -218,3 +218,23 @@ async def test_no_descriptor_is_left_after_operations_errors_and_cancellations(
         ):
             await swallow(operation)
     await eventually(lambda: descriptors() == before)
+
+
+async def test_closing_during_the_first_put_leaves_no_lock_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, "mkdir")
+    store = make_store(tmp_path / "a/b")
+    putting = asyncio.create_task(store.put("k", "v"))
+    await gate.wait()
+    await store.close()
+    gate.open.set()
+    await putting
+    assert (tmp_path / "a/b/k").read_text() == "v"
+    assert list((tmp_path / "a/b/~staging").iterdir()) == []
+    assert [path for path in _open_files() if path.startswith(str(tmp_path))] == []
+
+
+def _open_files() -> list[str]:
+    folder = Path("/proc/self/fd")
+    return [os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()] if folder.exists() else []

@@ -42,9 +42,11 @@ class Directory:
         self._fsync = fsync
         # By process, so that a forked child has its own.
         self._stagings: dict[int, Staging] = {}
+        self._closed = False
 
     def close(self) -> None:
         """Let go of the lock and the temporary files, once the writes under way are done."""
+        self._closed = True
         staging = self._stagings.get(os.getpid())
         if staging is not None:
             staging.close()
@@ -192,6 +194,8 @@ class Directory:
                 inherited = self._stagings.pop(other, None) if other != process else None
                 if inherited is not None:
                     inherited.abandon()
+            if self._closed:  # by now, while this write was under way: it goes when the write is done
+                staging.close()
         return staging
 
 
