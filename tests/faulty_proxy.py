@@ -7,6 +7,7 @@ import io
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -112,7 +113,7 @@ class FaultyProxy:
             self._underway[path].remove(arrived)
             arrived.set()
 
-    async def _note_begun(self) -> None:
+    async def note_begun(self) -> None:
         async with self._news:
             self.begun += 1
             self._news.notify_all()
@@ -135,11 +136,15 @@ class FaultyProxy:
                 ) as reply:
                     return Forwarded(reply.status, dict(reply.headers), await reply.read())
 
-        request["note_begun"] = self._note_begun
+        _proxy.set(self)
         fault = self.next_faults.popleft() if self.next_faults else self.fault
         if fault is not None:
             return await fault(request, forward)
         return (await forward()).response()
+
+
+# The one that answers the current request, for faults that tell it how far they are.
+_proxy: ContextVar[FaultyProxy] = ContextVar("proxy")
 
 
 def reply(status: int, body: str | bytes = b"", **headers: str) -> Fault:
@@ -200,7 +205,7 @@ def trickled(sent: int) -> Fault:
         whole = await forward()
         response = await _begin(request, whole)
         await response.write(whole.body[:sent])
-        await request["note_begun"]()
+        await _proxy.get().note_begun()
         await asyncio.Event().wait()
         raise AssertionError
 
