@@ -1,4 +1,4 @@
-"""A random history gives the right answers, the same on every leaf and through the whole stack, side by side."""
+"""A random history gives the right answers on every leaf and through the whole stack, side by side."""
 
 from __future__ import annotations
 
