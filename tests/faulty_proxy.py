@@ -212,6 +212,21 @@ def trickled(sent: int) -> Fault:
     return fault
 
 
+def paced(pause: float) -> Fault:
+    """Send the server's body in ten pieces, with as many seconds before each."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        whole = await forward()
+        response = await _begin(request, whole)
+        size = -(-len(whole.body) // 10)
+        for start in range(0, len(whole.body), size):
+            await asyncio.sleep(pause)
+            await response.write(whole.body[start : start + size])
+        return response
+
+    return fault
+
+
 async def flipped(_request: web.Request, forward: Forward) -> web.StreamResponse:
     """Damage one bit in the middle of the server's body, if it has one."""
     whole = await forward()

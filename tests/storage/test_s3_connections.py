@@ -287,7 +287,7 @@ async def test_a_session_made_while_another_thread_closes_the_store_is_closed() 
         closing.join(0.2)
         return FixedKeys(None)
 
-    made = connections.Connections(aiohttp.ClientSession, close_meanwhile)
+    made = connections.Connections(aiohttp.ClientSession, close_meanwhile, 30.0)
     closing = threading.Thread(target=lambda: asyncio.run(made.close()))
     connection = await made.current()
     await asyncio.to_thread(closing.join, 10.0)

@@ -19,7 +19,7 @@ def open_keys():
         assert end.wait(10.0)
     return FixedKeys(None)
 
-connections = Connections(ClientSession, open_keys)
+connections = Connections(ClientSession, open_keys, 30.0)
 
 async def use():
     assert await connections.current() is await connections.current()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
+
+from yarl import URL
 
 if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
@@ -16,7 +19,7 @@ _WANTS_VIRTUAL = re.compile(r"(?:.+\.)?(?:amazonaws\.com(?:\.cn)?|tigris\.dev|t3
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Address:
     """A bucket at a service. `host` is what the Host header says, `netloc` and `path` lead to the bucket."""
 
@@ -50,17 +53,17 @@ class Address:
     def is_aws(self) -> bool:
         return _AWS.fullmatch(self.host.partition(":")[0]) is not None
 
-    @property
+    @cached_property
     def secure(self) -> bool:
         return self.scheme == "https"
 
-    @property
+    @cached_property
     def request_host(self) -> str:
         return f"{self.bucket}.{self.host}" if self.virtual else self.host
 
-    @property
-    def origin(self) -> str:
-        return f"{self.scheme}://{self.request_host}"
+    @cached_property
+    def _origin(self) -> URL:
+        return URL(f"{self.scheme}://{self.request_host}", encoded=True)
 
     def target(self, key: str, query: str) -> str:
         """Path and query of an object, or of the bucket for "", with all but unreserved bytes escaped."""
@@ -68,8 +71,11 @@ class Address:
         below = f"/{quote(key, safe='/~')}" if key or self.virtual else ""
         return f"{self.path}{bucket}{below}{'?' if query else ''}{query}"
 
-    def url(self, key: str, query: str) -> str:
-        return self.origin + self.target(key, query)
+    def url(self, target: str) -> URL:
+        """The URL of a target, which is taken as it is."""
+        if "?" in target:
+            return URL(f"{self._origin}{target}", encoded=True)
+        return self._origin.with_path(target, encoded=True)  # a third of the time
 
     def moved_to(self, region: str) -> Address:
         """The same bucket in another region of AWS."""

@@ -13,7 +13,7 @@ from starfish_server.storage.s3.digests import digest_of_object
 from starfish_server.storage.s3.replies import MalformedReplyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starfish_server.storage.s3.digests import Digest
 
@@ -37,38 +37,31 @@ async def sha256_hex(body: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-async def pieces(
-    body: bytes | memoryview, progress: asyncio.Timeout, seconds: float
-) -> AsyncIterator[memoryview]:
-    """`body` in pieces, each of which must be sent within `seconds`; as much again for the reply to begin."""
-    loop = asyncio.get_running_loop()
+async def pieces(body: bytes | memoryview, progress: Callable[[], None]) -> AsyncIterator[memoryview]:
+    """`body` in pieces, with a call of `progress` before each and after the last."""
     view = memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
-        progress.reschedule(loop.time() + seconds)
+        progress()
         yield view[start : start + _PIECE_BYTES]
-    progress.reschedule(loop.time() + seconds)
+    progress()
 
 
-async def read_body(response: aiohttp.ClientResponse, *, verify: bool) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, progress: Callable[[], None], *, verify: bool) -> bytes:
     """The whole body. Of an error reply, the first 64 KiB.
 
+    progress: called for each part that comes.
     verify: compare an object's body with the digest that came with it. Without TLS nothing else guards
         against damage.
     Raises `MalformedReplyError` if the reply's end is unknown or its body is not what was stored.
     """
     if response.status >= 300:
-        return await _read_start(response)
+        return await _read(response, progress, limit=_FAULT_BYTES)
     length = response.content_length
     if length is None and response.status != 204 and "chunked" not in _transfer_encoding(response):
         raise MalformedReplyError("the reply does not say how long it is")
     digest, expected = digest_of_object(response) if verify and response.method == "GET" else (None, "")
     try:
-        if length is not None and length <= _HASH_PIECE_BYTES:
-            body = await response.read()
-            if digest is not None:
-                digest.update(body)
-        else:
-            body = await _read_long(response, digest)
+        body = await _read(response, progress, digest)
     except aiohttp.ClientPayloadError as error:
         whole = "an unknown number of" if length is None else length
         raise MalformedReplyError(
@@ -79,22 +72,28 @@ async def read_body(response: aiohttp.ClientResponse, *, verify: bool) -> bytes:
     return body
 
 
-async def _read_long(response: aiohttp.ClientResponse, digest: Digest | None) -> bytes:
-    """Read into one growing buffer, which becomes the result without a copy."""
+async def _read(
+    response: aiohttp.ClientResponse,
+    progress: Callable[[], None],
+    digest: Digest | None = None,
+    limit: int | None = None,
+) -> bytes:
+    """Read into one growing buffer, which becomes the result without a copy. Of an error, up to `limit`."""
+    content = response.content
+    if content.is_eof():  # a small body comes with its headers
+        body = content.read_nowait()
+        if digest is not None:
+            digest.update(body)
+        return body
     buffer = io.BytesIO()
-    async for chunk in response.content.iter_any():
+    progress()
+    async for chunk in content.iter_any():
         buffer.write(chunk)
         if digest is not None:
             digest.update(chunk)
-    return buffer.getvalue()
-
-
-async def _read_start(response: aiohttp.ClientResponse) -> bytes:
-    buffer = io.BytesIO()
-    async for chunk in response.content.iter_any():
-        buffer.write(chunk)
-        if buffer.tell() > _FAULT_BYTES:
+        if limit is not None and buffer.tell() > limit:
             break
+        progress()
     return buffer.getvalue()
 
 

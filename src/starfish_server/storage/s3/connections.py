@@ -6,13 +6,15 @@ import asyncio
 import os
 import threading
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Self
 
 from starfish_server.errors import StoreClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
 
     import aiohttp
 
@@ -25,12 +27,16 @@ CLOSE_GRACE_SECONDS = 5.0
 class Connection:
     """What one event loop holds: its session, its source of keys, and the requests under way."""
 
-    def __init__(self, session: aiohttp.ClientSession, keys: KeySource) -> None:
+    def __init__(self, session: aiohttp.ClientSession, keys: KeySource, read_timeout: float) -> None:
         self.session = session
         self.keys = keys
+        self._read_timeout = read_timeout
+        self._loop = asyncio.get_running_loop()
         self._guard = _close_with_loop(session)
         self._closing = asyncio.Lock()
-        self._under_way: set[asyncio.Timeout] = set()
+        # When each must have made progress. One timer, for the earliest: one for each would take 7 us of it.
+        self._under_way: dict[asyncio.Timeout, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -38,17 +44,37 @@ class Connection:
         await anext(self._guard)
         return self
 
-    @contextmanager
-    def under_way(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Around a request inside of `limit`, which `close` lets expire when it waits no longer."""
-        self._under_way.add(limit)
+    def begin(self, limit: asyncio.Timeout) -> Callable[[], None]:
+        """A request begins inside of `limit`; what it returns is called at each progress, and extends it.
+
+        `close` lets the limit expire when it waits no longer.
+        """
+        self._under_way[limit] = inf
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._under_way.discard(limit)
-            if not self._under_way:
-                self._idle.set()
+        return partial(self._extend, limit)
+
+    def end(self, limit: asyncio.Timeout) -> None:
+        """The request inside of `limit` has ended."""
+        del self._under_way[limit]
+        if not self._under_way:
+            self._idle.set()
+
+    def _extend(self, limit: asyncio.Timeout) -> None:
+        if limit in self._under_way:
+            self._under_way[limit] = until = self._loop.time() + self._read_timeout
+            if self._timer is None:
+                self._timer = self._loop.call_at(until, self._look)
+
+    def _look(self) -> None:
+        """Let those expire that have made no progress, and look again when the next one may have to."""
+        now = self._loop.time()
+        earliest = inf
+        for limit, until in self._under_way.items():
+            if until > now:
+                earliest = min(earliest, until)
+            else:
+                _expire(limit)
+        self._timer = self._loop.call_at(earliest, self._look) if earliest < inf else None
 
     async def close(self, grace: float) -> None:
         """Close the session once nothing is under way, or after `grace` seconds."""
@@ -60,8 +86,9 @@ class Connection:
             finally:
                 # aiohttp would let those who read a body wait for ever, and cancel those who wait to connect.
                 for limit in self._under_way:
-                    if not limit.expired():
-                        limit.reschedule(0.0)
+                    _expire(limit)
+                if self._timer is not None:
+                    self._timer.cancel()
                 await self._guard.aclose()
 
 
@@ -73,11 +100,15 @@ class Connections:
     """
 
     def __init__(
-        self, open_session: Callable[[], aiohttp.ClientSession], open_keys: Callable[[], KeySource]
+        self,
+        open_session: Callable[[], aiohttp.ClientSession],
+        open_keys: Callable[[], KeySource],
+        read_timeout: float,
     ) -> None:
         self.closed = False
         self._open_session = open_session
         self._open_keys = open_keys
+        self._read_timeout = read_timeout
         self._by_loop: dict[asyncio.AbstractEventLoop, Connection] = {}
         self._lock = threading.Lock()
         _all.add(self)
@@ -93,7 +124,9 @@ class Connections:
                 raise StoreClosedError("this S3ObjectStore was closed")
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            connection = self._by_loop[loop] = Connection(self._open_session(), self._open_keys())
+            connection = self._by_loop[loop] = Connection(
+                self._open_session(), self._open_keys(), self._read_timeout
+            )
         return await connection.open()
 
     async def close(self) -> None:
@@ -118,6 +151,11 @@ class Connections:
         _inherited.append(self._by_loop)
         self._by_loop = {}
         self._lock = threading.Lock()
+
+
+def _expire(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(0.0)
 
 
 async def _close_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

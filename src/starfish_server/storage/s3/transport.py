@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import aiohttp
-from yarl import URL
 
 from starfish_server.errors import StoreClosedError, StoreError, StoreUnavailableError
 from starfish_server.storage.request_ids import note_request_id
@@ -20,10 +19,12 @@ from starfish_server.storage.s3.connections import Connection, Connections
 from starfish_server.storage.s3.credentials import Keys, Signer, key_source
 from starfish_server.storage.s3.errors import Fault, error_for, error_from, holds_headers, http_date, place
 from starfish_server.storage.s3.replies import FaultInReplyError, MalformedReplyError, Reply, read_fault
-from starfish_server.storage.s3.session import Proxy, SessionFactory
+from starfish_server.storage.s3.session import Proxy, SessionFactory, on_sent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+
+    from yarl import URL
 
     from starfish_server.storage.s3.options import S3StorageOptions
 
@@ -61,9 +62,10 @@ class Transport:
     def __init__(self, options: S3StorageOptions) -> None:
         self.address = Address.of(options)
         self._attempts = Attempts(options.max_attempts)
-        self._connections = Connections(SessionFactory(options), lambda: key_source(options))
+        self._connections = Connections(
+            SessionFactory(options), lambda: key_source(options), options.read_timeout
+        )
         self._proxy = Proxy(self.address)
-        self._read_timeout = options.read_timeout
         self._skew = timedelta(0)
         self._signer: tuple[Keys, str, Signer] | None = None
 
@@ -145,7 +147,7 @@ class Transport:
                     body_hash = request.body_hash or await sha256_hex(request.body or b"")
                 signer = self._signer_for(keys, address.region)
                 signer.sign(request.method, target, headers, body_hash, datetime.now(UTC) + skew)
-            return await self._send(connection, request, URL(address.origin + target, encoded=True), headers)
+            return await self._send(connection, request, address.url(target), headers)
         except StoreError as error:
             error.operation, error.key = request.operation, request.key
             raise
@@ -166,28 +168,36 @@ class Transport:
         self, connection: Connection, request: Request, url: URL, headers: dict[str, str]
     ) -> Reply:
         body = request.body
-        async with asyncio.timeout(None) as progress:
-            data: bytes | memoryview | AsyncIterator[memoryview] | None = body
-            if body is not None and len(body) > SMALL_BODY_BYTES:
-                data = pieces(body, progress, self._read_timeout)
-                headers["Content-Length"] = str(len(body))
-            with connection.under_way(progress):
-                async with connection.session.request(
+        async with asyncio.timeout(None) as limit:
+            progress = connection.begin(limit)
+            try:
+                data: bytes | memoryview | AsyncIterator[memoryview] | None = body
+                if body is not None and len(body) > SMALL_BODY_BYTES:
+                    data = pieces(body, progress)
+                    headers["Content-Length"] = str(len(body))
+                headers |= self._proxy.request_headers
+                on_sent.set(progress)
+                response = await connection.session.request(
                     request.method,
                     url,
                     data=data,
-                    headers=headers | self._proxy.request_headers,
+                    headers=headers,
                     allow_redirects=False,
                     proxy=self._proxy.url,
                     proxy_headers=self._proxy.tunnel_headers,
-                ) as response:
-                    if data is not body:
-                        progress.reschedule(None)
+                )
+                try:
                     if request_id := response.headers.get("x-amz-request-id"):
                         note_request_id(request_id)
-                    # Left early, also by cancellation, the connection is closed and not used again.
-                    content = await read_body(response, verify=not self.address.secure)
+                    content = await read_body(response, progress, verify=not self.address.secure)
                     return Reply(response.status, response.headers, content)
+                finally:
+                    # Read to its end, it has let go of its connection. Left early, also by cancellation,
+                    # the connection is closed and not used again.
+                    if not response.closed:
+                        response.close()
+            finally:
+                connection.end(limit)
 
     def _signer_for(self, keys: Keys, region: str) -> Signer:
         kept = self._signer

@@ -1,0 +1,65 @@
+"""`read_timeout` is time without progress of a request that has a connection, not time in all."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faulty_proxy import FaultyProxy, paced, passed_on, stalled, trickled
+from starfish_server import StoreTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from servers import S3Server
+    from starfish_server.storage.s3 import S3ObjectStore
+
+    MakeS3 = Callable[..., S3ObjectStore]
+
+BODY = "0123456789" * 100
+
+
+@pytest.fixture
+async def make_store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3) -> MakeS3:
+    """Stores in front of which the proxy is; the object `k` is there already."""
+    bucket = seaweedfs.make_bucket()
+    await make_s3(seaweedfs, bucket=bucket).put("k", BODY)
+    return partial(make_s3, seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=1)
+
+
+async def test_a_slow_body_is_read_whole_as_long_as_it_comes(proxy: FaultyProxy, make_store: MakeS3) -> None:
+    store = make_store(read_timeout=0.5)
+    proxy.fault = paced(0.1)
+    assert await store.get_string("k") == BODY
+
+
+async def test_a_body_that_stops_is_a_timeout(proxy: FaultyProxy, make_store: MakeS3) -> None:
+    store = make_store(read_timeout=0.2)
+    proxy.fault = trickled(10)
+    with pytest.raises(StoreTimeoutError):
+        await store.get_string("k")
+
+
+async def test_waiting_for_a_connection_is_not_part_of_it(proxy: FaultyProxy, make_store: MakeS3) -> None:
+    store = make_store(read_timeout=0.5, max_connections=1)
+    proxy.fault = paced(0.1)
+    first, second = await asyncio.gather(store.get_string("k"), store.get_string("k"))
+    assert first == second == BODY
+
+
+async def test_each_of_many_requests_has_its_own(proxy: FaultyProxy, make_store: MakeS3) -> None:
+    """One timer serves them all: it must not end with the request that it was first set for."""
+    store = make_store(read_timeout=0.3)
+    for _ in range(2):
+        proxy.next_faults += [passed_on, stalled, paced(0.1), trickled(10), passed_on]
+        gets = []
+        for _ in range(5):
+            gets.append(asyncio.create_task(store.get_string("k")))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(10.0):
+            results = await asyncio.gather(*gets, return_exceptions=True)
+        kinds = [type(result) for result in results]
+        assert kinds == [str, StoreTimeoutError, str, StoreTimeoutError, str]
