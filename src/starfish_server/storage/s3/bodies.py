@@ -20,21 +20,15 @@ if TYPE_CHECKING:
 # What a socket's send buffer takes at once; a longer body is sent piece by piece, each within the timeout.
 SMALL_BODY_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
-_HASH_PIECE_BYTES = 1024 * 1024
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
 
 
 async def sha256_hex(body: bytes | memoryview) -> str:
-    """SHA-256 of `body`, with a turn for other tasks after each MiB."""
-    if len(body) <= _HASH_PIECE_BYTES:
+    """SHA-256 of `body`; of more than 256 KiB in a thread, as it would hold the event loop."""
+    if len(body) <= _PIECE_BYTES:
         return hashlib.sha256(body).hexdigest()
-    digest = hashlib.sha256()
-    view = memoryview(body)
-    for start in range(0, len(body), _HASH_PIECE_BYTES):
-        digest.update(view[start : start + _HASH_PIECE_BYTES])
-        await asyncio.sleep(0)
-    return digest.hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
 
 
 async def pieces(body: bytes | memoryview, progress: Callable[[], None]) -> AsyncIterator[memoryview]:
