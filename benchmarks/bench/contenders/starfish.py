@@ -17,7 +17,7 @@ PAGE = 1000
 
 
 async def open_objects(place: Bucket | Folder) -> Objects:
-    return _objects(_store(place))
+    return _for(place, _objects(_store(place)))
 
 
 async def open_paged(place: Bucket | Folder) -> Objects:
@@ -32,7 +32,12 @@ async def open_paged(place: Bucket | Folder) -> Objects:
             keys += page
         return len(keys)
 
-    return replace(objects, list_all=list_all) if isinstance(place, Bucket) else objects
+    return replace(_for(place, objects), list_all=list_all) if isinstance(place, Bucket) else objects
+
+
+def _for(place: Bucket | Folder, objects: Objects) -> Objects:
+    """In buckets, bytes of no known type, as the peers put: the server does more with text."""
+    return replace(objects, text=False, put=objects.put_bytes) if isinstance(place, Bucket) else objects
 
 
 def _objects(store: AbstractObjectStore) -> Objects:

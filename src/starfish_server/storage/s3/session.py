@@ -44,7 +44,7 @@ class SessionFactory:
             ),
             headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
             response_class=_Response,
-            skip_auto_headers=("Content-Type",),
+            skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=_READ_BUFFER_BYTES,
