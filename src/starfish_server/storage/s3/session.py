@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.address import Address
     from starfish_server.storage.s3.options import S3StorageOptions
 
-on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
-"""Called when a request of this task has got a connection and is on its way."""
+on_progress: ContextVar[Callable[[], None]] = ContextVar("on_progress")
+"""Called when the request of this task has got a connection, which begins its time limit."""
 # As much as a socket is read for at once. With less, reading a large body stops and starts all the time.
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -32,8 +32,9 @@ _READ_BUFFER_BYTES = 256 * 1024
 class SessionFactory:
     """Makes the session of each event loop. `ValueError` if `verify` names no certificates."""
 
-    def __init__(self, options: S3StorageOptions) -> None:
+    def __init__(self, options: S3StorageOptions, proxy: Proxy) -> None:
         self._options = options
+        self._proxied = proxy.url is not None
         self._tls = _tls(options.verify)
 
     def __call__(self) -> aiohttp.ClientSession:
@@ -51,11 +52,23 @@ class SessionFactory:
             skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            trace_configs=[_limit_connecting()] if self._proxied else None,
             read_bufsize=_READ_BUFFER_BYTES,
         )
         # aiohttp would send again, unasked, when a reused connection breaks: attempts are counted here alone.
         session._retry_connection = False  # noqa: SLF001 - there is no public switch
         return session
+
+
+def _limit_connecting() -> aiohttp.TraceConfig:
+    """Begin the time limit early: a proxy may take connections and never open a tunnel."""
+
+    async def begin(*_: object) -> None:
+        on_progress.get()()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(begin)
+    return trace
 
 
 class _Request(aiohttp.ClientRequest):
@@ -69,7 +82,7 @@ class _Request(aiohttp.ClientRequest):
 class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for the headers, within the time limit of the request: it has a connection now."""
-        on_sent.get()()
+        on_progress.get()()
         return await super().start(connection)
 
 

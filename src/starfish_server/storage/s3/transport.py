@@ -19,7 +19,7 @@ from starfish_server.storage.s3.connections import Connection, Connections
 from starfish_server.storage.s3.credentials import Keys, Signer, key_source
 from starfish_server.storage.s3.errors import Fault, error_for, error_from, holds_headers, http_date, place
 from starfish_server.storage.s3.replies import FaultInReplyError, MalformedReplyError, Reply, read_fault
-from starfish_server.storage.s3.session import Proxy, SessionFactory, on_sent
+from starfish_server.storage.s3.session import Proxy, SessionFactory, on_progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -62,10 +62,10 @@ class Transport:
     def __init__(self, options: S3StorageOptions) -> None:
         self.address = Address.of(options)
         self._attempts = Attempts(options.max_attempts)
-        self._connections = Connections(
-            SessionFactory(options), lambda: key_source(options), options.read_timeout
-        )
         self._proxy = Proxy(self.address)
+        self._connections = Connections(
+            SessionFactory(options, self._proxy), lambda: key_source(options), options.read_timeout
+        )
         self._skew = timedelta(0)
         self._signer: tuple[Keys, str, Signer] | None = None
 
@@ -176,7 +176,7 @@ class Transport:
                     data = pieces(body, progress)
                     headers["Content-Length"] = str(len(body))
                 headers |= self._proxy.request_headers
-                on_sent.set(progress)
+                on_progress.set(progress)
                 response = await connection.session.request(
                     request.method,
                     url,
