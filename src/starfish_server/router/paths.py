@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import InvalidKeyError
 from starfish_server.router.refusal import Refusal
-from starfish_server.storage.checks import check_key
+from starfish_server.storage.checks import is_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,15 +117,6 @@ def has_encoded_slash(request: Request) -> bool:
 def is_segment(text: str) -> bool:
     """Whether `text` is one segment of a key."""
     return "/" not in text and is_key(text)
-
-
-def is_key(text: str) -> bool:
-    """Whether `text` follows the key rules."""
-    try:
-        check_key(text, "router")
-    except InvalidKeyError:
-        return False
-    return True
 
 
 def _parsed(template: str, segment: str) -> _Segment:

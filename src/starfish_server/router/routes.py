@@ -14,13 +14,14 @@ from starfish_server.router.config import CollectionConfig, SyncConfig
 from starfish_server.router.documents import pull_document, push_document
 from starfish_server.router.listing import list_items
 from starfish_server.router.openapi import Described, describe_list, describe_pull, describe_push
-from starfish_server.router.paths import has_encoded_slash, is_key
+from starfish_server.router.paths import has_encoded_slash
 from starfish_server.router.pushes import Pushes, now_ms
 from starfish_server.router.refusal import Refusal
 from starfish_server.router.responses import answering
 from starfish_server.router.roles import Callers, RoleResolver
 from starfish_server.router.wire import Health
 from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.storage.checks import is_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -30,8 +30,13 @@ _RULE = (
 
 def check_key(key: str, operation: str) -> None:
     """Raise `InvalidKeyError` unless `key` follows the portable key rules."""
-    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not is_segments(key):
+    if not isinstance(key, str) or not is_key(key):
         raise InvalidKeyError(f"invalid key {_shown(key)}: {_RULE}", operation=operation, key=_text(key))
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` follows the portable key rules."""
+    return len(text) <= MAX_KEY_BYTES and is_segments(text) is not None
 
 
 def check_prefix(prefix: str, operation: str) -> None:

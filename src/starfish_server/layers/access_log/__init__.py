@@ -25,6 +25,7 @@ from starfish_server.layers.base import (
     Target,
     written_body,
 )
+from starfish_server.layers.options import positive_number
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 
@@ -82,13 +83,13 @@ class AccessLog(Around):
         super().__init__(inner)
         if on_sink_failure not in ("log", "fail"):
             raise ValueError(f'on_sink_failure is "log" or "fail", not {on_sink_failure!r}')
-        if not sink_timeout > 0:
-            raise ValueError(f"sink_timeout must be more than 0 seconds, not {sink_timeout!r}")
         if predicate is not None and not callable(predicate):
             raise TypeError(f"predicate must be a function of the record, not {predicate!r}")
         self._must_keep = on_sink_failure == "fail"
         self._sinks = _sinks(LoggingSink() if sink is None else sink)
-        self._delivery = Delivery(self._sinks, keep=self._must_keep, timeout=sink_timeout)
+        self._delivery = Delivery(
+            self._sinks, keep=self._must_keep, timeout=positive_number("sink_timeout", sink_timeout)
+        )
         self._actions = _ACTIONS if actions is None else _known("actions", actions, _ACTIONS)
         self._operations = (
             _OPERATIONS if operations is None else _known("operations", operations, _OPERATIONS)

@@ -8,7 +8,7 @@ from starfish_server.errors import StackError
 from starfish_server.layers.access_log.audit_chain import Link, chained_line, link_of
 from starfish_server.layers.access_log.log_file import LogFile
 from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
-from starfish_server.layers.options import secret_bytes
+from starfish_server.layers.options import positive_int, secret_bytes
 
 if TYPE_CHECKING:
     import os
@@ -59,8 +59,8 @@ class JsonLinesSink:
         max_queued: int = 10_000,
         when_full: WhenFull = "wait",
     ) -> None:
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes must be 1 or more, or None for no rotation, not {max_bytes}")
+        if max_bytes is not None:
+            positive_int("max_bytes", max_bytes)
         if backups is not None and (max_bytes is None or backups < 0):
             raise ValueError("backups must be 0 or more, and needs max_bytes")
         self._key = None if key is None else secret_bytes("key", key)

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal
 
 from starfish_server.errors import StoreClosedError, StoreOverloadedError
+from starfish_server.layers.options import positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -46,13 +47,11 @@ class RecordQueue:
         when_full: WhenFull,
         max_batch: int | None = None,
     ) -> None:
-        if max_queued < 1:
-            raise ValueError(f"max_queued must be 1 or more, not {max_queued}")
         if when_full not in ("wait", "drop_oldest", "raise"):
             raise ValueError(f'when_full is "wait", "drop_oldest" or "raise", not {when_full!r}')
         self._write = write
         self._finish = finish
-        self._max_queued = max_queued
+        self._max_queued = positive_int("max_queued", max_queued)
         self._max_batch = max_batch
         self._when_full = when_full
         self._entries: deque[tuple[AccessRecord, Future[None] | None]] = deque()
@@ -105,12 +104,13 @@ class RecordQueue:
         if written is not None:
             _settle(written, StoreOverloadedError("the access record was dropped from a full queue"))
 
-    def _start(self) -> None:
+    def _start(self) -> threading.Thread:
         if self._thread is None:
             # A daemon, so that a forgotten close() does not keep the process alive; atexit writes the rest.
             self._thread = threading.Thread(target=self._run, name="starfish-access-records", daemon=True)
             self._thread.start()
             atexit.register(self._end)
+        return self._thread
 
     def _run(self) -> None:
         while True:
@@ -158,10 +158,9 @@ class RecordQueue:
             return
         with self._changed:
             self._closed = True
-            self._start()
+            thread = self._start()
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        thread.join()
         atexit.unregister(self._end)
 
 

@@ -99,7 +99,7 @@ class Memory:
         flight_key = (entry_key, asyncio.get_running_loop())
         now = monotonic()
         with self._lock:
-            alone = self._may_change(subject, now)
+            alone = self._closed or self._may_change(subject, now)
             flight: Flight[T] | None = None if alone else self._flights.get(subject, {}).get(flight_key)
             leads = flight is None or not flight.joinable
             if flight is None or leads:
@@ -189,8 +189,6 @@ class Memory:
 
     def _may_change(self, subject: Subject, now: float) -> bool:
         """Whether a write that nobody waits for any more may still land: then two reads may differ."""
-        if self._closed:
-            return True
         if isinstance(subject, str):
             return self._unclear.get(subject, now) > now
         (prefix,) = subject

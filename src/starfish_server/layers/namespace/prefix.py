@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starfish_server.errors import ContextRequiredError, InvalidKeyError
 from starfish_server.layers.fields import context_field, context_fields
 from starfish_server.storage.base import StoreContext
-from starfish_server.storage.checks import check_key
+from starfish_server.storage.checks import check_key, is_key
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -68,11 +68,11 @@ class TemplatePrefix:
         for name, value in zip(self._names, values, strict=True):
             if value is None:
                 raise ContextRequiredError(f"the context has no {name}, which the prefix is made of")
-            if not isinstance(value, str) or not _is_key(value) or "/" in value:
+            if not isinstance(value, str) or not is_key(value) or "/" in value:
                 raise InvalidKeyError(f"{name} {value!r:.100} is not one segment of a key")
             segments.append(value)
         prefix = self._filled(segments)
-        if not _is_key(prefix[:-1]):
+        if not is_key(prefix[:-1]):
             raise InvalidKeyError(f"the prefix of this caller, {len(prefix)} characters, is too long")
         return prefix
 
@@ -94,7 +94,7 @@ class FunctionPrefix:
         if context is None:
             return _required(self._without_context)
         prefix = self._function(context)
-        if not isinstance(prefix, str) or not prefix.endswith("/") or not _is_key(prefix[:-1]):
+        if not isinstance(prefix, str) or not prefix.endswith("/") or not is_key(prefix[:-1]):
             raise InvalidKeyError(
                 f"the prefix function gave {prefix!r:.100}, which is not key segments and '/'"
             )
@@ -138,14 +138,6 @@ def _required(without_context: str | None) -> str:
             "the prefix is made of the context, and there is none; without_context= is for such calls"
         )
     return without_context
-
-
-def _is_key(text: str) -> bool:
-    try:
-        check_key(text, "Namespace")
-    except InvalidKeyError:
-        return False
-    return True
 
 
 def _may_be(segment: str, text: str) -> bool:

@@ -34,7 +34,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._guard = _close_with_loop(session)
         self._closing = asyncio.Lock()
-        # When each must have made progress. One timer, for the earliest: one for each would take 7 us of it.
+        # By when each must make progress. One timer watches them all: one for each would cost each 7 us.
         self._under_way: dict[asyncio.Timeout, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -60,6 +60,7 @@ class Connection:
             self._idle.set()
 
     def _extend(self, limit: asyncio.Timeout) -> None:
+        # The task that sends a body may report progress after the reply has ended the request.
         if limit in self._under_way:
             self._under_way[limit] = until = self._loop.time() + self._read_timeout
             if self._timer is None:

@@ -79,7 +79,7 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     **dict.fromkeys(_LASTING.split(), StoreError),
 }
 
-# Where there is no code, or none that is known. A 404 without one may be anything but a missing object.
+# Where there is no code, or none that is known. 404 is not here: it need not mean that the object is missing.
 BY_STATUS: Mapping[int, type[StoreError]] = {
     401: StoreAccessDeniedError,
     403: StoreAccessDeniedError,

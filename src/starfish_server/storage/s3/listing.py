@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from starfish_server.errors import InvalidKeyError, StoreError
-from starfish_server.storage.checks import check_key
+from starfish_server.errors import StoreError
+from starfish_server.storage.checks import is_key
 from starfish_server.storage.s3.replies import read_list_page
 from starfish_server.storage.s3.transport import Request
 
@@ -40,7 +40,7 @@ async def list_keys(
         keys = [
             key
             for key in page.keys
-            if (start_after is None or key > start_after) and (not portable or _is_portable(key))
+            if (start_after is None or key > start_after) and (not portable or is_key(key))
         ]
         in_order = in_order and all(a < b for a, b in pairwise([*found[-1:], *keys]))
         found += keys
@@ -62,14 +62,6 @@ def _query(prefix: str, start_after: str | None, token: str | None, wanted: int)
     elif start_after:
         query["start-after"] = start_after
     return urlencode(query, quote_via=quote, safe="~")
-
-
-def _is_portable(key: str) -> bool:
-    try:
-        check_key(key, "list_keys")
-    except InvalidKeyError:
-        return False
-    return True
 
 
 def _broken(what: str, prefix: str) -> StoreError:

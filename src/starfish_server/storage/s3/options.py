@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 AddressingStyle = Literal["auto", "path", "virtual"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
-_REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}(?:\.|\Z))+|[0-9a-f.]*:[0-9a-f:.]*")
 # What can stand in a header or a URL without being escaped.
 TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -31,8 +31,9 @@ class S3StorageOptions:
         AWS and Tigris where the bucket's name allows it, path elsewhere.
     max_connections: open connections at most, for each event loop.
     connect_timeout: seconds for a new connection, TLS included, name resolution not.
-    read_timeout: seconds without a byte of progress, in either direction. After the last byte of a body the
-        system still has a buffer to send within it, which a very slow link may not.
+    read_timeout: seconds without progress, in either direction, once a request has a connection: waiting for
+        one of `max_connections` does not count. The end of a body that is sent is in the system's buffer, and
+        must have been sent and answered within one such span.
     max_attempts: tries in all of an operation that fails for a passing reason; a `Retry` layer makes it 1.
     portable_keys: hold keys to the rules that every leaf can keep; False lets any text through.
     verify: check TLS certificates (True), do not (False), or check them against the certificate authorities
@@ -59,7 +60,7 @@ class S3StorageOptions:
 
     def __post_init__(self) -> None:
         _check_pattern("bucket", self.bucket, _BUCKET, "letters, digits, '.', '_' and '-'")
-        _check_pattern("region", self.region, _REGION, "letters, digits and '-'")
+        _check_pattern("region", self.region, REGION, "letters, digits and '-'")
         _check_endpoint(self.endpoint, self.region)
         self._check_credentials()
         if self.addressing_style not in get_args(AddressingStyle):

@@ -9,13 +9,13 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 from starfish_server.storage.s3.errors import Fault, retry_after_seconds
+from starfish_server.storage.s3.options import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # An entry of a list as S3 writes it: printable ASCII, elements without children, nothing escaped in the key.
 _PLAIN_ENTRY = re.compile(rb"<Contents><Key>([!-%'-;=-~]+)</Key>(?:<([A-Za-z]+)>[^<]*</\2>)*</Contents>")
-_LOCATION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
 
 class Reply(NamedTuple):
@@ -68,7 +68,7 @@ def read_fault(reply: Reply) -> Fault:
         status=reply.status,
         code=code,
         message=message,
-        region=region if _LOCATION.fullmatch(region) else "",
+        region=region if REGION.fullmatch(region) else "",
         request_id=request_id,
         retry_after=retry_after,
     )
