@@ -14,6 +14,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutinefunction
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class GracefulShutdownOptions:
             raise ValueError(f"timeout_s must be more than 0 and finite, not {self.timeout_s!r}")
         object.__setattr__(self, "stores", tuple(self.stores))
         object.__setattr__(self, "signals", tuple(signal.Signals(number) for number in self.signals))
-        for step in _steps(self):
+        for step in chain.from_iterable(_stages(self)):
             if not callable(step.callback):
                 raise TypeError(f"{step.name} must be callable, not {step.callback!r}")
 
@@ -98,7 +99,6 @@ class ShutdownResult:
 @dataclass(frozen=True, slots=True)
 class _Step:
     name: str
-    stage: int
     callback: Callback
 
 
@@ -183,15 +183,15 @@ class GracefulShutdown:
 
     async def _run(self) -> None:
         _logger.info("shutting down, within %g s", self._options.timeout_s)
-        run = _Run(_steps(self._options), self._options.timeout_s)
+        run = _Run(_stages(self._options), self._options.timeout_s)
         self._result.set_result(await run.result())
 
 
 class _Run:
     """One run of all steps, on the running event loop."""
 
-    def __init__(self, steps: list[_Step], seconds: float) -> None:
-        self._steps = steps
+    def __init__(self, stages: list[list[_Step]], seconds: float) -> None:
+        self._stages = stages
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._seconds = seconds
@@ -199,11 +199,10 @@ class _Run:
         self._tasks: dict[asyncio.Task[BaseException | None], _Step] = {}
 
     async def result(self) -> ShutdownResult:
-        stages = sorted({step.stage for step in self._steps})
-        for position, stage in enumerate(stages):
-            started = [self._start(step) for step in self._steps if step.stage == stage]
+        for position, stage in enumerate(self._stages):
+            started = [self._start(step) for step in stage]
             now = self._now()
-            await self._settle(started, now + (self._deadline - now) / (len(stages) - position))
+            await self._settle(started, now + (self._deadline - now) / (len(self._stages) - position))
         await self._settle(self._tasks, self._deadline)
         late = {task for task in self._tasks if not task.done()}
         for task in late:
@@ -252,44 +251,34 @@ async def _attempt(callback: Callback) -> BaseException | None:
 
 def _in_thread(callback: Callback) -> asyncio.Future[object]:
     """Call it in a daemon thread, which cannot keep the process from ending as one of an executor would."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[object] = loop.create_future()
-
-    def settle(result: object, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is None:
-            outcome.set_result(result)
-        else:
-            outcome.set_exception(error)
+    outcome: Future[object] = Future()
+    outcome.set_running_or_notify_cancel()  # from now on it is not cancelled, only left alone
 
     def call() -> None:
-        result: object = None
-        failure: BaseException | None = None
         try:
-            result = callback()
+            outcome.set_result(callback())
+        except StopIteration:  # an asyncio future takes none
+            outcome.set_exception(RuntimeError("StopIteration"))
         except BaseException as error:  # noqa: BLE001 - handed to the loop
-            # A future takes no StopIteration.
-            failure = RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
+            outcome.set_exception(error)
 
     threading.Thread(target=copy_context().run, args=(call,), name="starfish-shutdown", daemon=True).start()
-    return outcome
+    return asyncio.wrap_future(outcome)
 
 
-def _steps(options: GracefulShutdownOptions) -> list[_Step]:
-    steps = []
+def _stages(options: GracefulShutdownOptions) -> list[list[_Step]]:
+    """The steps, those of one stage side by side, one stage after another."""
+    stages = []
     if options.replica_manager is not None:
-        steps.append(_Step("replica_manager.stop", 0, options.replica_manager.stop))
+        stages.append([_Step("replica_manager.stop", options.replica_manager.stop)])
     if options.queue is not None:
-        steps.append(_Step("queue.close", 1, options.queue.close))
+        stages.append([_Step("queue.close", options.queue.close)])
     callbacks = options.on_shutdown
     for number, callback in enumerate(callbacks if isinstance(callbacks, Sequence) else [callbacks]):
         if callback is not None:
-            steps.append(_Step(f"on_shutdown[{number}]", 2 + number, callback))
-    last = len(steps) + 3
-    return steps + [_Step(f"stores[{n}].close", last, store.close) for n, store in enumerate(options.stores)]
+            stages.append([_Step(f"on_shutdown[{number}]", callback)])
+    stores = [_Step(f"stores[{number}].close", store.close) for number, store in enumerate(options.stores)]
+    return [*stages, stores] if stores else stages
 
 
 def _stops_a_server(handler: object) -> bool:

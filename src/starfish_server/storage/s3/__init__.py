@@ -113,14 +113,12 @@ class S3ObjectStore(AbstractObjectStore):
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._check_open("get_string", key)
-        self._check_key(key, "get_string")
+        self._enter("get_string", key)
         reply = await self._get("get_string", key)
         return None if reply is None else decode_text(reply.body, "get_string", key)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        self._check_open("get_bytes", key)
-        self._check_key(key, "get_bytes")
+        self._enter("get_bytes", key)
         reply = await self._get("get_bytes", key)
         return (
             None if reply is None else (reply.body, reply.headers.get("Content-Type") or DEFAULT_BYTES_TYPE)
@@ -135,8 +133,7 @@ class S3ObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put", key)
-        self._check_key(key, "put")
+        self._enter("put", key)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put", key)
         await self._put("put", key, content, _headers(content_type or DEFAULT_TEXT_TYPE, cache_control))
@@ -150,8 +147,7 @@ class S3ObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put_bytes", key)
-        self._check_key(key, "put_bytes")
+        self._enter("put_bytes", key)
         check_header("content_type", content_type)
         check_headers(None, cache_control)
         content = copy_bytes(body, "put_bytes")
@@ -171,8 +167,7 @@ class S3ObjectStore(AbstractObjectStore):
         return await list_keys(self._transport, prefix, start_after, limit, portable=self._portable)
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._check_open("delete", key)
-        self._check_key(key, "delete")
+        self._enter("delete", key)
         await delete_one(self._transport, "delete", key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
@@ -180,10 +175,12 @@ class S3ObjectStore(AbstractObjectStore):
         await delete_many(self._transport, keys, self._check_key)
 
     async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        self._check_open("get_versioned", key)
-        self._check_key(key, "get_versioned")
-        found = await self._conditional.get(key)
-        return None if found is None else (decode_text(found[0].body, "get_versioned", key), found[1])
+        self._enter("get_versioned", key)
+        reply = await self._get("get_versioned", key)
+        if reply is None:
+            return None
+        version = self._conditional.version_of(reply, key)
+        return decode_text(reply.body, "get_versioned", key), version
 
     async def put_if(
         self,
@@ -195,8 +192,7 @@ class S3ObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> str:
-        self._check_open("put_if", key)
-        self._check_key(key, "put_if")
+        self._enter("put_if", key)
         check_version(version)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put_if", key)
@@ -226,6 +222,10 @@ class S3ObjectStore(AbstractObjectStore):
             return
         request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
         await self._transport.run(request, require_stored)
+
+    def _enter(self, operation: str, key: str) -> None:
+        self._check_open(operation, key)
+        self._check_key(key, operation)
 
     def _check_open(self, operation: str, key: str | None) -> None:
         if self._transport.closed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
 from starfish_server.storage.s3.deletion import delete_one
 from starfish_server.storage.s3.errors import NoSuchKeyError
-from starfish_server.storage.s3.replies import Reply, require_object, require_stored
+from starfish_server.storage.s3.replies import Reply, require_stored
 from starfish_server.storage.s3.transport import Request, Transport
 from starfish_server.storage.versions import conflict
 
@@ -34,17 +34,12 @@ class ConditionalWrites:
         self._transport = transport
         self._heeded: dict[str, bool] = {}
 
-    async def get(self, key: str) -> tuple[Reply, str] | None:
-        """The object's reply and its version, or None."""
-        request = Request("get_versioned", key, "GET", target=key)
-        try:
-            reply = await self._transport.run(request, require_object)
-        except NoSuchKeyError:
-            return None
+    def version_of(self, reply: Reply, key: str) -> str:
+        """The version of the object that `reply` holds."""
         version = reply.headers["ETag"]
         if not _ETAG.fullmatch(version):
             raise self._unsupported("gives objects no strong ETag", "get_versioned", key)
-        return reply, version
+        return version
 
     async def put(self, key: str, body: bytes, version: str | None, headers: Mapping[str, str]) -> str:
         """Write if the object has this version, or, for None, if there is none. Tries once.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 
@@ -25,6 +25,8 @@ from starfish_server.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+E = TypeVar("E", bound=StoreError)
 
 
 class NoSuchKeyError(StoreError):
@@ -126,12 +128,13 @@ def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> Sto
     facts = [fact for fact in (shown(fault.code), f"HTTP {fault.status}") if fact]
     if fault.request_id:
         facts.append(f"request {shown(fault.request_id)}")
-    text = f"{place(operation, key, bucket)}: {', '.join(facts)}"
+    text = ", ".join(facts)
     if fault.message:
         text = f"{text}: {shown(fault.message)}"
-    if issubclass(kind, StoreUnavailableError):
-        return kind(text, operation=operation, key=key, retry_after=fault.retry_after)
-    return kind(text, operation=operation, key=key)
+    error = failure(kind, text, operation, key, bucket)
+    if isinstance(error, StoreUnavailableError):
+        error.retry_after = fault.retry_after
+    return error
 
 
 def error_from(error: Exception, operation: str, key: str | None, bucket: str) -> StoreError:
@@ -141,8 +144,7 @@ def error_from(error: Exception, operation: str, key: str | None, bucket: str) -
     for kind, meaning, text in BY_EXCEPTION:
         if isinstance(error, kind):
             detail = "" if holds_headers(error) else shown(str(error))
-            message = f"{place(operation, key, bucket)}: {text}{f': {detail}' if detail else ''}"
-            return meaning(message, operation=operation, key=key)
+            return failure(meaning, f"{text}: {detail}" if detail else text, operation, key, bucket)
     raise error
 
 
@@ -153,9 +155,10 @@ def holds_headers(error: Exception) -> bool:
     )
 
 
-def place(operation: str, key: str | None, bucket: str) -> str:
-    """How every message begins: what was done, to which key, in which bucket."""
-    return f"{operation} of {key!r} in bucket {bucket!r}" if key else f"{operation} in bucket {bucket!r}"
+def failure(kind: type[E], what: str, operation: str, key: str | None, bucket: str) -> E:
+    """An error that begins as every message does: what was done, to which key, in which bucket."""
+    place = f"{operation} of {key!r} in bucket {bucket!r}" if key else f"{operation} in bucket {bucket!r}"
+    return kind(f"{place}: {what}", operation=operation, key=key)
 
 
 def shown(text: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starfish_server.errors import StoreError, StoreUnavailableError
 from starfish_server.storage.s3.bodies import sha256_hex
 from starfish_server.storage.s3.digests import PARTS_DIGEST, PartsDigest
-from starfish_server.storage.s3.errors import NoSuchUploadError, place
+from starfish_server.storage.s3.errors import NoSuchUploadError, failure
 from starfish_server.storage.s3.replies import (
     read_completed_upload,
     read_upload_id,
@@ -70,10 +70,8 @@ async def put_in_parts(
         await transport.run(end, read_completed_upload)
     except NoSuchUploadError as error:
         # Also what a repeated request gets whose first reply was lost.
-        where = place(operation, key, transport.address.bucket)
-        raise StoreUnavailableError(
-            f"{where}: the upload ended and it is not known how", operation=operation, key=key
-        ) from error
+        what, bucket = "the upload ended and it is not known how", transport.address.bucket
+        raise failure(StoreUnavailableError, what, operation, key, bucket) from error
     except BaseException:
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(_ABORT_SECONDS):

@@ -17,7 +17,7 @@ from starfish_server.storage.s3.attempts import Attempts
 from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, pieces, read_body, sha256_hex
 from starfish_server.storage.s3.connections import Connection, Connections
 from starfish_server.storage.s3.credentials import Keys, Signer, key_source
-from starfish_server.storage.s3.errors import Fault, error_for, error_from, holds_headers, http_date, place
+from starfish_server.storage.s3.errors import Fault, error_for, error_from, failure, holds_headers, http_date
 from starfish_server.storage.s3.replies import FaultInReplyError, MalformedReplyError, Reply, read_fault
 from starfish_server.storage.s3.session import Proxy, SessionFactory, on_progress
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StoreError)
 
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 # A signature is good for 15 minutes; a smaller difference is not what the server complains about.
@@ -206,11 +207,10 @@ class Transport:
         return kept[2]
 
     def _malformed(self, request: Request, error: MalformedReplyError) -> StoreUnavailableError:
-        where = place(request.operation, request.key, self.address.bucket)
-        return StoreUnavailableError(f"{where}: {error}", operation=request.operation, key=request.key)
+        return self._failure(StoreUnavailableError, str(error), request)
 
     def _closed(self, request: Request) -> StoreClosedError:
-        where = place(request.operation, request.key, self.address.bucket)
-        return StoreClosedError(
-            f"{where}: the store was closed before it was done", operation=request.operation, key=request.key
-        )
+        return self._failure(StoreClosedError, "the store was closed before it was done", request)
+
+    def _failure(self, kind: type[E], what: str, request: Request) -> E:
+        return failure(kind, what, request.operation, request.key, self.address.bucket)
