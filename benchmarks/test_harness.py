@@ -38,17 +38,15 @@ def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
     assert program.main(["--quick", "--without-peers", "--output", str(tmp_path), pattern]) == 0
     results = Results.load(tmp_path / "results.json")
     measured = [row for row in ROWS if row.name in results.rows]
-    plots = [growth for growth in GROWTH if growth.name in results.growth]
+    plots = [growth for growth in GROWTH if growth.row.name in results.growth]
     assert measured or plots
     for row in measured:
         own = [each.label for each in row.entrants if not each.contender.environment]
         assert [figure.label for figure in results.rows[row.name]] == own
     readme = (tmp_path / "README.md").read_text()
-    for name, title in [(row.name, row.title) for row in measured] + [
-        (each.name, each.title) for each in plots
-    ]:
-        assert f"### {title}\n" in readme
-        assert ET.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
+    for row in [*measured, *(growth.row for growth in plots)]:
+        assert f"### {row.title}\n" in readme
+        assert ET.parse(tmp_path / f"{row.name}.svg").getroot().tag.endswith("svg")
 
 
 def test_a_row_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

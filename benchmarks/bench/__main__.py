@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROUNDS = 5
-NAMES = [row.name for row in ROWS] + [growth.name for growth in GROWTH]
+NAMES = [row.name for row in ROWS] + [growth.row.name for growth in GROWTH]
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -52,8 +52,8 @@ def run(names: Sequence[str], stage: Stage, measure: Measure) -> Results:
             print("\n".join(table.terminal(row, figures)))
             print(f"  in {time.monotonic() - started:.0f} s\n", flush=True)
     for growth in GROWTH:
-        if growth.name in names:
-            points = results.growth[growth.name] = measure.growth(growth, stage)
+        if growth.row.name in names:
+            points = results.growth[growth.row.name] = measure.growth(growth, stage)
             print("\n".join(table.points(growth, points)), flush=True)
     return results
 

@@ -2,174 +2,130 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from bench.plan import Plan
 from bench.registry import BY_HAND, OBSTORE, ONE_HOP, OPENDAL, OURS, SEED, entrants
 from bench.row import Contender, Entrant, Row
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 STACK = Contender("starfish", "ours", "", "layers:open_stack")
 WRAPPERS = Contender("py-key-value", "peer", "shared", "py_key_value:open_stack")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Growth:
     """One plot.
 
-    across: what grows; values: the points, in order.
-    row: the work at one point, whose unit is that of the plot.
+    row: the work, but for its size.
+    varies: the field of the row's plan that grows; across: what that is called; values: the points, in order.
     logarithmic: whether both axes are.
     """
 
-    name: str
-    title: str
-    sentence: str
+    row: Row
+    varies: Literal["concurrency", "depth", "objects"]
     across: str
     values: tuple[int, ...]
-    row: Callable[[int], Row]
     logarithmic: bool = True
 
-
-def _concurrency(at_once: int) -> Row:
-    return Row(
-        name=f"growth-concurrency-{at_once}",
-        title="",
-        sentence="",
-        unit="us",
-        place="s3",
-        plan=Plan(workload="get", objects=256, concurrency=at_once, seconds=0.3),
-        entrants=entrants(OURS, SEED, OBSTORE, OPENDAL, BY_HAND),
-        filled_by="entrant",
-    )
-
-
-def _objects_in_files(objects: int) -> Row:
-    return Row(
-        name=f"growth-file-objects-{objects}",
-        title="",
-        sentence="",
-        unit="us",
-        place="tree",
-        plan=Plan(
-            workload="get_in_turn",
-            prefix="all/",
-            objects=objects,
-            per_folder=1_000,
-            read=100,
-            size=0,
-            seconds=0.1,
-        ),
-        entrants=entrants(OURS, OBSTORE, ONE_HOP),
-    )
-
-
-def _objects_in_s3(objects: int) -> Row:
-    return Row(
-        name=f"growth-s3-objects-{objects}",
-        title="",
-        sentence="",
-        unit="us",
-        place="s3",
-        plan=Plan(workload="get", objects=objects, read=100, size=1, concurrency=8, seconds=0.3),
-        entrants=entrants(OURS, OBSTORE, BY_HAND),
-        filled_by="coordinator",
-    )
-
-
-def _keys_in_files(keys: int) -> Row:
-    return Row(
-        name=f"growth-file-list-{keys}",
-        title="",
-        sentence="",
-        unit="ms",
-        place="tree",
-        plan=Plan(workload="list_all", prefix="all/", objects=keys, per_folder=1_000),
-        entrants=entrants(OURS, OBSTORE, ONE_HOP),
-    )
-
-
-def _keys_in_s3(keys: int) -> Row:
-    return Row(
-        name=f"growth-s3-list-{keys}",
-        title="",
-        sentence="",
-        unit="ms",
-        place="s3",
-        plan=Plan(workload="list_all", objects=keys),
-        entrants=entrants(OURS, OBSTORE, BY_HAND),
-        filled_by="coordinator",
-    )
-
-
-def _depth(layers: int) -> Row:
-    return Row(
-        name=f"growth-depth-{layers}",
-        title="",
-        sentence="",
-        unit="us",
-        place="none",
-        plan=Plan(workload="layer", objects=5_000, depth=layers),
-        entrants=(
-            Entrant(STACK, "Layer, passing through", "pass-through"),
-            Entrant(STACK, "Around, one hook", "one hook"),
-            Entrant(STACK, "Timeout", "timeout"),
-            Entrant(WRAPPERS, "py-key-value, prefix", "prefix"),
-        ),
-    )
+    def at(self, value: int) -> Row:
+        """The row at one point."""
+        changed: dict[str, Any] = {self.varies: value}
+        return replace(self.row, name=f"{self.row.name}-{value}", plan=replace(self.row.plan, **changed))
 
 
 GROWTH = (
     Growth(
-        "growth-concurrency",
-        "S3 get 1 KiB: time for one, by how many are under way",
-        "Wall time divided by gets, over a pool as large as the concurrency, at least 64.",
-        "gets at once",
-        tuple(2**power for power in range(11)),
-        _concurrency,
+        row=Row(
+            name="growth-concurrency",
+            title="S3 get 1 KiB: time for one, by how many are under way",
+            sentence="Wall time divided by gets, over a pool as large as the concurrency, at least 64.",
+            unit="us",
+            place="s3",
+            plan=Plan(workload="get", objects=256, seconds=0.3),
+            entrants=entrants(OURS, SEED, OBSTORE, OPENDAL, BY_HAND),
+            filled_by="entrant",
+        ),
+        varies="concurrency",
+        across="gets at once",
+        values=tuple(2**power for power in range(11)),
     ),
     Growth(
-        "growth-depth",
-        "Memory get: time by the number of layers",
-        "A get through that many layers of the same kind.",
-        "layers",
-        tuple(range(13)),
-        _depth,
+        row=Row(
+            name="growth-depth",
+            title="Memory get: time by the number of layers",
+            sentence="A get through that many layers of the same kind.",
+            unit="us",
+            place="none",
+            plan=Plan(workload="layer", objects=5_000),
+            entrants=(
+                Entrant(STACK, "Layer, passing through", "pass-through"),
+                Entrant(STACK, "Around, one hook", "one hook"),
+                Entrant(STACK, "Timeout", "timeout"),
+                Entrant(WRAPPERS, "py-key-value, prefix", "prefix"),
+            ),
+        ),
+        varies="depth",
+        across="layers",
+        values=tuple(range(13)),
         logarithmic=False,
     ),
     Growth(
-        "growth-file-objects",
-        "File get, warm: time by the number of objects stored",
-        "Gets of 100 empty objects, evenly spread over those stored, one after another.",
-        "objects stored",
-        (100, 1_000, 10_000, 100_000),
-        _objects_in_files,
+        row=Row(
+            name="growth-file-objects",
+            title="File get, warm: time by the number of objects stored",
+            sentence="Gets of 100 empty objects, evenly spread over those stored, one after another.",
+            unit="us",
+            place="tree",
+            plan=Plan(workload="get_in_turn", prefix="all/", per_folder=1_000, read=100, size=0, seconds=0.1),
+            entrants=entrants(OURS, OBSTORE, ONE_HOP),
+        ),
+        varies="objects",
+        across="objects stored",
+        values=(100, 1_000, 10_000, 100_000),
     ),
     Growth(
-        "growth-s3-objects",
-        "S3 get: time by the number of objects stored",
-        "Gets of 100 small objects, evenly spread over those stored, 8 at once.",
-        "objects stored",
-        (100, 1_000, 10_000),
-        _objects_in_s3,
+        row=Row(
+            name="growth-s3-objects",
+            title="S3 get: time by the number of objects stored",
+            sentence="Gets of 100 small objects, evenly spread over those stored, 8 at once.",
+            unit="us",
+            place="s3",
+            plan=Plan(workload="get", read=100, size=1, concurrency=8, seconds=0.3),
+            entrants=entrants(OURS, OBSTORE, BY_HAND),
+            filled_by="coordinator",
+        ),
+        varies="objects",
+        across="objects stored",
+        values=(100, 1_000, 10_000),
     ),
     Growth(
-        "growth-file-list",
-        "File list: time by the number of keys",
-        "All keys, 1,000 to a folder.",
-        "keys listed",
-        (10, 100, 1_000, 10_000, 100_000),
-        _keys_in_files,
+        row=Row(
+            name="growth-file-list",
+            title="File list: time by the number of keys",
+            sentence="All keys, 1,000 to a folder.",
+            unit="ms",
+            place="tree",
+            plan=Plan(workload="list_all", prefix="all/", per_folder=1_000),
+            entrants=entrants(OURS, OBSTORE, ONE_HOP),
+        ),
+        varies="objects",
+        across="keys listed",
+        values=(10, 100, 1_000, 10_000, 100_000),
     ),
     Growth(
-        "growth-s3-list",
-        "S3 list: time by the number of keys",
-        "All keys under a prefix.",
-        "keys listed",
-        (10, 100, 1_000, 10_000),
-        _keys_in_s3,
+        row=Row(
+            name="growth-s3-list",
+            title="S3 list: time by the number of keys",
+            sentence="All keys under a prefix.",
+            unit="ms",
+            place="s3",
+            plan=Plan(workload="list_all"),
+            entrants=entrants(OURS, OBSTORE, BY_HAND),
+            filled_by="coordinator",
+        ),
+        varies="objects",
+        across="keys listed",
+        values=(10, 100, 1_000, 10_000),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     Call = Callable[[], Awaitable[Any]]
 
 SLICES = 10
+
+
+def quiet_logger(name: str, level: int = logging.INFO) -> logging.Logger:
+    """A logger that nothing listens to."""
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
+    logger.setLevel(level)
+    return logger
 
 
 def adds(layered: Call, bare: Call | None, calls: int) -> Callable[[int], Awaitable[Sample]]:

@@ -47,11 +47,11 @@ class Axis:
 
 
 def chart(growth: Growth, points: Mapping[int, Sequence[Figure]]) -> str:
-    return svg.picture(growth.title, _HEIGHT, _parts(growth, points))
+    return svg.picture(growth.row.title, _HEIGHT, _parts(growth, points))
 
 
 def _parts(growth: Growth, points: Mapping[int, Sequence[Figure]]) -> Iterator[str]:
-    row = growth.row(next(iter(points)))
+    row = growth.row
     yield svg.text(8, 40, f"{row.unit}, less is better", "small")
     lines: dict[str, list[tuple[int, float]]] = {}
     roles: dict[str, Role] = {}

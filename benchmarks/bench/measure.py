@@ -75,7 +75,7 @@ class Measure:
     def growth(self, growth: Growth, stage: Stage) -> dict[int, list[Figure]]:
         """The points of each value; only the first two values if quick."""
         values = growth.values[:2] if self.quick else growth.values
-        return {value: self.row(growth.row(value), stage) for value in values}
+        return {value: self.row(growth.at(value), stage) for value in values}
 
 
 def _measure(row: Row, stage: Stage, rounds: int) -> list[Figure]:

@@ -26,8 +26,8 @@ def write(results: Results, readme: Path, charts: Path) -> None:
         if figures := results.rows.get(row.name):
             (charts / f"{row.name}.svg").write_text(bars.chart(row, figures))
     for growth in GROWTH:
-        if points := results.growth.get(growth.name):
-            (charts / f"{growth.name}.svg").write_text(lines.chart(growth, points))
+        if points := results.growth.get(growth.row.name):
+            (charts / f"{growth.row.name}.svg").write_text(lines.chart(growth, points))
 
 
 def _sections(results: Results) -> Iterator[str]:
@@ -41,6 +41,11 @@ def _sections(results: Results) -> Iterator[str]:
             yield from table.markdown(row, figures)
     yield from ("## Growth", "")
     for growth in GROWTH:
-        if growth.name in results.growth:
-            yield from (f"### {growth.title}", "", f"{growth.sentence} `make bench ROWS={growth.name}`", "")
-            yield from (f"![{growth.title}](../docs/charts/{growth.name}.svg)", "")
+        if growth.row.name in results.growth:
+            yield from (
+                f"### {growth.row.title}",
+                "",
+                f"{growth.row.sentence} `make bench ROWS={growth.row.name}`",
+                "",
+            )
+            yield from (f"![{growth.row.title}](../docs/charts/{growth.row.name}.svg)", "")

@@ -66,8 +66,8 @@ def summary(rows: Sequence[Row], measured: dict[str, list[Figure]]) -> Iterator[
 
 def points(growth: Growth, line: Mapping[int, Sequence[Figure]]) -> Iterator[str]:
     """A heading, and a line for each contender."""
-    yield f"{growth.name}: {growth.title}"
-    row = growth.row(growth.values[0])
+    row = growth.row
+    yield f"{row.name}: {row.title}"
     labels = dict.fromkeys(figure.label for figures in line.values() for figure in figures)
     for label in labels:
         found = [

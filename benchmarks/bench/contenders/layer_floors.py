@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
 from bench.contenders.layers import get, leaf
-from bench.layered import adds
+from bench.layered import adds, quiet_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,9 +36,7 @@ def span(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
 
 
 def log_record(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-    logger = logging.getLogger("bench.floor")
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
-    logger.setLevel(logging.INFO)
+    logger = quiet_logger("bench.floor")
 
     async def call() -> Any:
         found = await inner()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.layered import adds
+from bench.layered import adds, quiet_logger
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
 from starfish_server.layers import (
     AccessLog,
@@ -44,13 +43,6 @@ def keep(record: AccessRecord) -> None:
     """A sink that does nothing."""
 
 
-def nowhere() -> LoggingSink:
-    logger = logging.getLogger("starfish_server.benchmark")
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
-    logger.setLevel(logging.INFO)
-    return LoggingSink(logger)
-
-
 def canonical(inner: AbstractObjectStore) -> AbstractObjectStore:
     return (
         StoreBuilder()
@@ -78,7 +70,9 @@ LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {
     "tracing": Tracing,
     "access log, filtered out": lambda inner: AccessLog(inner, sink=keep, actions={"push"}),
     "access log, to a function": lambda inner: AccessLog(inner, sink=keep),
-    "access log, to logging": lambda inner: AccessLog(inner, sink=nowhere()),
+    "access log, to logging": lambda inner: AccessLog(
+        inner, sink=LoggingSink(quiet_logger("starfish_server.benchmark"))
+    ),
     "cache hit": Caching,
     "canonical stack": canonical,
 }

@@ -13,7 +13,7 @@ from key_value.aio.wrappers.prefix_keys import PrefixKeysWrapper
 from key_value.aio.wrappers.retry import RetryWrapper
 from key_value.aio.wrappers.timeout import TimeoutWrapper
 
-from bench.layered import adds
+from bench.layered import adds, quiet_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 IN_ALL = {"cache hit", "five wrappers"}
 VALUE = {"v": "v"}
-
-
-def logger(name: str, level: int) -> logging.Logger:
-    """A logger that nothing listens to."""
-    found = logging.getLogger(name)
-    found.handlers, found.propagate = [logging.NullHandler()], False
-    found.setLevel(level)
-    return found
 
 
 def cached(inner: Any) -> Any:
@@ -43,15 +35,15 @@ def five(inner: Any) -> Any:
     through = RetryWrapper(through)
     through = cached(through)
     through = PrefixKeysWrapper(through, prefix="t1")
-    return LoggingWrapper(through, logger=logger("bench.off", logging.WARNING))
+    return LoggingWrapper(through, logger=quiet_logger("bench.off", logging.WARNING))
 
 
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "prefix": lambda inner: PrefixKeysWrapper(inner, prefix="t1"),
     "retry": RetryWrapper,
     "timeout": TimeoutWrapper,
-    "log off": lambda inner: LoggingWrapper(inner, logger=logger("bench.off", logging.WARNING)),
-    "log to nowhere": lambda inner: LoggingWrapper(inner, logger=logger("bench.on", logging.INFO)),
+    "log off": lambda inner: LoggingWrapper(inner, logger=quiet_logger("bench.off", logging.WARNING)),
+    "log to nowhere": lambda inner: LoggingWrapper(inner, logger=quiet_logger("bench.on")),
     "cache hit": cached,
     "five wrappers": five,
 }

@@ -17,13 +17,13 @@ PAGE = 1000
 
 
 async def open_objects(place: Bucket | Folder) -> Objects:
-    return _for(place, _objects(_store(place)))
+    return _objects(place, _store(place))
 
 
 async def open_paged(place: Bucket | Folder) -> Objects:
     """For 2.3.0, whose lists over S3 end after a page: the next ones are asked for until none is full."""
     store = _store(place)
-    objects = _objects(store)
+    objects = _objects(place, store)
 
     async def list_all(prefix: str) -> int:
         keys = page = await store.list_keys(prefix)
@@ -32,15 +32,10 @@ async def open_paged(place: Bucket | Folder) -> Objects:
             keys += page
         return len(keys)
 
-    return replace(_for(place, objects), list_all=list_all) if isinstance(place, Bucket) else objects
+    return replace(objects, list_all=list_all) if isinstance(place, Bucket) else objects
 
 
-def _for(place: Bucket | Folder, objects: Objects) -> Objects:
-    """In buckets, bytes of no known type, as the peers put: the server does more with text."""
-    return replace(objects, text=False, put=objects.put_bytes) if isinstance(place, Bucket) else objects
-
-
-def _objects(store: AbstractObjectStore) -> Objects:
+def _objects(place: Bucket | Folder, store: AbstractObjectStore) -> Objects:
     async def get_bytes(key: str) -> bytes | None:
         found = await store.get_bytes(key)
         return found and found[0]
@@ -61,10 +56,12 @@ def _objects(store: AbstractObjectStore) -> Objects:
         if hasattr(store, "close"):
             await store.close()
 
+    # Into buckets bytes of no known type, as the peers put them: SeaweedFS tries to compress text.
+    in_bucket = isinstance(place, Bucket)
     return Objects(
-        text=True,
+        text=not in_bucket,
         get=store.get_string,
-        put=store.put,
+        put=put_bytes if in_bucket else store.put,
         get_bytes=get_bytes,
         put_bytes=put_bytes,
         put_typed=put_typed,
