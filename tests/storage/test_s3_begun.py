@@ -71,3 +71,28 @@ async def test_a_failed_wait_and_a_cancellation_reach_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert seen == [OSError, asyncio.CancelledError]
+
+
+async def test_a_cancellation_before_it_is_awaited_reaches_it_before_anybody_hears_of_its_end() -> None:
+    seen: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    task = asyncio.create_task(begun(work()))
+    task.add_done_callback(lambda _: seen.append("ended"))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == ["cancelled", "ended"]
+
+
+async def test_it_can_be_awaited_without_a_task() -> None:
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "result"
+
+    assert await begun(work()) == "result"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import types
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+async def _value(value: T) -> T:
+    return value
 
 
 def begun(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -17,23 +17,31 @@ def begun(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
 
     What it raises before it waits is raised here.
     """
-    return _rest(work, *_step(partial(work.send, None)))
-
-
-def _step(call: Callable[[], Any]) -> tuple[bool, Any]:
-    """Whether the coroutine has ended, and its result or what it waits for."""
     try:
-        return False, call()
+        waits_for = work.send(None)
     except StopIteration as ended:
-        return True, ended.value
+        return _value(ended.value)
+    return _Rest(work, waits_for)
 
 
-@types.coroutine
-def _rest(work: Coroutine[Any, Any, T], ended: bool, value: Any) -> Generator[Any, Any, T]:
-    while not ended:
-        try:
-            call = partial(work.send, (yield value))
-        except BaseException as error:  # noqa: BLE001 - it is for `work`, a cancellation, too
-            call = partial(work.throw, error)
-        ended, value = _step(call)
-    return value  # type: ignore[no-any-return]
+class _Rest(Generator[Any, Any, T], Coroutine[Any, Any, T]):
+    """A coroutine that waits already. Not a generator: one that has not begun would keep from `work` what is
+    thrown into it, such as a cancellation.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = [waits_for]
+
+    def send(self, value: Any) -> Any:
+        return self._waits_for.pop() if self._waits_for else self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        self._waits_for.clear()
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self

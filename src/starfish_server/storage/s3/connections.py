@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +21,35 @@ if TYPE_CHECKING:
 
 # How long `close` lets requests under way finish before it cuts them off.
 CLOSE_GRACE_SECONDS = 5.0
+# How long requests that were cut off get to clean up.
+_END_SECONDS = 1.0
+# How long tasks get to take what has come before a time limit that is over counts.
+_GRACE_SECONDS = 0.05
+
+
+class Progress:
+    """A request under way, called when it has got a connection and at each step from then on.
+
+    The context of whatever the request started may keep it for long, so it holds nothing once that has ended.
+    """
+
+    __slots__ = ("connection", "limit", "until")
+
+    def __init__(self, connection: Connection, limit: asyncio.Timeout) -> None:
+        self.connection: Connection | None = connection
+        self.limit: asyncio.Timeout | None = limit
+        self.until = inf
+
+    def __call__(self, seconds: float = 0.0) -> None:
+        """It may now take `read_timeout` and this many seconds more before the next call."""
+        # The task that sends a body may call after the reply has ended the request.
+        if self.connection is not None:
+            self.connection.extend(self, seconds)
+
+    def expire(self) -> None:
+        """End it with a `TimeoutError`."""
+        if self.limit is not None and not self.limit.expired():
+            self.limit.reschedule(0.0)
 
 
 class Connection:
@@ -34,8 +62,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._guard = _close_with_loop(session)
         self._closing = asyncio.Lock()
-        # By when each must make progress. One timer watches them all: one for each would cost each 7 us.
-        self._under_way: dict[asyncio.Timeout, float] = {}
+        self._under_way: set[Progress] = set()
+        # One timer watches them all: one for each would cost each 7 us.
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -44,53 +72,71 @@ class Connection:
         await anext(self._guard)
         return self
 
-    def begin(self, limit: asyncio.Timeout) -> Callable[[], None]:
-        """A request begins inside of `limit`; what it returns is called at each progress, and extends it.
-
-        `close` lets the limit expire when it waits no longer.
-        """
-        self._under_way[limit] = inf
+    def begin(self, limit: asyncio.Timeout) -> Progress:
+        """A request begins inside of `limit`, which `close` lets expire when it waits no longer."""
+        progress = Progress(self, limit)
+        self._under_way.add(progress)
         self._idle.clear()
-        return partial(self._extend, limit)
+        return progress
 
-    def end(self, limit: asyncio.Timeout) -> None:
-        """The request inside of `limit` has ended."""
-        del self._under_way[limit]
+    def end(self, progress: Progress) -> None:
+        """The request has ended."""
+        progress.connection = progress.limit = None
+        self._under_way.discard(progress)
         if not self._under_way:
             self._idle.set()
 
-    def _extend(self, limit: asyncio.Timeout) -> None:
-        # The task that sends a body may report progress after the reply has ended the request.
-        if limit in self._under_way:
-            self._under_way[limit] = until = self._loop.time() + self._read_timeout
-            if self._timer is None:
-                self._timer = self._loop.call_at(until, self._look)
+    def extend(self, progress: Progress, seconds: float) -> None:
+        """Let the request expire after this many seconds and `read_timeout` without progress."""
+        progress.until = until = self._loop.time() + self._read_timeout + seconds
+        if self._timer is None or until < self._timer.when():
+            self._look_at(until)
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
-        """Let those expire that have made no progress, and look again when the next one may have to."""
-        now = self._loop.time()
+        # A task whose data came while the loop was held up has its turn first, and says so.
+        self._timer = self._loop.call_later(_GRACE_SECONDS, self._expire, self._loop.time())
+
+    def _expire(self, looked_at: float) -> None:
+        """Let those expire that were due, and look again when the next one is."""
         earliest = inf
-        for limit, until in self._under_way.items():
-            if until > now:
-                earliest = min(earliest, until)
+        for progress in self._under_way:
+            if progress.until <= looked_at:
+                progress.expire()
             else:
-                _expire(limit)
-        self._timer = self._loop.call_at(earliest, self._look) if earliest < inf else None
+                earliest = min(earliest, progress.until)
+        self._timer = None
+        if earliest < inf:
+            self._look_at(earliest)
 
     async def close(self, grace: float) -> None:
         """Close the session once nothing is under way, or after `grace` seconds."""
         async with self._closing:
             try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(grace):
-                        await self._idle.wait()
+                await self._ended(grace)
             finally:
-                # aiohttp would let those who read a body wait for ever, and cancel those who wait to connect.
-                for limit in self._under_way:
-                    _expire(limit)
-                if self._timer is not None:
-                    self._timer.cancel()
-                await self._guard.aclose()
+                await self._cut_off()
+
+    async def _cut_off(self) -> None:
+        # aiohttp would let those who read a body wait for ever, cancel those who wait to connect, and itself
+        # wait for a server that does not read what they send.
+        for progress in self._under_way:
+            progress.expire()
+        try:
+            await self._ended(_END_SECONDS)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._guard.aclose()
+
+    async def _ended(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
 
 class Connections:
@@ -152,11 +198,6 @@ class Connections:
         _inherited.append(self._by_loop)
         self._by_loop = {}
         self._lock = threading.Lock()
-
-
-def _expire(limit: asyncio.Timeout) -> None:
-    if not limit.expired():
-        limit.reschedule(0.0)
 
 
 async def _close_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

@@ -46,7 +46,7 @@ async def put_in_parts(
     parts = [view[start : start + size] for start in range(0, len(body), size)]
     hashes: list[str] | None = None
     if not transport.address.secure:
-        hashes = await asyncio.gather(*map(sha256_hex, parts))
+        hashes = [await sha256_hex(part) for part in parts]
         headers = {**headers, PARTS_DIGEST: PartsDigest.header(size, hashes)}
     begin = Request(operation, key, "POST", key, "uploads=", headers, b"")
     upload = f"uploadId={quote(await transport.run(begin, read_upload_id), safe='~')}"

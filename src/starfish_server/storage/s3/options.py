@@ -32,8 +32,9 @@ class S3StorageOptions:
     max_connections: open connections at most, for each event loop.
     connect_timeout: seconds for a new connection, TLS included, name resolution not.
     read_timeout: seconds without progress, in either direction, once a request has a connection: waiting for
-        one of `max_connections` does not count. The end of a body that is sent is in the system's buffer, and
-        must have been sent and answered within one such span.
+        one of `max_connections` does not count. The headers of a reply are one step, however they come. So is
+        the end of a body that is sent, which is in the system's buffer, with the answer to it; and so is the
+        opening of a tunnel through a proxy, with `connect_timeout` on top.
     max_attempts: tries in all of an operation that fails for a passing reason; a `Retry` layer makes it 1.
     portable_keys: hold keys to the rules that every leaf can keep; False lets any text through.
     verify: check TLS certificates (True), do not (False), or check them against the certificate authorities

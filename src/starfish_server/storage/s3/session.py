@@ -16,15 +16,16 @@ from yarl import URL
 from starfish_server.storage.s3.begun import begun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from aiohttp.connector import Connection
 
     from starfish_server.storage.s3.address import Address
+    from starfish_server.storage.s3.connections import Progress
     from starfish_server.storage.s3.options import S3StorageOptions
 
-on_progress: ContextVar[Callable[[], None]] = ContextVar("on_progress")
-"""Called when the request of this task has got a connection, which begins its time limit."""
+current: ContextVar[Progress] = ContextVar("starfish_s3_progress")
+"""Of the request of this task. aiohttp itself says when that has got a connection."""
 # As much as a socket is read for at once. With less, reading a large body stops and starts all the time.
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -52,7 +53,7 @@ class SessionFactory:
             skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trace_configs=[_limit_connecting()] if self._proxied else None,
+            trace_configs=[_limit_connecting(options.connect_timeout)] if self._proxied else None,
             read_bufsize=_READ_BUFFER_BYTES,
         )
         # aiohttp would send again, unasked, when a reused connection breaks: attempts are counted here alone.
@@ -60,11 +61,11 @@ class SessionFactory:
         return session
 
 
-def _limit_connecting() -> aiohttp.TraceConfig:
+def _limit_connecting(seconds: float) -> aiohttp.TraceConfig:
     """Begin the time limit early: a proxy may take connections and never open a tunnel."""
 
     async def begin(*_: object) -> None:
-        on_progress.get()()
+        current.get()(seconds)
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(begin)
@@ -82,8 +83,18 @@ class _Request(aiohttp.ClientRequest):
 class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for the headers, within the time limit of the request: it has a connection now."""
-        on_progress.get()()
+        current.get()()
+        if connection.protocol is not None and len(connection.protocol):
+            # Somebody's, and the reply to this request would be taken for the next one's.
+            raise aiohttp.ClientConnectionError("there was a reply before the request")
         return await super().start(connection)
+
+    def close(self) -> None:
+        """Cut the connection: aiohttp would keep it open until the other end has read all that was sent."""
+        transport = self.connection and self.connection.transport
+        super().close()
+        if transport is not None:
+            transport.abort()
 
 
 class Proxy:

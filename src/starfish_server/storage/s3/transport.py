@@ -19,7 +19,7 @@ from starfish_server.storage.s3.connections import Connection, Connections
 from starfish_server.storage.s3.credentials import Keys, Signer, key_source
 from starfish_server.storage.s3.errors import Fault, error_for, error_from, failure, holds_headers, http_date
 from starfish_server.storage.s3.replies import FaultInReplyError, MalformedReplyError, Reply, read_fault
-from starfish_server.storage.s3.session import Proxy, SessionFactory, on_progress
+from starfish_server.storage.s3.session import Proxy, SessionFactory, current
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -177,7 +177,7 @@ class Transport:
                     data = pieces(body, progress)
                     headers["Content-Length"] = str(len(body))
                 headers |= self._proxy.request_headers
-                on_progress.set(progress)
+                current.set(progress)
                 response = await connection.session.request(
                     request.method,
                     url,
@@ -193,12 +193,12 @@ class Transport:
                     content = await read_body(response, progress, verify=not self.address.secure)
                     return Reply(response.status, response.headers, content)
                 finally:
-                    # Read to its end, it has let go of its connection. Left early, also by cancellation,
-                    # the connection is closed and not used again.
+                    # Read to its end, it has let go of its connection. Left early, also by cancellation, the
+                    # connection is cut and not used again.
                     if not response.closed:
                         response.close()
             finally:
-                connection.end(limit)
+                connection.end(progress)
 
     def _signer_for(self, keys: Keys, region: str) -> Signer:
         kept = self._signer

@@ -1,0 +1,171 @@
+"""What a server does that no well-behaved one would, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from starfish_server import StoreClosedError, StoreTimeoutError
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Serve = Callable[[socket.socket], None]
+
+STORED = b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\n\r\n'
+FOUND = b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: %d\r\n\r\n'
+
+
+def read_request(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The first line and the body; a `ConnectionError` at the end."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += received(connection, 65536)
+    head, _, body = head.partition(b"\r\n\r\n")
+    line, *headers = head.split(b"\r\n")
+    named = dict(header.lower().split(b": ", 1) for header in headers)
+    while len(body) < int(named.get(b"content-length", 0)):
+        body += received(connection, 65536)
+    return line, body
+
+
+def received(connection: socket.socket, most: int) -> bytes:
+    data = connection.recv(most)
+    if not data:
+        raise ConnectionError
+    return data
+
+
+@contextlib.contextmanager
+def server(serve: Serve) -> Iterator[str]:
+    """`serve` in a thread for each connection; the endpoint."""
+
+    def run(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            serve(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=run, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def store_at(endpoint: str, **options: object) -> S3ObjectStore:
+    settings = {"bucket": "b", "anonymous": True, "endpoint": endpoint, "max_attempts": 1} | options
+    return S3ObjectStore(S3StorageOptions(**settings))  # type: ignore[arg-type]
+
+
+def ignores_all(connection: socket.socket) -> None:
+    connection.recv(1)
+    time.sleep(20)
+
+
+async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next_ones() -> None:
+    stored: dict[bytes, bytes] = {}
+    done, strayed = threading.Event(), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        while True:
+            line, body = read_request(connection)
+            stored[line.split()[1]] = body
+            connection.sendall(STORED)
+            if line.startswith(b"PUT /b/first"):
+                done.wait(10.0)
+                connection.sendall(STORED)
+                strayed.set()
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint, max_connections=1, max_attempts=3) as store:
+            await store.put("first", "1")
+            done.set()
+            await asyncio.to_thread(strayed.wait, 10.0)
+            await asyncio.sleep(0.1)
+            for number in range(3):
+                await store.put_bytes(f"k{number}", b"%d" % number * 1_000_000, content_type="a/b")
+            for number in range(3):
+                assert stored[b"/b/k%d" % number] == b"%d" % number * 1_000_000
+
+
+async def test_a_body_that_came_while_the_event_loop_was_held_up_is_not_late() -> None:
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(FOUND % 1_000_000)
+        for _ in range(10):
+            connection.sendall(b"x" * 100_000)
+            time.sleep(0.1)
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint, read_timeout=0.5) as store:
+            get = asyncio.create_task(store.get_bytes("k"))
+            await asyncio.sleep(0.2)
+            time.sleep(0.7)  # noqa: ASYNC251 - somebody's mistake
+            found = await get
+    assert found is not None
+    assert len(found[0]) == 1_000_000
+
+
+async def test_an_upload_that_is_not_read_leaves_no_connection_when_its_time_is_over() -> None:
+    with server(ignores_all) as endpoint:
+        async with store_at(endpoint, max_connections=1, read_timeout=0.2) as store:
+            for _ in range(3):
+                with pytest.raises(StoreTimeoutError):
+                    await store.put_bytes("k", bytes(8_000_000), content_type="a/b")
+            await asyncio.sleep(0.1)
+            (connection,) = store._transport._connections._by_loop.values()
+            gc.collect()
+            port = int(endpoint.rpartition(":")[2])
+            assert [each for each in gc.get_objects() if is_connected(each, port)] == []
+            assert connection._under_way == set()
+
+
+def is_connected(candidate: object, port: int) -> bool:
+    if type(candidate).__name__ != "_SelectorSocketTransport":
+        return False
+    peer = candidate.get_extra_info("peername")  # type: ignore[attr-defined]
+    return candidate._sock is not None and peer is not None and peer[1] == port  # type: ignore[attr-defined]
+
+
+async def test_close_does_not_wait_for_a_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CLOSE_GRACE_SECONDS", 0.2)
+    with server(ignores_all) as endpoint:
+        store = store_at(endpoint)
+        put = asyncio.create_task(store.put_bytes("k", bytes(8_000_000), content_type="a/b"))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5.0):
+            await store.close()
+        with pytest.raises(StoreClosedError):
+            await put
+
+
+async def test_a_connection_does_not_keep_the_result_of_the_task_that_opened_it() -> None:
+    def serve(connection: socket.socket) -> None:
+        while True:
+            read_request(connection)
+            connection.sendall(FOUND % 5 + b"hello")
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint) as store:
+            task = asyncio.create_task(store.get_bytes("k"))
+            assert await task == (b"hello", "application/octet-stream")
+            kept = weakref.ref(task)
+            del task
+            await asyncio.sleep(0.1)
+            gc.collect()
+            assert kept() is None
