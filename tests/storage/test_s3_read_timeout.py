@@ -6,10 +6,13 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from faulty_proxy import FaultyProxy, paced, passed_on, stalled, trickled
 from starfish_server import StoreTimeoutError
+from starfish_server.storage.s3.connections import Connection
+from starfish_server.storage.s3.credentials import FixedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,3 +66,30 @@ async def test_each_of_many_requests_has_its_own(proxy: FaultyProxy, make_store:
             results = await asyncio.gather(*gets, return_exceptions=True)
         kinds = [type(result) for result in results]
         assert kinds == [str, StoreTimeoutError, StoreTimeoutError, StoreTimeoutError, str]
+
+
+async def test_a_limit_that_was_made_longer_delays_no_other() -> None:
+    async with aiohttp.ClientSession() as session:
+        connection = Connection(session, FixedKeys(None), 0.1)
+
+        async def request(longer: float) -> None:
+            async with asyncio.timeout(None) as limit:
+                progress = connection.begin(limit)
+                try:
+                    progress(longer)
+                    await asyncio.Event().wait()
+                finally:
+                    connection.end(progress)
+                    progress()  # as the task that sends a body may
+
+        long = asyncio.create_task(request(60.0))
+        await asyncio.sleep(0)
+        short = asyncio.create_task(request(0.0))
+        done, _ = await asyncio.wait([short, long], timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {short}
+        with pytest.raises(TimeoutError):
+            await short
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        assert connection._under_way == set()
+        await connection.close(0.0)

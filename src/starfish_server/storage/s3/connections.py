@@ -99,7 +99,9 @@ class Connection:
 
     def _look(self) -> None:
         # A task whose data came while the loop was held up has its turn first, and says so.
-        self._timer = self._loop.call_later(_GRACE_SECONDS, self._expire, self._loop.time())
+        # No longer than the limit itself, so that no request that begins meanwhile sets the timer anew.
+        grace = min(_GRACE_SECONDS, self._read_timeout)
+        self._timer = self._loop.call_later(grace, self._expire, self._loop.time())
 
     def _expire(self, looked_at: float) -> None:
         """Let those expire that were due, and look again when the next one is."""
