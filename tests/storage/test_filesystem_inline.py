@@ -6,8 +6,9 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -63,6 +64,24 @@ def _evict(path: Path) -> None:
     os.close(file)
 
 
+async def _read_evicted(
+    read: Callable[[], Awaitable[T]], evict: Callable[[], None], threads: CountingExecutor
+) -> T:
+    """What is read by a thread, in one hop, once its pages are not in memory.
+
+    A read that does not wait has the kernel fetch the pages all the same, and a fast disk may bring them
+    before that read is over. Then no thread is needed, and it is tried again.
+    """
+    for _ in range(100):
+        evict()
+        threads.hops = 0
+        found = await read()
+        if threads.hops:
+            assert threads.hops == 1
+            return found
+    pytest.fail("a hundred reads of pages that are not in memory, and none was by a thread")
+
+
 async def test_small_objects_in_memory_are_read_without_a_thread(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
@@ -97,18 +116,16 @@ async def test_data_that_is_not_in_memory_is_read_by_a_thread(
             (store.get_bytes, (b"text", "text/plain; charset=utf-8")),
             (store.get_versioned, ("text", version_of(b"text"))),
         ):
-            _evict(tmp_path / "k")
-            threads.hops = 0
-            assert await read("k") == expected
-            assert threads.hops == 1
+            found = await _read_evicted(partial(read, "k"), partial(_evict, tmp_path / "k"), threads)
+            assert found == expected
 
 
 async def test_a_body_that_is_in_memory_in_part_is_read_whole(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
     body = os.urandom(MAX_BYTES)
-    async with make_store(tmp_path) as store:
-        await store.put_bytes("k", body, content_type="a/b")
+
+    def evict_in_part() -> None:
         _evict(tmp_path / "k")
         file = os.open(tmp_path / "k", os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # no page but the one that is asked for
@@ -116,9 +133,11 @@ async def test_a_body_that_is_in_memory_in_part_is_read_whole(
         pages = _pages_in_memory(file)
         assert pages[0] and not all(pages)
         os.close(file)
-        threads.hops = 0
-        assert await store.get_bytes("k") == (body, "a/b")
-        assert threads.hops == 1
+
+    async with make_store(tmp_path) as store:
+        await store.put_bytes("k", body, content_type="a/b")
+        found = await _read_evicted(partial(store.get_bytes, "k"), evict_in_part, threads)
+        assert found == (body, "a/b")
 
 
 @pytest.mark.parametrize(("size", "hops"), [(MAX_BYTES, 0), (MAX_BYTES + 1, 1)])
