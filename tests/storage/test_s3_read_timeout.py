@@ -68,23 +68,24 @@ async def test_each_of_many_requests_has_its_own(proxy: FaultyProxy, make_store:
         assert kinds == [str, StoreTimeoutError, StoreTimeoutError, StoreTimeoutError, str]
 
 
+async def _stand_still(connection: Connection, longer: float = 0.0) -> None:
+    """A request that makes one step and no more."""
+    async with asyncio.timeout(None) as limit:
+        progress = connection.begin(limit)
+        try:
+            progress(longer)
+            await asyncio.Event().wait()
+        finally:
+            connection.end(progress)
+            progress()  # as the task that sends a body may
+
+
 async def test_a_limit_that_was_made_longer_delays_no_other() -> None:
     async with aiohttp.ClientSession() as session:
         connection = Connection(session, FixedKeys(None), 0.1)
-
-        async def request(longer: float) -> None:
-            async with asyncio.timeout(None) as limit:
-                progress = connection.begin(limit)
-                try:
-                    progress(longer)
-                    await asyncio.Event().wait()
-                finally:
-                    connection.end(progress)
-                    progress()  # as the task that sends a body may
-
-        long = asyncio.create_task(request(60.0))
+        long = asyncio.create_task(_stand_still(connection, 60.0))
         await asyncio.sleep(0)
-        short = asyncio.create_task(request(0.0))
+        short = asyncio.create_task(_stand_still(connection))
         done, _ = await asyncio.wait([short, long], timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
         assert done == {short}
         with pytest.raises(TimeoutError):
@@ -92,4 +93,18 @@ async def test_a_limit_that_was_made_longer_delays_no_other() -> None:
         long.cancel()
         await asyncio.gather(long, return_exceptions=True)
         assert connection._under_way == set()
+        await connection.close(0.0)
+
+
+async def test_requests_that_begin_meanwhile_put_off_no_short_limit() -> None:
+    async with aiohttp.ClientSession() as session:
+        connection = Connection(session, FixedKeys(None), 0.02)
+        still = asyncio.create_task(_stand_still(connection))
+        async with asyncio.timeout(10.0):
+            while not still.done():
+                other = asyncio.create_task(_stand_still(connection))
+                await asyncio.sleep(0.005)
+                other.cancel()
+        with pytest.raises(TimeoutError):
+            await still
         await connection.close(0.0)
