@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,6 @@ from hypothesis import strategies as st
 from faulty_proxy import FaultyProxy, Forward, flipped, lost_reply, passed_on, s3_error
 from starfish_server.errors import StoreAccessDeniedError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore
-from starfish_server.storage.s3.bodies import sha256_hex
 from starfish_server.storage.s3.digests import PartsDigest
 from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, PART_BYTES
 from starfish_server.storage.s3.transport import Request
@@ -172,6 +174,21 @@ async def test_a_cancelled_upload_ends_at_once_and_leaves_no_parts(
     assert await unfinished_uploads(store) == 0
 
 
+async def test_a_large_body_waits_for_no_thread_of_the_event_loop(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    """They may all be waiting for this very put, as those of a server do that calls it from threads."""
+    store, loop, done = make_s3(seaweedfs), asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    waiting = loop.run_in_executor(None, done.wait)
+    try:
+        async with asyncio.timeout(60.0):
+            await store.put_bytes("k", LARGE, content_type="a/b")
+    finally:
+        done.set()
+        await waiting
+
+
 async def test_neither_way_holds_the_body_twice(seaweedfs: S3Server, make_s3: MakeS3) -> None:
     store, size = make_s3(seaweedfs), 64 * 2**20
     body = bytes(size)
@@ -196,5 +213,5 @@ def test_a_digest_of_parts_does_not_depend_on_the_pieces_that_arrive(
     digest = PartsDigest(part)
     for start in range(0, len(body), piece):
         digest.update(body[start : start + piece])
-    hashes = [asyncio.run(sha256_hex(body[start : start + part])) for start in range(0, len(body), part)]
+    hashes = [sha256(body[start : start + part]).hexdigest() for start in range(0, len(body), part)]
     assert PartsDigest.header(part, hashes) == f"{part} {digest.hexdigest()}"

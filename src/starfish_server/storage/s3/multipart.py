@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starfish_server.errors import StoreError, StoreUnavailableError
-from starfish_server.storage.s3.bodies import sha256_hex
 from starfish_server.storage.s3.digests import PARTS_DIGEST, PartsDigest
 from starfish_server.storage.s3.errors import NoSuchUploadError, failure
 from starfish_server.storage.s3.replies import (
@@ -21,7 +22,7 @@ from starfish_server.storage.s3.side_by_side import side_by_side
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starfish_server.storage.s3.transport import Transport
 
@@ -46,7 +47,7 @@ async def put_in_parts(
     parts = [view[start : start + size] for start in range(0, len(body), size)]
     hashes: list[str] | None = None
     if not transport.address.secure:
-        hashes = [await sha256_hex(part) for part in parts]
+        hashes = await _hashes(parts)
         headers = {**headers, PARTS_DIGEST: PartsDigest.header(size, hashes)}
     begin = Request(operation, key, "POST", key, "uploads=", headers, b"")
     upload = f"uploadId={quote(await transport.run(begin, read_upload_id), safe='~')}"
@@ -78,6 +79,20 @@ async def put_in_parts(
                 abort = Request(operation, key, "DELETE", target=key, query=upload)
                 await transport.attempt(abort, require_deleted)
         raise
+
+
+async def _hashes(parts: Sequence[memoryview]) -> list[str]:
+    """SHA-256 of each part, in threads of their own: those of the loop may all be waiting for this upload."""
+    loop = asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(_SIDE_BY_SIDE, "starfish-s3-hash")
+    try:
+        return await asyncio.gather(*(loop.run_in_executor(threads, _sha256_hex, part) for part in parts))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _sha256_hex(part: memoryview) -> str:
+    return hashlib.sha256(part).hexdigest()
 
 
 def _manifest(etags: list[str]) -> bytes:
