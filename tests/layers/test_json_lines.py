@@ -68,15 +68,28 @@ async def test_a_file_is_rotated_before_it_passes_its_size(tmp_path: Path) -> No
     assert keys(*files) == names
 
 
-async def test_old_files_past_backups_are_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backups", [0, 1, 2, 3, 4, 8, 20])
+async def test_old_files_past_backups_are_deleted_and_no_other(tmp_path: Path, backups: int) -> None:
+    path, rotations = tmp_path / "audit.jsonl", 9
+    await write(path, [f"k{number}" for number in range(rotations + 1)], max_bytes=1, backups=backups)
+    kept = range(max(0, rotations - backups) + 1, rotations + 1)
+    expected = {"audit.jsonl", "audit.jsonl.lock", *(f"audit.jsonl.{number}" for number in kept)}
+    assert set(os.listdir(tmp_path)) == expected
+
+
+async def test_others_can_read_no_file_of_the_log(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    await write(path, [f"k{number}" for number in range(6)], max_bytes=1, backups=2)
-    assert sorted(os.listdir(tmp_path)) == [
-        "audit.jsonl",
-        "audit.jsonl.4",
-        "audit.jsonl.5",
-        "audit.jsonl.lock",
-    ]
+    before = os.umask(0o022)
+    try:
+        await write(path, ["a", "b"], max_bytes=1)
+        with path.open("ab") as file:
+            file.write(b'{"keys":["c')
+        await write(path, ["d"])
+    finally:
+        os.umask(before)
+    modes = {name: os.stat(tmp_path / name).st_mode & 0o777 for name in os.listdir(tmp_path)}
+    names = ("audit.jsonl", "audit.jsonl.1", "audit.jsonl.lock", "audit.jsonl.torn")
+    assert modes == dict.fromkeys(names, 0o640)
 
 
 async def test_an_unfinished_line_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.access_log.queued_sink import QueuedSink
 from starfish_server.storage.memory import MemoryObjectStore
+from storage.filesystem_support import eventually
 
 if TYPE_CHECKING:
     from starfish_server.layers.access_log.record import AccessRecord
@@ -107,6 +111,24 @@ async def test_when_full_wait_releases_callers_only_when_there_is_room() -> None
     assert peak <= 3 + 10
 
 
+async def test_callers_who_gave_up_waiting_do_not_fill_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+    blocking = Blocking()
+    sink = QueuedSink(blocking, max_queued=10)
+    log = AccessLog(MemoryObjectStore({}), sink=sink, sink_timeout=0.001)
+    await log.put("k0", "v")
+    await asyncio.to_thread(blocking.entered.wait)
+    for number in range(1, 50):  # one at a time
+        await log.put(f"k{number}", "v")
+    assert len(sink._queue._entries) == 20
+    assert sink._queue._held == set()
+    assert "StoreOverloadedError('20 access records wait to be written')" in caplog.messages[-1]
+    blocking.gate.set()
+    await eventually(lambda: len(blocking.keys) == 21)
+    await log.put("then", "v")
+    await log.close()
+    assert blocking.keys == [*(f"k{number}" for number in range(21)), "then"]
+
+
 async def test_when_full_drop_oldest_drops_counts_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     blocking = Blocking()
     sink = QueuedSink(blocking, max_queued=2, when_full="drop_oldest")
@@ -172,6 +194,73 @@ async def test_a_sink_that_raises_no_ordinary_exception_costs_its_own_record_onl
     await asyncio.wait_for(sink.keep(record("good")), 10)
     await sink.close()
     assert taken == ["good"]
+
+
+async def test_after_a_thread_that_could_not_be_started_another_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    sink = QueuedSink(lambda record: taken.append(record.keys[0]))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        sink(record("lost"))
+    sink(record("a"))
+    await sink.close()
+    assert taken == ["a"]
+
+
+async def test_a_logging_filter_that_raises_costs_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("starfish_server.layers.access_log.record_queue")
+    blocking = Blocking()
+    blocking.gate.set()
+    sink = QueuedSink(blocking)
+
+    def raising(_: logging.LogRecord) -> bool:
+        raise RuntimeError
+
+    logger.addFilter(raising)
+    try:
+        sink(record("bad"))
+        await asyncio.wait_for(sink.keep(record("good")), 10)
+    finally:
+        logger.removeFilter(raising)
+    await sink.close()
+    assert blocking.keys == ["good"]
+
+
+HANGS = """
+import asyncio, sys, threading
+from starfish_server import MemoryObjectStore
+from starfish_server.layers import AccessLog, QueuedSink
+from starfish_server.layers.access_log import record_queue
+from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
+
+record_queue._EXIT_SECONDS = 0.1
+
+async def main():
+    store = AccessLog(MemoryObjectStore({}), sink=QueuedSink(lambda record: threading.Event().wait()))
+    await store.put("a", "v")
+    await store.put("b", "v")
+    if "close" in sys.argv:
+        shutdown = GracefulShutdown(GracefulShutdownOptions(stores=[store], timeout_s=0.1))
+        print(type((await shutdown.shutdown()).failures[0].error).__name__)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("close", [["close"], []])
+def test_a_sink_that_hangs_keeps_no_process_alive(close: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS, *close], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "".join("TimeoutError\n" for _ in close)
+    assert "access records lost" in ended.stderr
 
 
 async def test_an_async_sink_is_refused() -> None:

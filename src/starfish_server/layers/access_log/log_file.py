@@ -96,7 +96,8 @@ class LogFile:
         return file
 
     def _set_aside(self, file: int, unfinished: bytes) -> None:
-        with self._beside("torn").open("ab") as torn:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with os.fdopen(os.open(self._beside("torn"), flags, 0o640), "ab") as torn:
             torn.write(unfinished + b"\n")
             torn.flush()
             os.fsync(torn.fileno())
@@ -118,7 +119,7 @@ class LogFile:
         newest = int(rotated[-1].suffix[1:]) if rotated else 0
         rotated.append(self.path.rename(self._beside(str(newest + 1))))
         if self._backups is not None:
-            for old in rotated[: len(rotated) - self._backups]:
+            for old in rotated[: max(0, len(rotated) - self._backups)]:
                 old.unlink()
         return self._open()
 

@@ -8,7 +8,9 @@ import logging
 import os
 import threading
 from collections import deque
+from concurrent import futures
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from starfish_server.errors import StoreClosedError, StoreOverloadedError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
 _logger = logging.getLogger(__name__)
+# How long the end of the process waits for a sink that takes no record.
+_EXIT_SECONDS = 5.0
 
 
 class RecordQueue:
@@ -30,12 +34,14 @@ class RecordQueue:
     finish: called on that thread after the last batch.
     max_queued: records that may wait. A batch that is being written no longer counts.
     max_batch: records handed to `write` at once, at most; None for all that wait.
-    when_full: "wait" takes the record and holds its caller until there is room, so that nothing is lost, and
-        the queue outgrows its bound by the operations in flight at most; "drop_oldest" drops, counts and
-        logs; "raise" refuses the record with `StoreOverloadedError`.
+    when_full: "wait" takes the record and holds its caller until there is room, so that nothing is lost. The
+        queue outgrows its bound by the callers who wait, and by `max_queued` who gave up waiting; then it
+        refuses more. "drop_oldest" drops, counts and logs; "raise" refuses the record at once. A record is
+        refused with `StoreOverloadedError`.
 
     If `write` raises, its batch is lost, which is logged, and those that wait in `keep` get the error. What
-    is queued is written by `close()` or, failing that, at the normal end of the process.
+    is queued is written by `close()` or, failing that, at the normal end of the process, which waits as long
+    as `write` gets on.
     """
 
     def __init__(
@@ -55,10 +61,12 @@ class RecordQueue:
         self._max_batch = max_batch
         self._when_full = when_full
         self._entries: deque[tuple[AccessRecord, Future[None] | None]] = deque()
-        self._held: list[Future[None]] = []
+        self._held: set[Future[None]] = set()
+        self._given_up = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended: Future[None] = Future()
         self._process = os.getpid()
         self._dropped_unsaid = 0
         self._last_failure: Exception | None = None
@@ -84,18 +92,25 @@ class RecordQueue:
         with self._changed:
             if self._closed:
                 raise StoreClosedError("this sink was closed")
-            if len(self._entries) >= self._max_queued:
-                if self._when_full == "raise":
-                    raise StoreOverloadedError(f"{self._max_queued} access records wait to be written")
-                if self._when_full == "wait":
-                    held = Future()
-                    self._held.append(held)
-                else:
-                    self._drop_oldest()
-            self._entries.append((record, written))
             self._start()
+            if len(self._entries) >= self._max_queued:
+                if self._when_full == "drop_oldest":
+                    self._drop_oldest()
+                elif self._when_full == "raise" or self._given_up >= self._max_queued:
+                    raise StoreOverloadedError(f"{len(self._entries)} access records wait to be written")
+                else:
+                    held = Future()
+                    held.add_done_callback(self._count_given_up)
+                    self._held.add(held)
+            self._entries.append((record, written))
             self._changed.notify()
         return None if held is None else asyncio.wrap_future(held)
+
+    def _count_given_up(self, held: Future[None]) -> None:
+        if held.cancelled():
+            with self._changed:
+                self._held.discard(held)
+                self._given_up += 1
 
     def _drop_oldest(self) -> None:
         _, written = self._entries.popleft()
@@ -104,13 +119,13 @@ class RecordQueue:
         if written is not None:
             _settle(written, StoreOverloadedError("the access record was dropped from a full queue"))
 
-    def _start(self) -> threading.Thread:
+    def _start(self) -> None:
         if self._thread is None:
             # A daemon, so that a forgotten close() does not keep the process alive; atexit writes the rest.
-            self._thread = threading.Thread(target=self._run, name="starfish-access-records", daemon=True)
-            self._thread.start()
-            atexit.register(self._end)
-        return self._thread
+            thread = threading.Thread(target=self._run, name="starfish-access-records", daemon=True)
+            thread.start()
+            self._thread = thread
+            atexit.register(self._end_with_process)
 
     def _run(self) -> None:
         while True:
@@ -118,30 +133,31 @@ class RecordQueue:
                 self._changed.wait_for(lambda: self._entries or self._closed)
                 size = min(len(self._entries), self._max_batch or len(self._entries))
                 batch = [self._entries.popleft() for _ in range(size)]
-                held: list[Future[None]] = []
+                held: set[Future[None]] = set()
                 if len(self._entries) < self._max_queued:
-                    held, self._held = self._held, []
+                    held, self._held = self._held, held
+                    self._given_up = 0
                 dropped, self._dropped_unsaid = self._dropped_unsaid, 0
             for waiting in held:
                 _settle(waiting)
             if dropped:
-                _logger.warning("%d access records dropped: the queue was full", dropped)
+                _say(logging.WARNING, "%d access records dropped: the queue was full", dropped)
             if not batch:
                 break
             self._write_batch(batch)
         try:
             self._finish()
-        except Exception as error:  # noqa: BLE001 - for close() to raise
-            self._last_failure = error
+        except BaseException as error:  # noqa: BLE001 - for close() to raise
+            self._last_failure = _as_failure(error)
+        self._ended.set_result(None)
 
     def _write_batch(self, batch: list[tuple[AccessRecord, Future[None] | None]]) -> None:
         failure: Exception | None = None
         try:
             self._write([record for record, _ in batch])
         except BaseException as error:  # noqa: BLE001 - the thread must live on for the records to come
-            failure = error if isinstance(error, Exception) else RuntimeError(f"the sink raised {error!r}")
-            # No traceback: its last line would hold the error's text unescaped.
-            _logger.error("%d access records lost: %s", len(batch), ascii(error))  # noqa: TRY400
+            failure = _as_failure(error)
+            _say(logging.ERROR, "%d access records lost: %s", len(batch), ascii(error))
         self._last_failure = failure
         for _, written in batch:
             if written is not None:
@@ -149,19 +165,46 @@ class RecordQueue:
 
     async def close(self) -> None:
         """Write what is queued and end the thread. Raises what the last `write`, or `finish`, raised."""
-        await asyncio.to_thread(self._end)
+        if not self._begin_to_end():
+            return
+        # Not by a thread of the event loop's, for which the end of the loop would wait.
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+        if self._thread is not None:
+            self._thread.join()  # it has nothing left to do
+        atexit.unregister(self._end_with_process)
         if self._last_failure is not None:
             raise self._last_failure
 
-    def _end(self) -> None:
+    def _begin_to_end(self) -> bool:
+        """Have the thread end; False in a forked child, which has none."""
         if os.getpid() != self._process:
-            return
+            return False
         with self._changed:
-            self._closed = True
-            thread = self._start()
-            self._changed.notify_all()
-        thread.join()
-        atexit.unregister(self._end)
+            if not self._ended.done():
+                self._start()
+                self._closed = True
+                self._changed.notify_all()
+        return True
+
+    def _end_with_process(self) -> None:
+        if not self._begin_to_end():
+            return
+        left = -1
+        while left != len(self._entries):
+            left = len(self._entries)
+            if futures.wait([self._ended], _EXIT_SECONDS).done:
+                return
+        _say(logging.ERROR, "access records lost, %d or more: the sink takes none", left)
+
+
+def _say(level: int, message: str, *args: object) -> None:
+    """Log without a traceback: its last line would hold an error's text unescaped."""
+    with suppress(Exception):  # a handler or filter that raises must not end the thread
+        _logger.log(level, message, *args)
+
+
+def _as_failure(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(f"the sink raised {error!r}")
 
 
 def _settle(future: Future[None], error: Exception | None = None) -> None:
