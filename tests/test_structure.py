@@ -31,7 +31,7 @@ THIRD_PARTY_HOMES = {
 }
 # Modules of `layers/` that are no layer, for all of them to use.
 SHARED_BY_LAYERS = {
-    *("base", "fields", "operations", "options", "outcome", "printable", "record", "rethrow"),
+    *("base", "fields", "operations", "outcome", "printable", "record", "rethrow"),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -67,12 +67,13 @@ def test_third_party_packages_are_imported_only_at_home(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if is_public_leaf(file)])
-def test_leaves_import_only_errors_and_other_storage(file: str) -> None:
-    assert {parts[0] for parts in own_imports(file)} <= {"errors", "storage"}
+def test_leaves_import_only_errors_options_and_other_storage(file: str) -> None:
+    assert {parts[0] for parts in own_imports(file)} <= {"errors", "options", "storage"}
 
 
-def test_errors_import_nothing_of_the_package() -> None:
-    assert own_imports("errors.py") == []
+@pytest.mark.parametrize("file", ["errors.py", "options.py"])
+def test_errors_and_options_import_nothing_of_the_package(file: str) -> None:
+    assert own_imports(file) == []
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("layers/") and f != "layers/__init__.py"])
@@ -80,7 +81,7 @@ def test_layers_import_no_leaf_and_no_other_layer(file: str) -> None:
     layer = file.split("/")[1].removesuffix(".py")
     for parts in own_imports(file):
         match parts:
-            case ["errors", *_] | ["storage", "base" | "checks" | "request_ids", *_]:
+            case ["errors" | "options", *_] | ["storage", "base" | "checks" | "request_ids", *_]:
                 pass
             case ["layers", module, *_]:
                 assert module in SHARED_BY_LAYERS | {layer}, f"{file} imports layers.{module}"

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.layers.options import positive_int
+from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore, StoreContext

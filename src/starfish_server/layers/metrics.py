@@ -10,6 +10,7 @@ from opentelemetry.metrics import get_meter
 from starfish_server.layers.base import Around, CallRecord, Operation, Proceed, Slot, Target, written_body
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
 from starfish_server.layers.printable import printable
+from starfish_server.options import flag
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Metrics(Around):
     ) -> None:
         super().__init__(inner)
         meter = get_meter("starfish_server", meter_provider=meter_provider)
-        self._namespace_attribute = namespace_attribute
+        self._namespace_attribute = flag("namespace_attribute", namespace_attribute)
         self._duration = meter.create_histogram(
             "objectstore.operation.duration",
             unit="s",

@@ -18,7 +18,7 @@ from starfish_server.layers.base import (
     written_body,
 )
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.layers.options import positive_int
+from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore, StoreContext

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starfish_server.errors import StoreTimeoutError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.layers.options import positive_number
+from starfish_server.options import positive_number
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from starfish_server.layers.base import (
     Target,
     Wrapper,
 )
-from starfish_server.layers.options import secret_bytes
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
 from starfish_server.layers.printable import printable
+from starfish_server.options import flag, secret_bytes
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 from starfish_server.storage.request_ids import request_ids
 
@@ -78,13 +78,15 @@ class Tracing(Around):
         hash_key: bytes | str | None = None,
     ) -> None:
         super().__init__(inner)
-        self.slot = Slot.ATTEMPT if per_attempt else Slot.OBSERVE
+        self.slot = Slot.ATTEMPT if flag("per_attempt", per_attempt) else Slot.OBSERVE
         self._per_attempt = per_attempt
         self._kind = SpanKind.CLIENT if per_attempt else SpanKind.INTERNAL
         self._tracer = get_tracer("starfish_server", tracer_provider=tracer_provider)
         self._record_identity = record_identity
         self._record_key = record_key
-        secret = secret_bytes("hash_key", hash_key or _PROCESS_KEY)
+        secret = _PROCESS_KEY if hash_key is None else secret_bytes("hash_key", hash_key)
+        if not secret:
+            raise ValueError("hash_key is empty: anybody could compare hashes of guessed values")
         self._show_identity = _recording("record_identity", record_identity, secret)
         self._show_key = _recording("record_key", record_key, secret)
         self._show_messages = record_identity == record_key == "plain"

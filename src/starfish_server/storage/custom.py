@@ -13,6 +13,7 @@ from starfish_server.errors import (
     StoreError,
     StoreNotSupportedError,
 )
+from starfish_server.options import flag
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.callback import Callback
 from starfish_server.storage.checks import (
@@ -99,7 +100,7 @@ class CustomObjectStore(AbstractObjectStore):
                 except TypeError as error:
                     raise TypeError(f"on_close must be callable without arguments: {error}") from error
         self._on_close = on_close
-        self._portable = portable_keys
+        self._portable = flag("portable_keys", portable_keys)
         self._check_key = check_key if portable_keys else check_any_key
         self._check_prefix = check_prefix if portable_keys else check_any_prefix
         self._closed = False

@@ -25,8 +25,8 @@ from starfish_server.layers.base import (
     Target,
     written_body,
 )
-from starfish_server.layers.options import positive_number
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
+from starfish_server.options import positive_number
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 
 if TYPE_CHECKING:

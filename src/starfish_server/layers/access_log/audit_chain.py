@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starfish_server.layers.access_log.log_file import rotated_files
-from starfish_server.layers.options import secret_bytes
+from starfish_server.options import secret_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

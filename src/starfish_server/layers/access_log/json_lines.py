@@ -8,7 +8,7 @@ from starfish_server.errors import StackError
 from starfish_server.layers.access_log.audit_chain import Link, chained_line, link_of
 from starfish_server.layers.access_log.log_file import LogFile
 from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
-from starfish_server.layers.options import positive_int, secret_bytes
+from starfish_server.options import flag, positive_int, secret_bytes
 
 if TYPE_CHECKING:
     import os
@@ -61,14 +61,16 @@ class JsonLinesSink:
     ) -> None:
         if max_bytes is not None:
             positive_int("max_bytes", max_bytes)
-        if backups is not None and (max_bytes is None or backups < 0):
-            raise ValueError("backups must be 0 or more, and needs max_bytes")
+        if backups is not None and max_bytes is None:
+            raise ValueError("backups needs max_bytes")
+        if backups:
+            positive_int("backups", backups)
         self._key = None if key is None else secret_bytes("key", key)
         if self._key is not None and (not chain or len(self._key) < _SHORTEST_KEY):
             raise ValueError(f"key must be at least {_SHORTEST_KEY} bytes, and needs chain=True")
-        self._chain = chain
+        self._chain = flag("chain", chain)
         self._link: Link | None = None
-        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=fsync)
+        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=flag("fsync", fsync))
         try:
             if chain:
                 self._link = self._last_link()

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from starfish_server.layers.printable import printable
+from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
     from starfish_server.layers.access_log.record import AccessRecord
@@ -19,8 +20,9 @@ _MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %
 class LoggingSink:
     """Logs each record with its fields as `extra`, under their own names.
 
-    logger: a logger, by default the one named "starfish_server.access".
-    level: of every record, `logging.INFO` by default. Nothing is formatted unless it is enabled.
+    logger: a logger or its name, by default "starfish_server.access".
+    level: of every record, a number or a name as in "WARNING", `logging.INFO` by default. Nothing is
+        formatted unless it is enabled. `ValueError` for a name that the logging module does not know.
 
     Texts with a character that is not printable (control characters, line separators, marks that reorder
     text) are escaped as in Python source, in `extra` as in the message, so that no handler's line can be
@@ -28,9 +30,18 @@ class LoggingSink:
     report their failures to the logging module alone, so `on_sink_failure="fail"` does not see them.
     """
 
-    def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
-        self._logger = logging.getLogger("starfish_server.access") if logger is None else logger
-        self._level = level
+    def __init__(
+        self, logger: logging.Logger | str = "starfish_server.access", level: int | str = logging.INFO
+    ) -> None:
+        if not isinstance(logger, logging.Logger | str):
+            raise TypeError(f"logger must be a logger or its name, not {type(logger).__name__}")
+        self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
+        if isinstance(level, str):
+            names = logging.getLevelNamesMapping()
+            if level not in names:
+                raise ValueError(f"level must be a number or one of {', '.join(names)}, not {level!r}")
+            level = names[level]
+        self._level = positive_int("level", level)
 
     def __repr__(self) -> str:
         return f"LoggingSink({self._logger.name!r}, level={logging.getLevelName(self._level)})"

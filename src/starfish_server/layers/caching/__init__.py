@@ -9,7 +9,7 @@ from starfish_server.errors import StackError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.caching.memory import CacheStats, Memory
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.layers.options import positive_int, positive_number
+from starfish_server.options import positive_int, positive_number
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.checks import check_page
 

@@ -18,10 +18,10 @@ from starfish_server.layers.base import (
     note_attempt,
     take_over_retries,
 )
-from starfish_server.layers.options import positive_int, positive_number
 from starfish_server.layers.retry.budget import RetryBudget
 from starfish_server.layers.retry.recovery import POINTLESS, TRANSIENT, Policy, Recovery, RetryEvent
 from starfish_server.layers.retry.repeat import RepeatableDeleteMany, RepeatablePutIf
+from starfish_server.options import positive_int, positive_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiofiles.os import wrap
 
 from starfish_server.errors import StoreClosedError
+from starfish_server.options import flag
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.checks import (
     DEFAULT_TEXT_TYPE,
@@ -61,6 +62,8 @@ class FilesystemStorageOptions:
             raise TypeError(f"base_dir must be a str or a PathLike of str, not {type(path).__name__}")
         if not path or "\0" in path:
             raise ValueError(f"base_dir must be a path that is not empty and has no NUL in it, not {path!r}")
+        flag("fsync", self.fsync)
+        flag("inline_reads", self.inline_reads)
         object.__setattr__(self, "base_dir", os.path.abspath(path))  # noqa: PTH100 - keeps links, drops ".."
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from starfish_server.options import flag
+
 AddressingStyle = Literal["auto", "path", "virtual"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
@@ -70,6 +72,8 @@ class S3StorageOptions:
             _check_number(name, getattr(self, name), (int,))
         for name in ("connect_timeout", "read_timeout"):
             _check_number(name, getattr(self, name), (int, float))
+        for name in ("anonymous", "portable_keys"):
+            flag(name, getattr(self, name))
         if not isinstance(self.verify, bool | str):
             raise TypeError("verify must be True, False or the path of a file or folder of certificates")
 
@@ -108,8 +112,8 @@ def _check_endpoint(endpoint: str | None, region: str) -> None:
     try:
         parts = urlsplit(endpoint)
         port_is_valid = parts.port != 0
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(message) from error
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(message) from None  # its text may hold a part of a password
     # The URL itself is not shown: people put passwords into it.
     if "@" in parts.netloc:
         raise ValueError("endpoint must not hold credentials; use access_key_id and secret_access_key")

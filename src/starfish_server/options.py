@@ -1,8 +1,15 @@
-"""Checks of a layer's options, made once at construction."""
+"""Checks of options of leaves and layers, made once at construction."""
 
 from __future__ import annotations
 
-__all__ = ["positive_int", "positive_number", "secret_bytes"]
+__all__ = ["flag", "positive_int", "positive_number", "secret_bytes"]
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value`, or `TypeError` unless it is True or False: "false" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def positive_int(name: str, value: int) -> int:
