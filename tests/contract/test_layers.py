@@ -114,6 +114,54 @@ def test_an_override_without_the_context_keyword_is_refused_when_the_class_is_ma
                 return
 
 
+class ForgetsContext:
+    async def get_string(self, key: str) -> str | None:
+        return None
+
+
+class OldStore(MemoryObjectStore):
+    async def get_string(self, key: str) -> str | None:  # type: ignore[override]  # as users wrote it for 2.x
+        return None
+
+
+@pytest.mark.parametrize("mixin", [ForgetsContext, OldStore])
+def test_nor_does_it_come_in_with_another_base(mixin: type) -> None:
+    with pytest.raises(TypeError, match=r"Careless\.get_string must take context"):
+        type("Careless", (mixin, Layer), {})
+
+
+def reading(self: object, key: str, *, context: StoreContext | None = None) -> None: ...
+
+
+READING = type("Reading", (), dict.fromkeys(("around", *operation_names()), reading))
+
+
+@pytest.mark.parametrize(
+    ("bases", "body", "expected"),
+    [
+        ((Layer,), {}, False),
+        ((Layer,), {"get_string": reading}, True),
+        ((Layer,), {"put": reading}, False),
+        ((Layer,), {"get_string": reading, "context_dependent": False}, False),
+        ((READING, Layer), {}, True),
+        ((Around,), {}, False),
+        ((Around,), {"around": reading}, True),
+        ((Around,), {"around": reading, "context_dependent": False}, False),
+        ((Retry,), {}, False),
+        ((Retry,), {"around": reading}, True),
+    ],
+)
+def test_a_layer_that_handles_reads_depends_on_the_caller_until_it_says_otherwise(
+    bases: tuple[type, ...], body: dict[str, object], expected: bool
+) -> None:
+    made = type("Made", bases, dict(body))
+    below = type("Below", (made,), {})
+    for layer in (made, below):
+        assert layer(MemoryObjectStore({})).context_dependent is expected
+        # What a layer says is of itself: behind it may be a store that does depend on the caller.
+        assert layer(Namespace(MemoryObjectStore({}), "{identity}/")).context_dependent is True
+
+
 def test_a_layer_over_something_that_is_no_store_is_refused() -> None:
     with pytest.raises(TypeError, match="Retry wraps a store"):
         Retry(MemoryObjectStore)  # type: ignore[arg-type]  # that it is refused is the test

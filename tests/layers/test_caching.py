@@ -8,9 +8,12 @@ import pytest
 
 from layers.gated import GatedStore
 from starfish_server.errors import InvalidKeyError, StackError, StoreClosedError, StoreUnavailableError
+from starfish_server.layers.authorize import Authorize
+from starfish_server.layers.base import Around, Operation, Proceed, T, Target
 from starfish_server.layers.caching import CacheStats, Caching, entries, memory
 from starfish_server.layers.record import CallRecord
-from starfish_server.storage.base import StoreContext
+from starfish_server.layers.retry import Retry
+from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 
@@ -182,9 +185,26 @@ async def test_outcome_is_noted_for_observers() -> None:
     assert seen == ["miss", "hit"]
 
 
-def test_context_dependent_store_is_refused_without_vary_by() -> None:
+class OnlyAlice(Around):
+    async def around(
+        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
+    ) -> T:
+        assert context is not None and context.identity == "alice"
+        return await proceed()
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        PerCaller(),
+        OnlyAlice(MemoryObjectStore({})),
+        Authorize(MemoryObjectStore({}), allow=lambda *_: True),
+        Retry(Authorize(MemoryObjectStore({}), allow=lambda *_: True)),
+    ],
+)
+def test_context_dependent_store_is_refused_without_vary_by(store: AbstractObjectStore) -> None:
     with pytest.raises(StackError, match="vary_by"):
-        Caching(PerCaller())
+        Caching(store)
 
 
 @pytest.mark.parametrize("vary_by", [("namespace",), lambda c: c.namespace, ("identity", "namespace")])

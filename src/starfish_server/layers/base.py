@@ -12,6 +12,7 @@ from starfish_server.layers.operations import (
     GET_STRING,
     GET_VERSIONED,
     LIST_KEYS,
+    OPERATIONS,
     PUT,
     PUT_BYTES,
     PUT_IF,
@@ -19,7 +20,12 @@ from starfish_server.layers.operations import (
     Slot,
 )
 from starfish_server.layers.record import CallRecord, note_attempt, note_cache
-from starfish_server.storage.base import AbstractObjectStore, StoreContext, accepts_context, operation_names
+from starfish_server.storage.base import (
+    AbstractObjectStore,
+    StoreContext,
+    accepts_context,
+    operation_names,
+)
 
 __all__ = [
     "DELETE",
@@ -48,6 +54,7 @@ __all__ = [
 T = TypeVar("T")
 Target = str | Sequence[str]
 Proceed = Callable[[], Coroutine[None, None, T]]
+_ANSWERING = ("around", *(operation.name for operation in OPERATIONS.values() if not operation.writes))
 
 
 class Wrapper(AbstractObjectStore):
@@ -55,6 +62,10 @@ class Wrapper(AbstractObjectStore):
 
     The base of layers that must fail closed, such as those that rewrite keys: a class that does not handle an
     operation of the interface cannot be constructed (`TypeError`), so that nothing added later slips past it.
+
+    A class that handles an operation that reads, itself or in `around`, may answer each caller differently:
+    until it says `context_dependent = False`, a cache outside of it demands `vary_by`. What that says is of
+    the layer alone; a store over one that depends on the caller does so all the same.
     """
 
     slot: Slot | None = None
@@ -62,10 +73,20 @@ class Wrapper(AbstractObjectStore):
 
     _unhandled_if_from: ClassVar[tuple[type, ...]] = (AbstractObjectStore,)
 
+    _answers_by_caller: ClassVar[bool] = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         for name in operation_names():
-            if name in vars(cls) and not accepts_context(vars(cls)[name]):
+            if not accepts_context(getattr(cls, name)):
                 raise TypeError(f"{cls.__name__}.{name} must take context, or the context would be lost here")
+        declared = vars(cls).get("context_dependent")
+        if isinstance(declared, bool):
+            del cls.context_dependent  # the property stays, which asks the inner store too
+            cls._answers_by_caller = declared
+        else:
+            parent = next(base for base in cls.__mro__[1:] if issubclass(base, Wrapper))
+            if any(getattr(cls, name, None) is not getattr(parent, name, None) for name in _ANSWERING):
+                cls._answers_by_caller = True
         super().__init_subclass__(**kwargs)
 
     def __init__(self, inner: AbstractObjectStore) -> None:
@@ -84,7 +105,7 @@ class Wrapper(AbstractObjectStore):
 
     @property
     def context_dependent(self) -> bool:
-        return self._inner.context_dependent
+        return self._answers_by_caller or self._inner.context_dependent
 
     def supports(self, operation: str) -> bool:
         return self._inner.supports(operation)
@@ -107,6 +128,8 @@ class Wrapper(AbstractObjectStore):
 
 class Layer(Wrapper):
     """A store that forwards every operation to `inner`; a subclass overrides what it changes."""
+
+    context_dependent = False
 
     def get_string(
         self, key: str, *, context: StoreContext | None = None
@@ -194,6 +217,7 @@ class Around(Layer):
     constructed again.
     """
 
+    context_dependent = False
     _unhandled_if_from = (AbstractObjectStore, Layer)
 
     # The reads hand on what they were called with as defaults of `proceed`: the cells of a closure would take

@@ -31,6 +31,7 @@ class ConcurrencyLimit(Around):
     """
 
     slot = Slot.LIMIT
+    context_dependent = False
 
     def __init__(
         self, inner: AbstractObjectStore, *, max_in_flight: int = 64, max_waiting: int | None = None

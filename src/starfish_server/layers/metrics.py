@@ -43,6 +43,7 @@ class Metrics(Around):
     """
 
     slot = Slot.OBSERVE
+    context_dependent = False
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class ReadOnly(Around):
     """
 
     slot = Slot.GUARD
+    context_dependent = False
 
     def supports(self, operation: str) -> bool:
         return not OPERATIONS[operation].writes and super().supports(operation)

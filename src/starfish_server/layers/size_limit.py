@@ -39,6 +39,7 @@ class SizeLimit(Around):
     """
 
     slot = Slot.GUARD
+    context_dependent = False
 
     def __init__(self, inner: AbstractObjectStore, *, max_bytes: int) -> None:
         super().__init__(inner)

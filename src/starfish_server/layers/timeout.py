@@ -31,6 +31,7 @@ class Timeout(Around):
     """
 
     slot = Slot.TIMEOUT
+    context_dependent = False
 
     def __init__(
         self,

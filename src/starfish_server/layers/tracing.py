@@ -67,6 +67,8 @@ class Tracing(Around):
     if both `record_identity` and `record_key` are "plain". Raises `ValueError` for another word.
     """
 
+    context_dependent = False
+
     def __init__(
         self,
         inner: AbstractObjectStore,

@@ -80,6 +80,8 @@ class FaultyStore(Around):
     `injected` counts the faults so far, by operation name. An unknown operation is a `ValueError`.
     """
 
+    context_dependent = False
+
     def __init__(
         self,
         inner: AbstractObjectStore,

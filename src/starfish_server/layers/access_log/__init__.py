@@ -68,6 +68,7 @@ class AccessLog(Around):
     """
 
     slot = Slot.AUDIT
+    context_dependent = False
 
     def __init__(
         self,

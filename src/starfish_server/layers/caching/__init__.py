@@ -45,6 +45,7 @@ class Caching(Wrapper):
     """
 
     slot = Slot.CACHE
+    context_dependent = False
 
     def __init__(
         self,

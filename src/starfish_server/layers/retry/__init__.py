@@ -57,6 +57,7 @@ class Retry(Around):
     """
 
     slot = Slot.RETRY
+    context_dependent = False
 
     def __init__(
         self,
