@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,11 @@ def test_every_name_of_the_root_is_there_and_listed() -> None:
     exec("from starfish_server import *", names)
     assert set(starfish_server.__all__) <= set(names)
     assert callable(names["explain"])  # and not the module of that name
+
+
+def test_the_root_tells_the_version_of_the_distribution() -> None:
+    assert metadata.version("starfish-server") == starfish_server.__version__
+    assert "__version__" in dir(starfish_server)
 
 
 def test_names_of_the_router_come_from_the_root_lazily() -> None:

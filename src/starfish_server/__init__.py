@@ -31,6 +31,8 @@ from starfish_server.explain import explain
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 
 if TYPE_CHECKING:
+    __version__: str
+
     from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
     from starfish_server.router import CollectionConfig, SyncConfig
     from starfish_server.stack_file import load_stack
@@ -84,12 +86,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    value: object
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("starfish-server")
+    elif name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

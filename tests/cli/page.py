@@ -27,25 +27,65 @@ COMMANDS = (
 _HEAD = """\
 # Command line
 
-`starfish` comes with the extra `[cli]`; `serve` needs `[http]` too, and S3 `[s3]`: `pip install 'starfish-server[all]'`.
+`starfish` comes with the extra `[cli]`; `serve` needs `[http]` too, and S3 `[s3]`: `pip install '.[all]'` in a clone.
 
 A store is named by a URL or by the path of a stack file, as in [layer-order.md](layer-order.md):
 
 | name | store |
 |---|---|
-| `file:///var/lib/objects` | the files below that folder |
-| `s3://bucket/prefix?endpoint=https://host&region=name` | the objects below a prefix of a bucket; `endpoint` and `region` may be left out |
+| `file:///var/lib/objects` | the files below that folder; `file:objects` for one below the current folder. Option: `fsync` |
+| `s3://bucket/prefix?endpoint=https://host&region=name` | the objects below a prefix of a bucket. Options: `endpoint`, `region`, `addressing_style`, `anonymous`, `portable_keys` |
 | `memory:` | a dict, gone at the end |
 | `stack.toml` | the stack that the file describes |
 
-Secrets come from the environment only, never from a URL or an option. Output is pretty on a terminal and plain in a
-pipe; errors are one line on stderr.
+Secrets come from the environment only, never from a URL or an option: for S3 from `AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY` and the rest of the [standard chain](leaves.md#aws). `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`
+stands in for `endpoint`, `AWS_REGION` or `AWS_DEFAULT_REGION` for `region`.
+
+Output is pretty on a terminal and plain in a pipe; errors are one line on stderr.
 
 ## Exit codes
 
 | code | meaning |
 |---|---|
 """
+
+_CONFIGURATION = """\
+### The configuration file
+
+A [stack file](layer-order.md#the-same-in-toml) with two more tables: `[sync]`, the
+[collections](serve.md#collections), and `[[auth.token]]`, the callers. A token has at least 16 characters and comes
+from the environment only.
+
+```toml
+[leaf]
+type = "filesystem"
+base_dir = "data"
+
+[sync]
+version = 1
+
+[[sync.collections]]
+name = "notes"
+storagePath = "notes/{identity}"
+readRoles = ["member"]
+writeRoles = ["self"]
+maxBodyBytes = 65536
+
+[[auth.token]]
+identity = "alice"
+roles = ["member"]
+token = "${ALICE_TOKEN}"
+```
+
+```sh
+curl http://127.0.0.1:8000/push/notes/alice -H "Authorization: Bearer $ALICE_TOKEN" \\
+    -H "Content-Type: application/json" -d '{"data": {"text": "hello"}, "baseHash": null}'
+```
+
+Without `--config` the tokens of alice and bob are those of `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or new ones.
+"""
+_AFTER = {"serve": _CONFIGURATION}
 
 
 def help_of(*command: str) -> str:
@@ -65,7 +105,9 @@ def page() -> str:
     """The whole page."""
     codes = "".join(f"| {code.value} | {meaning} |\n" for code, meaning in MEANINGS.items())
     parts = [f"{_HEAD}{codes}", f"## starfish\n\n```console\n{help_of()}\n```\n"]
-    parts += [f"## starfish {name}\n\n```console\n{help_of(*name.split())}\n```\n" for name in COMMANDS]
+    for name in COMMANDS:
+        parts.append(f"## starfish {name}\n\n```console\n{help_of(*name.split())}\n```\n")
+        parts += [_AFTER[name]] if name in _AFTER else []
     return "\n".join(parts)
 
 

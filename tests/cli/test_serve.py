@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shlex
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from cli.program import running, starfish
+from docs.snippets import snippets
 from starfish_server import StackError
 from starfish_server.cli.callers import BearerTokens
 from starfish_server.cli.serving import configured
@@ -119,6 +122,20 @@ def test_a_file_holds_stack_collections_and_callers(tmp_path: Path) -> None:
         assert server.end() == 0
     assert starfish("ls", "server.toml", cwd=tmp_path).out == b"notes/alice\n"
     assert starfish("audit", "verify", "trail.jsonl", cwd=tmp_path).code == 0
+
+
+def test_the_file_of_the_page_takes_the_request_of_the_page(tmp_path: Path) -> None:
+    blocks = [snippet for snippet in snippets("toml", "sh") if snippet.page == "docs/cli.md"]
+    file, request = (snippet.code for snippet in blocks)
+    (tmp_path / "server.toml").write_text(file)
+    _, url, *options = shlex.split(request.replace("\\\n", ""))
+    given = list(zip(options[::2], options[1::2], strict=True))
+    assert ("-H", "Content-Type: application/json") in given
+    command = ("serve", "--config", "server.toml", "--port", "0")
+    with running(*command, cwd=tmp_path, env={"ALICE_TOKEN": ALICE}) as process:
+        server = Server(process)
+        assert server.ask("POST", urlsplit(url).path, ALICE, json.loads(dict(given)["-d"]))[0] == 200
+        assert server.end() == 0
 
 
 def test_a_request_under_way_is_finished_before_the_end(tmp_path: Path) -> None:

@@ -76,10 +76,20 @@ def test_every_page_of_the_docs_is_linked_from_the_readme_or_another_page() -> N
 def test_what_the_pages_link_to_is_there() -> None:
     pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
     links = [
-        (page, link)
+        (page, page.parent / file if file else page, section)
         for page in pages
-        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-        if "://" not in link
+        for file, section in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text())
+        if "://" not in file
     ]
     assert links
-    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+    assert [
+        (page.name, target.name, section)
+        for page, target, section in links
+        if not target.exists() or (section and section not in sections(target))
+    ] == []
+
+
+def sections(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Around as Around
     from starfish_server.layers.base import Layer as Layer
     from starfish_server.layers.base import Wrapper as Wrapper
+    from starfish_server.layers.base import written_body as written_body
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
@@ -63,6 +64,7 @@ _HOMES = {
     "Tracing": "tracing",
     "Wrapper": "base",
     "verify_audit_log": "access_log.audit_chain",
+    "written_body": "base",
 }
 
 __all__ = list(_HOMES)

@@ -228,7 +228,7 @@ class Around(Layer):
     ) -> T:
         """Called in place of every operation; `await proceed()` performs it, as often as it is called.
 
-        target: the key, the prefix of `list_keys` or the keys of `delete_many`. For the body of a write see
+        target: the key, the prefix of `list_keys` or the keys of `delete_many`. The body of a write is
         `written_body(proceed)`.
         """
         return await proceed()

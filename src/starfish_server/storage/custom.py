@@ -54,8 +54,8 @@ class CustomObjectStore(AbstractObjectStore):
     An operation without its callback raises `StoreNotSupportedError`. A callback gets the `StoreContext` in a
     further positional parameter that is required, named `ctx`, `_ctx` or `context`, or annotated
     `StoreContext`, in `*args`, or in a keyword-only parameter of such a name; an optional parameter of any
-    other name keeps its default. `content_type` and `cache_control` go to the callbacks of `put` and
-    `put_bytes` that name them or take `**kwargs`. A callback that cannot be called so is a `TypeError` here.
+    other name keeps its default. `content_type` and `cache_control` go to the callbacks of `put`, `put_bytes`
+    and `put_if` that name them or take `**kwargs`. A callback that cannot be called so is a `TypeError` here.
 
     `on_list` may ignore `start_after` and `limit` (None: all), or leave them out: its result is sorted, and
     cut to what was asked. Plain callbacks run on the event loop, so they must not block. What a callback

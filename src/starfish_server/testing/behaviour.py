@@ -13,15 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTEXT", "REGISTERED", "Behaviour", "Capability", "behaviour", "expect", "expect_error"]
 
 Capability = Literal["bytes", "nested_keys", "conditional_writes", "key_rules", "order", "closing"]
-"""What a store may lack.
-
-bytes: `get_bytes` and `put_bytes`.
-conditional_writes: `get_versioned` and `put_if`.
-nested_keys: `a` and `a/b` as objects side by side.
-key_rules: refusing keys outside the portable key rules.
-order: byte order of listed keys, and `start_after` that goes by it.
-closing: `StoreClosedError` after `close()`.
-"""
+"""What a store may lack; `check_store` says what each stands for."""
 
 CONTEXT = StoreContext(
     collection="profile",

@@ -21,6 +21,7 @@ def behaviours(*, lacks: Iterable[Capability] = ()) -> list[Behaviour]:
     """The behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
 
     Each is awaited with a new, empty store and raises `AssertionError` when the store behaves otherwise.
+    `check_store` says what can be lacking.
     """
     missing = frozenset(lacks)
     return [behaviour for behaviour in REGISTERED if not behaviour.needs & missing]
@@ -35,6 +36,14 @@ async def check_store(
 
     make_store: gives, for each behaviour, a new empty store, or anything that enters as one (stores are
         asynchronous context managers that close themselves), as in `lambda: MemoryObjectStore(data={})`.
+    lacks: what the store does without, of these; nothing by default.
+
+    - "bytes": `get_bytes` and `put_bytes`
+    - "conditional_writes": `get_versioned` and `put_if`
+    - "nested_keys": `a` and `a/b` as objects side by side
+    - "key_rules": refusing keys outside the portable key rules
+    - "order": byte order of listed keys, and `start_after` that goes by it
+    - "closing": `StoreClosedError` after `close()`
     """
     failures: list[Exception] = []
     for behaviour in behaviours(lacks=lacks):

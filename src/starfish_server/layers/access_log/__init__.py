@@ -47,7 +47,10 @@ class AccessLog(Around):
 
     Stands outermost: it sees what the caller asked, once, with the final outcome.
 
-    sink: one sink or several, see `Sink`; by default a `LoggingSink`. `close()` closes them after the store.
+    sink: a function of the record, plain or async, or several; by default a `LoggingSink`. A plain one runs
+        on the event loop and must not block (see `QueuedSink`); an async one is awaited. A sink may have an
+        async `keep(record)`, called in its place under `on_sink_failure="fail"`, which returns once the
+        record is safe; and a `close()`, plain or async, which `close()` here calls after closing the store.
     actions: record only these of "pull", "push", "list", "delete" and "system" (calls without a context); all
         by default. Without "system", a call without a context counts as what its operation amounts to, a
         `put` as "push", so that no write slips by for want of a context. Actions of other names are always

@@ -19,39 +19,42 @@ __all__ = ["AccessRecord", "Sink"]
 class AccessRecord:
     """One operation as the caller asked for it, with its final outcome.
 
+    timestamp: when the operation began, in seconds since 1970 (UTC).
+    operation: the method's name, as in "put".
+    action: the context's action; "system" for a call without a context, behind which stands no caller.
+    keys: the key, or all keys of a `delete_many`, however many; empty for a list.
+    prefix: the prefix of a `list_keys`, otherwise None.
+    collection, namespace: from the context; None without one.
+    identity: the authenticated caller; None on a public route and without a context.
+    roles: the caller's roles; empty without a context.
+    params: the path parameters; hashable and read-only, as in `StoreContext`.
+    outcome: "ok", "miss", "error", "denied" or "cancelled"; "started" is written ahead of a write under
+        `on_sink_failure="fail"`.
+    error_type: the class name of the error, never its message; otherwise None.
+    duration: seconds until the outcome was known.
+    bytes: size of the body that was read, or that was to be written; None where there is none.
+    attempts: tries that a `Retry` layer made; 0 where none was reached.
+    cache: "hit", "miss" or "shared" (with a read under way); None where no cache was asked.
+
     The texts are as they came and may hold anything; `to_json` and the sinks of this package escape them.
     """
 
     timestamp: float
-    """When the operation began, in seconds since 1970 (UTC)."""
     operation: str
-    """The method's name, as in "put"."""
     action: str
-    """The context's action; "system" for a call without a context, behind which stands no caller."""
     keys: tuple[str, ...]
-    """The key, or all keys of a `delete_many`, however many; empty for a list."""
     prefix: str | None
-    """The prefix of a `list_keys`, otherwise None."""
     collection: str | None
-    """None without a context."""
     namespace: str | None
     identity: str | None
-    """The authenticated caller; None on a public route and without a context."""
     roles: tuple[str, ...]
     params: Mapping[str, str]
-    """The path parameters; hashable and read-only, as in `StoreContext`."""
     outcome: Outcome | Literal["started"]
-    """ "started" is written ahead of a write under `on_sink_failure="fail"`."""
     error_type: str | None
-    """The class name of the error, never its message."""
     duration: float
-    """Seconds until the outcome was known."""
     bytes: int | None
-    """Size of the body that was read, or that was to be written; None where there is none."""
     attempts: int
-    """Tries that a `Retry` layer made; 0 where none was reached."""
     cache: CacheOutcome | None
-    """ "hit", "miss" or "shared"; None where no cache was asked."""
 
     def to_json(self) -> str:
         """A JSON object with the fields in their order, on one line of printable ASCII.
@@ -82,12 +85,7 @@ class AccessRecord:
 
 
 Sink = Callable[[AccessRecord], Awaitable[object] | object]
-"""Takes each record: a plain or an async callable.
-
-A plain one runs on the event loop and must not block (see `QueuedSink`); an async one is awaited. A sink may
-have `keep(record)`, async, used in its place under `on_sink_failure="fail"`, which returns once the record is
-safe; and `close()`, plain or async, which `AccessLog.close()` calls.
-"""
+"""Takes each record, plain or async; `AccessLog` says what else it may have."""
 
 
 def _name_of_type(value: object) -> str:
