@@ -104,7 +104,9 @@ def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
         yield store
 
 
-def check_order(store: AbstractObjectStore) -> None:
+def check_order(
+    store: AbstractObjectStore, *, turned_off_by: str = "StoreBuilder(check_order=False)"
+) -> None:
     """Raise `StackError` if two layers of a stack stand in the wrong order."""
     placed = [layer for layer in stores_of(store) if isinstance(layer, Wrapper) and layer.slot is not None]
     for position, outer in enumerate(placed):
@@ -113,7 +115,7 @@ def check_order(store: AbstractObjectStore) -> None:
             if damage is not None:
                 raise StackError(
                     f"{_name(outer)} stands outside {_name(inner)}: {damage}. {_remedy(placed)} "
-                    "(StoreBuilder(check_order=False) turns this check off.)"
+                    f"({turned_off_by} turns this check off.)"
                 )
 
 
