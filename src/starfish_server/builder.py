@@ -135,4 +135,8 @@ def _remedy(placed: list[Wrapper]) -> str:
 
 
 def _name(layer: Wrapper) -> str:
-    return type(layer).__name__
+    """With its settings, where they moved it from the slot of its class."""
+    name = type(layer).__name__
+    if layer.slot is type(layer).slot:
+        return name
+    return f"{name}({', '.join(f'{option}={value!r}' for option, value in layer.settings().items())})"

@@ -113,6 +113,15 @@ def test_a_wrong_order_is_refused_with_both_names_the_damage_and_the_right_order
     assert f"Use the order {built[1]} -> {built[0]}, outermost first." in message
 
 
+def test_a_layer_that_an_option_moved_to_another_slot_is_named_with_it() -> None:
+    attempts = CANONICAL[-1]
+    with pytest.raises(StackError) as caught:
+        stack(attempts, Tracing, Retry)
+    message = str(caught.value)
+    assert message.startswith("Tracing(per_attempt=True) stands outside Tracing: ")
+    assert "Use the order Tracing -> Retry -> Tracing(per_attempt=True), outermost first." in message
+
+
 def test_two_retries_are_refused() -> None:
     with pytest.raises(StackError, match=r"Retry stands outside Retry: .* multiply\. Keep one"):
         stack(Retry, Timeout, Retry)

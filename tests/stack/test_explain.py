@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from starfish_server import CustomObjectStore, MemoryObjectStore, StoreBuilder, explain
-from starfish_server.layers import Layer, Namespace, ReadOnly, Retry, Timeout
+from starfish_server.layers import Layer, Namespace, ReadOnly, Retry, Timeout, Tracing
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
@@ -64,3 +64,8 @@ def test_tells_what_the_stack_can_do() -> None:
 def test_a_read_only_stack_cannot_write() -> None:
     lines = explain(ReadOnly(MemoryObjectStore(data={}))).splitlines()
     assert "can: get_string, list_keys, get_bytes, get_versioned" in lines
+
+
+def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> None:
+    lines = explain(Tracing(MemoryObjectStore(data={}), per_attempt=True)).splitlines()
+    assert lines[1].strip() == "One span per operation, or per try with `per_attempt=True`"
