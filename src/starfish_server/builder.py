@@ -68,6 +68,11 @@ class StoreBuilder:
 
         layer: a layer class, or a function that wraps a store. A wrong option is a `TypeError` at once.
         """
+        if isinstance(layer, AbstractObjectStore):
+            raise TypeError(
+                "layer takes the class and its options, as in .layer(Retry, attempts=4), "
+                f"not a finished {type(layer).__name__}"
+            )
         name = getattr(layer, "__name__", repr(layer))
         try:
             inspect.signature(layer).bind(None, *args, **options)

@@ -156,6 +156,15 @@ def test_a_wrong_option_is_a_type_error_at_once() -> None:
         StoreBuilder().layer(Retry, attemps=5)  # type: ignore[call-arg]  # that it is refused is the test
 
 
+def test_a_finished_layer_is_refused() -> None:
+    finished = Retry(MemoryObjectStore(data={}))
+    with pytest.raises(TypeError) as caught:
+        StoreBuilder().layer(finished)  # type: ignore[arg-type]  # that it is refused is the test
+    assert str(caught.value) == (
+        "layer takes the class and its options, as in .layer(Retry, attempts=4), not a finished Retry"
+    )
+
+
 def test_a_leaf_that_is_no_store_is_refused() -> None:
     with pytest.raises(StackError, match="a stack stands over a store"):
         StoreBuilder().over(MemoryObjectStore)  # type: ignore[arg-type]  # that it is refused is the test

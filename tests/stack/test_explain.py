@@ -69,3 +69,8 @@ def test_a_read_only_stack_cannot_write() -> None:
 def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> None:
     lines = explain(Tracing(MemoryObjectStore(data={}), per_attempt=True)).splitlines()
     assert lines[1].strip() == "One span per operation, or per try with `per_attempt=True`"
+
+
+def test_a_builder_without_a_leaf_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"explain takes a store, not StoreBuilder.*\.over\(leaf\)"):
+        explain(StoreBuilder())  # type: ignore[arg-type]  # that is the test
