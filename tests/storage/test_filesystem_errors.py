@@ -63,7 +63,7 @@ async def test_a_base_dir_that_is_a_file_is_an_error_in_every_operation(tmp_path
     (tmp_path / "file").write_text("x")
     store = make_store(tmp_path / "file")
     for operation in (store.get_bytes("k"), store.list_keys(""), store.delete("k"), store.put("k", "x")):
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match=f"base_dir '{tmp_path}/file' is not a directory"):
             await operation
     await store.close()
 
