@@ -268,3 +268,15 @@ def test_a_callback_that_cannot_be_called_is_refused() -> None:
 def test_a_part_that_cannot_be_ended_is_refused(option: str) -> None:
     with pytest.raises(AttributeError):
         GracefulShutdownOptions(**{option: object()})  # type: ignore[arg-type]  # that is the test
+
+
+def test_options_of_another_type_are_refused() -> None:
+    store = MemoryObjectStore(data={})
+    message = r"GracefulShutdown takes GracefulShutdownOptions\(on_shutdown=\.\.\.\), not method"
+    with pytest.raises(TypeError, match=message):
+        GracefulShutdown(store.close)  # type: ignore[arg-type]  # that is the test
+
+
+def test_one_store_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"stores is a list of stores; write \[store\]"):
+        GracefulShutdownOptions(stores=MemoryObjectStore(data={}))  # type: ignore[arg-type]  # that is the test

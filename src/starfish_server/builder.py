@@ -68,6 +68,11 @@ class StoreBuilder:
 
         layer: a layer class, or a function that wraps a store. A wrong option is a `TypeError` at once.
         """
+        if isinstance(layer, AbstractObjectStore):
+            raise TypeError(
+                "layer takes the class and its options, as in .layer(Retry, attempts=4), "
+                f"not a finished {type(layer).__name__}"
+            )
         name = getattr(layer, "__name__", repr(layer))
         try:
             inspect.signature(layer).bind(None, *args, **options)
@@ -104,7 +109,9 @@ def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
         yield store
 
 
-def check_order(store: AbstractObjectStore) -> None:
+def check_order(
+    store: AbstractObjectStore, *, turned_off_by: str = "StoreBuilder(check_order=False)"
+) -> None:
     """Raise `StackError` if two layers of a stack stand in the wrong order."""
     placed = [layer for layer in stores_of(store) if isinstance(layer, Wrapper) and layer.slot is not None]
     for position, outer in enumerate(placed):
@@ -113,7 +120,7 @@ def check_order(store: AbstractObjectStore) -> None:
             if damage is not None:
                 raise StackError(
                     f"{_name(outer)} stands outside {_name(inner)}: {damage}. {_remedy(placed)} "
-                    "(StoreBuilder(check_order=False) turns this check off.)"
+                    f"({turned_off_by} turns this check off.)"
                 )
 
 
@@ -133,4 +140,8 @@ def _remedy(placed: list[Wrapper]) -> str:
 
 
 def _name(layer: Wrapper) -> str:
-    return type(layer).__name__
+    """With its settings, where they moved it from the slot of its class."""
+    name = type(layer).__name__
+    if layer.slot is type(layer).slot:
+        return name
+    return f"{name}({', '.join(f'{option}={value!r}' for option, value in layer.settings().items())})"

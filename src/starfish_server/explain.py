@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from starfish_server.builder import stores_of
 from starfish_server.layers.base import Wrapper
-from starfish_server.storage.base import operation_names
-
-if TYPE_CHECKING:
-    from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 __all__ = ["explain"]
 
@@ -25,6 +21,10 @@ def explain(store: AbstractObjectStore) -> str:
 
     A setting whose name says that it is a secret shows as `***`.
     """
+    if not isinstance(store, AbstractObjectStore):
+        raise TypeError(
+            f"explain takes a store, not {type(store).__name__}; a builder's .over(leaf) makes one"
+        )
     lines = []
     for depth, part in enumerate(stores_of(store)):
         branch = "   " * (depth - 1) + "└─ " if depth else ""

@@ -69,6 +69,8 @@ class GracefulShutdownOptions:
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s must be more than 0 and finite, not {self.timeout_s!r}")
+        if not isinstance(self.stores, Iterable):
+            raise TypeError("stores is a list of stores; write [store]")
         object.__setattr__(self, "stores", tuple(self.stores))
         object.__setattr__(self, "signals", tuple(signal.Signals(number) for number in self.signals))
         for step in chain.from_iterable(_stages(self)):
@@ -111,7 +113,12 @@ class GracefulShutdown:
     """
 
     def __init__(self, options: GracefulShutdownOptions | None = None) -> None:
-        self._options = options or GracefulShutdownOptions()
+        self._options = GracefulShutdownOptions() if options is None else options
+        if not isinstance(self._options, GracefulShutdownOptions):
+            raise TypeError(
+                "GracefulShutdown takes GracefulShutdownOptions(on_shutdown=...), "
+                f"not {type(options).__name__}"
+            )
         self._lock = threading.Lock()
         self._running: asyncio.Task[None] | None = None
         self._result: Future[ShutdownResult] = Future()

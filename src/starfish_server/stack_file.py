@@ -35,7 +35,8 @@ def load_stack(
 
     Types are entry points of the groups `starfish_server.leaves`, `starfish_server.layers` and
     `starfish_server.parts`, so that any package can add its own. Everything that is not understood is a
-    `StackError` that names the file and the line.
+    `StackError` that names the file and the line: the option's, or for a value that the type refuses its
+    table's.
 
     other_tables: names of tables that stand in the same file for someone else; none by default.
     """
@@ -44,7 +45,9 @@ def load_stack(
     try:
         text = Path(source).read_text(encoding="utf-8")
         table = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise StackError(f"{source}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise StackError(f"{source}: {error}") from error
     return _build(_without(other_tables, table), _Lines(str(source), text))
 
@@ -55,21 +58,21 @@ def _without(names: Collection[str], table: Mapping[str, Any]) -> dict[str, Any]
 
 def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
     leaf, layers, checked = table.get("leaf"), table.get("layer", []), table.get("check_order", True)
-    with _errors_at(lines.place()):
-        if unknown := table.keys() - {"leaf", "layer", "check_order"}:
-            raise StackError(f"unknown: {', '.join(sorted(unknown))}; there are leaf, layer and check_order")
-        if not isinstance(leaf, Mapping):
-            raise StackError("a stack needs a [leaf]")
-        if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
-            raise StackError("layers are written as [[layer]]")
-        if not isinstance(checked, bool):
-            raise StackError("check_order is true or false")
+    if unknown := sorted(table.keys() - {"leaf", "layer", "check_order"}):
+        place = lines.place(option=unknown[0])
+        raise StackError(f"{place}: unknown: {', '.join(unknown)}; there are leaf, layer and check_order")
+    if not isinstance(leaf, Mapping):
+        raise StackError(f"{lines.place(option='leaf')}: a stack needs a [leaf]")
+    if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+        raise StackError(f"{lines.place(option='layer')}: layers are written as [[layer]]")
+    if not isinstance(checked, bool):
+        raise StackError(f"{lines.place(option='check_order')}: check_order is true or false")
     store = _Table("leaf", 0, leaf, lines).make("starfish_server.leaves")
     for number, layer in reversed(list(enumerate(layers))):
         store = _Table("layer", number, layer, lines).make("starfish_server.layers", store)
     if checked:
         with _errors_at(lines.place("layer")):
-            check_order(store)
+            check_order(store, turned_off_by="check_order = false")
     return store
 
 
@@ -81,12 +84,17 @@ class _Lines:
         self._lines = text.split("\n")  # not splitlines, which knows more ends of lines than TOML
 
     def place(self, table: str = "", number: int = 0, option: str | None = None) -> str:
-        """`file:line` of an option of the `number`-th table of a name, or else of the table's header."""
+        """`file:line` of an option of the `number`-th table of a name, or else of the table's header.
+
+        Without a table: of what stands at the top of the file, be it an option or a table.
+        """
         current, seen, header = "", {"": 0}, 0
         for line, content in enumerate(self._lines, 1):
             if match := _HEADER.match(content):
                 current = match[1]
                 seen[current] = seen.get(current, -1) + 1
+            if not table and current == option:
+                return f"{self._name}:{line}"
             if current != table or seen[current] != number:
                 continue
             header = header or line
@@ -125,7 +133,7 @@ class _Table:
 def _errors_at(place: str) -> Iterator[None]:
     try:
         yield
-    except (StackError, ImportError, TypeError, ValueError, OSError) as error:
+    except (StackError, ImportError, AttributeError, TypeError, ValueError, OSError) as error:
         raise StackError(f"{place}: {error}") from error
 
 

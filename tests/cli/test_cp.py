@@ -128,6 +128,44 @@ async def test_an_object_that_reads_back_different_is_a_failure() -> None:
     }
 
 
+class Guessing(Layer):
+    """Stores bytes of no known type under a type of its own."""
+
+    async def put_bytes(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        context: StoreContext | None = None,
+    ) -> None:
+        await self._inner.put_bytes(key, body, content_type="text/markdown", context=context)
+
+
+async def test_an_object_that_reads_back_with_another_type_is_copied_and_told() -> None:
+    source = MemoryObjectStore(data={})
+    await source.put_bytes("a.md", b"# A", content_type="application/octet-stream")
+    tally = await copied(source, Guessing(MemoryObjectStore(data={})))
+    assert (tally.copied, tally.size, tally.failures) == (1, 3, {})
+    assert tally.retyped == {
+        "a.md": "the bytes agree, but the content type reads back as 'text/markdown', "
+        "not 'application/octet-stream'"
+    }
+
+
+def test_a_bucket_whose_server_guesses_types_takes_a_folder(seaweedfs: S3Server, tmp_path: Path) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+    }
+    (tmp_path / "a.md").write_text("# A")
+    bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
+    ended = starfish("cp", f"file://{tmp_path}", bucket, env=env)
+    assert (ended.code, ended.out.startswith(b"1 copied (3 bytes), 0 already there, 0 failed")) == (0, True)
+    assert ended.err.startswith("starfish: warning: a.md: the bytes agree, but the content type reads back")
+
+
 async def test_an_object_that_goes_away_meanwhile_is_a_failure() -> None:
     source = await filled()
     tally = await Copying(source, Deleting(source), "", 1, None, None).run(lambda count: None, lambda: None)

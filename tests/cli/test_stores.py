@@ -126,6 +126,13 @@ def test_a_bucket_is_used_below_its_prefix_with_keys_from_the_environment(seawee
     assert starfish("ls", f"s3://{bucket}", env=env).out == b"some/prefix/k\n"
 
 
+def test_without_credentials_the_error_says_what_to_set() -> None:
+    ended = starfish("ls", "s3://bucket?endpoint=http://127.0.0.1:9")
+    assert ended.code == 1
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous=True" in ended.err
+    assert "?anonymous=true" in ended.err
+
+
 def test_a_wrong_secret_is_one_line_without_it(seaweedfs: S3Server) -> None:
     env = {"AWS_ACCESS_KEY_ID": seaweedfs.access_key_id, "AWS_SECRET_ACCESS_KEY": "hunter2"}
     ended = starfish("ls", f"s3://bucket?endpoint={seaweedfs.endpoint}", env=env)

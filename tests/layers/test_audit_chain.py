@@ -136,12 +136,22 @@ def test_the_chain_goes_on_after_a_crash_in_the_middle_of_a_line(log: Path) -> N
 def test_a_chain_that_ends_badly_is_not_continued(log: Path) -> None:
     with log.open("a") as file:
         file.write("{}\n")
-    with pytest.raises(StackError, match="not of a chain"):
+    with pytest.raises(StackError, match="holds lines without a hash chain: use another file"):
         JsonLinesSink(log, chain=True)
     assert log.read_text().endswith("{}\n")
     log.write_text("")
     asyncio.run(write(log))
     assert verify_audit_log(log).ok
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_a_chain_is_not_continued_by_a_sink_without_one(tmp_path: Path, key: bytes | None) -> None:
+    log = tmp_path / "audit.jsonl"
+    await write(log, key=key)
+    with pytest.raises(StackError, match=r"is a chained log: open it with chain=True \(and its key\)"):
+        JsonLinesSink(log)
+    await write(log, key=key)
+    assert verify_audit_log(log, key=key).lines == 12
 
 
 def test_the_chain_goes_on_after_a_crash_in_the_middle_of_a_rotation(log: Path) -> None:
@@ -159,6 +169,8 @@ async def test_with_a_key_the_chain_can_be_made_and_checked_only_with_it(tmp_pat
     assert not verify_audit_log(log, key=KEY[::-1]).ok
     with pytest.raises(StackError, match="with this key"):
         JsonLinesSink(log, chain=True, key=KEY[::-1])
+    with pytest.raises(StackError, match="not of a chain made without a key"):
+        JsonLinesSink(log, chain=True)
 
 
 def test_any_change_of_one_byte_shows(log: Path) -> None:

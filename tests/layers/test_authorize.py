@@ -127,8 +127,18 @@ async def test_one_key_in_place_of_a_list_is_refused_and_nothing_deleted() -> No
 
 
 def test_a_predicate_that_cannot_be_called_is_refused() -> None:
-    with pytest.raises(TypeError, match="allow must be a function"):
+    with pytest.raises(TypeError, match=r"allow takes \(operation, keys, context\)"):
         Authorize(Scripted(), allow=True)  # type: ignore[arg-type]  # that is the test
+
+
+def test_a_predicate_of_other_parameters_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"allow takes \(operation, keys, context\)"):
+        Authorize(Scripted(), allow=lambda context: True)  # type: ignore[arg-type, misc]  # that is the test
+
+
+async def test_a_predicate_whose_signature_python_cannot_tell_is_asked() -> None:
+    with pytest.raises(StoreAccessDeniedError, match="allow raised TypeError"):
+        await Authorize(Scripted(), allow=type).get_string("k")  # type: ignore[arg-type]  # that is the test
 
 
 def test_repr_names_the_predicate() -> None:

@@ -222,3 +222,9 @@ def test_repr_shows_the_prefix() -> None:
     assert (
         text == "Namespace(prefix='t/{namespace}/', without_context='system/', MemoryObjectStore(0 objects))"
     )
+
+
+async def test_a_context_of_another_type_is_refused() -> None:
+    store = Namespace(MemoryObjectStore({}), "tenants/{namespace}/")
+    with pytest.raises(TypeError, match="context must be a StoreContext, not dict"):
+        await store.get_string("k", context={"namespace": "t1"})  # type: ignore[arg-type]  # that is the test

@@ -57,6 +57,8 @@ def test_defaults() -> None:
         ({"storagePath": "{id}/{id}"}, "names a field twice"),
         ({"storagePath": "notes/all"}, "listable needs a field as the last segment"),
         ({"storagePath": "notes/n-{id}"}, "listable needs a field as the last segment"),
+        ({"writeRoles": ["self"]}, '"self" needs {identity} in storagePath'),
+        ({"readRoles": ["self", "admin"]}, '"self" needs {identity} in storagePath'),
         ({"pullOnly": True, "pushOnly": True}, "pullOnly and pushOnly together"),
         ({"allowedMimeTypes": []}, "at least 1 item"),
         ({"allowedMimeTypes": ["png"]}, "not a media type"),

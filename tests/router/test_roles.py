@@ -69,9 +69,9 @@ async def test_a_role_may_read_but_not_write(client: httpx.AsyncClient) -> None:
 
 
 async def test_nobody_is_self_where_the_path_has_no_identity(store: RecordingStore) -> None:
-    app = make_app(store, one_collection(readRoles=["self"]))
+    app = make_app(store, one_collection(storagePath="notes/{identity}", readRoles=["self"]))
     async with client_of(app) as client:
-        assert (await client.get("/pull/notes/alice", headers=as_caller("alice"))).status_code == 403
+        assert (await client.get("/list/notes", headers=as_caller("alice"))).status_code == 403
 
 
 async def test_a_collection_without_roles_is_for_nobody(store: RecordingStore) -> None:

@@ -113,6 +113,15 @@ def test_a_wrong_order_is_refused_with_both_names_the_damage_and_the_right_order
     assert f"Use the order {built[1]} -> {built[0]}, outermost first." in message
 
 
+def test_a_layer_that_an_option_moved_to_another_slot_is_named_with_it() -> None:
+    attempts = CANONICAL[-1]
+    with pytest.raises(StackError) as caught:
+        stack(attempts, Tracing, Retry)
+    message = str(caught.value)
+    assert message.startswith("Tracing(per_attempt=True) stands outside Tracing: ")
+    assert "Use the order Tracing -> Retry -> Tracing(per_attempt=True), outermost first." in message
+
+
 def test_two_retries_are_refused() -> None:
     with pytest.raises(StackError, match=r"Retry stands outside Retry: .* multiply\. Keep one"):
         stack(Retry, Timeout, Retry)
@@ -145,6 +154,15 @@ def test_a_layer_without_a_slot_may_stand_anywhere() -> None:
 def test_a_wrong_option_is_a_type_error_at_once() -> None:
     with pytest.raises(TypeError, match="Retry: got an unexpected keyword argument 'attemps'"):
         StoreBuilder().layer(Retry, attemps=5)  # type: ignore[call-arg]  # that it is refused is the test
+
+
+def test_a_finished_layer_is_refused() -> None:
+    finished = Retry(MemoryObjectStore(data={}))
+    with pytest.raises(TypeError) as caught:
+        StoreBuilder().layer(finished)  # type: ignore[arg-type]  # that it is refused is the test
+    assert str(caught.value) == (
+        "layer takes the class and its options, as in .layer(Retry, attempts=4), not a finished Retry"
+    )
 
 
 def test_a_leaf_that_is_no_store_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from starfish_server import CustomObjectStore, MemoryObjectStore, StoreBuilder, explain
-from starfish_server.layers import Layer, Namespace, ReadOnly, Retry, Timeout
+from starfish_server.layers import Layer, Namespace, ReadOnly, Retry, Timeout, Tracing
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
@@ -64,3 +64,13 @@ def test_tells_what_the_stack_can_do() -> None:
 def test_a_read_only_stack_cannot_write() -> None:
     lines = explain(ReadOnly(MemoryObjectStore(data={}))).splitlines()
     assert "can: get_string, list_keys, get_bytes, get_versioned" in lines
+
+
+def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> None:
+    lines = explain(Tracing(MemoryObjectStore(data={}), per_attempt=True)).splitlines()
+    assert lines[1].strip() == "One span per operation, or per try with `per_attempt=True`"
+
+
+def test_a_builder_without_a_leaf_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"explain takes a store, not StoreBuilder.*\.over\(leaf\)"):
+        explain(StoreBuilder())  # type: ignore[arg-type]  # that is the test

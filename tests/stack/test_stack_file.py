@@ -101,10 +101,13 @@ def test_an_error_points_at_its_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("leaf = 7", r"stack.toml: a stack needs a \[leaf\]"),
-        ('[leaf]\ntype="memory"\n[layers]', "stack.toml: unknown: layers"),
-        ('[leaf]\ntype="memory"\n[layer]\ntype="Retry"', r"stack.toml: layers are written as \[\[layer\]\]"),
-        ('check_order=1\n[leaf]\ntype="memory"', "stack.toml: check_order is true or false"),
+        ("", r"stack.toml: a stack needs a \[leaf\]"),
+        ("leaf = 7", r"stack.toml:1: a stack needs a \[leaf\]"),
+        ('[leaf]\ntype="memory"\n[layers]', "stack.toml:3: unknown: layers"),
+        ('[leaf]\ntype="memory"\n[[layers]]\n[[layers]]', "stack.toml:3: unknown: layers"),
+        ('checked=1\n[leaf]\ntype="memory"', "stack.toml:1: unknown: checked"),
+        ('[leaf]\ntype="memory"\n[layer]', r"stack.toml:3: layers are written as \[\[layer\]\]"),
+        ('check_order=1\n[leaf]\ntype="memory"', "stack.toml:1: check_order is true or false"),
         ("[leaf\n", "stack.toml: .*line 1"),
     ],
 )
@@ -151,14 +154,23 @@ async def test_the_key_of_an_audit_chain_comes_from_a_variable(
 
 
 def test_a_missing_file_is_a_stack_error(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"missing\.toml"):
+    with pytest.raises(StackError) as caught:
         load_stack(tmp_path / "missing.toml")
+    assert str(caught.value) == f"{tmp_path}/missing.toml: No such file or directory"
+
+
+@pytest.mark.parametrize(("layer", "option"), [("Tracing", "tracer_provider"), ("Metrics", "meter_provider")])
+def test_an_object_written_as_text_is_a_stack_error(tmp_path: Path, layer: str, option: str) -> None:
+    text = f'[leaf]\ntype = "memory"\n[[layer]]\ntype = "{layer}"\n{option} = "mine"\n'
+    with pytest.raises(StackError, match=r"stack\.toml:3: "):
+        loaded(tmp_path, text)
 
 
 def test_a_wrong_order_is_refused_and_can_be_allowed(tmp_path: Path) -> None:
     text = '[[layer]]\ntype = "Timeout"\n[[layer]]\ntype = "Retry"\n[leaf]\ntype = "memory"\n'
-    with pytest.raises(StackError, match=r"stack.toml:1: Timeout stands outside Retry"):
+    with pytest.raises(StackError, match=r"stack.toml:1: Timeout stands outside Retry") as caught:
         loaded(tmp_path, text)
+    assert str(caught.value).endswith("(check_order = false turns this check off.)")
     assert "Timeout" in repr(loaded(tmp_path, f"check_order = false\n{text}"))
 
 

@@ -13,6 +13,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from starfish_server.storage.filesystem import FilesystemObjectStore
 from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO, os_errors
 from storage.filesystem_support import make_store
 
@@ -62,6 +63,12 @@ async def test_a_base_dir_that_is_a_file_is_an_error_in_every_operation(tmp_path
     (tmp_path / "file").write_text("x")
     store = make_store(tmp_path / "file")
     for operation in (store.get_bytes("k"), store.list_keys(""), store.delete("k"), store.put("k", "x")):
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match=f"base_dir '{tmp_path}/file' is not a directory"):
             await operation
     await store.close()
+
+
+def test_a_path_in_place_of_options_is_refused() -> None:
+    message = r"FilesystemObjectStore takes FilesystemStorageOptions\(base_dir=\.\.\.\), not str"
+    with pytest.raises(TypeError, match=message):
+        FilesystemObjectStore("data")  # type: ignore[arg-type]  # that is the test

@@ -66,6 +66,11 @@ def test_options_of_the_wrong_type_are_refused(wrong: dict[str, Any]) -> None:
         S3StorageOptions(**{"bucket": "b"} | wrong)
 
 
+def test_a_bucket_in_place_of_options_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"S3ObjectStore takes S3StorageOptions\(bucket=\.\.\.\), not str"):
+        S3ObjectStore("b")  # type: ignore[arg-type]  # that is the test
+
+
 def test_a_refused_endpoint_is_not_repeated_in_the_error() -> None:
     with pytest.raises(ValueError, match="must not hold credentials") as caught:
         S3StorageOptions(bucket="b", endpoint="http://user:hunter2@localhost")

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the objects. `size`: bytes copied."""
+    """What became of the objects.
+
+    size: bytes copied. retyped: by key, what to say of those copied that read back with another type.
+    """
 
     copied: int = 0
     identical: int = 0
     size: int = 0
+    retyped: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
 
 
@@ -74,7 +78,13 @@ class Copying:
             tally.identical += 1
             return
         await write_object(self.destination, key, wanted, self.writing)
-        if not wanted.matches(await read_object(self.destination, key, self.reading)):
+        stored = await read_object(self.destination, key, self.reading)
+        if stored is None or stored.body != wanted.body:
             raise StoreError("reads back different from what was written", operation="put_bytes", key=key)
+        if not wanted.matches(stored):  # some services guess the type from the key
+            tally.retyped[key] = (
+                f"the bytes agree, but the content type reads back as {stored.content_type!r}, "
+                f"not {wanted.content_type!r}"
+            )
         tally.copied += 1
         tally.size += len(wanted.body)

@@ -37,6 +37,8 @@ def cp(
     began = time.monotonic()
     tally = asyncio.run(_copy(source, destination, prefix, jobs, context))
     seconds = time.monotonic() - began
+    for key, warning in sorted(tally.retyped.items()):
+        complain(f"warning: {key}: {warning}")
     for key, failure in sorted(tally.failures.items()):
         complain(f"{key}: {one_line(failure)}")
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 
@@ -23,15 +24,20 @@ class Authorize(Around):
 
     allow: `allow(operation, keys, context)`, sync or async. `operation.name` and `operation.writes` say what
         is asked; `keys` is the key, the keys of `delete_many` or the prefix of `list_keys`. Anything but
-        exactly True denies, and so does an exception, which is kept as `__cause__`.
+        exactly True denies, and so does an exception, which is kept as `__cause__`. A function of other
+        parameters is a `TypeError` at once.
     """
 
     slot = Slot.GUARD
 
     def __init__(self, inner: AbstractObjectStore, *, allow: Allow) -> None:
         super().__init__(inner)
-        if not callable(allow):
-            raise TypeError(f"allow must be a function of operation, keys and context, not {allow!r}")
+        # Builtins may have no signature; from Python 3.14 on, annotations may name what is not there.
+        with contextlib.suppress(ValueError, NameError):
+            try:
+                inspect.signature(allow).bind(None, None, None)
+            except TypeError as error:
+                raise TypeError(f"allow takes (operation, keys, context): {error}") from None
         self._allow = allow
 
     def settings(self) -> dict[str, object]:

@@ -47,12 +47,13 @@ _PROCESS_KEY = secrets.token_bytes(32)
 
 
 class Tracing(Around):
-    """One span per operation, named `objectstore.get_string` and so on, of kind INTERNAL.
+    """One span per operation, or per try with `per_attempt=True`.
 
-    Stands outside cache and retries, so that a span is one operation as the caller sees it; its attributes
-    say how many attempts were made and whether the cache answered. With `per_attempt=True` it stands
-    innermost, under retry, limit and timeout, and each try has a span of kind CLIENT, which over S3 follows
-    the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
+    Stands outside cache and retries, so that a span is one operation as the caller sees it, named
+    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made and
+    whether the cache answered. With `per_attempt=True` it stands innermost, under retry, limit and timeout,
+    and each try has a span of kind CLIENT, which over S3 follows the OpenTelemetry conventions
+    (`S3.GetObject`). One stack may have both.
 
     per_attempt: False by default.
     tracer_provider: the global one by default, also if it is set up later. Without an SDK a call costs about
@@ -67,6 +68,7 @@ class Tracing(Around):
     if both `record_identity` and `record_key` are "plain". Raises `ValueError` for another word.
     """
 
+    slot = Slot.OBSERVE
     context_dependent = False
 
     def __init__(
@@ -80,7 +82,8 @@ class Tracing(Around):
         hash_key: bytes | str | None = None,
     ) -> None:
         super().__init__(inner)
-        self.slot = Slot.ATTEMPT if flag("per_attempt", per_attempt) else Slot.OBSERVE
+        if flag("per_attempt", per_attempt):
+            self.slot = Slot.ATTEMPT
         self._per_attempt = per_attempt
         self._kind = SpanKind.CLIENT if per_attempt else SpanKind.INTERNAL
         self._tracer = get_tracer("starfish_server", tracer_provider=tracer_provider)

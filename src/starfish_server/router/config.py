@@ -83,6 +83,8 @@ class CollectionConfig(_Frozen):
         if self.pull_only and self.push_only:
             raise ValueError("pullOnly and pushOnly together leave nothing to serve")
         path = self.path
+        if "self" in (*self.read_roles, *self.write_roles) and "identity" not in path.fields:
+            raise ValueError(f'"self" needs {{identity}} in storagePath {self.storage_path!r}')
         if self.listable and not path.ends_with_field:
             raise ValueError(
                 f"listable needs a field as the last segment of storagePath {self.storage_path!r}"

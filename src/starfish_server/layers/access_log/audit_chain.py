@@ -74,6 +74,11 @@ def chained_line(record_json: str, after: Link, key: bytes | None) -> tuple[byte
     return b'%s,"hash":"%s"}\n' % (covered, digest.encode()), Link(after.seq + 1, digest, after.hash)
 
 
+def is_chained(line: bytes) -> bool:
+    """Whether a whole line is of a chain, whatever the key."""
+    return _LINE.fullmatch(line) is not None
+
+
 def link_of(line: bytes, key: bytes | None) -> Link | None:
     """The place of a whole line in the chain; None if it is not a line of a chain made with `key`."""
     match = _LINE.fullmatch(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import StackError
-from starfish_server.layers.access_log.audit_chain import Link, chained_line, link_of
+from starfish_server.layers.access_log.audit_chain import Link, chained_line, is_chained, link_of
 from starfish_server.layers.access_log.log_file import LogFile
 from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
 from starfish_server.options import flag, positive_int, secret_bytes
@@ -43,8 +43,9 @@ class JsonLinesSink:
 
     What a crash left of an unfinished line is moved to `path.torn`; the log goes on after the last whole one.
     If the disk refuses a batch, its records are lost, which is logged; the next batch is tried again.
-    Raises `StackError` if another sink or process writes the file, or if its last line is not of a chain made
-    with this key, `OSError` if it cannot be opened, `ValueError` for options that make no sense together.
+    Raises `StackError` if another sink or process writes the file, or if its last line is of a chain and
+    `chain` is off, or not of a chain made with this key, `OSError` if it cannot be opened, `ValueError` for
+    options that make no sense together.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class JsonLinesSink:
         try:
             if chain:
                 self._link = self._last_link()
+            elif is_chained(self._file.last_line() or b""):
+                raise StackError(
+                    f"{self._file.path} is a chained log: open it with chain=True (and its key), "
+                    "or use another file"
+                )
             self._queue = RecordQueue(
                 self._write, finish=self._file.close, max_queued=max_queued, when_full=when_full
             )
@@ -119,10 +125,15 @@ class JsonLinesSink:
         line = self._file.last_line()
         if line is None:
             return Link()
+        if not is_chained(line):
+            raise StackError(
+                f"{self._file.path} holds lines without a hash chain: use another file, or move this one away"
+            )
         link = link_of(line, self._key)
         if link is None:
+            made = "without a key" if self._key is None else "with this key"
             raise StackError(
-                f"the last line of {self._file.path} is not of a chain made with this key: verify the log, "
+                f"the last line of {self._file.path} is not of a chain made {made}: verify the log, "
                 "and start a new file"
             )
         return link

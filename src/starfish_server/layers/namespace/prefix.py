@@ -53,7 +53,10 @@ class TemplatePrefix:
         """The prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
         if context is None:
             return _required(self._without_context)
-        remembered_by = self._remembered_by(context)
+        try:
+            remembered_by = self._remembered_by(context)
+        except AttributeError:
+            raise TypeError(f"context must be a StoreContext, not {type(context).__name__}") from None
         try:
             return self._known[remembered_by]
         except (KeyError, TypeError):

@@ -82,6 +82,11 @@ class FilesystemObjectStore(AbstractObjectStore):
     options_type = FilesystemStorageOptions
 
     def __init__(self, options: FilesystemStorageOptions) -> None:
+        if not isinstance(options, FilesystemStorageOptions):
+            raise TypeError(
+                "FilesystemObjectStore takes FilesystemStorageOptions(base_dir=...), "
+                f"not {type(options).__name__}"
+            )
         self._base_dir = os.fspath(options.base_dir)
         self._closed = False
         self._directory = directory = Directory(self._base_dir, fsync=options.fsync)

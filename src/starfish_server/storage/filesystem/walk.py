@@ -27,7 +27,10 @@ _open_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
 
 def open_base(path: str) -> int:
     """The one directory that may be reached through links."""
-    return os.open(path, DIRECTORY)
+    try:
+        return os.open(path, DIRECTORY)
+    except NotADirectoryError as error:
+        raise NotADirectoryError(error.errno, f"base_dir {path!r} is not a directory") from error
 
 
 def make_base(path: str, *, fsync: bool) -> int:

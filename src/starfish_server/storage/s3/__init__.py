@@ -76,6 +76,8 @@ class S3ObjectStore(AbstractObjectStore):
     options_type = S3StorageOptions
 
     def __init__(self, options: S3StorageOptions) -> None:
+        if not isinstance(options, S3StorageOptions):
+            raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(options).__name__}")
         self._transport = Transport(options)
         self._conditional = ConditionalWrites(self._transport)
         self._portable = options.portable_keys

@@ -91,7 +91,8 @@ class KeyChain:
         if self._credentials is None:
             raise StoreAccessDeniedError(
                 "no credentials: the standard chain (environment, profiles, roles) has none; "
-                "give access_key_id and secret_access_key, or anonymous=True"
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous=True "
+                "(in a URL, ?anonymous=true)"
             )
         found = await self._credentials.get_frozen_credentials()
         for value in (found.access_key, found.secret_key, found.token or "none"):
