@@ -1,12 +1,13 @@
 """Reads on the event loop: only of what is in memory and plain; a thread reads all else."""
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import mmap
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from starfish_server.errors import StoreAccessDeniedError, StoreClosedError
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
-from starfish_server.storage.filesystem.inline import MAX_BYTES
+from starfish_server.storage.filesystem.inline import MAX_BYTES, InlineReads
 from starfish_server.storage.versions import version_of
 from storage.filesystem_support import make_store
 
@@ -32,6 +33,15 @@ class CountingExecutor(ThreadPoolExecutor):
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         self.hops += 1
         return super().submit(call, *args, **kwargs)
+
+
+@contextlib.asynccontextmanager
+async def opened(base_dir: Path) -> AsyncGenerator[FilesystemObjectStore]:
+    """A store that has learned, by the first read, that reads here need not wait."""
+    async with make_store(base_dir) as store:
+        await store.put("first", "x")
+        await store.get_string("first")
+        yield store
 
 
 @pytest.fixture
@@ -85,7 +95,7 @@ async def _read_evicted(
 async def test_small_objects_in_memory_are_read_without_a_thread(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
         await store.put("d/e/k", "text", content_type="a/b")
         await store.put("empty", "")
         threads.hops = 0
@@ -99,17 +109,34 @@ async def test_small_objects_in_memory_are_read_without_a_thread(
 async def test_a_missing_object_is_known_without_a_thread_once_its_absence_is_in_memory(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
         assert await store.get_bytes("none") is None
         threads.hops = 0
         assert await store.get_bytes("none") is None
         assert threads.hops == 0
 
 
+async def test_nothing_is_opened_on_the_event_loop_before_a_thread_has_read_without_waiting(
+    tmp_path: Path, threads: CountingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On FUSE and NFS the very `open` may wait for long, whatever is in memory."""
+    async with make_store(tmp_path) as store:
+        await store.put("large", "x" * (MAX_BYTES + 1))
+        await store.put("k", "x")
+        with monkeypatch.context() as patched:
+            patched.setattr(InlineReads, "_open", lambda *_: pytest.fail("opened on the event loop"))
+            threads.hops = 0
+            assert await store.get_string("none") is None
+            assert await store.get_string("large") == "x" * (MAX_BYTES + 1)
+            assert threads.hops == 2
+        assert await store.get_string("k") == "x"
+        assert threads.hops == 2
+
+
 async def test_data_that_is_not_in_memory_is_read_by_a_thread(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
         await store.put("k", "text")
         for read, expected in (
             (store.get_string, "text"),
@@ -134,7 +161,7 @@ async def test_a_body_that_is_in_memory_in_part_is_read_whole(
         assert pages[0] and not all(pages)
         os.close(file)
 
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
         await store.put_bytes("k", body, content_type="a/b")
         found = await _read_evicted(partial(store.get_bytes, "k"), evict_in_part, threads)
         assert found == (body, "a/b")
@@ -144,7 +171,7 @@ async def test_a_body_that_is_in_memory_in_part_is_read_whole(
 async def test_the_event_loop_copies_no_large_body(
     tmp_path: Path, threads: CountingExecutor, size: int, hops: int
 ) -> None:
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
         await store.put_bytes("k", b"x" * size, content_type="a/b")
         threads.hops = 0
         assert await store.get_bytes("k") == (b"x" * size, "a/b")
@@ -159,7 +186,8 @@ async def test_a_type_that_is_not_on_the_file_is_looked_for_by_a_thread(
     if stored is not None:
         os.setxattr(tmp_path / "k", "user.mime_type", stored)
     (tmp_path / "k.__meta__").write_text('{"contentType": "image/png"}')
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
+        threads.hops = 0
         assert await store.get_bytes("k") == (b"x", "image/png")
         assert threads.hops == 1
 
@@ -168,7 +196,8 @@ async def test_what_could_be_a_legacy_side_file_is_read_by_a_thread(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
     (tmp_path / "k.__meta__").write_text('{"contentType": "image/png"}')
-    async with make_store(tmp_path) as store:
+    async with opened(tmp_path) as store:
+        threads.hops = 0
         assert await store.get_string("k.__meta__") is None
         assert threads.hops == 1
 
@@ -229,7 +258,7 @@ async def test_below_a_folder_that_is_reached_through_a_link_none_is_followed(
     (tmp_path / "real" / "d").mkdir(parents=True)
     (tmp_path / "base").symlink_to("real")
     (tmp_path / "secret").write_text("secret")
-    async with make_store(tmp_path / "base") as store:
+    async with opened(tmp_path / "base") as store:
         await store.put("k", "x")
         (tmp_path / "real" / "link").symlink_to(tmp_path / "secret")
         (tmp_path / "real" / "up").symlink_to(tmp_path)

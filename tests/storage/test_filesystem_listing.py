@@ -1,10 +1,12 @@
 """The walk: key order, pruning, and what in a folder is no object."""
 
+import asyncio
 import os
 import random
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,63 @@ async def test_a_page_reads_no_folder_that_it_can_do_without(
         scans = 0
         assert await store.list_keys("b/") == ["b/k"]
         assert scans == 1
+
+
+async def test_a_key_that_is_replaced_while_its_folder_is_read_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename over a name may move its entry to where the reading of a large folder has been already."""
+    keys = [f"k{number:03}" for number in range(200)]
+    scandir, moved = os.scandir, [["k007"], ["k009"], ["k011"]]
+
+    @contextmanager
+    def passing_by(folder: int) -> Iterator[list[os.DirEntry[str]]]:
+        missed = moved.pop(0)
+        with scandir(folder) as entries:
+            yield [entry for entry in entries if entry.name not in missed]
+        for name in missed:
+            (tmp_path / "new").write_text("x")
+            (tmp_path / "new").rename(tmp_path / name)
+
+    async with make_store(tmp_path) as store:
+        for key in keys:
+            await store.put(key, "x")
+        await asyncio.sleep(0.05)  # longer than the clock of any file system stands still
+        monkeypatch.setattr(os, "scandir", passing_by)
+        assert await store.list_keys("") == keys
+        assert moved == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "changes", "reads"),
+    [
+        (200, "long ago", {1}),
+        (200, "just now", {2, 3}),
+        (200, "all the time", {3}),
+        (90, "all the time", {1}),
+    ],
+)
+async def test_a_folder_is_read_again_only_if_it_may_have_changed_between_two_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: int, changes: str, reads: set[int]
+) -> None:
+    scandir, scans = os.scandir, 0
+
+    def counting(folder: int) -> object:
+        nonlocal scans
+        scans += 1
+        if changes == "all the time":
+            os.utime(folder)
+        return scandir(folder)
+
+    async with make_store(tmp_path) as store:
+        for number in range(keys):
+            await store.put(f"d/k{number}", "x")
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(os, "scandir", counting)
+        if changes == "just now":
+            os.utime(tmp_path / "d")
+        assert len(await store.list_keys("d/")) == keys
+        assert scans in reads
 
 
 async def test_what_is_no_object_is_not_listed(tmp_path: Path) -> None:

@@ -72,10 +72,10 @@ class FilesystemObjectStore(AbstractObjectStore):
 
     Any number of stores, threads and processes may share a folder. A write is whole or not there. An
     operation is one hop to a thread of the loop's default executor, or none for a small object in memory
-    (`inline_reads`). Content types are extended attributes
-    of the files, or stand in `base_dir/~attributes` where the file system has none. `a` and `a/b` cannot both
-    be objects: putting the second raises `KeyConflictError`. What is neither a file nor a folder below
-    `base_dir`, such as a link, is `StoreAccessDeniedError` to each operation on its key, and is not listed.
+    (`inline_reads`). Content types are extended attributes of the files, or stand in `base_dir/~attributes`
+    where the file system has none. `a` and `a/b` cannot both be objects: putting the second raises
+    `KeyConflictError`. What is neither a file nor a folder below `base_dir`, such as a link, is
+    `StoreAccessDeniedError` to each operation on its key, and is not listed.
     """
 
     context_dependent = False
@@ -89,8 +89,8 @@ class FilesystemObjectStore(AbstractObjectStore):
             )
         self._base_dir = os.fspath(options.base_dir)
         self._closed = False
-        self._directory = directory = Directory(self._base_dir, fsync=options.fsync)
         self._inline = InlineReads(self._base_dir, enabled=options.inline_reads)
+        directory = Directory(self._base_dir, fsync=options.fsync, read_body=self._inline.read_all)
         self._read = wrap(directory.read)
         self._list_keys = wrap(directory.list_keys)
         self._write = wrap(directory.write)

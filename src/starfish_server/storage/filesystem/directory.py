@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from starfish_server.storage.filesystem.commit import Commit
+    from starfish_server.storage.filesystem.reading import ReadBody
 
     CheckCurrent = Callable[[bytes | None], None]
 
@@ -37,8 +38,9 @@ class Directory:
     becomes visible; a reader takes none.
     """
 
-    def __init__(self, path: str, *, fsync: bool) -> None:
+    def __init__(self, path: str, *, fsync: bool, read_body: ReadBody) -> None:
         self._path = path
+        self._read_body = read_body
         self._fsync = fsync
         # By process, so that a forked child has its own.
         self._stagings: dict[int, Staging] = {}
@@ -54,7 +56,9 @@ class Directory:
     def read(self, operation: str, key: str, *, with_type: bool) -> StoredObject | None:
         """Body and, if asked for, content type of the object, both of the same write, or None."""
         with os_errors(operation, key), self._existing() as base:
-            return None if base is None else read_object(base, key, with_type=with_type)
+            if base is None:
+                return None
+            return read_object(base, key, with_type=with_type, read_body=self._read_body)
 
     def read_versioned(self, key: str) -> tuple[bytes, str] | None:
         """Body of the object and its version, or None."""
@@ -78,6 +82,12 @@ class Directory:
         with os_errors(operation, key):
             base = make_base(self._path, fsync=self._fsync)
             try:
+                self._write(base, operation, key, body, attributes, commit, check_current)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # Another file system was mounted here since the temporary files got their place.
+                self._stagings.pop(os.getpid()).close()
                 self._write(base, operation, key, body, attributes, commit, check_current)
             finally:
                 os.close(base)

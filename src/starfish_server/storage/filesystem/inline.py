@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
 from starfish_server.storage.filesystem.openat2 import BENEATH, CACHED, FROM_HERE, NO_LINKS, opener
 from starfish_server.storage.filesystem.reading import UNSETTLED, Found, read_plain
-from starfish_server.storage.filesystem.walk import DIRECTORY, FILE
+from starfish_server.storage.filesystem.walk import DIRECTORY, FILE, read_all
 
 MAX_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
@@ -24,13 +25,27 @@ class InlineReads:
     """Objects below `path` whose folders, file and pages are all in memory, up to 64 KiB.
 
     Anything else is `UNSETTLED`, errors too: a thread looks again. Nothing is kept open.
+
+    Nothing is opened on the event loop before a thread has read an object here without waiting: a file
+    system of another process (FUSE) or machine (NFS), which cannot, may make even an `open` wait for long.
     """
 
     def __init__(self, path: str, *, enabled: bool) -> None:
         self._base = os.fsencode(path)
         self._prefix = self._base.rstrip(b"/") + b"/"
-        self._enabled = enabled and bool(_NO_WAIT)
+        self._untried = enabled and bool(_NO_WAIT)
+        self._enabled = False
         self._base_is_linked = False
+
+    def read_all(self, file: int, size: int) -> bytes:
+        """The body, read by a thread, which learns from it whether reads here need one."""
+        if self._untried:
+            self._untried = False
+            with suppress(OSError):
+                with suppress(BlockingIOError):
+                    os.preadv(file, [bytearray(1)], 0, _NO_WAIT)
+                self._enabled = True
+        return read_all(file, size)
 
     def read(self, key: str, *, with_type: bool) -> Found:
         """The object, or None, or `UNSETTLED`."""

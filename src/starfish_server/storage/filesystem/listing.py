@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
@@ -13,6 +14,11 @@ from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, legacy_
 from starfish_server.storage.filesystem.walk import walk
 
 _NO_KEY_HOLDS = re.compile(r"[^A-Za-z0-9._:@-]")
+# As many entries as one system call gives, however long their names: libc asks for 32 KiB.
+_IN_ONE_PIECE = 100
+_MOST_READS = 3
+# Times of files may be this coarse.
+_CLOCK_STEP_NS = 20_000_000
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -81,14 +87,7 @@ def _scan(directory: int) -> tuple[list[str], bool]:
     """Entries that are, or may lead to, keys, sorted, and whether all of them surely are keys. Those of
     directories end with a slash.
     """
-    files: list[str] = []
-    directories: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                files.append(entry.name)
-            elif entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
+    files, directories = _read(directory)
     # One look at all names at once is enough as a rule.
     joined = "".join(files)
     all_keys = not directories and LEGACY_SUFFIX not in joined
@@ -97,6 +96,39 @@ def _scan(directory: int) -> tuple[list[str], bool]:
         names.extend(f"{name}/" for name in _usable(directories, "".join(directories)))
     names.sort()
     return names, all_keys
+
+
+def _read(directory: int) -> tuple[list[str], list[str]]:
+    """Names of its files and of its directories.
+
+    Read in several pieces while a file is replaced, a directory may show neither the old nor the new one (on
+    tmpfs and Btrfs): then it is read again, and what was seen at any time counts.
+    """
+    files: list[str] = []
+    directories: list[str] = []
+    for _ in range(_MOST_READS):
+        quiet_since = time.time_ns() - _CLOCK_STEP_NS
+        before = os.fstat(directory).st_mtime_ns
+        files_now, directories_now = _read_once(directory)
+        files = list({*files, *files_now}) if files else files_now
+        directories = list({*directories, *directories_now}) if directories else directories_now
+        if len(files_now) + len(directories_now) <= _IN_ONE_PIECE:
+            break
+        if before < quiet_since and os.fstat(directory).st_mtime_ns == before:
+            break
+    return files, directories
+
+
+def _read_once(directory: int) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    directories: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                files.append(entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+    return files, directories
 
 
 def _usable(names: list[str], joined: str) -> list[str]:

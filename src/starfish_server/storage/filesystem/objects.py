@@ -65,7 +65,7 @@ def place_object(
         finally:
             os.close(parent)
     except (FileNotFoundError, IsADirectoryError):
-        if not staged.exists():
+        if not staged.exists() or not os.fstat(base).st_nlink:  # somebody removed all of it
             raise
         return False
 

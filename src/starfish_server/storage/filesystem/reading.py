@@ -42,9 +42,11 @@ Found: TypeAlias = StoredObject | Literal[Unsettled.UNSETTLED] | None
 _open_beneath = opener(FILE, NO_LINKS | BENEATH)
 
 
-def read_object(base: int, key: str, *, with_type: bool) -> StoredObject | None:
+def read_object(
+    base: int, key: str, *, with_type: bool, read_body: ReadBody = read_all
+) -> StoredObject | None:
     """The object in the open base directory, or None."""
-    found = _read_directly(base, key, with_type=with_type)
+    found = _read_directly(base, key, read_body, with_type=with_type)
     return _read_by_steps(base, key, with_type=with_type) if found is UNSETTLED else found
 
 
@@ -65,14 +67,14 @@ def read_plain(file: int, read_body: ReadBody, *, with_type: bool) -> Found:
     return UNSETTLED if content_type is None else StoredObject(body, content_type)
 
 
-def _read_directly(base: int, key: str, *, with_type: bool) -> Found:
+def _read_directly(base: int, key: str, read_body: ReadBody, *, with_type: bool) -> Found:
     """In as few system calls as will do. Never an error: the steps meet it again and say what it means."""
     if is_legacy_name(key):
         return UNSETTLED
     try:
         file = _open_beneath(base, key.encode())
         try:
-            return read_plain(file, read_all, with_type=with_type)
+            return read_plain(file, read_body, with_type=with_type)
         finally:
             os.close(file)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ that writer lives. `~locks/<two hex digits>` are locked around each change of th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -19,6 +20,8 @@ from zlib import crc32
 from starfish_server.storage.filesystem.openat2 import BENEATH, NO_LINKS, opener
 from starfish_server.storage.filesystem.walk import make_directory, walk
 
+# Descriptors of locks that are held, for a forked child to close: it would keep the locks of a dead parent.
+_held: set[int] = set()
 _CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCKS = "~locks"
 _open_lock = opener(os.O_RDWR | os.O_NONBLOCK, NO_LINKS | BENEATH)
@@ -36,10 +39,11 @@ class locked:  # noqa: N801 - reads as the `with` statement that it stands in
 
     def __enter__(self) -> None:
         self._lock = lock = self._open()
+        _held.add(lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except BaseException:
-            os.close(lock)
+            self._close()
             raise
 
     def __exit__(self, *_: object) -> None:
@@ -49,7 +53,11 @@ class locked:  # noqa: N801 - reads as the `with` statement that it stands in
         except OSError:
             pass
         finally:
-            os.close(self._lock)
+            self._close()
+
+    def _close(self) -> None:
+        _held.discard(self._lock)  # first, or a child might close what gets the number next
+        os.close(self._lock)
 
     def _open(self) -> int:
         try:
@@ -61,6 +69,15 @@ class locked:  # noqa: N801 - reads as the `with` statement that it stands in
             return os.open(self._stripe, _CREATE | os.O_RDWR, 0o666, dir_fd=folder)
         finally:
             os.close(folder)
+
+
+def _close_held() -> None:
+    while _held:
+        with contextlib.suppress(OSError):
+            os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_held)
 
 
 class TemporaryFile:
@@ -152,6 +169,7 @@ class Staging:
 
     def _open(self, base: int) -> None:
         self._folder = walk(base, ("~staging",), partial(make_directory, fsync=self._fsync))
+        _refuse_ignored_case(base, self._folder)
         owned = False
         while not owned:
             self._abandon_lock()
@@ -179,6 +197,16 @@ class Staging:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
         self.abandon()
+
+
+def _refuse_ignored_case(base: int, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat("~STAGING", dir_fd=base), os.fstat(folder)):
+            raise OSError(
+                errno.ENOTSUP,
+                "base_dir is on a file system that ignores case, where keys that differ in case alone would "
+                "be one object; use a folder or volume that does not",
+            )
 
 
 def sweep(folder: int) -> None:
