@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -98,27 +97,14 @@ class Transport:
                 break
             fault = read_fault(reply)
             if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew):
-                raise self.error_for(fault, request.operation, request.key)
+                raise error_for(fault, request.operation, request.key, address.bucket)
             corrections += 1
         try:
             return read(reply)
         except FaultInReplyError as error:
-            raise self.error_for(error.fault, request.operation, request.key) from None
+            raise error_for(error.fault, request.operation, request.key, address.bucket) from None
         except MalformedReplyError as error:
             raise self._malformed(request, error) from error
-
-    def error_for(self, fault: Fault, operation: str, key: str | None) -> StoreError:
-        """The error that `fault` means, without secrets, should the server repeat what it was sent."""
-        kept = self._signer
-        if kept is not None:
-            for secret in filter(None, (kept[0].secret_key, kept[0].token)):
-                fault = replace(
-                    fault,
-                    code=fault.code.replace(secret, "***"),
-                    message=fault.message.replace(secret, "***"),
-                    request_id=fault.request_id.replace(secret, "***"),
-                )
-        return error_for(fault, operation, key, self.address.bucket)
 
     def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta) -> bool:
         """Learn from an error reply; whether the request is now worth sending again."""
@@ -148,7 +134,7 @@ class Transport:
                     body_hash = request.body_hash or await sha256_hex(request.body or b"")
                 signer = self._signer_for(keys, address.region)
                 signer.sign(request.method, target, headers, body_hash, datetime.now(UTC) + skew)
-            return await self._send(connection, request, address.url(target), headers)
+            return await self._send(connection, request, address.url(target), headers, keys)
         except StoreError as error:
             error.operation, error.key = request.operation, request.key
             raise
@@ -166,7 +152,7 @@ class Transport:
         raise failure from cause
 
     async def _send(
-        self, connection: Connection, request: Request, url: URL, headers: dict[str, str]
+        self, connection: Connection, request: Request, url: URL, headers: dict[str, str], keys: Keys | None
     ) -> Reply:
         body = request.body
         async with asyncio.timeout(None) as limit:
@@ -191,7 +177,7 @@ class Transport:
                     if request_id := response.headers.get("x-amz-request-id"):
                         note_request_id(request_id)
                     content = await read_body(response, progress, verify=not self.address.secure)
-                    return Reply(response.status, response.headers, content)
+                    return Reply(response.status, response.headers, content, keys)
                 finally:
                     # Read to its end, it has let go of its connection. Left early, also by cancellation, the
                     # connection is cut and not used again.
