@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore.utils import ContainerMetadataFetcher
 
-from faulty_proxy import FaultyProxy, Forward, reply, reset, s3_error
+from faulty_proxy import Fault, FaultyProxy, Forward, reply, reset, s3_error
 from starfish_server.errors import (
     DeleteManyError,
     StoreAccessDeniedError,
@@ -105,6 +105,72 @@ def numbered_tokens(tmp_path: Path) -> Callable[[timedelta], Path]:
         return runs
 
     return make
+
+
+def expired(*tokens: str) -> Fault:
+    """A service that says of these tokens that they have expired."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.headers["X-Amz-Security-Token"] in tokens:
+            return await s3_error(400, "ExpiredToken")(request, forward)
+        return await reply(200, "v", ETag='"e"')(request, forward)
+
+    return fault
+
+
+def tokens_sent(proxy: FaultyProxy) -> list[str]:
+    return [seen.headers["X-Amz-Security-Token"] for seen in proxy.seen]
+
+
+async def test_keys_that_the_service_says_have_expired_are_replaced(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    """By the clock of this machine they are good for another day."""
+    numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = expired("token-1")
+    assert [await store.get_string("k"), await store.get_string("k")] == ["v", "v"]
+    assert tokens_sent(proxy) == ["token-1", "token-2", "token-2"]
+
+
+async def test_keys_that_many_requests_find_expired_are_replaced_once(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    runs = numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = expired("token-1")
+    assert await asyncio.gather(*(store.get_string("k") for _ in range(10))) == ["v"] * 10
+    assert runs.read_text() == "xx"
+
+
+async def test_keys_that_are_expired_however_new_are_refused_after_one_more_try(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = s3_error(400, "ExpiredToken")
+    with pytest.raises(StoreAccessDeniedError, match="ExpiredToken"):
+        await store.get_string("k")
+    assert tokens_sent(proxy) == ["token-1", "token-2"]
+
+
+async def test_keys_of_the_options_that_have_expired_are_sent_once(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, session_token="token-1")
+    proxy.fault = s3_error(400, "ExpiredToken")
+    with pytest.raises(StoreAccessDeniedError, match="ExpiredToken"):
+        await store.get_string("k")
+    assert tokens_sent(proxy) == ["token-1"]
 
 
 @pytest.mark.parametrize("operation", ["get_string", "delete_many"])

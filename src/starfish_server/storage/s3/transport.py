@@ -34,6 +34,7 @@ _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 # A signature is good for 15 minutes; a smaller difference is not what the server complains about.
 _SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 
 
 class Request(NamedTuple):
@@ -96,7 +97,8 @@ class Transport:
             if reply.status < 300:
                 break
             fault = read_fault(reply)
-            if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew):
+            first = corrections == 0
+            if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew, first=first):
                 raise error_for(fault, request.operation, request.key, address.bucket)
             corrections += 1
         try:
@@ -106,11 +108,13 @@ class Transport:
         except MalformedReplyError as error:
             raise self._malformed(request, error) from error
 
-    def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta) -> bool:
+    def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta, *, first: bool) -> bool:
         """Learn from an error reply; whether the request is now worth sending again."""
         if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
             self.address = address.moved_to(fault.region)
             return True
+        if fault.code in _EXPIRED and reply.signed_with is not None:
+            return first and self._connections.drop_keys(reply.signed_with)
         if fault.code != "RequestTimeTooSkewed":
             return False
         server_time = http_date(reply.headers.get("Date", ""))
