@@ -115,6 +115,27 @@ async def test_a_body_of_unknown_length_is_not_taken_for_whole(coding: bytes) ->
                 await store.get_string("k")
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"text/plain; name=r\xe9sum\xe9.txt",
+        "text/plain; name=résumé.txt".encode(),
+        b"a/b;\tc",
+        b"a" * 1025,
+        b"",
+    ],
+    ids=["latin-1", "utf-8", "tab", "too long", "empty"],
+)
+async def test_a_content_type_that_no_store_would_take_reads_as_unknown_bytes(content_type: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(FOUND[:-2] % 1 + b"Content-Type: %s\r\n\r\nv" % content_type)
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint) as store:
+            assert await store.get_bytes("k") == (b"v", "application/octet-stream")
+
+
 async def test_a_body_that_came_while_the_event_loop_was_held_up_is_not_late() -> None:
     def serve(connection: socket.socket) -> None:
         read_request(connection)
