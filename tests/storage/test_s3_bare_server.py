@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from starfish_server import StoreClosedError, StoreTimeoutError
+from starfish_server import StoreClosedError, StoreTimeoutError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, connections
 
 if TYPE_CHECKING:
@@ -101,6 +101,39 @@ async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next_ones() ->
                 await store.put_bytes(f"k{number}", b"%d" % number * 1_000_000, content_type="a/b")
             for number in range(3):
                 assert stored[b"/b/k%d" % number] == b"%d" % number * 1_000_000
+
+
+@pytest.mark.parametrize("coding", [b"xchunked", b"chunked, identity"])
+async def test_a_body_of_unknown_length_is_not_taken_for_whole(coding: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nTransfer-Encoding: %s\r\n\r\nhello' % coding)
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint) as store:
+            with pytest.raises(StoreUnavailableError, match="does not say how long it is"):
+                await store.get_string("k")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"text/plain; name=r\xe9sum\xe9.txt",
+        "text/plain; name=résumé.txt".encode(),
+        b"a/b;\tc",
+        b"a" * 1025,
+        b"",
+    ],
+    ids=["latin-1", "utf-8", "tab", "too long", "empty"],
+)
+async def test_a_content_type_that_no_store_would_take_reads_as_unknown_bytes(content_type: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(FOUND[:-2] % 1 + b"Content-Type: %s\r\n\r\nv" % content_type)
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint) as store:
+            assert await store.get_bytes("k") == (b"v", "application/octet-stream")
 
 
 async def test_a_body_that_came_while_the_event_loop_was_held_up_is_not_late() -> None:

@@ -93,6 +93,21 @@ async def test_trying_the_service_out_leaves_nothing_and_is_done_once(
     assert await everything.list_keys("") == ["folder/k", "folder/other"]
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["/".join("d" * size for size in sizes) for sizes in ((250, 250, 250, 250, 20), (255, 255, 255, 254, 1))]
+    + ["é" * 510 + "/key"],
+    ids=["long folder", "longest folder", "one folder of two-byte letters"],
+)
+async def test_the_service_is_tried_out_for_the_longest_key(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server, key: str
+) -> None:
+    assert len(key.encode()) == 1024
+    store = make_s3(seaweedfs, portable_keys=False)
+    await store.put_if(key, "v", version=None)
+    assert await store.get_string(key) == "v"
+
+
 async def test_a_lost_reply_is_not_tried_again_by_the_leaf(store: S3ObjectStore, proxy: FaultyProxy) -> None:
     version = await store.put_if("k", "1", version=None)
     version = await store.put_if("k", "2", version=version)

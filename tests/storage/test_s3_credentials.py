@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore.utils import ContainerMetadataFetcher
 
-from faulty_proxy import FaultyProxy, reply, reset, s3_error
+from faulty_proxy import Fault, FaultyProxy, Forward, reply, reset, s3_error
 from starfish_server.errors import (
     DeleteManyError,
     StoreAccessDeniedError,
@@ -25,6 +25,8 @@ from starfish_server.storage.s3 import S3ObjectStore
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from aiohttp import web
 
     from servers import S3Server
 
@@ -83,6 +85,124 @@ async def test_keys_that_expire_are_refreshed(seaweedfs: S3Server, make_s3: Make
     before = len(runs.read_text())
     assert await store.get_string("k") == "v"
     assert len(runs.read_text()) > before
+
+
+@pytest.fixture
+def numbered_tokens(tmp_path: Path) -> Callable[[timedelta], Path]:
+    """`numbered_tokens(valid)`: a credential process that gives token-1, token-2 and so on, and its runs."""
+
+    def make(valid: timedelta) -> Path:
+        program, runs = tmp_path / "keys.py", tmp_path / "runs"
+        expires = (datetime.now(UTC) + valid).isoformat()
+        keys = {"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "secret", "Expiration": expires}
+        program.write_text(
+            "import json\n"
+            f"open({str(runs)!r}, 'a').write('x')\n"
+            f"number = len(open({str(runs)!r}).read())\n"
+            f"print(json.dumps({keys!r} | {{'SessionToken': f'token-{{number}}'}}))\n"
+        )
+        (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+        return runs
+
+    return make
+
+
+def expired(*tokens: str) -> Fault:
+    """A service that says of these tokens that they have expired."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.headers["X-Amz-Security-Token"] in tokens:
+            return await s3_error(400, "ExpiredToken")(request, forward)
+        return await reply(200, "v", ETag='"e"')(request, forward)
+
+    return fault
+
+
+def tokens_sent(proxy: FaultyProxy) -> list[str]:
+    return [seen.headers["X-Amz-Security-Token"] for seen in proxy.seen]
+
+
+async def test_keys_that_the_service_says_have_expired_are_replaced(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    """By the clock of this machine they are good for another day."""
+    numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = expired("token-1")
+    assert [await store.get_string("k"), await store.get_string("k")] == ["v", "v"]
+    assert tokens_sent(proxy) == ["token-1", "token-2", "token-2"]
+
+
+async def test_keys_that_many_requests_find_expired_are_replaced_once(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    runs = numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = expired("token-1")
+    assert await asyncio.gather(*(store.get_string("k") for _ in range(10))) == ["v"] * 10
+    assert runs.read_text() == "xx"
+
+
+async def test_keys_that_are_expired_however_new_are_refused_after_one_more_try(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+) -> None:
+    numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = s3_error(400, "ExpiredToken")
+    with pytest.raises(StoreAccessDeniedError, match="ExpiredToken"):
+        await store.get_string("k")
+    assert tokens_sent(proxy) == ["token-1", "token-2"]
+
+
+async def test_keys_of_the_options_that_have_expired_are_sent_once(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, session_token="token-1")
+    proxy.fault = s3_error(400, "ExpiredToken")
+    with pytest.raises(StoreAccessDeniedError, match="ExpiredToken"):
+        await store.get_string("k")
+    assert tokens_sent(proxy) == ["token-1"]
+
+
+@pytest.mark.parametrize("operation", ["get_string", "delete_many"])
+async def test_a_token_that_was_refreshed_while_its_request_was_under_way_is_not_shown(
+    proxy: FaultyProxy,
+    moto: S3Server,
+    make_s3: MakeS3,
+    numbered_tokens: Callable[[timedelta], Path],
+    operation: str,
+) -> None:
+    """Each request refreshes these, as they are always about to expire."""
+    numbered_tokens(timedelta(minutes=5))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, max_attempts=1, **CHAIN)
+    arrived, refreshed = asyncio.Event(), asyncio.Event()
+
+    async def repeats(request: web.Request, forward: Forward) -> web.StreamResponse:
+        arrived.set()
+        await refreshed.wait()
+        message = f"<Code>X</Code><Message>you sent {request.headers['X-Amz-Security-Token']}</Message>"
+        if request.method == "GET":
+            return await reply(400, f"<Error>{message}</Error>")(request, forward)
+        failed = f"<DeleteResult><Error><Key>k</Key>{message}</Error></DeleteResult>"
+        return await reply(200, failed)(request, forward)
+
+    proxy.next_faults += [repeats, reply(200, "v", ETag='"e"')]
+    work = store.get_string("k") if operation == "get_string" else store.delete_many(["k"])
+    first = asyncio.create_task(work)
+    await arrived.wait()
+    await store.get_string("other")
+    refreshed.set()
+    with pytest.raises(StoreError, match=r"you sent \*\*\*"):
+        await first
 
 
 async def test_the_chain_is_searched_once_for_many_first_requests(

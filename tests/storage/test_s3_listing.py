@@ -129,6 +129,17 @@ async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
     assert await anything.list_keys("") == ["a", "b", "z"]
 
 
+async def test_keys_that_are_left_out_cost_no_request_each(moto: S3Server, make_s3: MakeS3) -> None:
+    anything = make_s3(moto, portable_keys=False)
+    await asyncio.gather(*(anything.put(f"a photo {number:02}.jpg", "") for number in range(20)))
+    for key in ("b", "c", "d"):
+        await anything.put(key, "")
+    async with FaultyProxy(moto.endpoint) as proxy:
+        store = make_s3(moto, bucket=anything._transport.address.bucket, endpoint=proxy.endpoint)
+        assert await store.list_keys("", limit=2) == ["b", "c"]
+    assert len(proxy.seen) == 2
+
+
 async def test_pages_go_on_after_keys_that_break_the_rules(moto: S3Server, make_s3: MakeS3) -> None:
     store = make_s3(moto, portable_keys=False)
     keys = sorted(["a\u00a0b", "\N{WOMAN}\u200d\N{ROCKET}", "a\u00adb", "z"])

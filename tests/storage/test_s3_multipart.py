@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from faulty_proxy import FaultyProxy, Forward, flipped, lost_reply, passed_on, s3_error
 from starfish_server.errors import StoreAccessDeniedError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore
-from starfish_server.storage.s3.digests import PartsDigest
+from starfish_server.storage.s3.digests import PARTS_DIGEST, PartsDigest
 from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, PART_BYTES
+from starfish_server.storage.s3.replies import require_stored
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
@@ -96,6 +97,25 @@ async def test_damage_on_the_way_back_is_seen(proxy: FaultyProxy, store: S3Objec
     proxy.fault = flipped
     with pytest.raises(StoreUnavailableError, match="damaged"):
         await store.get_bytes("k")
+
+
+@pytest.mark.parametrize("encryption", ["AES256", "aws:kms"])
+async def test_what_another_tool_put_in_its_place_is_not_compared_with_the_digest_of_its_parts(
+    proxy: FaultyProxy, store: S3ObjectStore, encryption: str
+) -> None:
+    """The tool keeps the metadata, where that digest is."""
+    await store.put_bytes("k", LARGE, content_type="a/b")
+    kept = {PARTS_DIGEST: proxy.seen[0].headers[PARTS_DIGEST]}
+    overwrite = Request("put", "k", "PUT", target="k", headers=kept, body=b"new")
+    await store._transport.run(overwrite, require_stored)
+
+    async def encrypted(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        response = (await forward()).response()
+        response.headers["x-amz-server-side-encryption"] = encryption
+        return response
+
+    proxy.fault = encrypted
+    assert await store.get_string("k") == "new"
 
 
 async def test_a_part_that_failed_in_passing_is_sent_again_by_itself(

@@ -103,6 +103,15 @@ async def test_an_etag_that_is_no_md5_is_not_compared(proxy: FaultyProxy, store:
     assert [await store.get_string("k"), await store.get_string("k")] == ["v", "v"]
 
 
+@pytest.mark.parametrize("size", [1, 5 * 2**20 - 1])
+async def test_a_digest_of_parts_smaller_than_s3_has_them_is_not_compared(
+    proxy: FaultyProxy, store: S3ObjectStore, size: int
+) -> None:
+    digest = {"x_amz_meta_starfish_parts_sha256": f"{size} {'0' * 64}"}
+    proxy.fault = reply(200, "v", ETag='"0123-2"', **digest)
+    assert await store.get_string("k") == "v"
+
+
 async def test_a_missing_object_is_none_and_a_missing_bucket_an_error(
     seaweedfs: S3Server, moto: S3Server, make_s3: MakeS3
 ) -> None:

@@ -104,6 +104,11 @@ def check_header(name: str, value: str) -> None:
         )
 
 
+def header_or_none(value: object) -> str | None:
+    """The value, or None if `check_header` would refuse it: another program may have stored anything."""
+    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else None
+
+
 def encode_text(body: str, operation: str, key: str) -> bytes:
     """UTF-8 bytes of `body`; a lone surrogate is `StoreDecodeError`, anything but text a `TypeError`."""
     if not isinstance(body, str):

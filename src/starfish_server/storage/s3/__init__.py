@@ -27,6 +27,7 @@ from starfish_server.storage.checks import (
     copy_bytes,
     decode_text,
     encode_text,
+    header_or_none,
 )
 from starfish_server.storage.s3.conditional import ConditionalWrites
 from starfish_server.storage.s3.deletion import delete_many, delete_one
@@ -122,9 +123,9 @@ class S3ObjectStore(AbstractObjectStore):
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
         self._enter("get_bytes", key)
         reply = await self._get("get_bytes", key)
-        return (
-            None if reply is None else (reply.body, reply.headers.get("Content-Type") or DEFAULT_BYTES_TYPE)
-        )
+        if reply is None:
+            return None
+        return reply.body, header_or_none(reply.headers.get("Content-Type")) or DEFAULT_BYTES_TYPE
 
     async def put(
         self,

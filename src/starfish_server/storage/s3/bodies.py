@@ -61,7 +61,7 @@ async def read_body(response: aiohttp.ClientResponse, progress: Progress, *, ver
     if response.status >= 300:
         return await _read(response, progress, limit=_FAULT_BYTES)
     length = response.content_length
-    if length is None and response.status != 204 and "chunked" not in _transfer_encoding(response):
+    if length is None and response.status != 204 and _last_coding(response) != "chunked":
         raise MalformedReplyError("the reply does not say how long it is")
     digest, expected = digest_of_object(response) if verify and response.method == "GET" else (None, "")
     try:
@@ -101,5 +101,7 @@ async def _read(
     return buffer.getvalue()
 
 
-def _transfer_encoding(response: aiohttp.ClientResponse) -> str:
-    return response.headers.get("Transfer-Encoding", "").lower()
+def _last_coding(response: aiohttp.ClientResponse) -> str:
+    """Of the transfer codings, the one that frames the body."""
+    codings = response.headers.getall("Transfer-Encoding", [""])[-1]
+    return codings.rpartition(",")[2].strip().lower()

@@ -8,6 +8,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
+from starfish_server.storage.checks import MAX_KEY_BYTES
 from starfish_server.storage.s3.deletion import delete_one
 from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.replies import Reply, require_stored
@@ -67,7 +68,11 @@ class ConditionalWrites:
 
     async def _heeds(self, condition: str, key: str) -> bool:
         """Whether a write is refused whose condition does not hold."""
-        probe = f"{key.rpartition('/')[0]}/~probe-{uuid.uuid4().hex}".lstrip("/")
+        folder, name = key.rpartition("/")[0], f"/~probe-{uuid.uuid4().hex}"
+        # The name may be longer than the key's own, and so too long beside it.
+        while len(f"{folder}{name}".encode()) > MAX_KEY_BYTES:
+            folder = folder.rpartition("/")[0]
+        probe = f"{folder}{name}".lstrip("/")
         plain = Request("put_if", key, "PUT", target=probe, body=b"")
         try:
             if condition == _IF_ABSENT:

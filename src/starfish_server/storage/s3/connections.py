@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from starfish_server.storage.s3.credentials import KeySource
+    from starfish_server.storage.s3.credentials import Keys, KeySource
 
 # How long `close` lets requests under way finish before it cuts them off.
 CLOSE_GRACE_SECONDS = 5.0
@@ -177,6 +177,11 @@ class Connections:
                 self._open_session(), self._open_keys(), self._read_timeout
             )
         return await connection.open()
+
+    def drop_keys(self, expired: Keys) -> bool:
+        """Use these keys no more in the running loop; whether there may be others."""
+        connection = self._by_loop.get(asyncio.get_running_loop())
+        return connection is not None and connection.keys.drop(expired)
 
     async def close(self) -> None:
         """Refuse new requests, let those under way finish for a while, and close every session.

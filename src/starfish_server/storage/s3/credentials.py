@@ -43,6 +43,9 @@ class KeySource(Protocol):
     async def keys(self) -> Keys | None:
         """Keys to sign the next request with; None to leave it unsigned."""
 
+    def drop(self, expired: Keys) -> bool:
+        """Give these keys no more: the service says they have expired. Whether there may be others."""
+
 
 class FixedKeys:
     """The keys of the options, or none for anonymous requests."""
@@ -52,6 +55,9 @@ class FixedKeys:
 
     async def keys(self) -> Keys | None:
         return self._keys
+
+    def drop(self, expired: Keys) -> bool:
+        return False
 
 
 class KeyChain:
@@ -83,6 +89,12 @@ class KeyChain:
                 self._keys = keys
             return self._keys
         raise failure from cause
+
+    def drop(self, expired: Keys) -> bool:
+        if expired is self._keys:  # and not dropped yet because of another request
+            # A session keeps credentials, those of roles even apart, until this machine's clock says so.
+            self._session, self._credentials, self._keys = AioSession(), None, None
+        return True
 
     async def _find(self) -> Keys:
         if self._credentials is None:

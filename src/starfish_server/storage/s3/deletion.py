@@ -16,7 +16,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.storage.checks import check_keys
-from starfish_server.storage.s3.errors import NoSuchKeyError
+from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
 from starfish_server.storage.s3.side_by_side import side_by_side
 from starfish_server.storage.s3.transport import Request
@@ -87,7 +87,7 @@ class _Deletion:
             asked = set(pending)
             faults = await self._transport.attempt(_delete_objects(pending), read_delete_faults)
             for key, fault in faults.items():
-                error = self._transport.error_for(fault, "delete_many", key)
+                error = error_for(fault, "delete_many", key, self._transport.address.bucket)
                 if isinstance(error, StoreUnavailableError) and key in asked:
                     passing[key] = error
                 elif not isinstance(error, NoSuchKeyError):

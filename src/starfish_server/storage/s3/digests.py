@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 PARTS_DIGEST = "x-amz-meta-starfish-parts-sha256"
 _PARTS_DIGEST = re.compile(r"([1-9][0-9]{0,14}) ([0-9a-f]{64})")
+# S3 takes no smaller ones, but for the last. Hashing tiny parts would hold up the event loop.
+_LEAST_PART_BYTES = 5 * 2**20
 
 
 class Digest(Protocol):
@@ -61,14 +63,17 @@ class PartsDigest:
 def digest_of_object(response: aiohttp.ClientResponse) -> tuple[Digest | None, str]:
     """What to make of the body, and what it must come to; None if the object has nothing to compare with.
 
-    The ETag is an MD5 unless the object was sent in parts or encrypted with a key of its own.
+    The ETag is an MD5 unless the object was sent in parts or encrypted with a key of its own. Where it looks
+    like one, the object was sent in one piece: a digest of parts is then left from an object it replaced.
     """
     headers = response.headers
-    parts = _PARTS_DIGEST.fullmatch(headers.get(PARTS_DIGEST, ""))
-    if parts:
+    md5 = _MD5_ETAG.fullmatch(headers.get("ETag", ""))
+    if md5 is None:
+        parts = _PARTS_DIGEST.fullmatch(headers.get(PARTS_DIGEST, ""))
+        if parts is None or int(parts[1]) < _LEAST_PART_BYTES:
+            return None, ""
         return PartsDigest(int(parts[1])), parts[2]
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
     if encryption != "AES256" or "x-amz-server-side-encryption-customer-algorithm" in headers:
         return None, ""
-    match = _MD5_ETAG.fullmatch(headers.get("ETag", ""))
-    return (hashlib.md5(usedforsecurity=False), match[1]) if match else (None, "")
+    return hashlib.md5(usedforsecurity=False), md5[1]

@@ -31,8 +31,10 @@ async def list_keys(
     token: str | None = None
     tokens: set[str] = set()
     empty = 0
+    left_out = False
     while limit is None or len(found) < limit:
-        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        # Where keys are left out there may be many more of them, and a short page would hold nothing else.
+        wanted = _PAGE if limit is None or left_out else min(_PAGE, limit - len(found))
         query = _query(prefix, start_after, token, wanted)
         page = await transport.run(Request("list_keys", prefix, "GET", query=query), read_list_page)
         if not all(key.startswith(prefix) for key in page.keys):
@@ -42,6 +44,7 @@ async def list_keys(
             for key in page.keys
             if (start_after is None or key > start_after) and (not portable or is_key(key))
         ]
+        left_out = left_out or len(keys) < len(page.keys)
         in_order = in_order and all(a < b for a, b in pairwise([*found[-1:], *keys]))
         found += keys
         token = page.token

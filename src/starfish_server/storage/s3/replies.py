@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
@@ -14,16 +14,22 @@ from starfish_server.storage.s3.options import REGION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starfish_server.storage.s3.credentials import Keys
+
 # An entry of a list as S3 writes it: printable ASCII, elements without children, nothing escaped in the key.
 _PLAIN_ENTRY = re.compile(rb"<Contents><Key>([!-%'-;=-~]+)</Key>(?:<([A-Za-z]+)>[^<]*</\2>)*</Contents>")
 
 
 class Reply(NamedTuple):
-    """A reply whose body was read to its end. Header names are case-insensitive."""
+    """A reply whose body was read to its end. Header names are case-insensitive.
+
+    signed_with: the keys of the request, which the server may repeat.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    signed_with: Keys | None = None
 
 
 class MalformedReplyError(Exception):
@@ -47,7 +53,7 @@ class ListPage:
 
 
 def read_fault(reply: Reply) -> Fault:
-    """What an error reply says, as far as it says anything."""
+    """What an error reply says, as far as it says anything, without secrets."""
     request_id = reply.headers.get("x-amz-request-id", "")
     retry_after = retry_after_seconds(reply.headers.get("Retry-After"))
     region = reply.headers.get("x-amz-bucket-region", "")
@@ -64,7 +70,7 @@ def read_fault(reply: Reply) -> Fault:
     if 300 <= reply.status < 400 and not message:
         location = reply.headers.get("Location", "another address")
         message = f"redirect to {location}, which is not followed: check endpoint and region"
-    return Fault(
+    fault = Fault(
         status=reply.status,
         code=code,
         message=message,
@@ -72,6 +78,7 @@ def read_fault(reply: Reply) -> Fault:
         request_id=request_id,
         retry_after=retry_after,
     )
+    return _without_secrets(fault, reply.signed_with)
 
 
 def require_object(reply: Reply) -> Reply:
@@ -153,18 +160,30 @@ def _without_plain_entries(body: bytes) -> tuple[list[str], bytes]:
 
 
 def read_delete_faults(reply: Reply) -> dict[str, Fault]:
-    """The keys that a DeleteResult names as not deleted, and why."""
+    """The keys that a DeleteResult names as not deleted, and why, without secrets."""
     root = _result(reply, "DeleteResult")
     space = _namespace(root)
-    return {
-        error.findtext(f"{space}Key") or "": Fault(
+    faults: dict[str, Fault] = {}
+    for error in root.iterfind(f"{space}Error"):
+        fault = Fault(
             status=reply.status,
             code=error.findtext(f"{space}Code", ""),
             message=error.findtext(f"{space}Message", ""),
             request_id=reply.headers.get("x-amz-request-id", ""),
         )
-        for error in root.iterfind(f"{space}Error")
-    }
+        faults[error.findtext(f"{space}Key") or ""] = _without_secrets(fault, reply.signed_with)
+    return faults
+
+
+def _without_secrets(fault: Fault, keys: Keys | None) -> Fault:
+    for secret in filter(None, (keys.secret_key, keys.token) if keys else ()):
+        fault = replace(
+            fault,
+            code=fault.code.replace(secret, "***"),
+            message=fault.message.replace(secret, "***"),
+            request_id=fault.request_id.replace(secret, "***"),
+        )
+    return fault
 
 
 def _result(reply: Reply, name: str) -> ET.Element:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -35,6 +34,7 @@ _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 # A signature is good for 15 minutes; a smaller difference is not what the server complains about.
 _SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 
 
 class Request(NamedTuple):
@@ -97,34 +97,24 @@ class Transport:
             if reply.status < 300:
                 break
             fault = read_fault(reply)
-            if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew):
-                raise self.error_for(fault, request.operation, request.key)
+            first = corrections == 0
+            if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew, first=first):
+                raise error_for(fault, request.operation, request.key, address.bucket)
             corrections += 1
         try:
             return read(reply)
         except FaultInReplyError as error:
-            raise self.error_for(error.fault, request.operation, request.key) from None
+            raise error_for(error.fault, request.operation, request.key, address.bucket) from None
         except MalformedReplyError as error:
             raise self._malformed(request, error) from error
 
-    def error_for(self, fault: Fault, operation: str, key: str | None) -> StoreError:
-        """The error that `fault` means, without secrets, should the server repeat what it was sent."""
-        kept = self._signer
-        if kept is not None:
-            for secret in filter(None, (kept[0].secret_key, kept[0].token)):
-                fault = replace(
-                    fault,
-                    code=fault.code.replace(secret, "***"),
-                    message=fault.message.replace(secret, "***"),
-                    request_id=fault.request_id.replace(secret, "***"),
-                )
-        return error_for(fault, operation, key, self.address.bucket)
-
-    def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta) -> bool:
+    def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta, *, first: bool) -> bool:
         """Learn from an error reply; whether the request is now worth sending again."""
         if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
             self.address = address.moved_to(fault.region)
             return True
+        if fault.code in _EXPIRED and reply.signed_with is not None:
+            return first and self._connections.drop_keys(reply.signed_with)
         if fault.code != "RequestTimeTooSkewed":
             return False
         server_time = http_date(reply.headers.get("Date", ""))
@@ -148,7 +138,7 @@ class Transport:
                     body_hash = request.body_hash or await sha256_hex(request.body or b"")
                 signer = self._signer_for(keys, address.region)
                 signer.sign(request.method, target, headers, body_hash, datetime.now(UTC) + skew)
-            return await self._send(connection, request, address.url(target), headers)
+            return await self._send(connection, request, address.url(target), headers, keys)
         except StoreError as error:
             error.operation, error.key = request.operation, request.key
             raise
@@ -166,7 +156,7 @@ class Transport:
         raise failure from cause
 
     async def _send(
-        self, connection: Connection, request: Request, url: URL, headers: dict[str, str]
+        self, connection: Connection, request: Request, url: URL, headers: dict[str, str], keys: Keys | None
     ) -> Reply:
         body = request.body
         async with asyncio.timeout(None) as limit:
@@ -191,7 +181,7 @@ class Transport:
                     if request_id := response.headers.get("x-amz-request-id"):
                         note_request_id(request_id)
                     content = await read_body(response, progress, verify=not self.address.secure)
-                    return Reply(response.status, response.headers, content)
+                    return Reply(response.status, response.headers, content, keys)
                 finally:
                     # Read to its end, it has let go of its connection. Left early, also by cancellation, the
                     # connection is cut and not used again.
