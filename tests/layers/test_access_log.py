@@ -180,25 +180,6 @@ async def test_a_predicate_that_raises_hides_nothing(caplog: pytest.LogCaptureFi
     ]
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"actions": {"psuh"}}, ValueError),
-        ({"actions": set()}, ValueError),
-        ({"actions": "push"}, TypeError),
-        ({"operations": {"write"}}, ValueError),
-        ({"on_sink_failure": "ignore"}, ValueError),
-        ({"sink_timeout": 0}, ValueError),
-        ({"sink": []}, ValueError),
-        ({"sink": [1]}, TypeError),
-        ({"predicate": "failed"}, TypeError),
-    ],
-)
-def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        AccessLog(MemoryObjectStore({}), **({"sink": print} | options))
-
-
 async def test_keys_are_recorded_as_they_were_asked_for_even_from_an_iterator() -> None:
     records: list[AccessRecord] = []
     data: dict[str, str | bytes] = {"a": "1", "b": "2", "c": "3"}
@@ -215,11 +196,3 @@ async def test_a_call_that_the_store_refuses_is_recorded(key: Any) -> None:
         await AccessLog(MemoryObjectStore({}), sink=records.append).get_string(key)
     assert [(r.keys, r.error_type) for r in records] == [((key,), "InvalidKeyError")]
     assert records[0].to_json().isprintable()
-
-
-def test_settings_show_what_is_recorded() -> None:
-    log = AccessLog(MemoryObjectStore({}), actions={"push"}, on_sink_failure="fail")
-    assert repr(log) == (
-        "AccessLog(sink=LoggingSink('starfish_server.access', level=INFO), actions=['push'], "
-        "on_sink_failure='fail', MemoryObjectStore(0 objects))"
-    )

@@ -6,13 +6,21 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from time import time
+from typing import TYPE_CHECKING, Literal, cast
+
+from starfish_server.layers.base import DELETE_MANY, LIST_KEYS, Operation, Target
+from starfish_server.layers.printable import name_of
+from starfish_server.storage.base import StoreContext
 
 if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.layers.record import CacheOutcome
 
-__all__ = ["AccessRecord", "Sink"]
+__all__ = ["AccessRecord", "Sink", "record_of", "shown_sink"]
+
+_NO_PARAMS = StoreContext(collection="", params={}, identity=None, roles=(), action="system").params
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,40 @@ class AccessRecord:
 
 Sink = Callable[[AccessRecord], Awaitable[object] | object]
 """Takes each record, plain or async; `AccessLog` says what else it may have."""
+
+
+def shown_sink(sink: Sink) -> object:
+    """What a `repr` shows of a sink: the `repr` of one of this package, the name of any other."""
+    return sink if type(sink).__module__.startswith(__package__) else name_of(sink)
+
+
+def record_of(operation: Operation, target: Target, context: StoreContext | None) -> partial[AccessRecord]:
+    """An `AccessRecord` that lacks only what became of the operation."""
+    prefix: str | None = None
+    keys: tuple[str, ...] = ()
+    if operation is LIST_KEYS:
+        prefix = cast("str", target)
+    elif operation is DELETE_MANY and not isinstance(target, str):
+        keys = tuple(target)
+    else:
+        keys = (cast("str", target),)
+    if context is None:
+        return partial(
+            AccessRecord, time(), operation.name, "system", keys, prefix, None, None, None, (), _NO_PARAMS
+        )
+    return partial(
+        AccessRecord,
+        time(),
+        operation.name,
+        context.action,
+        keys,
+        prefix,
+        context.collection,
+        context.namespace,
+        context.identity,
+        context.roles,
+        context.params,
+    )
 
 
 def _name_of_type(value: object) -> str:
