@@ -68,19 +68,20 @@ class AccessRecord:
         """A JSON object with the fields in their order, on one line of printable ASCII.
 
         `timestamp` is RFC 3339 in UTC. Every other character is escaped, so that no text can forge a line.
+        A key, an identity or the like that is no text, as only a mistaken caller hands in, shows as its type.
         """
         began = datetime.fromtimestamp(self.timestamp, UTC).isoformat(timespec="microseconds")
         return _encode(
             {
                 "timestamp": began.replace("+00:00", "Z"),
                 "operation": self.operation,
-                "action": self.action,
-                "keys": self.keys,
-                "prefix": self.prefix,
-                "collection": self.collection,
-                "namespace": self.namespace,
-                "identity": self.identity,
-                "roles": self.roles,
+                "action": _text(self.action),
+                "keys": _texts(self.keys),
+                "prefix": _text(self.prefix),
+                "collection": _text(self.collection),
+                "namespace": _text(self.namespace),
+                "identity": _text(self.identity),
+                "roles": _texts(self.roles),
                 "params": dict(self.params),
                 "outcome": self.outcome,
                 "error_type": self.error_type,
@@ -130,9 +131,16 @@ def record_of(operation: Operation, target: Target, context: StoreContext | None
     )
 
 
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else _name_of_type(value)
+
+
+def _texts(values: tuple[object, ...]) -> list[str]:
+    return [value if isinstance(value, str) else _name_of_type(value) for value in values]
+
+
 def _name_of_type(value: object) -> str:
-    """Stands for a key or an identity that is no text, as only a mistaken caller hands in."""
     return f"<{type(value).__name__}>"
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), default=_name_of_type, check_circular=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
