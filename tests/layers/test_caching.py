@@ -141,35 +141,6 @@ async def test_who_has_seen_a_version_is_not_answered_with_an_older_one() -> Non
     assert (await store.get_bytes("k") or [b""])[0] == b"by another process"
 
 
-async def test_object_over_max_object_bytes_is_not_remembered() -> None:
-    leaf = GatedStore()
-    store = Caching(leaf, max_object_bytes=10)
-    for key, body in (("fits", "x" * 10), ("large", "x" * 11)):
-        await leaf.put(key, body)
-        for _ in range(2):
-            await store.get_string(key)
-            await store.get_bytes(key)
-    assert store.stats().hits == 2
-
-
-async def test_least_recently_used_object_goes_when_max_bytes_are_held() -> None:
-    leaf = GatedStore()
-    store = Caching(leaf, max_bytes=30_000)
-    for key in ("a", "b", "c"):
-        await leaf.put(key, "x" * 10_000)
-    for key in ("a", "b", "a", "c", "a", "b"):
-        await store.get_string(key)
-    stats = store.stats()
-    assert (stats.hits, stats.misses, stats.evictions) == (2, 4, 2)
-    assert 20_000 < stats.bytes <= 30_000
-
-
-async def test_object_larger_than_the_whole_cache_is_still_read() -> None:
-    store = Caching(MemoryObjectStore(data={"k": "x" * 5000}), max_bytes=1000)
-    assert await store.get_string("k") == "x" * 5000
-    assert store.stats().bytes == 0
-
-
 async def test_stats_start_at_nothing() -> None:
     assert Caching(GatedStore()).stats() == CacheStats(hits=0, misses=0, shared=0, evictions=0, bytes=0)
 

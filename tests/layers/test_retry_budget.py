@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -58,6 +59,25 @@ async def test_a_retry_that_succeeds_gives_its_tokens_back() -> None:
     budget = RetryBudget(100)
     store = Scripted(StoreUnavailableError("down"), StoreTimeoutError("late"))
     await Retry(store, initial=1e-6, budget=budget).get_string("k")
+    assert budget.tokens == 95  # the first retry, which failed, stays paid
+
+
+async def test_a_retry_that_is_cancelled_before_it_is_made_gives_its_tokens_back() -> None:
+    budget = RetryBudget(100)
+    announced = asyncio.Event()
+    store = Scripted(StoreUnavailableError("down"), StoreUnavailableError("busy", retry_after=50.0))
+    retry = Retry(
+        store,
+        initial=1e-6,
+        deadline=100.0,
+        budget=budget,
+        on_retry=lambda event: announced.set() if event.attempt == 2 else None,
+    )
+    call = asyncio.create_task(retry.get_string("k"))
+    await announced.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
     assert budget.tokens == 95  # the first retry, which failed, stays paid
 
 

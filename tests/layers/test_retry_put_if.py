@@ -10,6 +10,7 @@ from layers.scripted import Versioned
 from starfish_server.errors import (
     InvalidKeyError,
     StoreDecodeError,
+    StoreNotSupportedError,
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
@@ -17,13 +18,13 @@ from starfish_server.errors import (
 from starfish_server.layers.retry import Retry
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore, StoreContext
 
 LOST = StoreTimeoutError("answer lost")
 REFUSED = StoreUnavailableError("not now")
 
 
-def retry(store: Versioned) -> Retry:
+def retry(store: AbstractObjectStore) -> Retry:
     return Retry(store, attempts=3, initial=1e-6)
 
 
@@ -114,6 +115,26 @@ async def test_reading_back_is_tried_again_too() -> None:
     store = Unreadable(lost=[LOST])
     assert await retry(store).put_if("k", "ours", version=None) == "v1"
     assert store.puts == 1
+
+
+async def test_without_a_way_to_read_back_the_lost_answer_is_raised_at_once() -> None:
+    """Not the error of reading back, which says that nothing was written."""
+
+    class WriteOnly(Versioned):
+        looks = 0
+
+        async def get_versioned(
+            self, key: str, *, context: StoreContext | None = None
+        ) -> tuple[str, str] | None:
+            if not self.objects:
+                return None
+            self.looks += 1
+            raise StoreNotSupportedError("cannot read")
+
+    store = WriteOnly(lost=[StoreTimeoutError("answer lost")])
+    with pytest.raises(StoreTimeoutError):
+        await retry(retry(store)).put_if("k", "ours", version=None)
+    assert (store.puts, store.looks) == (1, 1)
 
 
 async def test_bytes_written_in_between_are_a_conflict() -> None:

@@ -69,6 +69,20 @@ async def test_a_signature_without_a_caller_has_no_author(
     assert {"authorPubkey", "authorSignature"}.isdisjoint(await stored(store, "notes/a"))
 
 
+async def test_another_signature_of_the_same_data_has_another_tag(client: httpx.AsyncClient) -> None:
+    path, alice = "users/alice/profile", as_caller("alice")
+    base, etag, tags = None, "", set()
+    for signature in (None, "old", "new"):
+        body = pushed({"n": 1}, base) | ({"authorSignature": signature} if signature else {})
+        base = (await client.post(f"/push/{path}", json=body, headers=alice)).json()["hash"]
+        response = await client.get(f"/pull/{path}", headers=alice | {"If-None-Match": etag})
+        assert (response.status_code, response.json().get("authorSignature")) == (200, signature)
+        etag = response.headers["etag"]
+        tags.add(etag)
+    assert len(tags) == 3
+    assert (await client.get(f"/pull/{path}", headers=alice | {"If-None-Match": etag})).status_code == 304
+
+
 @pytest.mark.parametrize("base", ["0" * 64, "", None])
 async def test_a_push_on_another_base_is_a_conflict(client: httpx.AsyncClient, base: str | None) -> None:
     await push(client, "notes/a", {"n": 1})

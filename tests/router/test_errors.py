@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -93,11 +94,18 @@ def test_every_error_of_the_library_is_in_the_table() -> None:
     assert classes - set(ANSWERS) == {DeleteManyError}, "which no route can meet: none deletes"
 
 
-@pytest.mark.parametrize(("retry_after", "expected"), [(None, "1"), (0.2, "1"), (7.5, "8")])
-async def test_the_time_to_wait_is_the_stores(retry_after: float | None, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("retry_after", "expected"),
+    [
+        *[(None, "1"), (0.2, "1"), (7.5, "8"), (1e9, "86400")],
+        *[(0.0, "1"), (-5.0, "1"), (math.inf, "1"), (math.nan, "1"), ("soon", "1")],
+    ],
+)
+async def test_the_time_to_wait_is_the_stores_if_it_makes_sense(retry_after: Any, expected: str) -> None:
     store = raising(StoreOverloadedError("busy", retry_after=retry_after), "get_string")
     async with client_of(make_app(store)) as client:
-        assert (await client.get("/pull/notes/a")).headers["retry-after"] == expected
+        response = await client.get("/pull/notes/a")
+    assert (response.status_code, response.headers["retry-after"]) == (503, expected)
 
 
 @pytest.mark.parametrize("operation", ["get_versioned", "put_if"])

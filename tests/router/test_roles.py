@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import HTTPException, Request
 
-from router.application import as_caller, client_of, make_app, one_collection, pushed, resolve
-from starfish_server import StoreUnavailableError
+from router.application import as_caller, client_of, make_app, one_collection, push, pushed, resolve
+from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, StoreUnavailableError
 from starfish_server.router import AuthResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
 
     from starfish_server.testing import RecordingStore
@@ -136,15 +138,27 @@ async def hanging(request: Request) -> None:
 def test_a_thread_that_hangs_is_not_waited_for(store: RecordingStore) -> None:
     released = threading.Event()
     try:
-        # In a loop of its own, that waits for its threads only after the answer.
+        before = time.monotonic()
+        # In a loop of its own, that waits for its own threads before it ends.
         with asyncio.Runner() as runner:
-            before = time.monotonic()
             answer = runner.run(
                 answer_of(lambda request: released.wait(30), store, role_resolver_timeout=0.05)
             )
-            assert answer == UNAVAILABLE
-            assert time.monotonic() - before < 10
-            released.set()
+        assert answer == UNAVAILABLE
+        assert time.monotonic() - before < 10
+    finally:
+        released.set()
+
+
+async def test_threads_that_hang_hold_up_no_public_route(tmp_path: Path) -> None:
+    released = threading.Event()
+    store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
+    app = make_app(store, role_resolver=lambda request: released.wait(30), role_resolver_timeout=0.05)
+    try:
+        async with client_of(app) as client, asyncio.timeout(10):
+            private = await asyncio.gather(*(client.get("/pull/users/alice/profile") for _ in range(40)))
+            assert {response.status_code for response in private} == {503}
+            await push(client, "notes/a", {"n": 1})
     finally:
         released.set()
 

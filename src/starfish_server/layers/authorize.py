@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
+from starfish_server.layers.printable import name_of
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 
 __all__ = ["Authorize"]
@@ -41,7 +42,7 @@ class Authorize(Around):
         self._allow = allow
 
     def settings(self) -> dict[str, object]:
-        return {"allow": getattr(self._allow, "__qualname__", type(self._allow).__qualname__)}
+        return {"allow": name_of(self._allow)}
 
     async def around(
         self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]

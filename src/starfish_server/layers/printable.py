@@ -1,4 +1,4 @@
-"""`printable`: text from outside, made safe to show."""
+"""`printable` and `name_of`: text from outside, and functions that may hold secrets, made safe to show."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def printable(value: str) -> str:
     """
     text = value if isinstance(value, str) else repr(value)
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def name_of(function: object) -> str:
+    """The name of a function, or of the type of what has none: its `repr` may show what it is bound to."""
+    return getattr(function, "__qualname__", type(function).__qualname__)

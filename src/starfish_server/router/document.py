@@ -50,6 +50,14 @@ class Document:
     timestamp: int
     author: Author | None = None
 
+    @property
+    def tag(self) -> str:
+        """Of this version: the hash, and with an author a digest of who signed it and how."""
+        if self.author is None:
+            return self.hash
+        signed = canonical_json([self.author.pubkey, self.author.signature])
+        return f"{self.hash}-{hashlib.sha256(signed.encode()).hexdigest()}"
+
     def to_json(self) -> str:
         stored: dict[str, object] = {
             "v": VERSION,

@@ -30,7 +30,7 @@ async def pull_document(collection: Collection, request: Request) -> Response:
     if stored is None:
         return _json(PulledDocument(data={}, hash="", timestamp=0), headers)
     document = parse_document(stored)
-    etag = f'"{document.hash}"'
+    etag = f'"{document.tag}"'
     headers = headers | {"ETag": etag}
     if not_modified(request, etag):
         return Response(status_code=304, headers=headers)

@@ -56,6 +56,7 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
 }
 
 _INTERNAL = (500, "internal_error")
+_LONGEST_WAIT = 86_400  # seconds
 # Without the `W/` of a weak one, which does not count.
 _ENTITY_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
@@ -96,5 +97,7 @@ def _refusal_of(error: Exception, request: Request, documented: Collection[int])
 
 
 def _retry_after(error: Exception) -> str:
-    seconds = getattr(error, "retry_after", None) or 1.0
-    return str(math.ceil(seconds))
+    seconds = getattr(error, "retry_after", None)
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        return "1"
+    return str(math.ceil(min(seconds, _LONGEST_WAIT)))

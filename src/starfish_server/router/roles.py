@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import HTTPException, Request
@@ -14,6 +15,7 @@ from fastapi import HTTPException, Request
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.router.paths import is_segment
 from starfish_server.router.refusal import Refusal
+from starfish_server.router.resolver_threads import ResolverThreads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +65,7 @@ class Callers:
     def __init__(self, resolver: RoleResolver, *, timeout: float, challenge: str) -> None:
         self._resolver = resolver
         self._timeout = timeout
+        self._threads = ResolverThreads(timeout)
         self._unauthorized = {"WWW-Authenticate": challenge}
         self._on_loop = inspect.iscoroutinefunction(resolver) or inspect.iscoroutinefunction(
             getattr(resolver, "__call__", None)  # noqa: B004 - an object whose `__call__` may be async
@@ -90,7 +93,8 @@ class Callers:
                 if self._on_loop:
                     known = self._resolver(request)
                 else:
-                    known = await asyncio.to_thread(self._resolver, request)
+                    call = self._threads.submit(partial(self._resolver, request))
+                    known = await asyncio.wrap_future(call)
                 return await known if inspect.isawaitable(known) else known
         except (TimeoutError, ConnectionError, StoreUnavailableError):
             _log.warning("role_resolver did not answer", exc_info=True)

@@ -6,17 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
-from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.access_log.delivery import Delivery
 from starfish_server.layers.access_log.logging_sink import LoggingSink
-from starfish_server.layers.access_log.record import AccessRecord, Sink
+from starfish_server.layers.access_log.record import AccessRecord, Sink, record_of, shown_sink
 from starfish_server.layers.base import (
-    DELETE_MANY,
-    LIST_KEYS,
     Around,
     CallRecord,
     Operation,
@@ -26,6 +23,7 @@ from starfish_server.layers.base import (
     written_body,
 )
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
+from starfish_server.layers.printable import name_of
 from starfish_server.options import positive_number
 from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
 
@@ -39,7 +37,6 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(operation_names())
-_NO_PARAMS = StoreContext(collection="", params={}, identity=None, roles=(), action="system").params
 
 
 class AccessLog(Around):
@@ -107,13 +104,14 @@ class AccessLog(Around):
         self._idle: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def settings(self) -> dict[str, object]:
-        shown: dict[str, object] = {"sink": self._sinks[0] if len(self._sinks) == 1 else self._sinks}
+        sinks = [shown_sink(sink) for sink in self._sinks]
+        shown: dict[str, object] = {"sink": sinks[0] if len(sinks) == 1 else sinks}
         if self._actions != _ACTIONS:
             shown["actions"] = sorted(self._actions)
         if self._operations != _OPERATIONS:
             shown["operations"] = sorted(self._operations)
         if self._predicate is not None:
-            shown["predicate"] = self._predicate
+            shown["predicate"] = name_of(self._predicate)
         return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
 
     # Plain, because a call that is left out then costs no coroutine of its own.
@@ -143,7 +141,7 @@ class AccessLog(Around):
         self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
     ) -> T:
         size = size_of_body(written_body(proceed))
-        asked = _asked(operation, target, context)
+        asked = record_of(operation, target, context)
         attempts = 0
         cache: CacheOutcome | None = None
         began = perf_counter()
@@ -213,35 +211,6 @@ class AccessLog(Around):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._sink_timeout):
                     await idle.wait()
-
-
-def _asked(operation: Operation, target: Target, context: StoreContext | None) -> partial[AccessRecord]:
-    """An `AccessRecord` that lacks only what became of the operation."""
-    prefix: str | None = None
-    keys: tuple[str, ...] = ()
-    if operation is LIST_KEYS:
-        prefix = cast("str", target)
-    elif operation is DELETE_MANY and not isinstance(target, str):
-        keys = tuple(target)
-    else:
-        keys = (cast("str", target),)
-    if context is None:
-        return partial(
-            AccessRecord, time(), operation.name, "system", keys, prefix, None, None, None, (), _NO_PARAMS
-        )
-    return partial(
-        AccessRecord,
-        time(),
-        operation.name,
-        context.action,
-        keys,
-        prefix,
-        context.collection,
-        context.namespace,
-        context.identity,
-        context.roles,
-        context.params,
-    )
 
 
 def _action_of(operation: str) -> str:

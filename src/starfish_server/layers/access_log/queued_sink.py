@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
+from starfish_server.layers.access_log.record import shown_sink
 from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class QueuedSink:
         return self._queue.dropped
 
     def __repr__(self) -> str:
-        return f"QueuedSink({self._sink!r})"
+        return f"QueuedSink({shown_sink(self._sink)!r})"
 
     def __call__(self, record: AccessRecord) -> Awaitable[None] | None:
         return self._queue.put(record)

@@ -6,13 +6,21 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from time import time
+from typing import TYPE_CHECKING, Literal, cast
+
+from starfish_server.layers.base import DELETE_MANY, LIST_KEYS, Operation, Target
+from starfish_server.layers.printable import name_of
+from starfish_server.storage.base import StoreContext
 
 if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.layers.record import CacheOutcome
 
-__all__ = ["AccessRecord", "Sink"]
+__all__ = ["AccessRecord", "Sink", "record_of", "shown_sink"]
+
+_NO_PARAMS = StoreContext(collection="", params={}, identity=None, roles=(), action="system").params
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +68,20 @@ class AccessRecord:
         """A JSON object with the fields in their order, on one line of printable ASCII.
 
         `timestamp` is RFC 3339 in UTC. Every other character is escaped, so that no text can forge a line.
+        A key, an identity or the like that is no text, as only a mistaken caller hands in, shows as its type.
         """
         began = datetime.fromtimestamp(self.timestamp, UTC).isoformat(timespec="microseconds")
         return _encode(
             {
                 "timestamp": began.replace("+00:00", "Z"),
                 "operation": self.operation,
-                "action": self.action,
-                "keys": self.keys,
-                "prefix": self.prefix,
-                "collection": self.collection,
-                "namespace": self.namespace,
-                "identity": self.identity,
-                "roles": self.roles,
+                "action": _text(self.action),
+                "keys": _texts(self.keys),
+                "prefix": _text(self.prefix),
+                "collection": _text(self.collection),
+                "namespace": _text(self.namespace),
+                "identity": _text(self.identity),
+                "roles": _texts(self.roles),
                 "params": dict(self.params),
                 "outcome": self.outcome,
                 "error_type": self.error_type,
@@ -88,9 +97,50 @@ Sink = Callable[[AccessRecord], Awaitable[object] | object]
 """Takes each record, plain or async; `AccessLog` says what else it may have."""
 
 
+def shown_sink(sink: Sink) -> object:
+    """What a `repr` shows of a sink: the `repr` of one of this package, the name of any other."""
+    return sink if type(sink).__module__.startswith(__package__) else name_of(sink)
+
+
+def record_of(operation: Operation, target: Target, context: StoreContext | None) -> partial[AccessRecord]:
+    """An `AccessRecord` that lacks only what became of the operation."""
+    prefix: str | None = None
+    keys: tuple[str, ...] = ()
+    if operation is LIST_KEYS:
+        prefix = cast("str", target)
+    elif operation is DELETE_MANY and not isinstance(target, str):
+        keys = tuple(target)
+    else:
+        keys = (cast("str", target),)
+    if context is None:
+        return partial(
+            AccessRecord, time(), operation.name, "system", keys, prefix, None, None, None, (), _NO_PARAMS
+        )
+    return partial(
+        AccessRecord,
+        time(),
+        operation.name,
+        context.action,
+        keys,
+        prefix,
+        context.collection,
+        context.namespace,
+        context.identity,
+        context.roles,
+        context.params,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else _name_of_type(value)
+
+
+def _texts(values: tuple[object, ...]) -> list[str]:
+    return [value if isinstance(value, str) else _name_of_type(value) for value in values]
+
+
 def _name_of_type(value: object) -> str:
-    """Stands for a key or an identity that is no text, as only a mistaken caller hands in."""
     return f"<{type(value).__name__}>"
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), default=_name_of_type, check_circular=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -9,6 +9,7 @@ from starfish_server.errors import StackError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.caching.memory import CacheStats, Memory
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
+from starfish_server.layers.printable import name_of
 from starfish_server.options import positive_int, positive_number
 from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.checks import check_page
@@ -75,7 +76,7 @@ class Caching(Wrapper):
             "list_ttl": list_ttl,
         }
         if vary_by is not None:
-            self._settings["vary_by"] = _shown(vary_by)
+            self._settings["vary_by"] = name_of(vary_by) if callable(vary_by) else tuple(vary_by)
         self._memory = Memory(
             max_bytes=positive_int("max_bytes", max_bytes),
             max_object_bytes=positive_int("max_object_bytes", max_object_bytes),
@@ -208,7 +209,3 @@ def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:
         raise TypeError(f'vary_by must be field names, as in ("namespace",), or a function, not {vary_by!r}')
     fields = context_fields(vary_by, (*TEXT_FIELDS, "roles"))
     return lambda context: None if context is None else fields(context)
-
-
-def _shown(vary_by: VaryBy) -> object:
-    return getattr(vary_by, "__qualname__", type(vary_by).__name__) if callable(vary_by) else tuple(vary_by)

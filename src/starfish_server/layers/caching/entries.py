@@ -43,11 +43,13 @@ class Entries(TLRUCache[EntryKey, Entry]):
     def keep(self, key: EntryKey, value: object, expires: float) -> None:
         """Hold a result, unless it is too large, or too old already."""
         size = _size(value)
-        cost = ENTRY_OVERHEAD + len(key[0] if isinstance(key[0], str) else key[0][0]) + size
+        subject, read, variant = key
+        name = subject if isinstance(subject, str) else subject[0]
+        cost = ENTRY_OVERHEAD + len(name) + _text_size(read) + _text_size(variant) + size
         if size <= self._max_object_bytes and cost <= self.maxsize:
             self[key] = Entry(value, cost, expires)
             if key in self:
-                self._by_subject.setdefault(key[0], set()).add(key)
+                self._by_subject.setdefault(subject, set()).add(key)
 
     def forget(self, subjects: Iterable[Subject]) -> None:
         for subject in subjects:
@@ -80,6 +82,13 @@ def _expires(key: EntryKey, entry: Entry, now: float) -> float:
 
 def _cost(entry: Entry) -> int:
     return entry.cost
+
+
+def _text_size(part: Hashable) -> int:
+    """Bytes of the text in a part of an entry's key, which callers may make as long as they like."""
+    if isinstance(part, tuple | frozenset):
+        return sum(map(_text_size, part))
+    return sys.getsizeof(part) if isinstance(part, str | bytes) else 0
 
 
 def _size(value: object) -> int:

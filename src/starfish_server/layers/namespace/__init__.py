@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.namespace.prefix import FunctionPrefix, TemplatePrefix, check_prefix_option
+from starfish_server.layers.printable import name_of
 from starfish_server.layers.rethrow import copy_error
 from starfish_server.storage.checks import (
     MAX_KEY_BYTES,
@@ -67,7 +68,7 @@ class Namespace(Wrapper):
             self._prefix_of = FunctionPrefix(prefix, without_context).of
         else:
             raise TypeError(f"prefix must be a str or a function, not {type(prefix).__name__}")
-        shown = prefix if isinstance(prefix, str) else getattr(prefix, "__qualname__", type(prefix).__name__)
+        shown = prefix if isinstance(prefix, str) else name_of(prefix)
         self._settings: dict[str, object] = {"prefix": shown}
         if without_context is not None:
             self._settings["without_context"] = without_context

@@ -55,7 +55,7 @@ class RetryBudget:
         return cost
 
     def give_back(self, taken: int = 0) -> None:
-        """A call succeeded: return what its last retry took, or add `refund` if it needed none."""
+        """Return what a retry took that succeeded or was never made; or add `refund`, if none was needed."""
         if self._tokens < self._capacity:
             with self._lock:
                 self._tokens = min(self._capacity, self._tokens + (taken or self._refund))

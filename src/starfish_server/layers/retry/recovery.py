@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.retry.budget import RetryBudget
 
-__all__ = ["POINTLESS", "TRANSIENT", "Policy", "Recovery", "RetryEvent"]
+__all__ = ["GAVE_UP", "POINTLESS", "TRANSIENT", "Policy", "Recovery", "RetryEvent"]
 
 TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
 POINTLESS = (
@@ -45,7 +45,7 @@ POINTLESS = (
 )
 # Set on an error after the last try, to the time of giving up, so that a `Retry` further out does not start
 # over. A time rather than True: a store may raise the same object again in a later operation.
-_GAVE_UP = "_starfish_gave_up"
+GAVE_UP = "_starfish_gave_up"
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Policy:
 
     def may_retry(self, error: BaseException, started: float) -> bool:
         """Whether another try may help; not if a `Retry` inside has given up on `error` since `started`."""
-        if getattr(error, _GAVE_UP, -inf) >= started:
+        if getattr(error, GAVE_UP, -inf) >= started:
             return False
         if isinstance(error, DeleteManyError):
             return any(self.may_retry(failure, started) for failure in error.failures.values())
@@ -113,7 +113,7 @@ class Recovery(Generic[T]):
 
     async def run(self) -> T:
         retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
+            sleep=self._sleep,
             retry=retry_if_exception(self._may_retry),
             wait=self._back_off,
             stop=self._gives_up,
@@ -129,6 +129,14 @@ class Recovery(Generic[T]):
         if self._policy.budget is not None:
             self._policy.budget.give_back(self._paid)
         return result
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except BaseException:
+            if self._policy.budget is not None:
+                self._policy.budget.give_back(self._paid)
+            raise
 
     async def _attempt(self) -> T:
         self._attempts += 1
@@ -200,7 +208,7 @@ class Recovery(Generic[T]):
         )
         failures = error.failures.values() if isinstance(error, DeleteManyError) else ()
         for marked in (error, *failures):
-            setattr(marked, _GAVE_UP, now)
+            setattr(marked, GAVE_UP, now)
 
 
 def _retry_after(error: Exception) -> float:

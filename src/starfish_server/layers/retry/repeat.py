@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import DeleteManyError, StoreDecodeError, VersionConflictError
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreDecodeError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.layers.retry.recovery import GAVE_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -63,7 +70,7 @@ class RepeatablePutIf:
 
     If the object is what it was before, it is tried again. If it holds our body, an earlier try was done (or
     somebody wrote the very same: to the caller there is no difference) and its version is the answer. Any
-    other change is a `VersionConflictError`.
+    other change is a `VersionConflictError`. If the store cannot tell, the error of the first try is raised.
     """
 
     def __init__(
@@ -79,30 +86,37 @@ class RepeatablePutIf:
         self._key = key
         self._body = body
         self._version = version
-        self._tried = False
+        self._failure: Exception | None = None
 
     async def __call__(self) -> str:
-        if not self._tried:
-            self._tried = True
-            return await self._put_if()
-        written = await self._written()
+        if self._failure is None:
+            try:
+                return await self._put_if()
+            except Exception as error:
+                self._failure = error
+                raise
+        written = await self._written(self._failure)
         if written is not None:
             return written
         try:
             return await self._put_if()
         except VersionConflictError:
             # The earlier try may have reached the backend only now, between our look and this one.
-            written = await self._written()
+            written = await self._written(self._failure)
             if written is None:
                 raise
             return written
 
-    async def _written(self) -> str | None:
+    async def _written(self, failure: Exception) -> str | None:
         """The version that our body was stored as, or None if the object is what it was before."""
         try:
             found = await self._get_versioned()
         except StoreDecodeError as error:
             raise self._conflict() from error
+        except StoreNotSupportedError:
+            # This error would say that nothing was written, which nobody knows.
+            setattr(failure, GAVE_UP, monotonic())
+            raise failure from failure.__cause__
         version = None if found is None else found[1]
         if version == self._version:
             return None
