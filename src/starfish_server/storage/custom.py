@@ -58,9 +58,9 @@ class CustomObjectStore(AbstractObjectStore):
     and `put_if` that name them or take `**kwargs`. A callback that cannot be called so is a `TypeError` here.
 
     `on_list` may ignore `start_after` and `limit` (None: all), or leave them out: its result is sorted, and
-    cut to what was asked. If it keeps to `limit`, it returns the first keys in byte order. Plain callbacks run
-    on the event loop, so they must not block. What a callback raises is passed on as it is; a result of the
-    wrong type is a `StoreError`.
+    cut to what was asked. If it keeps to `limit`, it returns the first keys in byte order. Plain callbacks
+    run on the event loop, so they must not block. What a callback raises is passed on as it is; a result of
+    the wrong type is a `StoreError`.
     """
 
     def __init__(
