@@ -29,7 +29,12 @@ async def test_a_proxy_that_opens_no_tunnel_is_a_timeout(monkeypatch: pytest.Mon
     with socket.create_server(("127.0.0.1", 0)) as proxy:  # the system takes connections, nobody answers
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         options = S3StorageOptions(
-            bucket="b", endpoint="https://s3.example", anonymous=True, read_timeout=0.2, max_attempts=1
+            bucket="b",
+            endpoint="https://s3.example",
+            anonymous=True,
+            connect_timeout=0.2,
+            read_timeout=0.2,
+            max_attempts=1,
         )
         async with S3ObjectStore(options) as store, asyncio.timeout(10.0):
             with pytest.raises(StoreTimeoutError):
