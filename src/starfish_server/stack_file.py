@@ -16,7 +16,7 @@ from starfish_server.builder import check_order
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["load_stack"]
+__all__ = ["load_stack", "read_toml"]
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _HEADER = re.compile(r"\s*\[\[?\s*([\w.]+)\s*\]\]?")
@@ -42,14 +42,19 @@ def load_stack(
     """
     if isinstance(source, Mapping):
         return _build(_without(other_tables, source), _Lines("stack", ""))
-    try:
-        text = Path(source).read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except OSError as error:
-        raise StackError(f"{source}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise StackError(f"{source}: {error}") from error
+    text, table = read_toml(source)
     return _build(_without(other_tables, table), _Lines(str(source), text))
+
+
+def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """Text and content of a TOML file; `StackError` for one that cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise StackError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StackError(f"{path}: {error}") from error
 
 
 def _without(names: Collection[str], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from starfish_server.cli.stores import SERVER_TABLES
 from starfish_server.errors import StackError
 from starfish_server.layers import AccessLog, JsonLinesSink
 from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions
-from starfish_server.stack_file import load_stack
+from starfish_server.stack_file import load_stack, read_toml
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 
 if TYPE_CHECKING:
@@ -54,10 +53,7 @@ def configured(path: Path) -> Serving:
 
     `StackError` for anything in it that is not understood.
     """
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StackError(f"{path}: {error}") from error
+    _, table = read_toml(path)
     try:
         config = SyncConfig.model_validate(table.get("sync"))
     except ValueError as error:
