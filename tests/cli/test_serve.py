@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,7 +23,6 @@ from starfish_server.cli.serving import configured
 from starfish_server.router import AuthResult
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 ALICE, BOB = "alice-has-this-token", "bob-has-another-token"
@@ -194,6 +195,7 @@ def test_a_port_in_use_is_an_error_and_no_traceback(tmp_path: Path) -> None:
         ("maxBodyBytes = 1000", "maxBodyBytes = 1\ncolour = 1", "collections.0.colour: Extra inputs"),
         ('type = "filesystem"', 'type = "floppy"', "server.toml:3: unknown type 'floppy'"),
         ("[[sync.collections]]", "[[", "server.toml: "),
+        ("[[sync.collections]]", f"deep = {'[' * 5000}", "server.toml: "),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused(
@@ -207,6 +209,21 @@ def test_a_file_that_is_not_understood_is_refused(
     with pytest.raises(StackError, match=message) as raised:
         configured(path)
     assert not re.search("a-token-in-the-file|short$", str(raised.value))
+
+
+def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text("# schön\n" + CONFIG, encoding="utf-8")
+    code = (
+        "import pathlib; from starfish_server.cli.serving import *; configured(pathlib.Path('server.toml'))"
+    )
+    subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        cwd=tmp_path,
+        env={"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "STARFISH_ALICE_TOKEN": ALICE},
+        check=True,
+        timeout=60,
+    )
 
 
 def test_a_token_is_one_caller_s_only() -> None:

@@ -74,7 +74,8 @@ async def test_nothing_is_silently_wrong_late_or_untyped_under_faults(
                         assert await store.get_string(key) in possible[key]
                 except StoreError as error:
                     failures.append(error)
-                assert time.monotonic() - started < DEADLINE + TIMEOUT + 1.0
+                # With room for a busy machine; without the limits a stalled reply would take for ever.
+                assert time.monotonic() - started < 3 * (DEADLINE + TIMEOUT)
                 # What timed out may still be done: not after the next step, or nothing could be known.
                 await proxy.settled(f"/{bucket}/{key}")
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from starfish_server.storage.checks import DEFAULT_BYTES_TYPE, check_header
+from starfish_server.storage.checks import DEFAULT_BYTES_TYPE, header_or_none
 from starfish_server.storage.filesystem.walk import (
     is_same_file,
     make_directory,
@@ -81,7 +81,7 @@ def set_on_file(file: int, attributes: Attributes, flags: int = 0) -> bool:
 
 def type_on_file(file: int) -> str | None:
     """The content type in the extended attribute, None if it is no header's; `OSError` if there is none."""
-    return _type_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
+    return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
 
 
 def own_content_type(base: int, key: str, file: int, status: os.stat_result) -> str | None:
@@ -93,7 +93,7 @@ def own_content_type(base: int, key: str, file: int, status: os.stat_result) -> 
             if error.errno not in _ABSENT:
                 raise
     attributes = _read_side_file(base, key).get(_body(status))
-    return _type_or_none(attributes.content_type) if attributes else None
+    return header_or_none(attributes.content_type) if attributes else None
 
 
 def legacy_content_type(base: int, key: str, name: str, parent: int) -> str | None:
@@ -227,16 +227,7 @@ def _parse_legacy(file: int, size: int) -> str | None:
         return None
     if not isinstance(content, dict) or not isinstance(content.get("contentType"), str):
         return None
-    return _type_or_none(content["contentType"]) or DEFAULT_BYTES_TYPE
-
-
-def _type_or_none(value: str) -> str | None:
-    """The value unless it could not be a header's: another program may have written anything."""
-    try:
-        check_header("content_type", value)
-    except (ValueError, TypeError):
-        return None
-    return value
+    return header_or_none(content["contentType"]) or DEFAULT_BYTES_TYPE
 
 
 def _body(status: os.stat_result) -> _Body:
