@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from starfish_server.builder import StoreBuilder
+from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
     ContextRequiredError,
@@ -28,7 +29,7 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.explain import explain
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
+from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
     __version__: str

@@ -48,14 +48,33 @@ __all__ = [
 
 
 class StoreError(Exception):
-    """Base of all. `operation` is the store's method name and `key` the key (or prefix) it was called with,
-    each None where there is none; `__cause__` is the backend's own exception.
+    """Base of all errors of this library.
+
+    reason: what went wrong and what to do. It names neither the operation nor the key, which `str()` adds, so
+        that a layer that changes keys need not edit texts.
+    operation: name of the store's method, or None.
+    key: the key or prefix that the method was called with, or None.
+
+    `__cause__` is the backend's own exception.
     """
 
-    def __init__(self, message: str, *, operation: str | None = None, key: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, *, operation: str | None = None, key: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.operation = operation
         self.key = key
+
+    def __str__(self) -> str:
+        key = "" if self.key is None else f" {shown_text(self.key)}"
+        return f"{self.operation}{key}: {self.reason}" if self.operation else self.reason
+
+
+def shown_text(text: str) -> str:
+    """Return the `repr` of a text from outside, which escapes what could forge a line; a long one is cut."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+
+
+_SHOWN = 100  # characters of a key in a message; a key that no leaf has checked yet may have any length
 
 
 class InvalidKeyError(StoreError, ValueError):
@@ -83,14 +102,14 @@ class ObjectTooLargeError(StoreError, ValueError):
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
         operation: str | None = None,
         key: str | None = None,
         size: int | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        super().__init__(message, operation=operation, key=key)
+        super().__init__(reason, operation=operation, key=key)
         self.size = size
         self.max_bytes = max_bytes
 
@@ -104,13 +123,13 @@ class StoreUnavailableError(StoreError):
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
         operation: str | None = None,
         key: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, operation=operation, key=key)
+        super().__init__(reason, operation=operation, key=key)
         self.retry_after = retry_after
 
 
@@ -129,10 +148,14 @@ class DeleteManyError(StoreError):
     """
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:
-        first, error = next(iter(failures.items()))
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        super().__init__(f"{len(failures)} not deleted: {first!r}: {error}{more}", operation="delete_many")
+        super().__init__(f"{len(failures)} keys were not deleted", operation="delete_many")
         self.failures: dict[str, Exception] = dict(failures)
+
+    def __str__(self) -> str:
+        key, error = next(iter(self.failures.items()))
+        first = error.reason if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+        more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+        return f"{len(self.failures)} keys were not deleted: {shown_text(key)}: {first}{more}"
 
     def __reduce__(self) -> tuple[type[DeleteManyError], tuple[dict[str, Exception]]]:
         return type(self), (self.failures,)

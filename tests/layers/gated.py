@@ -10,7 +10,7 @@ from starfish_server.storage.memory import MemoryObjectStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from starfish_server.storage.memory import MemoryObjectStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 
 class Landing(NamedTuple):

@@ -10,7 +10,7 @@ from starfish_server.layers.base import Around, Operation, Proceed, Target
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
     InvalidKeyError,
@@ -17,7 +18,6 @@ from starfish_server.errors import (
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.access_log.record import AccessRecord
 from starfish_server.layers.base import Layer, note_attempt, note_cache
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 CONTEXT = StoreContext("notes", {"identity": "alice"}, "alice", ("user", "admin"), "push", "acme")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layers.scripted import Scripted
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.authorize import Authorize
-from starfish_server.storage.base import StoreContext
 
 if TYPE_CHECKING:
     from starfish_server.layers.base import Operation

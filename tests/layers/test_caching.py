@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layers.gated import GatedStore
+from starfish_server.context import StoreContext
 from starfish_server.errors import InvalidKeyError, StackError, StoreClosedError, StoreUnavailableError
 from starfish_server.layers.authorize import Authorize
 from starfish_server.layers.base import Around, Operation, Proceed, T, Target
 from starfish_server.layers.caching import CacheStats, Caching, entries, memory
 from starfish_server.layers.record import CallRecord
 from starfish_server.layers.retry import Retry
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from starfish_server.storage.base import AbstractObjectStore
 
 
 class Clock:

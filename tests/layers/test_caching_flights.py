@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore, until
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.caching import Caching
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from layers.racing import Racing
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.caching import Caching, entries, memory
 from starfish_server.layers.namespace import Namespace
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
+
+    from starfish_server.storage.base import AbstractObjectStore
 
 T = TypeVar("T")
 WORKERS = 16

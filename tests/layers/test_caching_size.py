@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from layers.gated import GatedStore
+from starfish_server.context import StoreContext
 from starfish_server.layers.caching import Caching, VaryBy
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 

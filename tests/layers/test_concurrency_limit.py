@@ -17,7 +17,7 @@ from starfish_server.layers.concurrency_limit import ConcurrencyLimit
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 
 class Gated(Layer):

@@ -7,11 +7,11 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import InvalidKeyError
 from starfish_server.layers import metrics
 from starfish_server.layers.base import Layer, note_attempt, note_cache
 from starfish_server.layers.metrics import Metrics
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from layers.gated import GatedStore
+from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
     DeleteManyError,
@@ -18,7 +19,6 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Wrapper
 from starfish_server.layers.caching import Caching
 from starfish_server.layers.namespace import Namespace
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 

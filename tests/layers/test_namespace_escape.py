@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import ContextRequiredError, InvalidKeyError, StoreError
 from starfish_server.layers.namespace import Namespace
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
+from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

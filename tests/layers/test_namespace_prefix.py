@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 
 from layers.gated import GatedStore
+from starfish_server.context import StoreContext
 from starfish_server.errors import ContextRequiredError, InvalidKeyError
 from starfish_server.layers.namespace import Namespace
 from starfish_server.layers.namespace import prefix as prefix_module
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 
 

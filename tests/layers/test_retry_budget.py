@@ -16,7 +16,7 @@ from starfish_server.layers.retry import Retry, RetryBudget
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 
 class Outage(Scripted):

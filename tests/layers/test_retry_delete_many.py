@@ -17,7 +17,7 @@ from starfish_server.errors import (
 from starfish_server.layers.retry import Retry
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 DOWN = StoreUnavailableError("down")
 DENIED = StoreAccessDeniedError("no")

@@ -16,7 +16,7 @@ from starfish_server.layers.timeout import Timeout
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 T = TypeVar("T")
 

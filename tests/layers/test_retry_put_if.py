@@ -18,7 +18,8 @@ from starfish_server.errors import (
 from starfish_server.layers.retry import Retry
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 LOST = StoreTimeoutError("answer lost")
 REFUSED = StoreUnavailableError("not now")

@@ -13,7 +13,7 @@ from starfish_server.layers.base import Layer
 from starfish_server.layers.timeout import Timeout
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 
 async def test_an_operation_that_takes_too_long_is_cancelled_and_typed() -> None:

@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Slot, note_attempt, note_cache
 from starfish_server.layers.tracing import Tracing
-from starfish_server.storage.base import StoreContext
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.storage.request_ids import note_request_id
 

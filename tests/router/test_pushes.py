@@ -10,9 +10,9 @@ import pytest
 
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
+from starfish_server.context import StoreContext
 from starfish_server.router.pushes import MAX_ATTEMPTS, Pushes
 from starfish_server.router.wire import PushRequest
-from starfish_server.storage.base import StoreContext
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:

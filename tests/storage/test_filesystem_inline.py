@@ -15,10 +15,10 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
+from starfish_server.checks import version_of
 from starfish_server.errors import StoreAccessDeniedError, StoreClosedError
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 from starfish_server.storage.filesystem.inline import MAX_BYTES, InlineReads
-from starfish_server.storage.versions import version_of
 from storage.filesystem_support import make_store
 
 P = ParamSpec("P")

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from faulty_proxy import FaultyProxy, reply, reset, s3_error
+from starfish_server.checks import check_key
 from starfish_server.errors import (
     BucketNotFoundError,
     DeleteManyError,
@@ -19,7 +20,6 @@ from starfish_server.errors import (
     StoreOverloadedError,
     StoreUnavailableError,
 )
-from starfish_server.storage.checks import check_key
 from starfish_server.storage.s3 import S3ObjectStore, deletion
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from starfish_server.storage.base import StoreContext
+from starfish_server.context import StoreContext
 
 StoreName = Annotated[
     str,

@@ -12,7 +12,8 @@ from starfish_server.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 _ROUNDS = 20
 

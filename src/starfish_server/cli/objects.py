@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from starfish_server.storage.checks import DEFAULT_TEXT_TYPE, decode_text
+from starfish_server.checks import DEFAULT_TEXT_TYPE, decode_text
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from starfish_server.checks import DEFAULT_BYTES_TYPE
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreName, context_of
 from starfish_server.cli.exit_codes import ExitCode
 from starfish_server.cli.objects import StoredObject, write_object
 from starfish_server.cli.output import json_line, line
 from starfish_server.cli.stores import open_store
-from starfish_server.storage.checks import DEFAULT_BYTES_TYPE
 
 
 def put(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
 from starfish_server.layers.printable import name_of
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
+
+if TYPE_CHECKING:
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Authorize"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from starfish_server.layers.operations import (
     DELETE,
@@ -20,12 +20,10 @@ from starfish_server.layers.operations import (
     Slot,
 )
 from starfish_server.layers.record import CallRecord, note_attempt, note_cache
-from starfish_server.storage.base import (
-    AbstractObjectStore,
-    StoreContext,
-    accepts_context,
-    operation_names,
-)
+from starfish_server.storage.base import AbstractObjectStore, accepts_context, operation_names
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
 
 __all__ = [
     "DELETE",

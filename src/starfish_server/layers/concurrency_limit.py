@@ -7,13 +7,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
+from starfish_server.checks import positive_int
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["ConcurrencyLimit"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 TEXT_FIELDS = ("namespace", "identity", "collection")
 _PARAM = "params."

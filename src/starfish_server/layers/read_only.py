@@ -9,7 +9,7 @@ from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Tar
 from starfish_server.layers.operations import OPERATIONS, describe, key_of
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import StoreContext
+    from starfish_server.context import StoreContext
 
 __all__ = ["ReadOnly"]
 

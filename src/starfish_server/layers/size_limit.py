@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import positive_int
 from starfish_server.errors import ObjectTooLargeError
 from starfish_server.layers.base import (
     GET_BYTES,
@@ -18,10 +19,10 @@ from starfish_server.layers.base import (
     written_body,
 )
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["SizeLimit"]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import positive_number
 from starfish_server.errors import StoreTimeoutError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.options import positive_number
-from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from starfish_server.context import StoreContext
 
 __all__ = ["Timeout"]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import SpanKind, StatusCode, get_tracer, set_span_in_context
 
+from starfish_server.checks import flag, secret_bytes
 from starfish_server.layers.base import (
     DELETE_MANY,
     LIST_KEYS,
@@ -30,12 +31,13 @@ from starfish_server.layers.base import (
 )
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
 from starfish_server.layers.printable import printable
-from starfish_server.options import flag, secret_bytes
-from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+from starfish_server.storage.base import AbstractObjectStore, operation_names
 from starfish_server.storage.request_ids import request_ids
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
+
+    from starfish_server.context import StoreContext
 
 __all__ = ["Tracing"]
 

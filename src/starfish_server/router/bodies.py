@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from starfish_server.checks import check_header
 from starfish_server.router.refusal import Refusal
 from starfish_server.router.strict_json import parse_json
 from starfish_server.router.wire import PushRequest
-from starfish_server.storage.checks import check_header
 
 if TYPE_CHECKING:
     from fastapi import Request

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import is_key
+from starfish_server.context import StoreContext
 from starfish_server.router.paths import check_requested_path, requested_params
 from starfish_server.router.refusal import Refusal
 from starfish_server.router.roles import PUBLIC, Callers
-from starfish_server.storage.base import StoreContext
-from starfish_server.storage.checks import is_key
 
 if TYPE_CHECKING:
     from fastapi import Request

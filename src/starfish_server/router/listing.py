@@ -14,8 +14,9 @@ from starfish_server.router.wire import Listing
 if TYPE_CHECKING:
     from fastapi import Request, Response
 
+    from starfish_server.context import StoreContext
     from starfish_server.router.collection import Collection
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000

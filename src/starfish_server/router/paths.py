@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import is_key
 from starfish_server.router.refusal import Refusal
-from starfish_server.storage.checks import is_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,9 @@ from starfish_server.router.document import Author, Document, next_version, pars
 from starfish_server.router.refusal import Refusal
 
 if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
     from starfish_server.router.wire import PushRequest
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 _log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
+from starfish_server.checks import is_key
 from starfish_server.router.blobs import pull_blob, push_blob
 from starfish_server.router.collection import Collection
 from starfish_server.router.config import CollectionConfig, SyncConfig
@@ -21,7 +22,6 @@ from starfish_server.router.responses import answering
 from starfish_server.router.roles import Callers, RoleResolver
 from starfish_server.router.wire import Health
 from starfish_server.storage.base import AbstractObjectStore
-from starfish_server.storage.checks import is_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

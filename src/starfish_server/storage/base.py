@@ -1,87 +1,23 @@
-"""The interface that every store has, leaf or layer, and the context that travels with each operation."""
+"""`AbstractObjectStore`: the interface that every store has, leaf or layer."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, ItemsView, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from starfish_server.errors import StoreNotSupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
-__all__ = ["AbstractObjectStore", "StoreContext", "accepts_context", "operation_names"]
+    from starfish_server.context import StoreContext
+
+__all__ = ["AbstractObjectStore", "accepts_context", "operation_names"]
 
 _IGNORES_CONTEXT = "_starfish_ignores_context"
-
-
-class _Params(Mapping[str, str]):
-    """An immutable, hashable copy of a mapping of text to text."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, str]) -> None:
-        self._items = dict(items)
-        for name, value in self._items.items():
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise TypeError(
-                    f"params must map str to str, not {type(name).__name__} to {type(value).__name__}"
-                )
-
-    def __getitem__(self, name: str) -> str:
-        return self._items[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def items(self) -> ItemsView[str, str]:
-        return self._items.items()
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
-
-    def __reduce__(self) -> tuple[type[_Params], tuple[dict[str, str]]]:
-        return _Params, (self._items,)
-
-
-@dataclass(frozen=True)
-class StoreContext:
-    """Who asked for an operation, and through which route. Frozen, hashable and picklable.
-
-    collection: name of the collection in the configuration, as in "profile".
-    params: path parameters, as in {"identity": "alice"}; copied, and read-only from then on.
-    identity: the authenticated caller, or None on a public route.
-    roles: the caller's roles.
-    action: "pull", "push", "list" or "delete".
-    namespace: the namespace mount that the route lives under, or None.
-
-    Internal calls (replicas, configuration) pass no context at all. Raises `TypeError` for params that do
-    not map text to text and for roles given as one str.
-    """
-
-    collection: str
-    params: Mapping[str, str]
-    identity: str | None
-    roles: tuple[str, ...]
-    action: str
-    namespace: str | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.roles, str):
-            raise TypeError("roles must be a tuple of str, not one str")
-        object.__setattr__(self, "roles", tuple(self.roles))
-        if not isinstance(self.params, _Params):
-            object.__setattr__(self, "params", _Params(self.params))
 
 
 class AbstractObjectStore(ABC):

@@ -8,7 +8,7 @@ import re
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, get_args
 
-from starfish_server.storage.base import StoreContext
+from starfish_server.context import StoreContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -5,18 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from starfish_server.errors import (
-    DeleteManyError,
-    StoreClosedError,
-    StoreError,
-    StoreNotSupportedError,
-)
-from starfish_server.options import flag
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.callback import Callback
-from starfish_server.storage.checks import (
+from starfish_server.checks import (
     check_any_key,
     check_any_prefix,
     check_header,
@@ -25,10 +16,22 @@ from starfish_server.storage.checks import (
     check_keys,
     check_page,
     check_prefix,
+    check_version,
     copy_bytes,
     encode_text,
+    flag,
 )
-from starfish_server.storage.versions import check_version
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreClosedError,
+    StoreError,
+    StoreNotSupportedError,
+)
+from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.storage.callback import Callback
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
 
 __all__ = ["CustomObjectStore"]
 

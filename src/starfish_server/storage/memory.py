@@ -6,9 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, cast
 
-from starfish_server.errors import StoreClosedError
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.checks import (
+from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     DEFAULT_TEXT_TYPE,
     check_header,
@@ -17,15 +15,21 @@ from starfish_server.storage.checks import (
     check_keys,
     check_page,
     check_prefix,
+    check_version,
+    conflict,
     copy_bytes,
     decode_text,
     encode_text,
+    version_of,
 )
+from starfish_server.errors import StoreClosedError
+from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom import CustomObjectStore
-from starfish_server.storage.versions import check_version, conflict, version_of
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    from starfish_server.context import StoreContext
 
 __all__ = ["CustomObjectStore", "MemoryObjectStore"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
+from starfish_server.context import StoreContext
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CONTEXT", "REGISTERED", "Behaviour", "Capability", "behaviour", "expect", "expect_error"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from starfish_server.checks import DEFAULT_TEXT_TYPE
 from starfish_server.errors import StoreDecodeError
-from starfish_server.storage.checks import DEFAULT_TEXT_TYPE
 from starfish_server.testing.behaviour import CONTEXT, behaviour, expect, expect_error
 
 if TYPE_CHECKING:

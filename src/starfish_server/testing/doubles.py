@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.layers.base import Around, Layer, Operation, Proceed, Target
-from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+
+    from starfish_server.context import StoreContext
 
 T = TypeVar("T")
 

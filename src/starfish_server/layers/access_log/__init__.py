@@ -9,6 +9,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from starfish_server.checks import positive_number
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.access_log.delivery import Delivery
 from starfish_server.layers.access_log.logging_sink import LoggingSink
@@ -24,10 +25,10 @@ from starfish_server.layers.base import (
 )
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
 from starfish_server.layers.printable import name_of
-from starfish_server.options import positive_number
-from starfish_server.storage.base import AbstractObjectStore, StoreContext, operation_names
+from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
     from starfish_server.layers.record import CacheOutcome
 
 __all__ = ["AccessLog"]

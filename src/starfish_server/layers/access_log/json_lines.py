@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import flag, positive_int, secret_bytes
 from starfish_server.errors import StackError
 from starfish_server.layers.access_log.audit_chain import Link, chained_line, is_chained, link_of
 from starfish_server.layers.access_log.log_file import LogFile
 from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
-from starfish_server.options import flag, positive_int, secret_bytes
 
 if TYPE_CHECKING:
     import os

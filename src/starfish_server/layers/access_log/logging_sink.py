@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import positive_int
 from starfish_server.layers.printable import printable
-from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
     from starfish_server.layers.access_log.record import AccessRecord

@@ -10,9 +10,9 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Literal, cast
 
+from starfish_server.context import StoreContext
 from starfish_server.layers.base import DELETE_MANY, LIST_KEYS, Operation, Target
 from starfish_server.layers.printable import name_of
-from starfish_server.storage.base import StoreContext
 
 if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from starfish_server.checks import positive_int
 from starfish_server.errors import StoreClosedError, StoreOverloadedError
-from starfish_server.options import positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

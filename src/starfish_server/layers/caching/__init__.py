@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
+from starfish_server.checks import check_page, positive_int, positive_number
+from starfish_server.context import StoreContext
 from starfish_server.errors import StackError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.caching.memory import CacheStats, Memory
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
 from starfish_server.layers.printable import name_of
-from starfish_server.options import positive_int, positive_number
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.checks import check_page
+
+if TYPE_CHECKING:
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
 

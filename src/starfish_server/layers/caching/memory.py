@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from starfish_server.checks import MAX_KEY_BYTES
 from starfish_server.errors import (
     DeleteManyError,
     InvalidKeyError,
@@ -18,7 +19,6 @@ from starfish_server.errors import (
 from starfish_server.layers.base import note_cache
 from starfish_server.layers.caching.entries import Entries, Entry, EntryKey, Subject
 from starfish_server.layers.caching.flight import Flight
-from starfish_server.storage.checks import MAX_KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, KeysView

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
-from starfish_server.layers.base import Slot, Wrapper
-from starfish_server.layers.namespace.prefix import FunctionPrefix, TemplatePrefix, check_prefix_option
-from starfish_server.layers.printable import name_of
-from starfish_server.layers.rethrow import copy_error
-from starfish_server.storage.checks import (
+from starfish_server.checks import (
     MAX_KEY_BYTES,
     check_key,
     check_keys,
@@ -17,12 +12,18 @@ from starfish_server.storage.checks import (
     check_prefix,
     is_segments,
 )
+from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
+from starfish_server.layers.base import Slot, Wrapper
+from starfish_server.layers.namespace.prefix import FunctionPrefix, TemplatePrefix, check_prefix_option
+from starfish_server.layers.printable import name_of
+from starfish_server.layers.rethrow import copy_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starfish_server.context import StoreContext
     from starfish_server.layers.namespace.prefix import PrefixOf
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Namespace"]
 

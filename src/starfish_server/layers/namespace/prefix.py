@@ -7,10 +7,10 @@ from collections.abc import Callable
 from string import Formatter
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import check_key, is_key
+from starfish_server.context import StoreContext
 from starfish_server.errors import ContextRequiredError, InvalidKeyError
 from starfish_server.layers.fields import context_field, context_fields
-from starfish_server.storage.base import StoreContext
-from starfish_server.storage.checks import check_key, is_key
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -6,6 +6,7 @@ from inspect import iscoroutinefunction
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import positive_int, positive_number
 from starfish_server.layers.base import (
     DELETE_MANY,
     PUT_IF,
@@ -21,12 +22,12 @@ from starfish_server.layers.base import (
 from starfish_server.layers.retry.budget import RetryBudget
 from starfish_server.layers.retry.recovery import POINTLESS, TRANSIENT, Policy, Recovery, RetryEvent
 from starfish_server.layers.retry.repeat import RepeatableDeleteMany, RepeatablePutIf
-from starfish_server.options import positive_int, positive_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starfish_server.storage.base import AbstractObjectStore, StoreContext
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Retry", "RetryBudget", "RetryEvent"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from starfish_server.options import positive_int
+from starfish_server.checks import positive_int
 
 __all__ = ["RetryBudget"]
 

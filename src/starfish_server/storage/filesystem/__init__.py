@@ -9,29 +9,32 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles.os import wrap
 
-from starfish_server.errors import StoreClosedError
-from starfish_server.options import flag
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.checks import (
+from starfish_server.checks import (
     DEFAULT_TEXT_TYPE,
     check_header,
     check_headers,
     check_key,
     check_page,
     check_prefix,
+    check_version,
     copy_bytes,
     decode_text,
     encode_text,
+    flag,
+    version_of,
 )
+from starfish_server.errors import StoreClosedError
+from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.commit import Commit
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import InlineReads
 from starfish_server.storage.filesystem.reading import UNSETTLED
-from starfish_server.storage.versions import check_version, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from starfish_server.context import StoreContext
 
 __all__ = ["FilesystemObjectStore", "FilesystemStorageOptions"]
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from starfish_server.storage.checks import DEFAULT_BYTES_TYPE, header_or_none
+from starfish_server.checks import DEFAULT_BYTES_TYPE, header_or_none
 from starfish_server.storage.filesystem.walk import (
     is_same_file,
     make_directory,

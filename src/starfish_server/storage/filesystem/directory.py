@@ -7,8 +7,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import check_keys, conflict, version_of
 from starfish_server.errors import DeleteManyError, KeyConflictError, StoreError
-from starfish_server.storage.checks import check_keys
 from starfish_server.storage.filesystem.attributes import Attributes, is_legacy_name, set_on_file
 from starfish_server.storage.filesystem.listing import list_keys
 from starfish_server.storage.filesystem.objects import (
@@ -20,7 +20,6 @@ from starfish_server.storage.filesystem.os_errors import os_errors
 from starfish_server.storage.filesystem.reading import StoredObject, read_object
 from starfish_server.storage.filesystem.staging import Staging, locked
 from starfish_server.storage.filesystem.walk import make_base, nearest_directory, open_base, prune, write_all
-from starfish_server.storage.versions import conflict, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
-from starfish_server.storage.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES
+from starfish_server.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES
 from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.walk import walk
 

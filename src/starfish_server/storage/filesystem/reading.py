@@ -7,7 +7,7 @@ import stat
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from starfish_server.storage.checks import DEFAULT_BYTES_TYPE
+from starfish_server.checks import DEFAULT_BYTES_TYPE
 from starfish_server.storage.filesystem.attributes import (
     content_type_of,
     is_legacy_name,

@@ -12,9 +12,7 @@ except ImportError as error:
         "S3ObjectStore needs aiobotocore and aiohttp: pip install 'starfish-server[s3]'"
     ) from error
 
-from starfish_server.errors import StoreClosedError
-from starfish_server.storage.base import AbstractObjectStore, StoreContext
-from starfish_server.storage.checks import (
+from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     DEFAULT_TEXT_TYPE,
     check_any_key,
@@ -24,11 +22,14 @@ from starfish_server.storage.checks import (
     check_key,
     check_page,
     check_prefix,
+    check_version,
     copy_bytes,
     decode_text,
     encode_text,
     header_or_none,
 )
+from starfish_server.errors import StoreClosedError
+from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.s3.conditional import ConditionalWrites
 from starfish_server.storage.s3.deletion import delete_many, delete_one
 from starfish_server.storage.s3.errors import NoSuchKeyError
@@ -37,10 +38,11 @@ from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, put_in_pa
 from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.replies import Reply, require_object, require_stored
 from starfish_server.storage.s3.transport import Request, Transport
-from starfish_server.storage.versions import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from starfish_server.context import StoreContext
 
 __all__ = ["S3ObjectStore", "S3StorageOptions"]
 

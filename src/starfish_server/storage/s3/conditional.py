@@ -7,13 +7,12 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
+from starfish_server.checks import MAX_KEY_BYTES, conflict
 from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
-from starfish_server.storage.checks import MAX_KEY_BYTES
 from starfish_server.storage.s3.deletion import delete_one
 from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.replies import Reply, require_stored
 from starfish_server.storage.s3.transport import Request, Transport
-from starfish_server.storage.versions import conflict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+from starfish_server.checks import is_key
 from starfish_server.errors import StoreError
-from starfish_server.storage.checks import is_key
 from starfish_server.storage.s3.replies import read_list_page
 from starfish_server.storage.s3.transport import Request
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from starfish_server.options import flag
+from starfish_server.checks import flag
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 

@@ -1,0 +1,229 @@
+"""Checks of arguments, made before any I/O, so that every store gives the same verdict on the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from typing import TYPE_CHECKING
+
+from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MAX_KEY_BYTES = 1024
+MAX_SEGMENT_BYTES = 255
+DEFAULT_TEXT_TYPE = "text/plain; charset=utf-8"
+DEFAULT_BYTES_TYPE = "application/octet-stream"
+
+# Possessive (`+` after a count): a segment ends only where its characters do, so backtracking finds nothing.
+_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._:@-]{1,255}+"
+is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
+"""Whether a text consists of valid key segments; its length is checked by `check_key`."""
+# Complete segments, then the start of one: whatever a key may begin with.
+_PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
+_RULE = (
+    "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
+    f"each at most {MAX_SEGMENT_BYTES} and together at most {MAX_KEY_BYTES} bytes"
+)
+
+
+def check_key(key: str, operation: str) -> None:
+    """Raise `InvalidKeyError` unless `key` follows the portable key rules."""
+    if not isinstance(key, str) or not is_key(key):
+        raise _invalid("key", key, _RULE, operation)
+
+
+def is_key(text: str) -> bool:
+    """Return whether `text` follows the portable key rules."""
+    return len(text) <= MAX_KEY_BYTES and is_segments(text) is not None
+
+
+def check_prefix(prefix: str, operation: str) -> None:
+    """Raise `InvalidKeyError` unless a key could begin with `prefix`; every key begins with `""`."""
+    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
+        raise _invalid("prefix", prefix, _RULE, operation)
+
+
+def check_any_key(key: str, operation: str) -> None:
+    """Check a key of a store with `portable_keys=False`: non-empty text of at most 1,024 UTF-8 bytes."""
+    check_any_prefix(key, operation)
+    if not key:
+        raise _invalid("key", key, "it is empty", operation)
+
+
+def check_any_prefix(prefix: str, operation: str) -> None:
+    """Check a prefix of a store with `portable_keys=False`: text of at most 1,024 UTF-8 bytes."""
+    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _fits(prefix):
+        raise _invalid("key", prefix, f"not text of at most {MAX_KEY_BYTES} UTF-8 bytes", operation)
+
+
+def check_page(start_after: str | None, limit: int | None, *, any_text: bool = False) -> None:
+    """Check `start_after` and `limit` of a listing.
+
+    `start_after` need not be a key: any text of at most 1,024 UTF-8 bytes without control characters is a
+    place in the order. `any_text` allows control characters too, for stores with keys of any text. Raises
+    `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
+    """
+    if start_after is not None:
+        check_any_prefix(start_after, "list_keys")
+        if not (any_text or start_after.isprintable()):
+            raise _invalid("start_after", start_after, "it has an unprintable character", "list_keys")
+    if limit is not None:
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, or None for all, not {limit}")
+
+
+def check_keys(keys: Iterable[str], check: Callable[[str, str], None] = check_key) -> list[str]:
+    """Return the keys of a `delete_many`, each checked, without duplicates, in the order given.
+
+    One invalid key refuses the whole call before anything is deleted; a single str is a `TypeError`.
+    """
+    if isinstance(keys, str | bytes):
+        raise TypeError("delete_many takes a list of keys, not one key; delete takes one")
+    keys = list(keys)
+    for key in keys:
+        check(key, "delete_many")
+    return list(dict.fromkeys(keys))
+
+
+def check_headers(content_type: str | None, cache_control: str | None) -> None:
+    """Raise `ValueError` or `TypeError` unless each is None or a line of printable ASCII (RFC 9110, 5.5)."""
+    if content_type is not None:
+        check_header("content_type", content_type)
+    if cache_control is not None:
+        check_header("cache_control", cache_control)
+
+
+def check_header(name: str, value: str) -> None:
+    """Check one value as `check_headers` does; None is a `TypeError`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(
+            f"{name} must be one line of 1 to 1,024 printable ASCII characters, not {_shown(value)}"
+        )
+
+
+def header_or_none(value: object) -> str | None:
+    """Return `value`, or None if `check_header` would refuse it: another program may have stored anything."""
+    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else None
+
+
+def encode_text(body: str, operation: str, key: str) -> bytes:
+    """Return the UTF-8 of `body`; a lone surrogate is `StoreDecodeError`, anything but a str `TypeError`."""
+    if not isinstance(body, str):
+        raise TypeError(f"{operation} takes a str body, not {type(body).__name__}; put_bytes takes bytes")
+    try:
+        return body.encode()
+    except UnicodeEncodeError as error:
+        raise StoreDecodeError(
+            f"the body has a lone surrogate at index {error.start}, so it is not Unicode; nothing was written",
+            operation=operation,
+            key=key,
+        ) from error
+
+
+def decode_text(body: bytes, operation: str, key: str) -> str:
+    """Return the text of a stored body, unchanged, or raise `StoreDecodeError`."""
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise StoreDecodeError(
+            f"the object is not UTF-8 text (byte {error.start}); read it with get_bytes",
+            operation=operation,
+            key=key,
+        ) from error
+
+
+def copy_bytes(body: bytes, operation: str) -> bytes:
+    """Return `body` as bytes of its own: a bytearray changed later does not change what is stored."""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise TypeError(f"{operation} takes a bytes body, not {type(body).__name__}; put takes str")
+
+
+def version_of(body: bytes) -> str:
+    """Return the version of an object with this body, for leaves whose backend has no versions.
+
+    The same body has the same version, as with the ETag of S3.
+    """
+    return hashlib.sha256(body).hexdigest()
+
+
+def check_version(version: str | None) -> None:
+    """Raise `TypeError` unless `version` is a str, or None for no object."""
+    if version is not None and not isinstance(version, str):
+        raise TypeError(f"version must be a str, or None for no object, not {type(version).__name__}")
+
+
+def conflict(key: str, version: str | None, found: bool) -> VersionConflictError:
+    """Make the error of a conditional write that found another version or an unexpected object."""
+    if version is None:
+        why = "there is an object already"
+    else:
+        why = "the object has changed" if found else "the object no longer exists"
+    return VersionConflictError(
+        f"{why}, nothing was written; read it and try again", operation="put_if", key=key
+    )
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return `value`, or raise `TypeError` unless it is True or False: "false" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return `value`, or raise `TypeError` unless it is an int and `ValueError` unless it is 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value}")
+    return value
+
+
+def positive_number(name: str, value: float) -> float:
+    """Return `value` as a float; infinity is allowed.
+
+    Raises `TypeError` unless it is an int or a float, `ValueError` unless it is over 0 and fits a float.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large; math.inf means without limit") from None
+    if math.isnan(number) or number <= 0:
+        raise ValueError(f"{name} must be over 0, not {value}")
+    return number
+
+
+def secret_bytes(name: str, value: bytes | str) -> bytes:
+    """Return `value`, a str as its UTF-8, or raise a `TypeError` that never shows it."""
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name} must be bytes or str, not {type(value).__name__}")
+    return value
+
+
+def _invalid(what: str, value: object, why: str, operation: str) -> InvalidKeyError:
+    key = value if isinstance(value, str) else None
+    return InvalidKeyError(f"invalid {what} {_shown(value)}: {why}", operation=operation, key=key)
+
+
+def _fits(text: str) -> bool:
+    try:
+        return len(text.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: object) -> str:
+    return shown_text(value) if isinstance(value, str) else f"of type {type(value).__name__}"

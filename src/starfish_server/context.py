@@ -1,0 +1,91 @@
+"""`StoreContext`, which every operation carries, and what a call tells the leaf that it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+__all__ = ["StoreContext", "note", "notes_of_call", "retries_outside"]
+
+
+class _Params(Mapping[str, str]):
+    """An immutable, hashable copy of a mapping of text to text."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, str]) -> None:
+        self._items = dict(items)
+        for name, value in self._items.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(
+                    f"params must map str to str, not {type(name).__name__} to {type(value).__name__}"
+                )
+
+    def __getitem__(self, name: str) -> str:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def items(self) -> ItemsView[str, str]:
+        return self._items.items()
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __reduce__(self) -> tuple[type[_Params], tuple[dict[str, str]]]:
+        return _Params, (self._items,)
+
+
+@dataclass(frozen=True)
+class StoreContext:
+    """Who asked for an operation, and through which route. Frozen, hashable and picklable.
+
+    collection: name of the collection in the configuration, as in "profile".
+    params: path parameters, as in {"identity": "alice"}; copied, and read-only from then on.
+    identity: the authenticated caller, or None on a public route.
+    roles: the caller's roles.
+    action: "pull", "push", "list" or "delete".
+    namespace: the namespace mount that the route lives under, or None.
+
+    Internal calls (replicas, configuration) pass no context at all. Raises `TypeError` for params that do
+    not map text to text and for roles given as one str.
+    """
+
+    collection: str
+    params: Mapping[str, str]
+    identity: str | None
+    roles: tuple[str, ...]
+    action: str
+    namespace: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.roles, str):
+            raise TypeError("roles must be a tuple of str, not one str")
+        object.__setattr__(self, "roles", tuple(self.roles))
+        if not isinstance(self.params, _Params):
+            object.__setattr__(self, "params", _Params(self.params))
+
+
+retries_outside: ContextVar[bool] = ContextVar("starfish_retries_outside", default=False)
+"""True while a `Retry` layer repeats the running operation, so that a leaf makes one attempt only."""
+
+notes_of_call: ContextVar[dict[str, object] | None] = ContextVar("starfish_notes_of_call", default=None)
+"""The notes of the operation that a leaf performs, or None where nothing observes it."""
+
+
+def note(name: str, value: object) -> None:
+    """Tell what observes the running operation one fact, such as `note("request_id", "4442587FB7D0A2F9")`.
+
+    For leaves; free of cost where nothing observes the operation.
+    """
+    notes = notes_of_call.get()
+    if notes is not None:
+        notes[name] = value
