@@ -122,7 +122,7 @@ def encode_text(body: str, operation: str, key: str) -> bytes:
         return body.encode()
     except UnicodeEncodeError as error:
         raise StoreDecodeError(
-            f"the body has a lone surrogate at index {error.start}, so it is not Unicode; nothing was written",
+            f"the body has a lone surrogate at index {error.start}, so it is not text; nothing was written",
             operation=operation,
             key=key,
         ) from error
