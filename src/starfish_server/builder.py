@@ -121,7 +121,7 @@ def check_order(
     for layer in stores_of(store):
         if isinstance(layer, Layer) and layer.slot in _TRANSFORMS and not isinstance(layer, Transform):
             raise StackError(
-                f"{_name(layer)} stands in a slot for layers that change bodies: derive it from Transform"
+                f"{_name(layer)} is in a slot for layers that change bodies: derive it from Transform"
             )
     for placed in _ways(store):
         for position, outer in enumerate(placed):

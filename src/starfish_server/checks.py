@@ -27,8 +27,8 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
 _ANY_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f]++"
 _any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
 _ANY_RULE = (
-    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8 in '/'-separated segments without "
-    "control characters, none empty, '.' or '..'"
+    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
+    "'/'-separated segments, none empty, '.' or '..'"
 )
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
@@ -60,7 +60,7 @@ def check_any_key(key: str, operation: str) -> None:
 
 
 def check_any_prefix(prefix: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless a key of a store with `portable_keys=False` could begin with `prefix`."""
+    """Raise `InvalidKeyError` unless a key that `check_any_key` accepts could begin with `prefix`."""
     if not isinstance(prefix, str) or not _fits(prefix) or not _any_segments(prefix + "x"):
         raise _invalid("prefix", prefix, _ANY_RULE, operation)
 

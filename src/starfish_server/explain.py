@@ -21,7 +21,7 @@ _SECRET = re.compile(
 
 
 def explain(store: AbstractObjectStore) -> str:
-    """Return the stack as a tree, outermost first: each store, its settings, its purpose; then what it can do.
+    """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
 
     A setting whose name says that it is a secret shows as `***`.
     """

@@ -33,7 +33,7 @@ __all__ = [
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
 Op = TypeVar("Op", bound="Operation[Any]")
-Notes = dict[str, object]
+Notes = dict[str, Any]
 
 
 class Bodies(Enum):

@@ -115,7 +115,7 @@ class Tracing(Layer):
     def _start(self, name: str) -> Span:
         try:
             return self._tracer.start_span(name, kind=self._kind)
-        except Exception:  # a span processor failed, which is no reason to fail the operation
+        except Exception:  # noqa: BLE001 - a span processor that fails must not fail the operation
             _log.exception("the span could not be started")
             return INVALID_SPAN
 
@@ -184,7 +184,7 @@ def _span_of(store: AbstractObjectStore) -> Callable[[str], _SpanOf]:
 def _end(span: Span) -> None:
     try:
         span.end()
-    except Exception:  # a span processor failed after the operation was done
+    except Exception:  # noqa: BLE001 - a span processor that fails must not fail what was done
         _log.exception("the span could not be ended")
 
 

@@ -60,7 +60,7 @@ class AbstractObjectStore(ABC):
         return _send_noted(operation, self)
 
     def supports(self, operation: str) -> bool:
-        """Return whether this store has the operation of that name; one it lacks raises `StoreNotSupportedError`."""
+        """Return whether this store has the operation of that name; others raise `StoreNotSupportedError`."""
         return getattr(type(self), operation) is not getattr(AbstractObjectStore, operation)
 
     @abstractmethod
