@@ -130,12 +130,12 @@ class AccessLog(Layer):
     async def _recorded(self, operation: Operation[T]) -> T:
         size = size_of_body(operation.body)
         make = record_of(operation)
-        notes: dict[str, Any] = operation.notes or {}
         began = perf_counter()
 
         def record(
             outcome: Outcome | Literal["started"], error_type: str | None, size: int | None
         ) -> AccessRecord:
+            notes: dict[str, Any] = operation.notes or {}
             duration = 0.0 if outcome == "started" else perf_counter() - began
             return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
 
