@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from typing import TYPE_CHECKING
@@ -161,6 +160,8 @@ def version_of(body: bytes) -> str:
 
     The same body has the same version, as with the ETag of S3.
     """
+    import hashlib  # here, because every program imports this module and few need it
+
     return hashlib.sha256(body).hexdigest()
 
 
