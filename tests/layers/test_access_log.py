@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from starfish_server.audit.records import AccessRecord
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
@@ -16,7 +17,6 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.access_log.record import AccessRecord
 from starfish_server.layers.base import Layer, note_attempt, note_cache
 from starfish_server.storage.memory import MemoryObjectStore
 

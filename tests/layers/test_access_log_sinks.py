@@ -14,8 +14,8 @@ from starfish_server.layers.base import Layer
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
+    from starfish_server.audit.records import AccessRecord
     from starfish_server.context import StoreContext
-    from starfish_server.layers.access_log.record import AccessRecord
 
 
 class Sink:

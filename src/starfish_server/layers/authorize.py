@@ -11,7 +11,7 @@ from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
 from starfish_server.layers.operations import describe, key_of
-from starfish_server.layers.printable import name_of
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

@@ -10,7 +10,7 @@ from opentelemetry.metrics import get_meter
 from starfish_server.checks import flag
 from starfish_server.layers.base import Around, CallRecord, Operation, Proceed, Slot, Target, written_body
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 if TYPE_CHECKING:

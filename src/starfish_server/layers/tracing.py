@@ -30,7 +30,7 @@ from starfish_server.layers.base import (
     Wrapper,
 )
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore, operation_names
 from starfish_server.storage.request_ids import request_ids
 

@@ -7,14 +7,15 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from starfish_server.audit.records import AccessRecord, Sink, make_record
+from starfish_server.audit.sinks import Delivery, LoggingSink, shown_sink
 from starfish_server.checks import positive_number
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.layers.access_log.delivery import Delivery
-from starfish_server.layers.access_log.logging_sink import LoggingSink
-from starfish_server.layers.access_log.record import AccessRecord, Sink, record_of, shown_sink
 from starfish_server.layers.base import (
+    DELETE_MANY,
+    LIST_KEYS,
     Around,
     CallRecord,
     Operation,
@@ -24,7 +25,7 @@ from starfish_server.layers.base import (
     written_body,
 )
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.layers.printable import name_of
+from starfish_server.printable import name_of
 from starfish_server.storage.base import AbstractObjectStore, operation_names
 
 if TYPE_CHECKING:
@@ -142,7 +143,15 @@ class AccessLog(Around):
         self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
     ) -> T:
         size = size_of_body(written_body(proceed))
-        asked = record_of(operation, target, context)
+        prefix = cast("str", target) if operation is LIST_KEYS else None
+        keys = (
+            ()
+            if prefix is not None
+            else (target,)
+            if isinstance(target, str) or operation is not DELETE_MANY
+            else target
+        )
+        asked = make_record(operation.name, cast("Sequence[str]", keys), prefix, context)
         attempts = 0
         cache: CacheOutcome | None = None
         began = perf_counter()

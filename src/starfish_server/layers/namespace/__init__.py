@@ -15,8 +15,8 @@ from starfish_server.checks import (
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.namespace.prefix import FunctionPrefix, TemplatePrefix, check_prefix_option
-from starfish_server.layers.printable import name_of
 from starfish_server.layers.rethrow import copy_error
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
