@@ -6,7 +6,9 @@ import pickle
 from typing import Any
 
 import pytest
+from starfish_server.layers.access_log import AccessLog
 
+from starfish_server.audit.records import AccessRecord
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
@@ -15,8 +17,6 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreUnavailableError,
 )
-from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.access_log.record import AccessRecord
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from starfish_server.checks import check_any_key, check_any_prefix, is_segments
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.copy_error import copy_error
 from starfish_server.layers.namespace.prefix import (
     FunctionPrefix,
     Prefix,
     TemplatePrefix,
     check_prefix_option,
 )
-from starfish_server.layers.printable import name_of
-from starfish_server.layers.rethrow import copy_error
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
