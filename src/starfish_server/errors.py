@@ -6,6 +6,8 @@ StoreError
 ├── StoreDecodeError (ValueError)              text that is not UTF-8, stored or handed in
 ├── StoreAccessDeniedError (PermissionError)   refused by the backend or by a layer
 ├── BucketNotFoundError                        the bucket, not the key, is missing
+├── ObjectNotFoundError (LookupError)          a missing object where None cannot be returned
+├── StoreIntegrityError                        stored data is damaged or was tampered with
 ├── ObjectTooLargeError (ValueError)           over the limit of a layer, going in or coming out
 ├── VersionConflictError                       a conditional write found another version
 ├── StoreUnavailableError                      transient: worth another try
@@ -32,6 +34,7 @@ __all__ = [
     "DeleteManyError",
     "InvalidKeyError",
     "KeyConflictError",
+    "ObjectNotFoundError",
     "ObjectTooLargeError",
     "ReadOnlyStoreError",
     "StackError",
@@ -39,6 +42,7 @@ __all__ = [
     "StoreClosedError",
     "StoreDecodeError",
     "StoreError",
+    "StoreIntegrityError",
     "StoreNotSupportedError",
     "StoreOverloadedError",
     "StoreTimeoutError",
@@ -97,6 +101,14 @@ class BucketNotFoundError(StoreError):
     """The bucket (or container) does not exist; a missing object is None instead."""
 
 
+class ObjectNotFoundError(StoreError, LookupError):
+    """The object is missing, in an operation that cannot return None, such as `copy`."""
+
+
+class StoreIntegrityError(StoreError):
+    """What was read is damaged, was tampered with, or does not belong to its key."""
+
+
 class ObjectTooLargeError(StoreError, ValueError):
     """A body over a limit. `size` and `max_bytes`, the limit, in bytes. A write was not sent."""
 
@@ -115,7 +127,10 @@ class ObjectTooLargeError(StoreError, ValueError):
 
 
 class VersionConflictError(StoreError):
-    """`put_if` found another version than the one it was given, and wrote nothing."""
+    """The object does not have the expected version.
+
+    A conditional write has written nothing; a range or a stream ended because the object was replaced.
+    """
 
 
 class StoreUnavailableError(StoreError):

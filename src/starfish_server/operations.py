@@ -7,27 +7,35 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from starfish_server.errors import StoreError
+from starfish_server.objects import ANY, IfVersion, ObjectList, StoredObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import ObjectInfo, ObjectReader
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = [
     "OPERATIONS",
     "Bodies",
+    "Copy",
     "Delete",
     "DeleteMany",
     "GetBytes",
     "GetString",
-    "GetVersioned",
     "Kind",
     "ListKeys",
+    "ListObjects",
+    "Open",
     "Operation",
     "Put",
     "PutBytes",
-    "PutIf",
+    "Read",
+    "SignedUrl",
+    "Stat",
+    "Upload",
+    "Write",
 ]
 
 T = TypeVar("T")
@@ -40,13 +48,21 @@ class Bodies(Enum):
     """How an operation carries bodies, so that a layer that changes bodies handles each way or refuses it."""
 
     NONE = auto()
-    """No body in the operation or its result."""
+    """Neither the operation nor its result has to do with a body."""
     RESULT = auto()
-    """The result is, or begins with, the whole body."""
+    """The result is, or begins with, a body or a range of it."""
     WRITTEN = auto()
     """The operation's `body` is written whole."""
-    VERSIONED = auto()
-    """A whole body as text, with the version of what is stored."""
+    READER = auto()
+    """The result is an `ObjectReader`."""
+    CHUNKS = auto()
+    """The operation's `chunks` are written."""
+    COPY = auto()
+    """A stored body is copied to another key."""
+    SIZE = auto()
+    """The result tells sizes of stored bodies."""
+    URL = auto()
+    """The result lets others read or write a stored body."""
 
 
 class Kind(NamedTuple):
@@ -56,14 +72,12 @@ class Kind(NamedTuple):
     action: the `action` of calls without a context: "pull", "push", "list" or "delete".
     bodies: how it carries bodies.
     writes: whether it changes what is stored.
-    idempotent: whether performing it twice is the same as performing it once.
     """
 
     name: str
     action: str
     bodies: Bodies
     writes: bool
-    idempotent: bool = True
 
 
 class Operation(Generic[T]):
@@ -83,7 +97,6 @@ class Operation(Generic[T]):
     action: ClassVar[str]
     bodies: ClassVar[Bodies]
     writes: ClassVar[bool]
-    idempotent: ClassVar[bool]
 
     context: StoreContext | None
     """The caller's context."""
@@ -101,12 +114,17 @@ class Operation(Generic[T]):
         super().__init_subclass__(**options)
         if missing := [name for name in ("kind", "send", "rename", "restore") if name not in vars(cls)]:
             raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
-        cls.name, cls.action, cls.bodies, cls.writes, cls.idempotent = cls.kind
+        cls.name, cls.action, cls.bodies, cls.writes = cls.kind
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys that it touches; empty for a listing."""
         return (self.key,)  # type: ignore[return-value]  # a class without a key defines this itself
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether performing it twice is the same as performing it once."""
+        return True
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
         """Call the store's named method."""
@@ -145,6 +163,16 @@ class Operation(Generic[T]):
 
 def _rename_key(operation: Op, change: Callable[[str], str]) -> Op:
     return operation.replace(key=change(operation.key))  # type: ignore[arg-type]  # only where there is one
+
+
+def _rename_prefix(operation: Op, change: Callable[[str], str]) -> Op:
+    start_after = getattr(operation, "start_after", None)
+    start_after = None if start_after is None else change(start_after)
+    return operation.replace(prefix=change(operation.prefix), start_after=start_after)  # type: ignore[arg-type]  # only for listings
+
+
+def _restore_info(operation: Operation[Any], result: ObjectInfo, change: Callable[[str], str]) -> ObjectInfo:
+    return result.renamed(change)
 
 
 def _unchanged(operation: Operation[Any], result: T, change: Callable[[str], str]) -> T:
@@ -188,21 +216,6 @@ class GetBytes(Operation["tuple[bytes, str] | None"]):
 
 
 @dataclass(slots=True, eq=False)
-class GetVersioned(Operation["tuple[str, str] | None"]):
-    """`get_versioned`."""
-
-    kind = Kind("get_versioned", "pull", Bodies.VERSIONED, writes=False)
-    key: str = field()
-    context: StoreContext | None = None
-    notes: Notes | None = field(default=None, repr=False)
-    rename = _rename_key
-    restore = _unchanged
-
-    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, tuple[str, str] | None]:
-        return store.get_versioned(self.key, context=self.context)
-
-
-@dataclass(slots=True, eq=False)
 class ListKeys(Operation["list[str]"]):
     """`list_keys`."""
 
@@ -213,15 +226,12 @@ class ListKeys(Operation["list[str]"]):
     context: StoreContext | None = None
     notes: Notes | None = field(default=None, repr=False)
     keys = ()
+    rename = _rename_prefix
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, list[str]]:
         return store.list_keys(
             self.prefix, start_after=self.start_after, limit=self.limit, context=self.context
         )
-
-    def rename(self, change: Callable[[str], str]) -> ListKeys:
-        start_after = None if self.start_after is None else change(self.start_after)
-        return self.replace(prefix=change(self.prefix), start_after=start_after)
 
     def restore(self, result: list[str], change: Callable[[str], str]) -> list[str]:
         return [change(key) for key in result]
@@ -268,26 +278,6 @@ class PutBytes(Operation[None]):
 
 
 @dataclass(slots=True, eq=False)
-class PutIf(Operation[str]):
-    """`put_if`."""
-
-    kind = Kind("put_if", "push", Bodies.VERSIONED, writes=True, idempotent=False)
-    key: str = field()
-    body: str = field(repr=False)
-    version: str | None
-    content_type: str | None = None
-    cache_control: str | None = None
-    context: StoreContext | None = None
-    notes: Notes | None = field(default=None, repr=False)
-    rename = _rename_key
-    restore = _unchanged
-
-    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, str]:
-        headers = {"content_type": self.content_type, "cache_control": self.cache_control}
-        return store.put_if(self.key, self.body, version=self.version, **headers, context=self.context)
-
-
-@dataclass(slots=True, eq=False)
 class Delete(Operation[None]):
     """`delete`."""
 
@@ -319,8 +309,216 @@ class DeleteMany(Operation[None]):
         return DeleteMany([change(key) for key in self.keys], self.context, self.notes)
 
 
+@dataclass(slots=True, eq=False)
+class Stat(Operation["ObjectInfo | None"]):
+    """`stat`."""
+
+    kind = Kind("stat", "pull", Bodies.SIZE, writes=False)
+    key: str = field()
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo | None]:
+        return store.stat(self.key, context=self.context)
+
+    def restore(self, result: ObjectInfo | None, change: Callable[[str], str]) -> ObjectInfo | None:
+        return None if result is None else result.renamed(change)
+
+
+@dataclass(slots=True, eq=False)
+class Read(Operation["StoredObject | None"]):
+    """`read`."""
+
+    kind = Kind("read", "pull", Bodies.RESULT, writes=False)
+    key: str = field()
+    start: int = 0
+    stop: int | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, StoredObject | None]:
+        return store.read(self.key, start=self.start, stop=self.stop, context=self.context)
+
+    def restore(self, result: StoredObject | None, change: Callable[[str], str]) -> StoredObject | None:
+        return None if result is None else StoredObject(result.info.renamed(change), result.body)
+
+
+@dataclass(slots=True, eq=False)
+class Open(Operation["ObjectReader | None"]):
+    """`open`."""
+
+    kind = Kind("open", "pull", Bodies.READER, writes=False)
+    key: str = field()
+    start: int = 0
+    stop: int | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectReader | None]:
+        return store.open(self.key, start=self.start, stop=self.stop, context=self.context)
+
+    def restore(self, result: ObjectReader | None, change: Callable[[str], str]) -> ObjectReader | None:
+        if result is not None:
+            result.info = result.info.renamed(change)  # a reader has one owner
+        return result
+
+
+@dataclass(slots=True, eq=False)
+class Write(Operation["ObjectInfo"]):
+    """`write`."""
+
+    kind = Kind("write", "push", Bodies.WRITTEN, writes=True)
+    key: str = field()
+    body: str | bytes = field(repr=False)
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] | None = None
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+    restore = _restore_info
+
+    @property
+    def idempotent(self) -> bool:
+        return self.if_version is ANY
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo]:
+        return store.write(
+            self.key,
+            self.body,
+            content_type=self.content_type,
+            cache_control=self.cache_control,
+            metadata=self.metadata,
+            if_version=self.if_version,
+            context=self.context,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Upload(Operation["ObjectInfo"]):
+    """`upload`."""
+
+    kind = Kind("upload", "push", Bodies.CHUNKS, writes=True)
+    key: str = field()
+    chunks: Iterable[bytes] | AsyncIterable[bytes] = field(repr=False)
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] | None = None
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+    restore = _restore_info
+
+    @property
+    def idempotent(self) -> bool:
+        return False  # its chunks can be read only once
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo]:
+        return store.upload(
+            self.key,
+            self.chunks,
+            content_type=self.content_type,
+            cache_control=self.cache_control,
+            metadata=self.metadata,
+            if_version=self.if_version,
+            context=self.context,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Copy(Operation["ObjectInfo"]):
+    """`copy`."""
+
+    kind = Kind("copy", "push", Bodies.COPY, writes=True)
+    source: str
+    target: str
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    restore = _restore_info
+
+    @property
+    def key(self) -> str:  # type: ignore[override]  # read only where others have a field
+        """The key that is written."""
+        return self.target
+
+    @property
+    def idempotent(self) -> bool:
+        return self.if_version is ANY
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo]:
+        return store.copy(self.source, self.target, if_version=self.if_version, context=self.context)
+
+    def rename(self, change: Callable[[str], str]) -> Copy:
+        return self.replace(source=change(self.source), target=change(self.target))
+
+
+@dataclass(slots=True, eq=False)
+class ListObjects(Operation["ObjectList"]):
+    """`list_objects`."""
+
+    kind = Kind("list_objects", "list", Bodies.SIZE, writes=False)
+    prefix: str = field()
+    start_after: str | None = None
+    limit: int | None = None
+    delimiter: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    keys = ()
+    rename = _rename_prefix
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectList]:
+        return store.list_objects(
+            self.prefix,
+            start_after=self.start_after,
+            limit=self.limit,
+            delimiter=self.delimiter,
+            context=self.context,
+        )
+
+    def restore(self, result: ObjectList, change: Callable[[str], str]) -> ObjectList:
+        objects = [info.renamed(change) for info in result.objects]
+        return ObjectList(objects, [change(prefix) for prefix in result.prefixes])
+
+
+@dataclass(slots=True, eq=False)
+class SignedUrl(Operation[str]):
+    """`signed_url`."""
+
+    kind = Kind("signed_url", "pull", Bodies.URL, writes=False)
+    key: str = field()
+    method: str = "GET"
+    expires: float = 900.0
+    content_type: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = field(default=None, repr=False)
+    rename = _rename_key
+    restore = _unchanged
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, str]:
+        return store.signed_url(
+            self.key,
+            method=self.method,
+            expires=self.expires,
+            content_type=self.content_type,
+            context=self.context,
+        )
+
+
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     operation.name: operation
-    for operation in (GetString, GetBytes, GetVersioned, ListKeys, Put, PutBytes, PutIf, Delete, DeleteMany)
+    for operation in (
+        *(GetString, Put, ListKeys, Delete, DeleteMany, GetBytes, PutBytes),
+        *(Stat, Read, Open, Write, Upload, Copy, ListObjects, SignedUrl),
+    )
 }
 """The class of each operation of the interface, by its name."""

@@ -6,25 +6,33 @@ from contextlib import AsyncExitStack
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from starfish_server.objects import ANY
 from starfish_server.operations import (
     OPERATIONS,
+    Copy,
     Delete,
     DeleteMany,
     GetBytes,
     GetString,
-    GetVersioned,
     ListKeys,
+    ListObjects,
+    Open,
     Operation,
     Put,
     PutBytes,
-    PutIf,
+    Read,
+    SignedUrl,
+    Stat,
+    Upload,
+    Write,
 )
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
 
 __all__ = ["Layer", "Operation", "Slot", "T"]
 
@@ -110,6 +118,9 @@ class Layer(AbstractObjectStore):
     def supports(self, operation: str) -> bool:
         return all(store.supports(operation) for store in self._inners)
 
+    def native(self, operation: str) -> bool:
+        return all(store.native(operation) for store in self._inners)
+
     def settings(self) -> Mapping[str, object]:
         """Return the options that `repr` and `explain` show; never a secret."""
         return {}
@@ -133,11 +144,6 @@ class Layer(AbstractObjectStore):
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, tuple[bytes, str] | None]:
         return self.perform(GetBytes(key, context))
-
-    def get_versioned(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, tuple[str, str] | None]:
-        return self.perform(GetVersioned(key, context))
 
     def list_keys(
         self,
@@ -171,18 +177,6 @@ class Layer(AbstractObjectStore):
     ) -> Coroutine[None, None, None]:
         return self.perform(PutBytes(key, body, content_type, cache_control, context))
 
-    def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> Coroutine[None, None, str]:
-        return self.perform(PutIf(key, body, version, content_type, cache_control, context))
-
     def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
         return self.perform(Delete(key, context))
 
@@ -191,3 +185,76 @@ class Layer(AbstractObjectStore):
             raise TypeError("delete_many takes a list of keys, not one key; delete takes one")
         # A copy, so that what a layer sees is what is deleted.
         await self.perform(DeleteMany(list(keys), context))
+
+    def stat(
+        self, key: str, *, context: StoreContext | None = None
+    ) -> Coroutine[Any, Any, ObjectInfo | None]:
+        return self.perform(Stat(key, context))
+
+    def read(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> Coroutine[Any, Any, StoredObject | None]:
+        return self.perform(Read(key, start, stop, context))
+
+    def open(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> Coroutine[Any, Any, ObjectReader | None]:
+        return self.perform(Open(key, start, stop, context))
+
+    def write(
+        self,
+        key: str,
+        body: str | bytes,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> Coroutine[Any, Any, ObjectInfo]:
+        return self.perform(Write(key, body, content_type, cache_control, metadata, if_version, context))
+
+    def upload(
+        self,
+        key: str,
+        chunks: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> Coroutine[Any, Any, ObjectInfo]:
+        return self.perform(Upload(key, chunks, content_type, cache_control, metadata, if_version, context))
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> Coroutine[Any, Any, ObjectInfo]:
+        return self.perform(Copy(source, target, if_version, context))
+
+    def list_objects(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        delimiter: str | None = None,
+        context: StoreContext | None = None,
+    ) -> Coroutine[Any, Any, ObjectList]:
+        return self.perform(ListObjects(prefix, start_after, limit, delimiter, context))
+
+    def signed_url(
+        self,
+        key: str,
+        *,
+        method: str = "GET",
+        expires: float = 900.0,
+        content_type: str | None = None,
+        context: StoreContext | None = None,
+    ) -> Coroutine[Any, Any, str]:
+        return self.perform(SignedUrl(key, method, expires, content_type, context))

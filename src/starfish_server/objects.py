@@ -1,0 +1,162 @@
+"""What the general operations take and return: `ObjectInfo`, `StoredObject`, `ObjectReader`, `ObjectList`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from types import TracebackType
+
+__all__ = ["ANY", "AnyVersion", "ObjectInfo", "ObjectList", "ObjectReader", "StoredObject", "one_level"]
+
+T = TypeVar("T")
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+class AnyVersion(Enum):
+    """The type of `ANY`."""
+
+    ANY = "ANY"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+ANY: Final = AnyVersion.ANY
+"""The `if_version` of a write that replaces whatever is there."""
+
+IfVersion = str | None | Literal[AnyVersion.ANY]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of an object besides its body.
+
+    key: its key.
+    size: bytes of its body; None if unknown.
+    content_type: its content type; None if unknown, as in lists.
+    cache_control: the Cache-Control header it was stored with, or None.
+    metadata: the user's own names and values, ASCII text of at most 2 KiB in all.
+    version: opaque text that changes whenever the object does; None if the backend has no versions.
+    modified: when it was last written, an aware datetime in UTC; None if unknown.
+    """
+
+    key: str
+    size: int | None = None
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    version: str | None = None
+    modified: datetime | None = None
+
+    def renamed(self, change: Callable[[str], str]) -> ObjectInfo:
+        """Return the same info with its key changed."""
+        return replace(self, key=change(self.key))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """The bytes that `read` returned, with the info of the whole object."""
+
+    info: ObjectInfo
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectList:
+    """One page of `list_objects`: objects and, with a delimiter, the folders among them, in byte order."""
+
+    objects: list[ObjectInfo]
+    prefixes: list[str] = field(default_factory=list)
+
+
+class ObjectReader:
+    """Reads an object chunk by chunk: `async for chunk in reader`.
+
+    Close it with `aclose()` or `async with` unless you read it to its end: until then it holds a connection
+    or a file. It is for one task at a time.
+
+    info: the info of the whole object.
+    fetch: returns the next chunk, b"" at the end; for stores that make readers.
+    close: releases what the reader holds; called once, at the end, on an error or by `aclose()`.
+    """
+
+    def __init__(
+        self, info: ObjectInfo, fetch: Fetch, close: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        self.info = info
+        self._fetch = fetch
+        self._close = close
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            chunk = await self._fetch()
+        except BaseException:
+            await self.aclose()
+            raise
+        if not chunk:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def read(self) -> bytes:
+        """Return all chunks that are left as one body."""
+        return b"".join([chunk async for chunk in self])
+
+    async def aclose(self) -> None:
+        """Release what the reader holds. Twice is fine."""
+        self._ended = True
+        close, self._close = self._close, None
+        if close is not None:
+            await close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"ObjectReader({self.info!r})"
+
+    def around(self, wrap: Callable[[Fetch], Awaitable[bytes]]) -> ObjectReader:
+        """Return a reader in place of this one whose every chunk comes from `wrap(fetch)`; for layers."""
+
+        async def fetch() -> bytes:
+            return await wrap(self._fetch)
+
+        return ObjectReader(self.info, fetch, self.aclose)
+
+
+def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
+    """Return a layer's result, a reader with `wrap` around each chunk; any other result unchanged."""
+    return result.around(wrap) if isinstance(result, ObjectReader) else result  # type: ignore[return-value]  # a reader for a reader
+
+
+def one_level(
+    objects: Iterable[ObjectInfo], prefix: str, start_after: str | None, limit: int | None
+) -> ObjectList:
+    """Return one folder level of `objects`, which are in key order: what `list_objects` does with "/"."""
+    level = ObjectList([], [])
+    for info in objects:
+        if limit is not None and len(level.objects) + len(level.prefixes) >= limit:
+            break
+        end = info.key.find("/", len(prefix)) + 1
+        folder = info.key[:end]
+        if not end:
+            level.objects.append(info)
+        elif folder > (start_after or "") and folder not in level.prefixes[-1:]:
+            level.prefixes.append(folder)
+    return level
