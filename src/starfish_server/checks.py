@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
@@ -271,7 +271,7 @@ async def checked_chunks(
     chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
 ) -> AsyncIterator[bytes]:
     """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
-    async for chunk in _asynchronous(chunks):
+    async for chunk in asynchronous(chunks):
         if not isinstance(chunk, bytes | bytearray | memoryview):
             raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
         if len(chunk):
@@ -286,13 +286,19 @@ def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str)
         raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
 
 
-async def _asynchronous(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(chunks, AsyncIterable):
-        async for chunk in chunks:
-            yield chunk
-    else:
+async def asynchronous(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks of either kind of iterable; a generator is closed with this one."""
+    if not isinstance(chunks, AsyncIterable):
         for chunk in chunks:
             yield chunk
+        return
+    iterator = aiter(chunks)
+    try:
+        async for chunk in iterator:
+            yield chunk
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
 
 
 def flag(name: str, value: bool) -> bool:
@@ -358,4 +364,5 @@ check_version = check_if_version
 
 
 def conflict(key: str, version: str | None, found: bool) -> VersionConflictError:
+    """Make the error of a `put_if` that found another version."""
     return VersionConflictError("the object has changed, nothing was written", operation="put_if", key=key)

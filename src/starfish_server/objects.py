@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ANY", "AnyVersion", "ObjectInfo", "ObjectList", "ObjectReader", "StoredObject", "one_level"]
 
-T = TypeVar("T")
 Fetch = Callable[[], Awaitable[bytes]]
 
 
@@ -97,8 +96,15 @@ class ObjectReader:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._ended:
+        chunk = await self.next_chunk()
+        if not chunk:
             raise StopAsyncIteration
+        return chunk
+
+    async def next_chunk(self) -> bytes:
+        """Return the next chunk; b"" at the end, and from then on."""
+        if self._ended:
+            return b""
         try:
             chunk = await self._fetch()
         except BaseException:
@@ -106,7 +112,6 @@ class ObjectReader:
             raise
         if not chunk:
             await self.aclose()
-            raise StopAsyncIteration
         return chunk
 
     async def read(self) -> bytes:
@@ -130,19 +135,6 @@ class ObjectReader:
 
     def __repr__(self) -> str:
         return f"ObjectReader({self.info!r})"
-
-    def around(self, wrap: Callable[[Fetch], Awaitable[bytes]]) -> ObjectReader:
-        """Return a reader in place of this one whose every chunk comes from `wrap(fetch)`; for layers."""
-
-        async def fetch() -> bytes:
-            return await wrap(self._fetch)
-
-        return ObjectReader(self.info, fetch, self.aclose)
-
-
-def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
-    """Return a layer's result, a reader with `wrap` around each chunk; any other result unchanged."""
-    return result.around(wrap) if isinstance(result, ObjectReader) else result  # type: ignore[return-value]  # a reader for a reader
 
 
 def one_level(

@@ -107,6 +107,8 @@ class Operation(Generic[T]):
     """The key, or None for an operation on several or no keys."""
     prefix: str | None = None
     """The prefix of a listing; None for other operations."""
+    chunks: Iterable[bytes] | AsyncIterable[bytes] = ()
+    """The chunks to upload; empty for other operations."""
     body: str | bytes | None = None
     """The body to write; None for an operation that writes none."""
 

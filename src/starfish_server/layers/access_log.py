@@ -8,14 +8,23 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 from starfish_server.audit.records import AccessRecord, Sink, make_record
 from starfish_server.audit.sinks import Delivery, LoggingSink, shown_sink
 from starfish_server.checks import positive_number
-from starfish_server.errors import StoreUnavailableError
+from starfish_server.errors import StoreClosedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.operations import OPERATIONS
+from starfish_server.layers.outcome import (
+    outcome_of_error,
+    outcome_of_result,
+    size_of_result,
+    size_written,
+    watched,
+)
+from starfish_server.layers.streams import CountedChunks, WatchedReader
+from starfish_server.objects import ObjectReader
+from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -52,6 +61,9 @@ class AccessLog(Layer):
         or may not have been done. A read whose record cannot be kept fails too. An operation that failed by
         itself keeps its own error, and a cancelled one stays cancelled: their lost records are only logged.
     sink_timeout: seconds, 5 by default, after which an async sink has failed.
+
+    A stream is one record, made when it ends, with the bytes that were read; under "fail" its "started" is
+    recorded first, as for a write. `close()` ends the records of streams that are still open.
 
     A cancelled operation does not wait for async sinks: they end in the background, and `close()` waits for
     them. Raises `ValueError` for an unknown action, operation or policy.
@@ -93,6 +105,7 @@ class AccessLog(Layer):
         self._predicate = predicate
         self._sink_timeout = sink_timeout
         self._in_flight = 0
+        self._readers: WeakSet[WatchedReader] = WeakSet()
         self._idle: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def settings(self) -> dict[str, object]:
@@ -127,7 +140,7 @@ class AccessLog(Layer):
                     loop.call_soon_threadsafe(idle.set)
 
     async def _recorded(self, operation: Operation[T]) -> T:
-        size = size_of_body(operation.body)
+        size = size_written(operation)
         make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
         began = perf_counter()
 
@@ -138,22 +151,38 @@ class AccessLog(Layer):
             duration = 0.0 if outcome == "started" else perf_counter() - began
             return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
 
+        if operation.bodies is Bodies.CHUNKS:
+            operation = operation.replace(chunks=CountedChunks(operation.chunks))
         try:
-            if self._must_keep and operation.writes:
+            if self._must_keep and (operation.writes or operation.bodies is Bodies.READER):
                 await self._keep(record("started", None, size), "nothing was done")
             result = await self._inner.perform(operation)
         except BaseException as error:
-            failed = record(*outcome_of_error(error), size)
+            failed = record(*outcome_of_error(error), size_written(operation))
             if self._wants(failed):
                 if isinstance(error, Exception):
                     await self._delivery.deliver(failed)
                 else:
                     self._delivery.hand_over(failed)
             raise
-        if size is None:
-            size = size_of_result(operation, result)
+        if isinstance(result, ObjectReader):
+            reader: T = self._recorded_reader(result, record)
+            return reader
+        size = size_written(operation) if operation.writes else size_of_result(operation, result)
         await self._keep(record(outcome_of_result(operation, result), None, size), "though it was done")
         return result
+
+    def _recorded_reader(self, reader: ObjectReader, record: Callable[..., AccessRecord]) -> Any:
+        def ended(
+            outcome: Outcome, error_type: str | None, error: BaseException | None, size: int | None
+        ) -> None:
+            finished = record(outcome, error_type, size)
+            if self._wants(finished):
+                self._delivery.hand_over(finished)
+
+        made = watched(reader, ended)
+        self._readers.add(made)
+        return made
 
     async def _keep(self, record: AccessRecord, so: str) -> None:
         if not self._wants(record):
@@ -185,6 +214,8 @@ class AccessLog(Layer):
             await self._inner.close()
         finally:
             await self._wait_for_operations()
+            for reader in list(self._readers):
+                reader.end(StoreClosedError("the store was closed"))
             failures = await self._delivery.close()
         if failures and self._must_keep:
             raise StoreUnavailableError("an access log sink could not be closed") from failures[0]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.streams import around_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["ConcurrencyLimit"]
@@ -22,6 +25,8 @@ class ConcurrencyLimit(Layer):
 
     Stands inside `Retry`, so that no permit is held during back-off and a refusal is retried, and outside
     `Timeout`, so that waiting does not count as the backend's time.
+
+    A reader holds a permit while it fetches a chunk, not between chunks; an upload holds one to its end.
 
     max_in_flight: operations in flight, 64 by default. Each event loop is counted alone: a store used from
         two threads with a loop each lets through twice as many.
@@ -47,6 +52,10 @@ class ConcurrencyLimit(Layer):
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
 
     async def perform(self, operation: Operation[T]) -> T:
+        result = await self._permitted(operation, lambda: self._inner.perform(operation))
+        return around_chunks(result, lambda fetch: self._permitted(operation, fetch))
+
+    async def _permitted(self, operation: Operation[Any], call: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         gate = self._latest
         if gate is None or gate.loop() is not loop:
@@ -57,7 +66,7 @@ class ConcurrencyLimit(Layer):
                 raise operation.error(StoreOverloadedError, reason)
             await gate.wait(loop.create_future())
         try:
-            return await self._inner.perform(operation)
+            return await call()
         finally:
             gate.leave()
 

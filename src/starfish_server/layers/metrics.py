@@ -9,8 +9,8 @@ from opentelemetry.metrics import get_meter
 
 from starfish_server.checks import flag
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.operations import OPERATIONS
+from starfish_server.layers.outcome import observe
+from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Metrics(Layer):
     - `objectstore.operation.duration`: histogram in seconds, by `objectstore.outcome` ("ok", "miss", "error",
       "denied", "cancelled") and, for the errors, `error.type`
     - `objectstore.operation.active`: operations in flight
-    - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes only
+    - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes and of
+      streams as far as they were read
     - `objectstore.retries`: attempts after the first
     - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss" or "shared"
 
@@ -80,32 +81,25 @@ class Metrics(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         operation = operation.observed()
         active = self._of_operation[operation.name]
-        common = self._attributes(active, operation)
         began = perf_counter()
-        self._active.add(1, active)
-        try:
-            result = await self._inner.perform(operation)
-        except BaseException as error:
-            outcome, kind = outcome_of_error(error)
-            error_type = None if outcome == "cancelled" else kind
-            self._record_duration(operation, outcome, error_type, perf_counter() - began)
-            raise
-        else:
-            self._record_duration(
-                operation, outcome_of_result(operation, result), None, perf_counter() - began
-            )
-            if (size := size_of_body(operation.body)) is not None:
-                self._written.add(size, common)
-            elif (size := size_of_result(operation, result)) is not None:
-                self._read.add(size, common)
-            return result
-        finally:
+
+        def ended(
+            outcome: Outcome, error_type: str | None, error: BaseException | None, size: int | None
+        ) -> None:
             self._active.add(-1, active)
+            kind = None if outcome == "cancelled" else error_type
+            self._record_duration(operation, outcome, kind, perf_counter() - began)
+            common = self._attributes(active, operation)
+            if size is not None and (outcome == "ok" or operation.bodies is Bodies.READER):
+                (self._written if operation.writes else self._read).add(size, common)
             notes = operation.notes or {}
             if (attempts := notes.get("attempts", 0)) > 1:
                 self._retries.add(attempts - 1, common)
             if "cache" in notes:
                 self._cache.add(1, {**common, "objectstore.cache": notes["cache"]})
+
+        self._active.add(1, active)
+        return await observe(self._inner, operation, ended)
 
     def _record_duration(
         self, operation: Operation[Any], outcome: Outcome, error_type: str | None, duration: float

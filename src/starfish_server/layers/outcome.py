@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from starfish_server.errors import (
     ContextRequiredError,
@@ -12,10 +13,15 @@ from starfish_server.errors import (
     StoreTimeoutError,
 )
 from starfish_server.layers.deadline import DEADLINE_PASSED
+from starfish_server.layers.streams import CountedChunks, WatchedReader
+from starfish_server.objects import ObjectReader, StoredObject
+from starfish_server.operations import Bodies
 
 if TYPE_CHECKING:
     from starfish_server.operations import Operation
+    from starfish_server.storage.base import AbstractObjectStore
 
+T = TypeVar("T")
 Outcome = Literal["ok", "miss", "error", "denied", "cancelled"]
 
 _DENIALS = (StoreAccessDeniedError, ReadOnlyStoreError, ContextRequiredError)
@@ -56,7 +62,49 @@ def size_of_body(body: object) -> int | None:
 
 
 def size_of_result(operation: Operation[Any], result: object) -> int | None:
-    """Return the bytes that a read of one object returned; None for a miss, a list and a write."""
-    if result is None or operation.writes:
+    """Return the bytes of the body that a read returned; None for everything else."""
+    if result is None or operation.bodies is not Bodies.RESULT:
         return None
+    if isinstance(result, StoredObject):
+        return len(result.body)
     return size_of_body(result[0] if isinstance(result, tuple) else result)
+
+
+Ended = Callable[[Outcome, str | None, BaseException | None, int | None], None]
+"""Called once when an operation has ended: outcome, type of the error, the error, bytes of the body."""
+
+
+async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: Ended) -> T:
+    """Perform an operation and call `ended` when it has ended: a stream ends with its last chunk."""
+    if operation.bodies is Bodies.CHUNKS:
+        operation = operation.replace(chunks=CountedChunks(operation.chunks))
+    try:
+        result = await inner.perform(operation)
+    except BaseException as error:
+        ended(*outcome_of_error(error), error, size_written(operation))
+        raise
+    if isinstance(result, ObjectReader):
+        reader: T = watched(result, ended)
+        return reader
+    size = size_written(operation) if operation.writes else size_of_result(operation, result)
+    ended(outcome_of_result(operation, result), None, None, size)
+    return result
+
+
+def watched(reader: ObjectReader, ended: Ended) -> Any:
+    """Return a reader in place of `reader` that calls `ended` when the stream has ended."""
+
+    def stream_ended(error: BaseException | None, size: int) -> None:
+        if error is None:
+            ended("ok", None, None, size)
+        else:
+            ended(*outcome_of_error(error), error, size)
+
+    return WatchedReader(reader, stream_ended)
+
+
+def size_written(operation: Operation[Any]) -> int | None:
+    """Return the bytes of the body that an operation writes, so far for an upload; None if it writes none."""
+    if isinstance(operation.chunks, CountedChunks):
+        return operation.chunks.size
+    return size_of_body(operation.body)

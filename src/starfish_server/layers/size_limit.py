@@ -8,8 +8,12 @@ from starfish_server.checks import positive_int
 from starfish_server.errors import ObjectTooLargeError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import size_of_body, size_of_result
+from starfish_server.layers.streams import CountedChunks, around_chunks
+from starfish_server.objects import ObjectReader
+from starfish_server.operations import Bodies
 
 if TYPE_CHECKING:
+    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["SizeLimit"]
@@ -19,7 +23,9 @@ class SizeLimit(Layer):
     """Refuses bodies over `max_bytes` with `ObjectTooLargeError`, going in and coming out.
 
     A write is refused before it is sent. A stored object over the limit is refused after it was read: the
-    caller is spared it, the network is not. A guard: outside namespaces and cache.
+    caller is spared it, the network is not. A stream ends at the chunk that passes the limit, and an upload
+    that does leaves nothing. `copy` and `signed_url` carry no body through here and are not limited. A guard:
+    outside namespaces and cache.
 
     max_bytes: the largest body that passes, in bytes; text counts as its UTF-8 bytes.
     """
@@ -37,9 +43,23 @@ class SizeLimit(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         if operation.body is not None:
             self._check(size_of_body(operation.body), operation)
+        if operation.bodies is Bodies.CHUNKS:
+            chunks = CountedChunks(operation.chunks, lambda size: self._check(size, operation))
+            operation = operation.replace(chunks=chunks)
         result = await self._inner.perform(operation)
         self._check(size_of_result(operation, result), operation)
-        return result
+        if not isinstance(result, ObjectReader):
+            return result
+        size = 0
+
+        async def counted(fetch: Fetch) -> bytes:
+            nonlocal size
+            chunk = await fetch()
+            size += len(chunk)
+            self._check(size, operation)
+            return chunk
+
+        return around_chunks(result, counted)
 
     def _check(self, size: int | None, operation: Operation[Any]) -> None:
         if size is not None and size > self._max_bytes:

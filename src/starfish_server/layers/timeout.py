@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from starfish_server.checks import positive_number
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines
+from starfish_server.layers.streams import around_chunks
 from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Timeout"]
@@ -20,6 +22,9 @@ __all__ = ["Timeout"]
 
 class Timeout(Layer):
     """Cancels an operation that takes longer than `seconds` and raises `StoreTimeoutError`.
+
+    The limit of `open` holds for the first answer and then for each chunk. `upload` has no limit unless
+    `operations` gives one, since its chunks may come slowly.
 
     Stands inside `Retry`, so that each attempt has a limit of its own and a cancelled one is retried, and
     inside `ConcurrencyLimit`, so that waiting for a permit does not count. A write that was cancelled may
@@ -49,7 +54,8 @@ class Timeout(Layer):
             raise ValueError(
                 f"operations: there is no operation {unknown[0]!r}, only {', '.join(OPERATIONS)}"
             )
-        self._limits = {name: self._limit(self._operations.get(name, seconds)) for name in OPERATIONS}
+        limits = dict.fromkeys(OPERATIONS, seconds) | {"upload": None} | self._operations
+        self._limits = {name: self._limit(limit) for name, limit in limits.items()}
 
     @staticmethod
     def _limit(seconds: float | None) -> Deadlines | None:
@@ -66,4 +72,10 @@ class Timeout(Layer):
         if limit is None:
             return await self._inner.perform(operation)
         with limit.limit(operation):
-            return await self._inner.perform(operation)
+            result = await self._inner.perform(operation)
+
+        async def limited(fetch: Fetch) -> bytes:
+            with limit.limit(operation):
+                return await fetch()
+
+        return around_chunks(result, limited)

@@ -20,13 +20,16 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode, get_tracer, 
 
 from starfish_server.checks import flag, secret_bytes
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
-from starfish_server.operations import OPERATIONS, ListKeys
+from starfish_server.layers.outcome import observe
+from starfish_server.layers.streams import around_chunks
+from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
+    from starfish_server.layers.outcome import Outcome
+    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Tracing"]
@@ -54,6 +57,8 @@ class Tracing(Layer):
         key or prefix, are attributes of spans.
     hash_key: secret bytes or text for "hashed", so that hashes of guessed values cannot be compared. By
         default a random one, and hashes then agree within one process only.
+
+    The span of a stream ends with its last chunk, and says how many bytes were read.
 
     The outcome is an attribute. Neither a miss nor a cancellation is an error. A failure sets the status and
     adds an exception event with type and stack; the message, which may name keys and callers, is in it only
@@ -101,16 +106,27 @@ class Tracing(Layer):
         if not span.get_span_context().is_valid:
             return await self._inner.perform(operation)
         # A span that the sampler left out is attached as well, or its children would be sampled as roots.
-        token = attach(set_span_in_context(span))
+        within = set_span_in_context(span)
+        token = attach(within)
         try:
             if not span.is_recording():
                 return await self._inner.perform(operation)
             span.set_attributes(attributes)
             self._describe(span, key_attribute, operation)
-            return await self._observed(span, operation.observed())
+            result = await self._observed(span, operation.observed())
         finally:
             detach(token)
-            _end(span)
+            if not span.is_recording():
+                _end(span)
+
+        async def traced(fetch: Fetch) -> bytes:
+            token = attach(within)
+            try:
+                return await fetch()
+            finally:
+                detach(token)
+
+        return around_chunks(result, traced)
 
     def _start(self, name: str) -> Span:
         try:
@@ -136,17 +152,14 @@ class Tracing(Layer):
             span.set_attribute("starfish.identity", self._show_identity(context.identity))
 
     async def _observed(self, span: Span, operation: Operation[T]) -> T:
-        try:
-            result = await self._inner.perform(operation)
-            span.set_attribute("objectstore.outcome", outcome_of_result(operation, result))
-            return result
-        except BaseException as error:
-            outcome, kind = outcome_of_error(error)
+        def ended(
+            outcome: Outcome, error_type: str | None, error: BaseException | None, size: int | None
+        ) -> None:
             span.set_attribute("objectstore.outcome", outcome)
-            if outcome != "cancelled":
-                self._record_failure(span, error, kind)
-            raise
-        finally:
+            if error is not None and error_type is not None and outcome != "cancelled":
+                self._record_failure(span, error, error_type)
+            if operation.bodies in (Bodies.READER, Bodies.CHUNKS) and size is not None:
+                span.set_attribute("objectstore.bytes", size)
             notes: dict[str, Any] = operation.notes or {}
             if "attempts" in notes:
                 span.set_attribute("objectstore.attempts", notes["attempts"])
@@ -154,6 +167,9 @@ class Tracing(Layer):
                 span.set_attribute("objectstore.cache", notes["cache"])
             if self._per_attempt and "request_id" in notes:
                 span.set_attribute("aws.request_id", printable(notes["request_id"]))
+            _end(span)
+
+        return await observe(self._inner, operation, ended)
 
     def _record_failure(self, span: Span, error: BaseException, name: str) -> None:
         kind = type(error)
@@ -170,7 +186,7 @@ class Tracing(Layer):
 
 
 def _plain_span(operation: str) -> _SpanOf:
-    key = "objectstore.prefix" if OPERATIONS[operation] is ListKeys else "objectstore.key"
+    key = "objectstore.prefix" if OPERATIONS[operation].action == "list" else "objectstore.key"
     return f"objectstore.{operation}", {}, key
 
 

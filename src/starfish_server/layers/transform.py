@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from starfish_server.checks import DEFAULT_TEXT_TYPE, copy_bytes, decode_text, encode_text
+from starfish_server.checks import (
+    DEFAULT_TEXT_TYPE,
+    check_range,
+    copy_bytes,
+    decode_text,
+    encode_body,
+    encode_text,
+    type_or_default,
+)
 from starfish_server.errors import StoreNotSupportedError
-from starfish_server.layers.base import Layer, Operation, T
-from starfish_server.operations import OPERATIONS, Bodies, GetBytes, GetString, Put, PutBytes
+from starfish_server.layers.base import Layer, T
+from starfish_server.objects import ObjectList, StoredObject
+from starfish_server.operations import (
+    OPERATIONS,
+    Bodies,
+    Copy,
+    GetBytes,
+    GetString,
+    ListObjects,
+    Open,
+    Operation,
+    Put,
+    PutBytes,
+    Read,
+    Stat,
+    Upload,
+    Write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from starfish_server.objects import ObjectInfo
 
 __all__ = ["Transform"]
 
@@ -20,8 +47,11 @@ class Transform(Layer):
     """Changes each body on its way to the store inside and back: a subclass defines `encode` and `decode`.
 
     Operations without bodies pass unchanged. An operation with bodies that this class does not know raises
-    `StoreNotSupportedError`, so that no operation stores or returns a body unchanged by mistake. Text is
-    stored inside as bytes, with its content type.
+    `StoreNotSupportedError`, so that no operation stores or returns a body unchanged by mistake: `signed_url`
+    is one, since its URL leads to what is stored. Text is stored inside as bytes, with its content type.
+
+    Ranges and streams read the whole object, and `stat` reads it for its size; lists have no sizes. An upload
+    is gathered, up to 64 MiB. `copy` decodes and encodes the body, for the target's key.
     """
 
     context_dependent = False
@@ -40,38 +70,54 @@ class Transform(Layer):
         """Return the body that `encode` was given, or raise `StoreIntegrityError`."""
 
     def supports(self, operation: str) -> bool:
-        kind = OPERATIONS[operation]
-        if kind.bodies is Bodies.NONE:
+        if operation == "conditional_write":
             return super().supports(operation)
-        return kind in _HANDLED and super().supports("put_bytes" if kind.writes else "get_bytes")
+        kind = OPERATIONS[operation]
+        return (kind.bodies is Bodies.NONE or kind in _HANDLED) and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
         if operation.bodies is Bodies.NONE:
             return await self._inner.perform(operation)
         handle = _HANDLED.get(type(operation))
         if handle is None:
-            reason = f"{type(self).__name__} cannot change its bodies"
-            raise operation.error(StoreNotSupportedError, reason)
+            raise operation.error(StoreNotSupportedError, f"{type(self).__name__} cannot change its bodies")
         return cast("T", await handle(self, operation))
 
 
-async def _get_bytes(layer: Transform, operation: Any) -> tuple[bytes, str] | None:
-    found = await layer.inner.perform(GetBytes(operation.key, operation.context, operation.notes))
-    return None if found is None else (await layer.decode(found[0], operation.key), found[1])
+async def _read(layer: Transform, operation: Read) -> StoredObject | None:
+    check_range(operation.start, operation.stop)
+    found = await layer.inner.perform(operation.replace(start=0, stop=None))
+    if found is None:
+        return None
+    body = await layer.decode(found.body, operation.key)
+    info = replace(found.info, size=len(body))
+    return StoredObject(info, body[operation.start : operation.stop])
 
 
-async def _get_string(layer: Transform, operation: Any) -> str | None:
+async def _write(layer: Transform, operation: Write) -> ObjectInfo:
+    plain = encode_body(operation.body, "write", operation.key)
+    content_type = type_or_default(operation.content_type, operation.body)
+    body = await layer.encode(plain, operation.key)
+    info = await layer.inner.perform(operation.replace(body=body, content_type=content_type))
+    return replace(info, size=len(plain))
+
+
+async def _get_string(layer: Transform, operation: GetString) -> str | None:
     found = await _get_bytes(layer, operation)
     return None if found is None else decode_text(found[0], "get_string", operation.key)
 
 
-async def _put_bytes(layer: Transform, operation: PutBytes) -> None:
-    body = await layer.encode(copy_bytes(operation.body, "put_bytes"), operation.key)
-    await layer.inner.perform(operation.replace(body=body))
+async def _get_bytes(layer: Transform, operation: GetBytes | GetString) -> tuple[bytes, str] | None:
+    found = await layer.inner.perform(GetBytes(operation.key, operation.context, operation.notes))
+    return None if found is None else (await layer.decode(found[0], operation.key), found[1])
 
 
-async def _put(layer: Transform, operation: Put) -> None:
-    body = await layer.encode(encode_text(operation.body, "put", operation.key), operation.key)
+async def _put(layer: Transform, operation: Put | PutBytes) -> None:
+    if isinstance(operation, Put):
+        plain = encode_text(operation.body, "put", operation.key)
+    else:
+        plain = copy_bytes(operation.body, "put_bytes")
+    body = await layer.encode(plain, operation.key)
     content_type = operation.content_type or DEFAULT_TEXT_TYPE
     context, notes = operation.context, operation.notes
     await layer.inner.perform(
@@ -79,9 +125,27 @@ async def _put(layer: Transform, operation: Put) -> None:
     )
 
 
+async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
+    """List without sizes: those of what is stored would mislead."""
+    found = await layer.inner.perform(operation)
+    return ObjectList([replace(info, size=None) for info in found.objects], found.prefixes)
+
+
+async def _derive(layer: Transform, operation: Operation[T]) -> T:
+    """Perform an operation by others, which this layer handles: as a store does that lacks it."""
+    return await operation.send(super(Layer, layer))  # type: ignore[arg-type]  # the layer as a plain store
+
+
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     GetBytes: _get_bytes,
     GetString: _get_string,
-    PutBytes: _put_bytes,
     Put: _put,
+    PutBytes: _put,
+    Read: _read,
+    Write: _write,
+    Stat: _derive,
+    Open: _derive,
+    Upload: _derive,
+    Copy: _derive,
+    ListObjects: _list_objects,
 }

@@ -14,6 +14,8 @@ from starfish_server.layers.namespace.prefix import (
     TemplatePrefix,
     check_prefix_option,
 )
+from starfish_server.layers.streams import around_chunks
+from starfish_server.operations import Bodies
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from starfish_server.context import StoreContext
     from starfish_server.layers.namespace.prefix import PrefixOf
+    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Namespace"]
@@ -90,7 +93,17 @@ class Namespace(Layer):
             result = await self._inner.perform(operation.rename(prefix.__add__))
         except StoreError as error:
             raise _restored(error, prefix) from error.__cause__
-        return operation.restore(result, prefix.remove)
+        result = operation.restore(result, prefix.remove)
+        if operation.bodies is not Bodies.READER:
+            return result
+
+        async def restoring(fetch: Fetch) -> bytes:
+            try:
+                return await fetch()
+            except StoreError as error:
+                raise _restored(error, prefix) from error.__cause__
+
+        return around_chunks(result, restoring)
 
     def _prefix_for(self, operation: Operation[Any]) -> Prefix:
         try:

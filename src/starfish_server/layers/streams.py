@@ -1,0 +1,91 @@
+"""Readers and chunks that a layer puts in place of the ones it gets, to see a stream to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from starfish_server.checks import asynchronous
+from starfish_server.objects import ObjectReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+
+    from starfish_server.objects import Fetch
+
+T = TypeVar("T")
+
+__all__ = ["CountedChunks", "WatchedReader", "around_chunks"]
+
+
+def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
+    """Return a layer's result: a reader with `wrap(fetch)` for each chunk, anything else unchanged."""
+    if not isinstance(result, ObjectReader):
+        return result
+    inner = result
+
+    async def fetch() -> bytes:
+        return await wrap(inner.next_chunk)
+
+    return ObjectReader(inner.info, fetch, inner.aclose)  # type: ignore[return-value]  # a reader for a reader
+
+
+class WatchedReader(ObjectReader):
+    """A reader that calls `ended` once, when it is read to its end, fails, is closed or is forgotten.
+
+    ended: called with the error, or None, and the bytes read so far. It must not block.
+    """
+
+    def __init__(self, inner: ObjectReader, ended: Callable[[BaseException | None, int], None]) -> None:
+        super().__init__(inner.info, self._watched, inner.aclose)
+        self._inner = inner
+        self._size = 0
+        self._ended_by: Callable[[BaseException | None, int], None] | None = ended
+
+    async def _watched(self) -> bytes:
+        try:
+            chunk = await self._inner.next_chunk()
+        except BaseException as error:
+            self.end(error)
+            raise
+        self._size += len(chunk)
+        if not chunk:
+            self.end(None)
+        return chunk
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            self.end(None)
+
+    def end(self, error: BaseException | None) -> None:
+        """Call `ended` unless that was done."""
+        ended, self._ended_by = self._ended_by, None
+        if ended is not None:
+            ended(error, self._size)
+
+    def __del__(self) -> None:
+        self.end(GeneratorExit("the reader was never closed"))
+
+
+class CountedChunks:
+    """The chunks of an upload, counted on their way to the leaf.
+
+    counted: called with the bytes so far, before each chunk is passed on; what it raises ends the upload.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes] | AsyncIterable[bytes],
+        counted: Callable[[int], None] | None = None,
+    ) -> None:
+        self._chunks = chunks
+        self._counted = counted
+        self.size = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in asynchronous(self._chunks):
+            self.size += len(chunk)
+            if self._counted is not None:
+                self._counted(self.size)
+            yield chunk
