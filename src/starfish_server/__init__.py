@@ -15,6 +15,7 @@ from starfish_server.errors import (
     DeleteManyError,
     InvalidKeyError,
     KeyConflictError,
+    ObjectNotFoundError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
     StackError,
@@ -22,6 +23,7 @@ from starfish_server.errors import (
     StoreClosedError,
     StoreDecodeError,
     StoreError,
+    StoreIntegrityError,
     StoreNotSupportedError,
     StoreOverloadedError,
     StoreTimeoutError,
@@ -29,11 +31,14 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.explain import explain
+from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
     __version__: str
 
+    from starfish_server.bulk import copy_all, delete_prefix, scan
+    from starfish_server.keys import decode_key, encode_key
     from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
     from starfish_server.router import CollectionConfig, SyncConfig
     from starfish_server.stack_file import load_stack
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
 
 __all__ = [
+    "ANY",
     "AbstractObjectStore",
     "BucketNotFoundError",
     "CollectionConfig",
@@ -54,6 +60,10 @@ __all__ = [
     "InvalidKeyError",
     "KeyConflictError",
     "MemoryObjectStore",
+    "ObjectInfo",
+    "ObjectList",
+    "ObjectNotFoundError",
+    "ObjectReader",
     "ObjectTooLargeError",
     "ReadOnlyStoreError",
     "StackError",
@@ -63,14 +73,21 @@ __all__ = [
     "StoreContext",
     "StoreDecodeError",
     "StoreError",
+    "StoreIntegrityError",
     "StoreNotSupportedError",
     "StoreOverloadedError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "StoredObject",
     "SyncConfig",
     "VersionConflictError",
+    "copy_all",
+    "decode_key",
+    "delete_prefix",
+    "encode_key",
     "explain",
     "load_stack",
+    "scan",
 ]
 
 _HOMES = {
@@ -82,7 +99,12 @@ _HOMES = {
     "GracefulShutdownOptions": "lifecycle",
     "MemoryObjectStore": "storage.memory",
     "SyncConfig": "router",
+    "copy_all": "bulk",
+    "decode_key": "keys",
+    "delete_prefix": "bulk",
+    "encode_key": "keys",
     "load_stack": "stack_file",
+    "scan": "bulk",
 }
 
 

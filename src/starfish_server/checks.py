@@ -67,7 +67,7 @@ def check_any_key(key: str, operation: str) -> None:
         raise _invalid("key", key, _ANY_RULE, operation)
 
 
-def check_any_prefix(prefix: str, operation: str) -> None:
+def check_any_prefix(prefix: str | None, operation: str) -> None:
     """Raise `InvalidKeyError` unless a key that `check_any_key` accepts could begin with `prefix`."""
     if not isinstance(prefix, str) or not _fits(prefix) or not _any_prefix(prefix):
         raise _invalid("prefix", prefix, _ANY_RULE, operation)
@@ -264,7 +264,9 @@ def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
 
 def type_or_default(content_type: str | None, body: str | bytes) -> str:
     """Return the content type to store: one for text or bytes where none is given."""
-    return content_type or (DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE)
+    if content_type is not None:
+        return content_type
+    return DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE
 
 
 async def checked_chunks(

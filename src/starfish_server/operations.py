@@ -107,6 +107,8 @@ class Operation(Generic[T]):
     """The key, or None for an operation on several or no keys."""
     prefix: str | None = None
     """The prefix of a listing; None for other operations."""
+    start_after: str | None = None
+    """The place after which a listing begins; None for other operations."""
     chunks: Iterable[bytes] | AsyncIterable[bytes] = ()
     """The chunks to upload; empty for other operations."""
     body: str | bytes | None = None
@@ -157,10 +159,14 @@ class Operation(Generic[T]):
         if self.notes is not None:
             self.notes[name] = value
 
+    @property
+    def error_key(self) -> str | None:
+        """The key or prefix that an error of this operation carries."""
+        return self.key if self.prefix is None else self.prefix
+
     def error(self, kind: type[E], reason: str, **fields: Any) -> E:
         """Make an error of this operation; `fields` are those of its class besides `operation` and `key`."""
-        key = self.key if self.prefix is None else self.prefix
-        return kind(reason, operation=self.name, key=key, **fields)
+        return kind(reason, operation=self.name, key=self.error_key, **fields)
 
 
 def _rename_key(operation: Op, change: Callable[[str], str]) -> Op:
@@ -168,8 +174,7 @@ def _rename_key(operation: Op, change: Callable[[str], str]) -> Op:
 
 
 def _rename_prefix(operation: Op, change: Callable[[str], str]) -> Op:
-    start_after = getattr(operation, "start_after", None)
-    start_after = None if start_after is None else change(start_after)
+    start_after = None if operation.start_after is None else change(operation.start_after)
     return operation.replace(prefix=change(operation.prefix), start_after=start_after)  # type: ignore[arg-type]  # only for listings
 
 
@@ -223,7 +228,7 @@ class ListKeys(Operation["list[str]"]):
 
     kind = Kind("list_keys", "list", Bodies.NONE, writes=False)
     prefix: str = field()
-    start_after: str | None = None
+    start_after: str | None = field(default=None)
     limit: int | None = None
     context: StoreContext | None = None
     notes: Notes | None = field(default=None, repr=False)
@@ -445,17 +450,16 @@ class Copy(Operation["ObjectInfo"]):
     restore = _restore_info
 
     @property
-    def key(self) -> str:  # type: ignore[override]  # read only where others have a field
-        """The key that is written."""
-        return self.target
-
-    @property
     def idempotent(self) -> bool:
         return self.if_version is ANY
 
     @property
     def keys(self) -> tuple[str, ...]:
         return (self.source, self.target)
+
+    @property
+    def error_key(self) -> str:
+        return self.target
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo]:
         return store.copy(self.source, self.target, if_version=self.if_version, context=self.context)
@@ -470,7 +474,7 @@ class ListObjects(Operation["ObjectList"]):
 
     kind = Kind("list_objects", "list", Bodies.SIZE, writes=False)
     prefix: str = field()
-    start_after: str | None = None
+    start_after: str | None = field(default=None)
     limit: int | None = None
     delimiter: str | None = None
     context: StoreContext | None = None

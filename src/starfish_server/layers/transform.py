@@ -15,8 +15,9 @@ from starfish_server.checks import (
     encode_text,
     type_or_default,
 )
-from starfish_server.errors import StoreNotSupportedError
+from starfish_server.errors import StoreError, StoreNotSupportedError
 from starfish_server.layers.base import Layer, T
+from starfish_server.layers.copy_error import copy_error
 from starfish_server.objects import ObjectList, StoredObject
 from starfish_server.operations import (
     OPERATIONS,
@@ -81,7 +82,14 @@ class Transform(Layer):
         handle = _HANDLED.get(type(operation))
         if handle is None:
             raise operation.error(StoreNotSupportedError, f"{type(self).__name__} cannot change its bodies")
-        return cast("T", await handle(self, operation))
+        try:
+            return cast("T", await handle(self, operation))
+        except StoreError as error:
+            if error.operation == operation.name:
+                raise
+            own = copy_error(error)  # of the operation that was asked for, not of one that it is made of
+            own.operation = operation.name
+            raise own from error.__cause__
 
 
 async def _read(layer: Transform, operation: Read) -> StoredObject | None:
@@ -118,10 +126,12 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
     else:
         plain = copy_bytes(operation.body, "put_bytes")
     body = await layer.encode(plain, operation.key)
-    content_type = operation.content_type or DEFAULT_TEXT_TYPE
+    content_type = operation.content_type
+    if content_type is None and isinstance(operation, Put):
+        content_type = DEFAULT_TEXT_TYPE
     context, notes = operation.context, operation.notes
     await layer.inner.perform(
-        PutBytes(operation.key, body, content_type, operation.cache_control, context, notes)
+        PutBytes(operation.key, body, content_type, operation.cache_control, context, notes)  # type: ignore[arg-type]  # the leaf refuses None
     )
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTEXT", "REGISTERED", "Behaviour", "Capability", "behaviour", "expect", "expect_error"]
 
-Capability = Literal["bytes", "nested_keys", "conditional_writes", "key_rules", "order", "closing"]
+Capability = Literal[
+    "bytes", "nested_keys", "conditional_writes", "metadata", "key_rules", "order", "closing"
+]
 """What a store may lack; `check_store` says what each stands for."""
 
 CONTEXT = StoreContext(

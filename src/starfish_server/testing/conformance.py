@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 # Each of these modules registers its behaviours.
-from starfish_server.testing import conditional, content, keys, lifetime, listing  # noqa: F401
+from starfish_server.testing import conditional, content, keys, lifetime, listing, objects  # noqa: F401
 from starfish_server.testing.behaviour import REGISTERED, Behaviour, Capability
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ async def check_store(
     lacks: what the store does without, of these; nothing by default.
 
     - "bytes": `get_bytes` and `put_bytes`
-    - "conditional_writes": `get_versioned` and `put_if`
+    - "conditional_writes": `write` with an `if_version`
+    - "metadata": `write` with `metadata`, and a `cache_control` that can be read
     - "nested_keys": `a` and `a/b` as objects side by side
     - "key_rules": refusing keys outside the portable key rules
     - "order": byte order of listed keys, and `start_after` that goes by it

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.layers.base import Layer, Operation, T
+from starfish_server.objects import ObjectReader
 from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Fault:
     error: makes the exception to raise, such as an exception class; None raises nothing.
     delay: seconds before anything else happens; `math.inf` hangs until cancelled.
     after: the operation is done first and its reply is lost, as when a server wrote and then failed.
+    after_bytes: for `open`: the stream begins and breaks after so many bytes.
     """
 
     error: Callable[[str], BaseException] | None = None
     delay: float = 0.0
     after: bool = False
+    after_bytes: int | None = None
 
 
 class FaultyStore(Layer):
@@ -94,6 +97,9 @@ class FaultyStore(Layer):
             await asyncio.sleep(fault.delay)
         if fault.error is None:
             return await self._inner.perform(operation)
+        if fault.after_bytes is not None:
+            result = await self._inner.perform(operation)
+            return _breaking(result, fault) if isinstance(result, ObjectReader) else result
         if fault.after:
             await self._inner.perform(operation)
         raise fault.error(f"injected fault in {operation.name}")
@@ -104,3 +110,18 @@ class FaultyStore(Layer):
         if self._chance and self._random.random() < self._chance:
             return self._random.choice(self._faults)
         return None
+
+
+def _breaking(reader: ObjectReader, fault: Fault) -> Any:
+    """Return a reader in place of `reader` that raises the fault's error after its bytes."""
+    left = fault.after_bytes or 0
+
+    async def fetch() -> bytes:
+        nonlocal left
+        chunk = (await reader.next_chunk())[:left] if left else b""
+        left -= len(chunk)
+        if chunk or fault.error is None:
+            return chunk
+        raise fault.error("injected fault in open")
+
+    return ObjectReader(reader.info, fetch, reader.aclose)

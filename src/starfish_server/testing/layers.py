@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import DeleteManyError, StoreError, StoreUnavailableError
 from starfish_server.operations import (
+    Copy,
     Delete,
     DeleteMany,
     GetBytes,
     GetString,
-    GetVersioned,
     ListKeys,
+    ListObjects,
+    Open,
     Operation,
     Put,
     PutBytes,
-    PutIf,
+    Read,
+    SignedUrl,
+    Stat,
+    Upload,
+    Write,
 )
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.testing.behaviour import CONTEXT, expect, expect_error
@@ -35,17 +41,24 @@ if TYPE_CHECKING:
 
 __all__ = ["check_layer"]
 
+_METADATA = {"author": "alice"}
 # One operation of each class, with every option given.
 _OPERATIONS: tuple[Operation[Any], ...] = (
     GetString("a/key", CONTEXT),
     GetBytes("a/key", CONTEXT),
-    GetVersioned("a/key", CONTEXT),
     ListKeys("a/", "a/b", 7, CONTEXT),
     Put("a/key", "body", "a/b", "no-store", CONTEXT),
     PutBytes("a/key", b"body", "a/b", "no-store", CONTEXT),
-    PutIf("a/key", "body", "7", "a/b", "no-store", CONTEXT),
     Delete("a/key", CONTEXT),
     DeleteMany(["a/key", "a/other"], CONTEXT),
+    Stat("a/key", CONTEXT),
+    Read("a/key", 0, 3, CONTEXT),
+    Open("a/key", 0, 3, CONTEXT),
+    Write("a/key", "body", "a/b", "no-store", _METADATA, "7", CONTEXT),
+    Upload("a/key", (b"body",), "a/b", "no-store", _METADATA, "7", CONTEXT),
+    Copy("a/key", "a/other", "7", CONTEXT),
+    ListObjects("a/", "a/b", 7, "/", CONTEXT),
+    SignedUrl("a/key", "PUT", 60.0, "a/b", CONTEXT),
 )
 
 

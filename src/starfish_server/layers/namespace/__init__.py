@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import check_any_key, check_any_prefix, is_segments
+from starfish_server.checks import check_any_key, check_any_prefix, check_page, is_segments
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.copy_error import copy_error
@@ -86,8 +86,9 @@ class Namespace(Layer):
         if not isinstance(key, str) or not is_segments(key):
             for each in operation.keys:
                 check_any_key(each, operation.name)
-            if operation.prefix is not None:
+            if operation.action == "list":
                 check_any_prefix(operation.prefix, operation.name)
+                check_page(operation.start_after, None, operation.name, any_text=True)
         prefix = self._prefix_for(operation)
         try:
             result = await self._inner.perform(operation.rename(prefix.__add__))

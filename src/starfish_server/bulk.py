@@ -1,0 +1,122 @@
+"""Work on many objects of any store: `scan`, `delete_prefix`, `copy_all`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starfish_server.checks import positive_int
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starfish_server.context import StoreContext
+    from starfish_server.objects import ObjectInfo
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["copy_all", "delete_prefix", "scan"]
+
+PAGE = 1000
+
+
+async def scan(
+    store: AbstractObjectStore,
+    prefix: str = "",
+    *,
+    page_size: int = PAGE,
+    context: StoreContext | None = None,
+) -> AsyncIterator[ObjectInfo]:
+    """Yield every object whose key begins with `prefix`, in byte order, one page in memory at a time.
+
+    Objects that are written or deleted during the scan may be among them or not; every other one is, once.
+
+    page_size: objects of one request, 1,000 by default.
+    """
+    positive_int("page_size", page_size)
+    start_after = None
+    while True:
+        page = await store.list_objects(prefix, start_after=start_after, limit=page_size, context=context)
+        for info in page.objects:
+            yield info
+        if len(page.objects) < page_size:
+            return
+        start_after = page.objects[-1].key
+
+
+async def delete_prefix(
+    store: AbstractObjectStore, prefix: str, *, context: StoreContext | None = None
+) -> int:
+    """Delete every object whose key begins with `prefix`; return how many there were.
+
+    The empty prefix is a `ValueError`: it would empty the store. Raises `DeleteManyError` for the first page
+    with keys that could not be deleted.
+    """
+    if not prefix:
+        raise ValueError("the empty prefix would delete every object; give the prefix to delete")
+    deleted = 0
+    keys: list[str] = []
+    async for info in scan(store, prefix, context=context):
+        keys.append(info.key)
+        if len(keys) == PAGE:
+            await store.delete_many(keys, context=context)
+            deleted += len(keys)
+            keys = []
+    if keys:
+        await store.delete_many(keys, context=context)
+    return deleted + len(keys)
+
+
+async def copy_all(
+    source: AbstractObjectStore,
+    target: AbstractObjectStore,
+    prefix: str = "",
+    *,
+    concurrency: int = 8,
+    context: StoreContext | None = None,
+) -> int:
+    """Copy every object whose key begins with `prefix` to another store; return how many there were.
+
+    Bodies are streamed; content type, cache control and metadata are kept, metadata only where the target
+    stores it. The first failure ends the copying and is raised; what was copied stays.
+
+    concurrency: objects in flight, 8 by default.
+    """
+    positive_int("concurrency", concurrency)
+    copied = 0
+    queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=concurrency)
+
+    async def work() -> None:
+        nonlocal copied
+        while (key := await queue.get()) is not None:
+            copied += await _copy_one(source, target, key, context)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(concurrency):
+                tasks.create_task(work())
+            async for info in scan(source, prefix, context=context):
+                await queue.put(info.key)
+            for _ in range(concurrency):
+                await queue.put(None)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return copied
+
+
+async def _copy_one(
+    source: AbstractObjectStore, target: AbstractObjectStore, key: str, context: StoreContext | None
+) -> bool:
+    """Copy one object; False if it was deleted in the meantime."""
+    reader = await source.open(key, context=context)
+    if reader is None:
+        return False
+    async with reader:
+        await target.upload(
+            key,
+            reader,
+            content_type=reader.info.content_type,
+            cache_control=reader.info.cache_control,
+            metadata=reader.info.metadata if target.native("write") else None,
+            context=context,
+        )
+    return True
