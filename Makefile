@@ -46,6 +46,7 @@ lint: .venv/ready
 
 types: .venv/ready
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 unit: .venv/ready
 	$(BIN)/python -m pytest
