@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from starfish_server.checks import (
-    check_any_key,
-    check_any_prefix,
     check_header,
     check_headers,
     check_key,
     check_keys,
     check_page,
     check_prefix,
+    check_text,
     check_version,
     copy_bytes,
     encode_text,
@@ -27,6 +27,7 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     shown_text,
 )
+from starfish_server.operations import OPERATIONS
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom.callback import Callback, Shape
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["CustomObjectStore"]
 
 _HEADERS = ("content_type", "cache_control")
-_READS = ("get_string", "get_bytes", "get_versioned", "list_keys")
 
 
 class CustomObjectStore(AbstractObjectStore):
@@ -102,12 +102,14 @@ class CustomObjectStore(AbstractObjectStore):
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
+        self.context_dependent = any(
+            "context" in callback.takes and not OPERATIONS[operation].writes
+            for operation, callback in self._callbacks.items()
+        )
         self._portable = flag("portable_keys", portable_keys)
+        self._check_key = check_key if portable_keys else partial(check_text, "key")
+        self._check_prefix = check_prefix if portable_keys else partial(check_text, "prefix")
         self._closed = False
-
-    @property
-    def context_dependent(self) -> bool:
-        return any("context" in self._callbacks[name].takes for name in _READS if name in self._callbacks)
 
     def supports(self, operation: str) -> bool:
         return operation in self._callbacks
@@ -164,7 +166,7 @@ class CustomObjectStore(AbstractObjectStore):
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         callback = self._ready("delete_many", None)
-        keys = check_keys(keys, check_key if self._portable else check_any_key)
+        keys = check_keys(keys, self._check_key)
         if callback is not self._callbacks.get("delete"):
             await callback(keys=keys, context=context)
             return
@@ -247,9 +249,9 @@ class CustomObjectStore(AbstractObjectStore):
         if operation not in self._callbacks:
             raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
         if operation == "list_keys":
-            (check_prefix if self._portable else check_any_prefix)(cast("str", key), operation)
+            self._check_prefix(cast("str", key), operation)
         elif operation != "delete_many":
-            (check_key if self._portable else check_any_key)(cast("str", key), operation)
+            self._check_key(cast("str", key), operation)
         return self._callbacks[operation]
 
 
