@@ -80,6 +80,12 @@ def key_checks(portable_keys: bool) -> tuple[Callable[[str, str], None], Callabl
     return check_any_key, check_any_prefix
 
 
+def check_text(what: str, text: str, operation: str) -> None:
+    """Raise `InvalidKeyError` unless `text` is text that a key of any rule could hold; a key is not empty."""
+    if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
+        raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
+
+
 def check_page(
     start_after: str | None, limit: int | None, operation: str = "list_keys", *, any_text: bool = False
 ) -> None:
@@ -90,9 +96,7 @@ def check_page(
     `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
     """
     if start_after is not None:
-        if not isinstance(start_after, str) or not _fits(start_after):
-            reason = f"it is not text of at most {MAX_KEY_BYTES} UTF-8 bytes"
-            raise _invalid("start_after", start_after, reason, operation)
+        check_text("start_after", start_after, operation)
         if not (any_text or start_after.isprintable()):
             raise _invalid("start_after", start_after, "it has an unprintable character", operation)
     if limit is not None:

@@ -26,10 +26,10 @@ from starfish_server.operations import (
     Upload,
     Write,
 )
-from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.storage.base import AbstractObjectStore, Result
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterable, Iterable, Mapping
 
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
@@ -108,7 +108,7 @@ class Layer(AbstractObjectStore):
         """All stores that this layer wraps."""
         return self._inners
 
-    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+    def perform(self, operation: Operation[T]) -> Result[T]:
         """Perform `operation`, or refuse it; this one passes it on to `inner`.
 
         May be `async def`, or a plain function that returns the coroutine of the store inside.
@@ -135,14 +135,10 @@ class Layer(AbstractObjectStore):
         shown = [f"{name}={value!r}" for name, value in self.settings().items()]
         return f"{type(self).__name__}({', '.join([*shown, *map(repr, self._inners)])})"
 
-    def get_string(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, str | None]:
+    def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         return self.perform(GetString(key, context))
 
-    def get_bytes(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, tuple[bytes, str] | None]:
+    def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         return self.perform(GetBytes(key, context))
 
     def list_keys(
@@ -152,7 +148,7 @@ class Layer(AbstractObjectStore):
         start_after: str | None = None,
         limit: int | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[None, None, list[str]]:
+    ) -> Result[list[str]]:
         return self.perform(ListKeys(prefix, start_after, limit, context))
 
     def put(
@@ -163,7 +159,7 @@ class Layer(AbstractObjectStore):
         content_type: str | None = None,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[None, None, None]:
+    ) -> Result[None]:
         return self.perform(Put(key, body, content_type, cache_control, context))
 
     def put_bytes(
@@ -174,10 +170,10 @@ class Layer(AbstractObjectStore):
         content_type: str,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[None, None, None]:
+    ) -> Result[None]:
         return self.perform(PutBytes(key, body, content_type, cache_control, context))
 
-    def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
+    def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         return self.perform(Delete(key, context))
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
@@ -186,19 +182,17 @@ class Layer(AbstractObjectStore):
         # A copy, so that what a layer sees is what is deleted.
         await self.perform(DeleteMany(list(keys), context))
 
-    def stat(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[Any, Any, ObjectInfo | None]:
+    def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:
         return self.perform(Stat(key, context))
 
     def read(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> Coroutine[Any, Any, StoredObject | None]:
+    ) -> Result[StoredObject | None]:
         return self.perform(Read(key, start, stop, context))
 
     def open(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> Coroutine[Any, Any, ObjectReader | None]:
+    ) -> Result[ObjectReader | None]:
         return self.perform(Open(key, start, stop, context))
 
     def write(
@@ -211,7 +205,7 @@ class Layer(AbstractObjectStore):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> Coroutine[Any, Any, ObjectInfo]:
+    ) -> Result[ObjectInfo]:
         return self.perform(Write(key, body, content_type, cache_control, metadata, if_version, context))
 
     def upload(
@@ -224,7 +218,7 @@ class Layer(AbstractObjectStore):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> Coroutine[Any, Any, ObjectInfo]:
+    ) -> Result[ObjectInfo]:
         return self.perform(Upload(key, chunks, content_type, cache_control, metadata, if_version, context))
 
     def copy(
@@ -234,7 +228,7 @@ class Layer(AbstractObjectStore):
         *,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> Coroutine[Any, Any, ObjectInfo]:
+    ) -> Result[ObjectInfo]:
         return self.perform(Copy(source, target, if_version, context))
 
     def list_objects(
@@ -245,7 +239,7 @@ class Layer(AbstractObjectStore):
         limit: int | None = None,
         delimiter: str | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[Any, Any, ObjectList]:
+    ) -> Result[ObjectList]:
         return self.perform(ListObjects(prefix, start_after, limit, delimiter, context))
 
     def signed_url(
@@ -256,5 +250,5 @@ class Layer(AbstractObjectStore):
         expires: float = 900.0,
         content_type: str | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[Any, Any, str]:
+    ) -> Result[str]:
         return self.perform(SignedUrl(key, method, expires, content_type, context))

@@ -5,39 +5,29 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from starfish_server.checks import (
-    DEFAULT_TEXT_TYPE,
-    check_chunks,
-    check_delimiter,
-    check_if_version,
-    check_metadata,
-    check_page,
-    check_range,
-    checked_chunks,
-    encode_body,
-    encode_text,
-    type_or_default,
-)
 from starfish_server.context import notes_of_call
-from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, StoreNotSupportedError
-from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject, one_level
+from starfish_server.errors import StoreNotSupportedError
+from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Operation
+from starfish_server.storage import derived
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
     from types import TracebackType
 
     from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
 
 __all__ = ["AbstractObjectStore", "accepts_context"]
 
 T = TypeVar("T")
+Result = Coroutine[Any, Any, T]
+"""What an operation returns: a coroutine of its result."""
 
-MAX_GATHERED_BYTES = 64 * 2**20
 _IGNORES_CONTEXT = "_starfish_ignores_context"
 
 
@@ -86,12 +76,10 @@ class AbstractObjectStore(ABC):
         """
         if operation == "conditional_write":
             return self.native("write")
-        return self.native(operation) or operation in _ALWAYS_DERIVED
+        return self.native(operation) or operation in derived.DERIVED
 
     @abstractmethod
-    def get_string(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, str | None]:
+    def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Text of the object, or None if there is none. `StoreDecodeError` if it is not UTF-8."""
 
     @abstractmethod
@@ -103,7 +91,7 @@ class AbstractObjectStore(ABC):
         content_type: str | None = None,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[None, None, None]:
+    ) -> Result[None]:
         """Store text, whole or not at all, in place of what was there.
 
         Without a `content_type` it is stored as "text/plain; charset=utf-8".
@@ -117,27 +105,25 @@ class AbstractObjectStore(ABC):
         start_after: str | None = None,
         limit: int | None = None,
         context: StoreContext | None = None,
-    ) -> Coroutine[None, None, list[str]]:
+    ) -> Result[list[str]]:
         """Keys that begin with the string `prefix`, in byte order of their UTF-8.
 
         Only keys after `start_after`, which need not exist; at most `limit` of them, or all for None.
         """
 
     @abstractmethod
-    def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
+    def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         """Remove the object; a missing one is no error."""
 
     @abstractmethod
-    def delete_many(
-        self, keys: list[str], *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, None]:
+    def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
         """Remove any number of objects. Tries all; `DeleteManyError` says which failed."""
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+    def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Body and content type of the object, or None; "application/octet-stream" if none was stored."""
-        raise self._unsupported("get_bytes", key)
+        return self._unsupported("get_bytes", key)
 
-    async def put_bytes(
+    def put_bytes(
         self,
         key: str,
         body: bytes,
@@ -145,54 +131,34 @@ class AbstractObjectStore(ABC):
         content_type: str,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> None:
+    ) -> Result[None]:
         """Store bytes with their content type, whole or not at all, in place of what was there."""
-        raise self._unsupported("put_bytes", key)
+        return self._unsupported("put_bytes", key)
 
-    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
+    def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:
         """Return what is known of the object besides its body, or None if there is none."""
-        found = await self.read(key, stop=0, context=context)
-        return None if found is None else found.info
+        return derived.stat(self, key, context)
 
-    async def read(
+    def read(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> StoredObject | None:
+    ) -> Result[StoredObject | None]:
         """Return the bytes from `start` to before `stop`, with the info of the whole object; None if missing.
 
         None for `stop` is the end, and a `stop` past the end is cut. A `start` at or past the end gives an
         empty body. Raises `TypeError` or `ValueError` for bounds that are not a range.
         """
-        check_range(start, stop)
-        if self.native("get_bytes"):
-            found = await self.get_bytes(key, context=context)
-            if found is None:
-                return None
-            body, content_type = found
-        else:
-            text = await self.get_string(key, context=context)
-            if text is None:
-                return None
-            body, content_type = encode_text(text, "read", key), DEFAULT_TEXT_TYPE
-        return StoredObject(ObjectInfo(key, len(body), content_type), body[start:stop])
+        return derived.read(self, key, start, stop, context)
 
-    async def open(
+    def open(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> ObjectReader | None:
+    ) -> Result[ObjectReader | None]:
         """Return a reader of the bytes from `start` to before `stop`, or None if the object is missing.
 
-        A reader holds at most 16 MiB, whatever the object's size, where the leaf has the operation itself.
+        A reader of a leaf that has `open` itself holds at most 16 MiB, whatever the object's size.
         """
-        found = await self.read(key, start=start, stop=stop, context=context)
-        if found is None:
-            return None
-        chunks = iter([found.body])
+        return derived.open_(self, key, start, stop, context)
 
-        async def fetch() -> bytes:
-            return next(chunks, b"")
-
-        return ObjectReader(found.info, fetch)
-
-    async def write(
+    def write(
         self,
         key: str,
         body: str | bytes,
@@ -202,7 +168,7 @@ class AbstractObjectStore(ABC):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> ObjectInfo:
+    ) -> Result[ObjectInfo]:
         """Store text or bytes, whole or not at all, and return the info of what was stored.
 
         content_type: by default "text/plain; charset=utf-8" for str, "application/octet-stream" for bytes.
@@ -210,24 +176,9 @@ class AbstractObjectStore(ABC):
         if_version: `ANY` replaces whatever is there; a version replaces that version only; None creates the
             object only if there is none. Otherwise `VersionConflictError`, with nothing written.
         """
-        check_if_version(if_version)
-        if if_version is not ANY or check_metadata(metadata):
-            what = "metadata" if if_version is ANY else "if_version"
-            raise StoreNotSupportedError(
-                f"{type(self).__name__} has no write of its own, so it cannot do {what}",
-                operation="write",
-                key=key,
-            )
-        if isinstance(body, str):
-            await self.put(key, body, content_type=content_type, cache_control=cache_control, context=context)
-        else:
-            body = encode_body(body, "write", key)
-            kind = type_or_default(content_type, body)
-            await self.put_bytes(key, body, content_type=kind, cache_control=cache_control, context=context)
-        size = len(encode_body(body, "write", key))
-        return ObjectInfo(key, size, type_or_default(content_type, body), cache_control)
+        return derived.write(self, key, body, content_type, cache_control, metadata, if_version, context)
 
-    async def upload(
+    def upload(
         self,
         key: str,
         chunks: Iterable[bytes] | AsyncIterable[bytes],
@@ -237,61 +188,36 @@ class AbstractObjectStore(ABC):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> ObjectInfo:
+    ) -> Result[ObjectInfo]:
         """Store the chunks as one object, whole or not at all; the options are those of `write`.
 
         An upload that fails, is cancelled, or whose chunks raise leaves nothing visible. A leaf without an
         upload of its own gathers up to 64 MiB; more is `ObjectTooLargeError`.
         """
-        check_chunks(chunks, "upload")
-        body = bytearray()
-        async for chunk in checked_chunks(chunks, "upload"):
-            body += chunk
-            if len(body) > MAX_GATHERED_BYTES:
-                raise ObjectTooLargeError(
-                    f"{type(self).__name__} gathers an upload in memory, at most {MAX_GATHERED_BYTES} bytes",
-                    operation="upload",
-                    key=key,
-                    max_bytes=MAX_GATHERED_BYTES,
-                )
-        return await self.write(
-            key,
-            bytes(body),
-            content_type=content_type,
-            cache_control=cache_control,
-            metadata=metadata,
-            if_version=if_version,
-            context=context,
-        )
+        options = {
+            "content_type": content_type,
+            "cache_control": cache_control,
+            "metadata": metadata,
+            "if_version": if_version,
+            "context": context,
+        }
+        return derived.upload(self, key, chunks, options)
 
-    async def copy(
+    def copy(
         self,
         source: str,
         target: str,
         *,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> ObjectInfo:
+    ) -> Result[ObjectInfo]:
         """Store a copy of `source`, with its content type and metadata, at `target`; return the copy's info.
 
         `if_version` is that of the target, as in `write`. A missing source is `ObjectNotFoundError`.
         """
-        check_if_version(if_version)
-        found = await self.read(source, context=context)
-        if found is None:
-            raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
-        info = found.info
-        return await self.write(
-            target,
-            found.body,
-            content_type=info.content_type,
-            cache_control=info.cache_control,
-            metadata=info.metadata,
-            if_version=if_version,
-            context=context,
-        )
+        return derived.copy(self, source, target, if_version, context)
 
-    async def list_objects(
+    def list_objects(
         self,
         prefix: str,
         *,
@@ -299,22 +225,16 @@ class AbstractObjectStore(ABC):
         limit: int | None = None,
         delimiter: str | None = None,
         context: StoreContext | None = None,
-    ) -> ObjectList:
+    ) -> Result[ObjectList]:
         """Return the objects whose keys begin with `prefix`, in byte order, with what a list tells of them.
 
         With `delimiter="/"`, keys that have a "/" after the prefix are not listed: the folders that they are
         in are, as `prefixes` that end with "/". `start_after` leaves out all keys and prefixes up to it, and
         `limit` counts both.
         """
-        check_delimiter(delimiter)
-        check_page(start_after, limit, "list_objects")
-        if delimiter is None:
-            keys = await self.list_keys(prefix, start_after=start_after, limit=limit, context=context)
-            return ObjectList([ObjectInfo(key) for key in keys])
-        keys = await self.list_keys(prefix, start_after=start_after, context=context)
-        return one_level([ObjectInfo(key) for key in keys], prefix, start_after, limit)
+        return derived.list_objects(self, prefix, start_after, limit, delimiter, context)
 
-    async def signed_url(
+    def signed_url(
         self,
         key: str,
         *,
@@ -322,13 +242,13 @@ class AbstractObjectStore(ABC):
         expires: float = 900.0,
         content_type: str | None = None,
         context: StoreContext | None = None,
-    ) -> str:
+    ) -> Result[str]:
         """Return a URL that lets anyone read (`method="GET"`) or write ("PUT") the object until it expires.
 
         expires: seconds, 1 to 604,800 (7 days), 900 by default.
         content_type: for PUT, the content type that the request must have.
         """
-        raise self._unsupported("signed_url", key)
+        return self._unsupported("signed_url", key)
 
     async def close(self) -> None:
         """Release what the store holds. Twice is fine; operations after it raise `StoreClosedError`."""
@@ -342,13 +262,12 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    def _unsupported(self, operation: str, key: str) -> StoreNotSupportedError:
+    async def _unsupported(self, operation: str, key: str) -> Any:
         reason = f"{type(self).__name__} does not support it"
-        return StoreNotSupportedError(reason, operation=operation, key=key)
+        raise StoreNotSupportedError(reason, operation=operation, key=key)
 
 
 _OWN_BASES = (AbstractObjectStore, ABC, object)
-_ALWAYS_DERIVED = frozenset({"stat", "read", "open", "write", "upload", "copy", "list_objects"})
 
 
 async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:

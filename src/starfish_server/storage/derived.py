@@ -1,0 +1,152 @@
+"""How a store performs a general operation that it does not have itself: by others that it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import (
+    DEFAULT_TEXT_TYPE,
+    check_chunks,
+    check_delimiter,
+    check_if_version,
+    check_metadata,
+    check_page,
+    check_range,
+    checked_chunks,
+    encode_body,
+    encode_text,
+    type_or_default,
+)
+from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, StoreNotSupportedError
+from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject, one_level
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable, Mapping
+
+    from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion
+    from starfish_server.storage.base import AbstractObjectStore
+
+MAX_GATHERED_BYTES = 64 * 2**20
+DERIVED = frozenset({"stat", "read", "open", "write", "upload", "copy", "list_objects"})
+
+
+async def stat(store: AbstractObjectStore, key: str, context: StoreContext | None) -> ObjectInfo | None:
+    """Read no byte of the object, for its info."""
+    found = await store.read(key, stop=0, context=context)
+    return None if found is None else found.info
+
+
+async def read(
+    store: AbstractObjectStore, key: str, start: int, stop: int | None, context: StoreContext | None
+) -> StoredObject | None:
+    """Read the whole body and cut it."""
+    check_range(start, stop)
+    if store.native("get_bytes"):
+        found = await store.get_bytes(key, context=context)
+        if found is None:
+            return None
+        body, content_type = found
+    else:
+        text = await store.get_string(key, context=context)
+        if text is None:
+            return None
+        body, content_type = encode_text(text, "read", key), DEFAULT_TEXT_TYPE
+    return StoredObject(ObjectInfo(key, len(body), content_type), body[start:stop])
+
+
+async def open_(
+    store: AbstractObjectStore, key: str, start: int, stop: int | None, context: StoreContext | None
+) -> ObjectReader | None:
+    """Read the range and give it as one chunk."""
+    found = await store.read(key, start=start, stop=stop, context=context)
+    if found is None:
+        return None
+    chunks = iter([found.body])
+
+    async def fetch() -> bytes:
+        return next(chunks, b"")
+
+    return ObjectReader(found.info, fetch)
+
+
+async def write(
+    store: AbstractObjectStore,
+    key: str,
+    body: str | bytes,
+    content_type: str | None,
+    cache_control: str | None,
+    metadata: Mapping[str, str] | None,
+    if_version: IfVersion,
+    context: StoreContext | None,
+) -> ObjectInfo:
+    """Put text or bytes, which can be neither conditional nor have metadata."""
+    check_if_version(if_version)
+    if if_version is not ANY or check_metadata(metadata):
+        what = "metadata" if if_version is ANY else "if_version"
+        reason = f"{type(store).__name__} has no write of its own, which {what} needs"
+        raise StoreNotSupportedError(reason, operation="write", key=key)
+    kind = type_or_default(content_type, body)
+    content = encode_body(body, "write", key)
+    if isinstance(body, str):
+        await store.put(key, body, content_type=content_type, cache_control=cache_control, context=context)
+    else:
+        await store.put_bytes(key, content, content_type=kind, cache_control=cache_control, context=context)
+    return ObjectInfo(key, len(content), kind, cache_control)
+
+
+async def upload(
+    store: AbstractObjectStore,
+    key: str,
+    chunks: Iterable[bytes] | AsyncIterable[bytes],
+    options: Mapping[str, Any],
+) -> ObjectInfo:
+    """Gather the chunks and write them; `options` are those of `write`."""
+    check_chunks(chunks, "upload")
+    body = bytearray()
+    async for chunk in checked_chunks(chunks, "upload"):
+        body += chunk
+        if len(body) > MAX_GATHERED_BYTES:
+            reason = f"{type(store).__name__} gathers an upload in memory, at most {MAX_GATHERED_BYTES} bytes"
+            raise ObjectTooLargeError(reason, operation="upload", key=key, max_bytes=MAX_GATHERED_BYTES)
+    return await store.write(key, bytes(body), **options)
+
+
+async def copy(
+    store: AbstractObjectStore,
+    source: str,
+    target: str,
+    if_version: IfVersion,
+    context: StoreContext | None,
+) -> ObjectInfo:
+    """Read the source and write the target."""
+    check_if_version(if_version)
+    found = await store.read(source, context=context)
+    if found is None:
+        raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+    return await store.write(
+        target,
+        found.body,
+        content_type=found.info.content_type,
+        cache_control=found.info.cache_control,
+        metadata=found.info.metadata,
+        if_version=if_version,
+        context=context,
+    )
+
+
+async def list_objects(
+    store: AbstractObjectStore,
+    prefix: str,
+    start_after: str | None,
+    limit: int | None,
+    delimiter: str | None,
+    context: StoreContext | None,
+) -> ObjectList:
+    """List keys, with nothing known of the objects."""
+    check_delimiter(delimiter)
+    check_page(start_after, limit, "list_objects")
+    wanted = limit if delimiter is None else None  # a folder may hide any number of keys
+    keys = await store.list_keys(prefix, start_after=start_after, limit=wanted, context=context)
+    objects = [ObjectInfo(key) for key in keys]
+    return ObjectList(objects) if delimiter is None else one_level(objects, prefix, start_after, limit)
