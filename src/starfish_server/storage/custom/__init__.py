@@ -14,7 +14,6 @@ from starfish_server.checks import (
     check_page,
     check_prefix,
     check_text,
-    check_version,
     copy_bytes,
     encode_text,
     flag,
@@ -28,8 +27,8 @@ from starfish_server.errors import (
     shown_text,
 )
 from starfish_server.operations import OPERATIONS
-from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom.callback import Callback, Shape
+from starfish_server.storage.custom.general import SHAPES, GeneralCallbacks
 
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
@@ -39,8 +38,8 @@ __all__ = ["CustomObjectStore"]
 _HEADERS = ("content_type", "cache_control")
 
 
-class CustomObjectStore(AbstractObjectStore):
-    """A leaf made of callbacks, plain or async. An operation without its callback is not supported.
+class CustomObjectStore(GeneralCallbacks):
+    """A leaf made of callbacks, plain or async.
 
     on_get(key) -> str | None
     on_put(key, body)
@@ -49,16 +48,24 @@ class CustomObjectStore(AbstractObjectStore):
     on_delete_many(keys): if left out, `on_delete` is called for each key
     on_get_bytes(key) -> tuple[bytes, str] | None: body and content type
     on_put_bytes(key, body)
-    on_get_versioned(key) -> tuple[str, str] | None: text and version
-    on_put_if(key, body, version) -> str: the new version. Raises `VersionConflictError` if `version` does not
-        hold.
+    on_stat(key) -> ObjectInfo | None
+    on_read(key, start, stop) -> StoredObject | None: the range, with the info of the whole object
+    on_open(key, start, stop) -> ObjectReader | None
+    on_write(key, body) -> ObjectInfo: body is str or bytes
+    on_upload(key, chunks) -> ObjectInfo: chunks is an asynchronous iterator of bytes
+    on_copy(source, target) -> ObjectInfo of the target
+    on_list_objects(prefix, start_after, limit) -> ObjectList, in byte order
+    on_signed_url(key) -> str
     on_close(): called once
     portable_keys: refuse keys outside the key rules. By default any text of 1 to 1,024 UTF-8 bytes passes.
 
     The `StoreContext` goes to one further positional parameter that is required or, in a Python function, has
     the default None; to a parameter that is named `ctx`, `_ctx` or `context` or annotated `StoreContext`; and
-    to `*args`. `content_type` and `cache_control` go to parameters of these names and to `**kwargs`. Raises
-    `TypeError` for a callback that cannot be called this way.
+    to `*args`. `content_type`, `cache_control`, `metadata`, `if_version`, `delimiter`, `method` and `expires`
+    go to parameters of these names and to `**kwargs`; a conditional write or metadata that the callback does
+    not take is a `StoreNotSupportedError`. Raises `TypeError` for a callback that cannot be called this way.
+
+    A general operation without a callback is derived from those that have one, as in every store.
 
     `on_list` may leave out or ignore `start_after` and `limit` (None for all keys): the store sorts and cuts
     its result. If it applies `limit`, it must return the first keys in byte order. A key outside the prefix
@@ -77,9 +84,14 @@ class CustomObjectStore(AbstractObjectStore):
         | None = None,
         on_put_bytes: Callable[..., object] | None = None,
         on_delete_many: Callable[..., object] | None = None,
-        on_get_versioned: Callable[..., tuple[str, str] | Awaitable[tuple[str, str] | None] | None]
-        | None = None,
-        on_put_if: Callable[..., str | Awaitable[str]] | None = None,
+        on_stat: Callable[..., object] | None = None,
+        on_read: Callable[..., object] | None = None,
+        on_open: Callable[..., object] | None = None,
+        on_write: Callable[..., object] | None = None,
+        on_upload: Callable[..., object] | None = None,
+        on_copy: Callable[..., object] | None = None,
+        on_list_objects: Callable[..., object] | None = None,
+        on_signed_url: Callable[..., object] | None = None,
         on_close: Callable[[], object] | None = None,
         portable_keys: bool = False,
     ) -> None:
@@ -91,8 +103,14 @@ class CustomObjectStore(AbstractObjectStore):
             "delete_many": (on_delete_many, Shape("on_delete_many", ("keys",))),
             "get_bytes": (on_get_bytes, Shape("on_get_bytes", ("key",))),
             "put_bytes": (on_put_bytes, Shape("on_put_bytes", ("key", "body"), named=_HEADERS)),
-            "get_versioned": (on_get_versioned, Shape("on_get_versioned", ("key",))),
-            "put_if": (on_put_if, Shape("on_put_if", ("key", "body", "version"), named=_HEADERS)),
+            "stat": (on_stat, SHAPES["stat"]),
+            "read": (on_read, SHAPES["read"]),
+            "open": (on_open, SHAPES["open"]),
+            "write": (on_write, SHAPES["write"]),
+            "upload": (on_upload, SHAPES["upload"]),
+            "copy": (on_copy, SHAPES["copy"]),
+            "list_objects": (on_list_objects, SHAPES["list_objects"]),
+            "signed_url": (on_signed_url, SHAPES["signed_url"]),
             "close": (on_close, Shape("on_close", (), ())),
         }
         self._callbacks = {
@@ -110,9 +128,6 @@ class CustomObjectStore(AbstractObjectStore):
         self._check_key = check_key if portable_keys else partial(check_text, "key")
         self._check_prefix = check_prefix if portable_keys else partial(check_text, "prefix")
         self._closed = False
-
-    def supports(self, operation: str) -> bool:
-        return operation in self._callbacks
 
     def __repr__(self) -> str:
         names = dict.fromkeys(callback.name for callback in self._callbacks.values())
@@ -206,36 +221,6 @@ class CustomObjectStore(AbstractObjectStore):
         headers = {"content_type": content_type, "cache_control": cache_control}
         await callback(key=key, body=body, context=context, **headers)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        callback = self._ready("get_versioned", key)
-        found = await callback(key=key, context=context)
-        match found:
-            case None:
-                return None
-            case (str() as body, str() as version):
-                return body, version
-        raise _unexpected(callback, "a tuple of text and version, or None", found, "get_versioned", key)
-
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        callback = self._ready("put_if", key)
-        check_version(version)
-        check_headers(content_type, cache_control)
-        encode_text(body, "put_if", key)
-        headers = {"content_type": content_type, "cache_control": cache_control}
-        written = await callback(key=key, body=body, version=version, context=context, **headers)
-        if isinstance(written, str):
-            return written
-        raise _unexpected(callback, "the new version, a str", written, "put_if", key)
-
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -248,7 +233,7 @@ class CustomObjectStore(AbstractObjectStore):
             raise StoreClosedError("this CustomObjectStore is closed", operation=operation, key=key)
         if operation not in self._callbacks:
             raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
-        if operation == "list_keys":
+        if operation in ("list_keys", "list_objects"):
             self._check_prefix(cast("str", key), operation)
         elif operation != "delete_many":
             self._check_key(cast("str", key), operation)
