@@ -41,8 +41,14 @@ def over_callbacks() -> CustomObjectStore:
         on_get_bytes=lambda key: inner.get_bytes(key),
         on_put_bytes=inner.put_bytes,
         on_delete_many=inner.delete_many,
-        on_get_versioned=lambda key: inner.get_versioned(key),
-        on_put_if=lambda key, body, version, **headers: inner.put_if(key, body, version=version, **headers),
+        on_stat=inner.stat,
+        on_read=lambda key, start, stop: inner.read(key, start=start, stop=stop),
+        on_write=inner.write,
+        on_upload=inner.upload,
+        on_copy=inner.copy,
+        on_list_objects=lambda prefix, start_after, limit, delimiter: inner.list_objects(
+            prefix, start_after=start_after, limit=limit, delimiter=delimiter
+        ),
         on_close=inner.close,
         portable_keys=True,
     )

@@ -104,6 +104,13 @@ def operations(store: AbstractObjectStore) -> list[Callable[[Any], Awaitable[obj
         lambda key: store.put(key, "v"),
         lambda key: store.put_bytes(key, b"v", content_type="a/b"),
         lambda key: store.delete_many(["fine", key]),
+        store.stat,
+        store.read,
+        store.open,
+        lambda key: store.write(key, b"v", if_version=None),
+        lambda key: store.upload(key, [b"v"]),
+        lambda key: store.copy(key, "fine"),
+        lambda key: store.copy("fine", key),
     ]
 
 

@@ -19,6 +19,7 @@ from starfish_server import (
     FilesystemObjectStore,
     FilesystemStorageOptions,
     MemoryObjectStore,
+    ObjectNotFoundError,
     StoreDecodeError,
     VersionConflictError,
 )
@@ -139,27 +140,82 @@ class Leaves(RuleBasedStateMachine):
         found = [key for key in sorted(self.model) if key.startswith(prefix) and key > (start_after or "")]
         self.ask(found[:limit], "list_keys", prefix, start_after=start_after, limit=limit)
 
+    @rule(key=keys, start=st.integers(0, 45), length=st.one_of(st.none(), st.integers(0, 45)))
+    def read(self, key: str, start: int, length: int | None) -> None:
+        stop = None if length is None else start + length
+
+        async def answer(store: AbstractObjectStore) -> object:
+            found = await store.read(key, start=start, stop=stop)
+            reader = await store.open(key, start=start, stop=stop)
+            info = await store.stat(key)
+            if found is None or reader is None or info is None:
+                return found, reader, info
+            assert await reader.read() == found.body
+            assert info.version == found.info.version == reader.info.version
+            return found.body, info.size, info.content_type
+
+        body, content_type = self.model.get(key, (None, ""))
+        expected = (None, None, None) if body is None else (body[start:stop], len(body), content_type)
+        self.compare(f"read {key} {start} {stop}", expected, answer)
+
+    @rule(key=keys, chunks=st.lists(bodies, max_size=3), content_type=types)
+    def upload(self, key: str, chunks: list[bytes], content_type: str) -> None:
+        async def answer(store: AbstractObjectStore) -> object:
+            return (await store.upload(key, chunks, content_type=content_type)).size
+
+        body = b"".join(chunks)
+        self.compare("upload", len(body), answer)
+        self.model[key] = body, content_type
+        self.read_back(key)
+
+    @rule(source=keys, target=keys)
+    def copy(self, source: str, target: str) -> None:
+        async def answer(store: AbstractObjectStore) -> object:
+            try:
+                return (await store.copy(source, target)).key
+            except ObjectNotFoundError as error:
+                return type(error)
+
+        self.compare("copy", target if source in self.model else ObjectNotFoundError, answer)
+        if source in self.model:
+            self.model[target] = self.model[source]
+        self.read_back(target)
+
+    @rule(prefix=prefixes, start_after=places, limit=limits)
+    def list_one_level(self, prefix: str, start_after: str | None, limit: int | None) -> None:
+        async def answer(store: AbstractObjectStore) -> object:
+            found = await store.list_objects(prefix, start_after=start_after, limit=limit, delimiter="/")
+            return [info.key for info in found.objects], found.prefixes
+
+        after = start_after or ""
+        entries: set[str] = set()
+        for key in self.model:
+            if key.startswith(prefix) and key > after:
+                end = key.find("/", len(prefix)) + 1
+                entries.add(key[:end] if end else key)
+        first = [entry for entry in sorted(entries) if entry > after][:limit]
+        objects = [entry for entry in first if not entry.endswith("/")]
+        self.compare("list_objects", (objects, [e for e in first if e.endswith("/")]), answer)
+
     @rule(key=keys, body=texts, stale=st.booleans())
-    def put_if(self, key: str, body: str, stale: bool) -> None:
+    def conditional_write(self, key: str, body: str, stale: bool) -> None:
         """Versions differ from leaf to leaf, so each gets its own; whether it held must be as expected."""
 
         async def answer(store: AbstractObjectStore) -> object:
             try:
-                found = await store.get_versioned(key)
+                found = await store.read(key)
                 if stale:
                     version = '"stale"' if found is None else None
                 else:
-                    version = None if found is None else found[1]
-                await store.put_if(key, body, version=version)
-            except (StoreDecodeError, VersionConflictError) as error:
+                    version = None if found is None else found.info.version
+                await store.write(key, body, if_version=version)
+            except VersionConflictError as error:
                 return type(error)
-            return found and found[0]
+            return found and found.body
 
-        expected = self.text_at(key)
-        if stale and expected is not StoreDecodeError:
-            expected = VersionConflictError
-        self.compare("put_if", expected, answer)
-        if not isinstance(expected, type):
+        before, _ = self.model.get(key, (None, ""))
+        self.compare("write", VersionConflictError if stale else before, answer)
+        if not stale:
             self.model[key] = body.encode(), TEXT
         self.read_back(key)
 

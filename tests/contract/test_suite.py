@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from starfish_server import MemoryObjectStore, StoreContext, StoreTimeoutError, StoreUnavailableError
-from starfish_server.testing import Call, Fault, FaultyStore, RecordingStore, behaviours, check_store
+from starfish_server import (
+    ANY,
+    InvalidKeyError,
+    MemoryObjectStore,
+    ObjectInfo,
+    ObjectList,
+    StoreContext,
+    StoredObject,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from starfish_server.checks import check_chunks, check_metadata, checked_chunks
+from starfish_server.testing import Fault, FaultyStore, RecordingStore, behaviours, check_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +59,50 @@ class ForgetsContentType(Memory):
 
 class AcceptsAnyKey(Memory):
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._data.pop(key, None)
+        with suppress(InvalidKeyError):
+            await super().delete(key)
 
 
 class RaisesOnMissing(Memory):
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        del self._data[key]
+        if await self.get_string(key) is None:
+            raise KeyError(key)
+        await super().delete(key)
+
+
+class CutsRangesShort(Memory):
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> StoredObject | None:
+        found = await super().read(key, start=start, stop=stop)
+        return found and replace(found, body=found.body[:100])
+
+
+class IgnoresConditions(Memory):
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
+        return await super().write(key, body, **options | {"if_version": ANY})
+
+
+class LosesMetadata(Memory):
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
+        check_metadata(options.pop("metadata", None))
+        return await super().write(key, body, **options)
+
+
+class KeepsPartsOfUploads(Memory):
+    async def upload(self, key: str, chunks: Any, **options: Any) -> ObjectInfo:
+        info = ObjectInfo(key)
+        body = b""
+        check_chunks(chunks, "upload")
+        async for chunk in checked_chunks(chunks, "upload"):
+            body += chunk
+            info = await self.write(key, body, **options)
+        return info if body else await self.write(key, body, **options)
+
+
+class FlatFolders(Memory):
+    async def list_objects(self, prefix: str, **options: Any) -> ObjectList:
+        return await super().list_objects(prefix, **options | {"delimiter": None})
 
 
 class StaysOpen(Memory):
@@ -81,6 +132,11 @@ FAULTS = [
     (ForgetsContentType, "bytes_come_back_exactly"),
     (AcceptsAnyKey, "keys_outside_the_rules_are_refused"),
     (RaisesOnMissing, "deleting_a_missing_key_is_no_error"),
+    (CutsRangesShort, "a_range_is_cut_from_the_body"),
+    (IgnoresConditions, "bytes_are_created_only_if_there_are_none"),
+    (LosesMetadata, "metadata_and_cache_control_come_back"),
+    (KeepsPartsOfUploads, "an_upload_that_fails_leaves_nothing"),
+    (FlatFolders, "one_folder_level_is_listed_with_a_delimiter"),
     (StaysOpen, "a_closed_store_refuses_every_operation"),
     (TearsWrites, "a_reader_sees_one_whole_write"),
     (SwallowsCancellation, "a_cancelled_operation_stays_cancelled_and_harms_nothing"),
@@ -106,6 +162,7 @@ def test_behaviours_of_a_lacking_capability_are_left_out() -> None:
         "a_closed_store_refuses_every_operation",
         "a_closed_store_refuses_byte_operations",
         "a_closed_store_refuses_conditional_writes",
+        "a_closed_store_refuses_general_operations",
     }
 
 
@@ -115,10 +172,9 @@ async def test_a_recording_store_keeps_each_call_with_its_arguments_and_context(
     await store.put("k", "v", content_type="a/b", context=context)
     assert await store.get_string("k") == "v"
     await store.close()
-    assert store.calls == [
-        Call("put", ("k", "v"), {"content_type": "a/b"}, context),
-        Call("get_string", ("k",), {}, None),
-    ]
+    put, get = store.calls
+    assert (put.name, put.keys, put.body, put.context) == ("put", ("k",), "v", context)
+    assert (get.name, get.keys, get.context) == ("get_string", ("k",), None)
     assert store.closed == 1
 
 
@@ -159,3 +215,16 @@ async def test_random_faults_repeat_with_their_seed() -> None:
 def test_a_script_for_an_unknown_operation_is_refused() -> None:
     with pytest.raises(ValueError, match="no such operation: fetch"):
         FaultyStore(Memory(), {"fetch": []})
+
+
+async def test_a_faulty_store_can_break_a_stream_after_some_bytes() -> None:
+    store = FaultyStore(Memory(), {"open": [Fault(ConnectionError, after_bytes=2)]})
+    await store.put("k", "12345")
+    reader = await store.open("k")
+    assert reader is not None
+    assert await reader.next_chunk() == b"12"
+    with pytest.raises(ConnectionError):
+        await reader.next_chunk()
+    again = await store.open("k")
+    assert again is not None
+    assert await again.read() == b"12345"
