@@ -136,7 +136,7 @@ def test_the_chain_goes_on_after_a_crash_in_the_middle_of_a_line(log: Path) -> N
 def test_a_chain_that_ends_badly_is_not_continued(log: Path) -> None:
     with log.open("a") as file:
         file.write("{}\n")
-    with pytest.raises(StackError, match="holds lines without a hash chain: use another file"):
+    with pytest.raises(StackError, match="is not of a hash chain: use another file"):
         JsonLinesSink(log, chain=True)
     assert log.read_text().endswith("{}\n")
     log.write_text("")
