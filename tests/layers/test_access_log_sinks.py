@@ -13,7 +13,7 @@ from starfish_server.audit.json_lines import JsonLinesSink
 from starfish_server.builder import StoreBuilder
 from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.base import Layer
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.timeout import Timeout
 from starfish_server.storage.memory import MemoryObjectStore
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starfish_server.audit.records import AccessRecord
-    from starfish_server.context import StoreContext
 
 
 class Sink:
@@ -57,9 +56,10 @@ class Stalled(Layer):
         super().__init__(MemoryObjectStore({}))
         self.entered = asyncio.Event()
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
+    async def perform(self, operation: Operation[T]) -> T:
         self.entered.set()
         await asyncio.Event().wait()
+        return await super().perform(operation)
 
 
 async def test_several_sinks_get_each_record_though_one_fails(caplog: pytest.LogCaptureFixture) -> None:

@@ -122,7 +122,8 @@ class JsonLinesSink(BackgroundSink):
             return Link()
         if not is_chained(line):
             raise StackError(
-                f"the last line of {self._file.path} is not of a hash chain: use another file, or move this one away"
+                f"the last line of {self._file.path} is not of a hash chain: use another file, "
+                "or move this one away"
             )
         link = link_of(line, self._key)
         if link is None:

@@ -7,7 +7,7 @@ from starfish_server.cli.exit_codes import ExitCode
 from starfish_server.cli.output import json_line, line
 from starfish_server.cli.stores import open_store
 from starfish_server.explain import explain
-from starfish_server.storage.base import operation_names
+from starfish_server.operations import OPERATIONS
 
 
 def explain_store(store: StoreName, json: AsJson = False) -> int:
@@ -20,7 +20,7 @@ async def _explain(store: str, json: bool) -> None:
     async with open_store(store) as opened:
         lines = explain(opened).splitlines()
         if json:
-            names = operation_names()
+            names = OPERATIONS
             json_line(
                 {
                     "tree": lines,
