@@ -101,7 +101,7 @@ class _StackFile:
         with self._errors_at(*at, "layer"):
             if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
                 raise StackError("layers are written as [[layer]]")
-        store = self._make((*at, "leaf"), leaf, "leaves")
+        store: AbstractObjectStore = self._make((*at, "leaf"), leaf, "leaves")
         for number, layer in reversed(list(enumerate(layers))):
             store = self._make((*at, "layer", number), layer, "layers", store)
         return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -193,7 +194,7 @@ def test_a_mapping_whose_names_are_not_text_is_a_stack_error() -> None:
     with pytest.raises(StackError, match="stack: unknown: 5; there are leaf"):
         load_stack({"leaf": leaf, 5: 1, "x": 2})  # type: ignore[dict-item]  # that is the test
     with pytest.raises(StackError, match="stack: unknown option 5; there are data"):
-        load_stack({"leaf": leaf | {5: 1}})  # type: ignore[dict-item]  # that is the test
+        load_stack({"leaf": leaf | {5: 1}})
 
 
 @pytest.mark.parametrize(
@@ -316,6 +317,15 @@ async def test_the_key_of_an_audit_chain_comes_from_a_variable(
         await store.get_string("k")
     verified = verify_audit_log(log, key=b"sixteen bytes or more")
     assert (verified.ok, verified.lines) == (True, 1)
+
+
+def test_a_stack_that_was_refused_does_not_keep_its_audit_log(tmp_path: Path) -> None:
+    sink = f'sink = {{type = "JsonLinesSink", path = "{tmp_path}/audit.jsonl"}}\n'
+    text = f'[[layer]]\ntype = "AccessLog"\n{sink}[leaf]\ntype = "memory"\n'
+    with pytest.raises(StackError, match="Timeout stands outside AccessLog"):
+        loaded(tmp_path, f'[[layer]]\ntype = "Timeout"\n{text}')
+    gc.collect()  # the error held the sink
+    assert "JsonLinesSink" in repr(loaded(tmp_path, text))
 
 
 def test_a_missing_file_is_a_stack_error(tmp_path: Path) -> None:

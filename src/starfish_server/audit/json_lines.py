@@ -26,8 +26,8 @@ class JsonLinesSink(BackgroundSink):
 
     Records go through a bounded queue to a thread that writes, so that no operation waits for the disk. All
     accepted records are in the file after `close()`, and after a normal end of the process. What is queued
-    when the process is killed is lost, unless the layer has `on_sink_failure="fail"`: each operation then
-    waits until its record is in the file and, with `fsync=True`, safe from a power failure too.
+    when the process is killed is lost, unless the layer has `on_sink_failure="fail"`. Each operation then
+    waits until its record is in the file and, with `fsync=True`, safe from a power failure.
 
     path: the file, made if it is missing, readable by its owner and group only; or a stream, such as a pipe
         or "/dev/stdout", for which there is no rotation, fsync or chain.
@@ -37,17 +37,18 @@ class JsonLinesSink(BackgroundSink):
     fsync: force every batch of lines to the disk. False by default.
     chain: tie each line to the one before it by a hash, through rotations and restarts, for
         `verify_audit_log`. False by default.
-    key: secret of at least 16 bytes for the chain; text counts as its UTF-8. Without one the chain shows
-        accidents and careless edits; with one, nobody without the key can forge it, even with the right to
-        write the file.
+    key: secret of at least 16 bytes for the chain; a str is encoded as UTF-8. Without a key the chain shows
+        accidents and careless edits. With one, a program that can write the file but does not have the key
+        cannot forge it.
     max_queued, when_full: as in `QueuedSink`; "wait" by default, which loses nothing.
 
-    What a crash left of an unfinished line is moved to `path.torn`; the log goes on after the last whole one.
-    If the file is deleted or renamed, the log goes on in a new one, and its chain shows that lines are gone.
-    If the disk refuses a batch, its records are lost, which is logged; the next batch is tried again.
-    Raises `StackError` if another sink or process writes the file, or if its last line is of a chain and
-    `chain` is off, or not of a chain made with this key, `OSError` if it cannot be opened, `ValueError` for
-    options that make no sense together.
+    A line that a crash cut short is moved to `path.torn`, and the log goes on after the last whole line. If
+    the file is deleted or renamed, the log goes on in a new one, and its chain shows that lines are missing.
+    If the disk refuses a batch, its records are lost, which is logged, and later records are still tried.
+
+    Raises `StackError` if another sink or process writes the file, if the file is chained and `chain` is off,
+    or if its last line is not of a chain made with this key. Raises `OSError` if the file cannot be opened,
+    `ValueError` for options that exclude each other.
     """
 
     def __init__(
@@ -120,16 +121,11 @@ class JsonLinesSink(BackgroundSink):
         line = self._file.last_line()
         if line is None:
             return Link()
-        if not is_chained(line):
-            raise StackError(
-                f"the last line of {self._file.path} is not of a hash chain: use another file, "
-                "or move this one away"
-            )
         link = link_of(line, self._key)
         if link is None:
             made = "without a key" if self._key is None else "with this key"
             raise StackError(
-                f"the last line of {self._file.path} is not of a chain made {made}: verify the log, "
-                "and start a new file"
+                f"the last line of {self._file.path} is not of a hash chain made {made}: verify the log, "
+                "and use another file"
             )
         return link

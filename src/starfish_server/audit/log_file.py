@@ -9,6 +9,7 @@ import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from starfish_server.errors import StackError
 
@@ -24,10 +25,13 @@ _APPEND = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 class LogFile:
     """The one writer of `path`, held by a lock on `path.lock` until `close()`.
 
-    A write that failed part way is treated as a crash is: whole lines stay, and the rest of an unfinished one
-    is moved to `path.torn` before the next line is written. If the file is deleted or renamed, the next line
-    begins a new one.
+    A write that failed part way is handled like a crash: whole lines stay, and an unfinished one is moved to
+    `path.torn` before the next line is written. If the file is deleted or renamed, the next line begins a new
+    file.
     """
+
+    _file = _CLOSED
+    _lock = _CLOSED
 
     def __init__(
         self, path: str | os.PathLike[str], *, max_bytes: int | None, backups: int | None, fsync: bool
@@ -37,13 +41,15 @@ class LogFile:
         self._backups = backups
         self._fsync = fsync
         self._size = 0
-        self._file = _CLOSED
-        self._lock = _CLOSED
+        _log_files.add(self)
         try:
             self.prepare()
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        self.close()  # a stack that was refused does not keep the log
 
     def prepare(self) -> bool:
         """Open the file and its lock if they are not open, or not in their places any more.
@@ -91,10 +97,14 @@ class LogFile:
     def close(self) -> None:
         """Close the file and give up its lock; twice is fine."""
         self._close_file()
+        if self._lock != _CLOSED:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child between fork and exec may have a copy
+        self.drop_lock()
+
+    def drop_lock(self) -> None:
+        """Close the lock without unlocking it: a forked child's copy, which would outlive the parent."""
         lock, self._lock = self._lock, _CLOSED
         if lock != _CLOSED:
-            _locks.discard(lock)
-            fcntl.flock(lock, fcntl.LOCK_UN)  # a child between fork and exec may have a copy
             os.close(lock)
 
     def _take_lock(self) -> int:
@@ -111,7 +121,6 @@ class LogFile:
         except BaseException:
             os.close(lock)
             raise
-        _locks.add(lock)
         return lock
 
     def _open(self) -> int:
@@ -168,6 +177,17 @@ class LogFile:
         return self.path.with_name(f"{self.path.name}.{ending}")
 
 
+_log_files: WeakSet[LogFile] = WeakSet()
+
+
+def _drop_locks() -> None:
+    for log in _log_files:
+        log.drop_lock()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
 class LogStream:
     """Lines written to something that is not a regular file, such as a pipe or a terminal.
 
@@ -196,7 +216,7 @@ class LogStream:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is something else at `path` than a regular file."""
+    """Return whether `path` names something that is not a regular file."""
     try:
         return not stat.S_ISREG(Path(path).stat().st_mode)
     except FileNotFoundError:
@@ -210,19 +230,6 @@ def rotated_files(path: Path) -> list[Path]:
         (int(match[1]), file) for file in path.parent.iterdir() if (match := number.fullmatch(file.name))
     ]
     return [file for _, file in sorted(found)]
-
-
-_locks: set[int] = set()
-
-
-def _close_inherited_locks() -> None:
-    """Close a forked child's copies of its parent's locks, which would keep them after the parent's death."""
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def _is_at(path: Path, file: int) -> bool:
@@ -240,7 +247,7 @@ def _write_all(file: int, lines: Sequence[bytes]) -> None:
 
 
 def _tail(file: int, end: int) -> bytes:
-    """Return what is before offset `end` and after the last newline there."""
+    """Return the bytes between the last newline before offset `end` and `end`."""
     tail = b""
     while end > 0:
         start = max(0, end - _BLOCK)

@@ -62,11 +62,8 @@ class LoggingSink:
         error = f" {record.error_type}" if record.error_type else ""
         who = (record.action, record.identity, record.collection, record.namespace)
         values = (record.operation, target, record.outcome, *who, record.bytes, record.duration * 1000, error)
-        # Not logger.log, which would search the stack for a caller that is always this line.
-        line = self._logger.makeRecord(self._logger.name, self._level, __file__, 0, _MESSAGE, values, None)
-        # What `extra` does, without its check for names that the logging module uses itself: none of these.
-        line.__dict__.update({name: _printable(getattr(record, name)) for name in record.__slots__})
-        self._logger.handle(line)
+        fields = {name: _printable(getattr(record, name)) for name in record.__slots__}
+        self._logger.log(self._level, _MESSAGE, *values, extra=fields)
 
 
 def _quoted(keys: tuple[str, ...]) -> str:
