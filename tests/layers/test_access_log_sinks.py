@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sink:
-    """Takes records after `gate` is open, fails while `error` is set, and remembers whether it was closed."""
+    """Takes records after `gate` is open, fails while `error` is set, and counts its closings."""
 
     def __init__(self) -> None:
         self.records: list[AccessRecord] = []

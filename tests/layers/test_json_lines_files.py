@@ -142,14 +142,14 @@ def test_a_second_process_on_one_log_gets_one_clear_error(tmp_path: Path) -> Non
 
 
 HOLDER = """
-import os, sys, time
+import os, signal, sys
 from starfish_server.layers import JsonLinesSink
 
 sink = JsonLinesSink(sys.argv[1])
 child = os.fork()
 if child == 0:
     os.write(1, b"%d\\n" % os.getpid())
-time.sleep(60)
+signal.pause()
 """
 
 
