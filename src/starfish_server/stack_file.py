@@ -7,12 +7,12 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from starfish_server.builder import check_order
+from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -74,7 +74,7 @@ def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
         raise StackError(f"{lines.place(option='check_order')}: check_order is true or false")
     store = _Table("leaf", 0, leaf, lines).make("starfish_server.leaves")
     for number, layer in reversed(list(enumerate(layers))):
-        store = _Table("layer", number, layer, lines).make("starfish_server.layers", store)
+        store = _Table("layer", number, layer, lines).make("starfish_server.layers", store, checked=checked)
     if checked:
         with _errors_at(lines.place("layer")):
             check_order(store, turned_off_by="check_order = false")
@@ -115,7 +115,7 @@ class _Table:
         self._content = dict(content)
         self._place: Callable[[str | None], str] = lambda option: lines.place(name, number, option)
 
-    def make(self, group: str, *inner: AbstractObjectStore) -> AbstractObjectStore:
+    def make(self, group: str, *inner: AbstractObjectStore, checked: bool = False) -> AbstractObjectStore:
         with _errors_at(self._place("type")):
             kind = _loaded(group, self._content.pop("type", None))
         # A leaf whose options are one object says of which class.
@@ -127,7 +127,8 @@ class _Table:
                 if name not in {p.name for p in known}:
                     raise StackError(f"unknown option {name!r}; there are {', '.join(p.name for p in known)}")
                 options[name] = _filled(value)
-        with _errors_at(self._place(None)):
+        order = order_first(kind, *inner, turned_off_by="check_order = false") if checked else nullcontext()
+        with _errors_at(self._place(None)), order:
             made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
             if not isinstance(made, AbstractObjectStore):
                 raise StackError(f"{kind!r} does not make a store")
