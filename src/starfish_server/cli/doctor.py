@@ -23,7 +23,7 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore
 
 _MOST_SKEW = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 
 
 def line(text: str) -> None:

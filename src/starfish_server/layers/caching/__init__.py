@@ -22,7 +22,7 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.layers.printable import name_of
+from starfish_server.printable import name_of
 from starfish_server.operations import DeleteMany, GetBytes, GetString, ListKeys
 
 if TYPE_CHECKING:

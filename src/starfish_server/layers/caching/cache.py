@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from starfish_server.layers.caching.entries import Entries, Entry, EntryKey, Subject
-from starfish_server.layers.rethrow import copy_error
+from starfish_server.layers.copy_error import copy_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, KeysView
