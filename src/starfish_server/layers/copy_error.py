@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
@@ -14,10 +14,11 @@ def copy_error(error: E) -> E:
     Returns `error` itself if its class cannot be made without it.
     """
     kind = type(error)
-    builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     try:
-        twin = kind.__new__(kind, *error.args)
-        builtin.__init__(twin, *error.args)  # sets the fields of OSError, UnicodeError and others
+        arguments = builtin.__reduce__(error)[1]  # `args` and, of an OSError, the file names
+        twin = kind.__new__(kind, *arguments)
+        builtin.__init__(twin, *arguments)  # sets the fields of OSError, UnicodeError and others
     except Exception:  # noqa: BLE001 - a class may have a `__new__` that asks for other arguments
         return error
     twin.args = error.args

@@ -1,4 +1,4 @@
-"""`Caching`: recent reads answered from memory, with one backend read for any number of concurrent callers."""
+"""`Caching`: recent reads answered from memory, with one backend read for concurrent callers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.printable import name_of
 from starfish_server.operations import DeleteMany, GetBytes, GetString, ListKeys
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.layers.caching.entries import EntryKey
@@ -88,9 +88,9 @@ class Caching(Layer):
         self._variant = None if vary_by is None else _variant(vary_by)
         if vary_by is None and inner.context_dependent:
             raise StackError(
-                f"what {type(inner).__name__} returns may depend on the caller, and Caching could return it to"
-                " another one: give vary_by=, place Caching inside the layer that looks at the caller, or, if"
-                " the store returns the same to all callers, set context_dependent = False on its class"
+                f"what {type(inner).__name__} returns may depend on the caller, and Caching could return it"
+                " to another one: give vary_by=, place Caching inside the layer that looks at the caller, or,"
+                " if the store returns the same to all callers, set context_dependent = False on its class"
             )
         self._caches_lists = bool(list_ttl)
         self._settings: dict[str, object] = {
@@ -124,8 +124,8 @@ class Caching(Layer):
         await super().close()
 
     async def perform(self, operation: Operation[T]) -> T:
-        # By exact class. Any other class, one added later included, is safe: a write drops what it may change,
-        # a read asks the backend.
+        # By exact class. An operation of any other class, such as one added later, is safe: a write drops
+        # what it may change, and a read asks the backend.
         kind = type(operation)
         variant = None if self._variant is None else self._variant(operation.context)
         entry_key: EntryKey
@@ -139,12 +139,14 @@ class Caching(Layer):
             return await self._read_uncached(operation)
         entry = self._cache.find(entry_key)
         if entry is None:
-            result = await self._cache.read(entry_key, operation, self._inner)
+            result: Any = await self._cache.read(entry_key, operation, self._inner)
         else:
             result = entry.value
             if operation.notes is not None:
                 operation.note("cache", "hit")
-        return result.copy() if type(result) is list else result
+        if type(result) is list:
+            result = result.copy()
+        return result  # type: ignore[no-any-return]  # of an operation with this entry key
 
     async def _write(self, operation: Operation[T]) -> T:
         keys: Keys = {key for key in operation.keys if isinstance(key, str)}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Keys = set[str | None]
 """Keys of a write; None stands for every key."""
-# A write of undetermined outcome may still land: its request is on the way, or its reply was lost. For so many
-# seconds, or the longest age of an entry if that is less, what it may change is not cached.
+# A write of undetermined outcome may still land: its request may be on the way. For so many seconds, or the
+# longest age of an entry if that is less, what it may change is not cached.
 UNDETERMINED_SECONDS = 60.0
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
@@ -49,8 +49,10 @@ class Cache:
 
     A write drops everything it may change when it begins and again when it ends. A read in flight at either
     moment is not cached and not shared with later callers. Reads that begin in between are shared until the
-    write ends, and not cached. While the outcome of a write is undetermined, nothing it may change is cached,
-    and a caller shares only a read that begins after the caller asked: at most one waits behind one in flight.
+    write ends, and not cached.
+
+    After a write of undetermined outcome, nothing it may change is cached for a while, and a caller shares
+    only a read that begins after the caller asked: one that waits until the read in flight has ended.
 
     The ages are in seconds; 0 turns that kind of entry off. In a forked child every cache starts empty.
     """
@@ -79,7 +81,9 @@ class Cache:
     def start(self) -> None:
         """Begin with nothing cached and nothing in flight, and with a lock that is free."""
         self._entries = Entries(*self._limits)
-        self._in_flight: dict[Subject, dict[tuple[EntryKey, asyncio.AbstractEventLoop], InFlightRead]] = {}
+        self._in_flight: dict[
+            Subject, dict[tuple[EntryKey, asyncio.AbstractEventLoop], InFlightRead[Any]]
+        ] = {}
         self._writing: dict[str | None, int] = {}  # how many writes of a key are in flight
         self._undetermined: dict[str | None, float] = {}  # until when a key is not cached, soonest first
         # Held for moments and never across an await: threads with a loop each may share the cache. Reentrant:
@@ -102,7 +106,7 @@ class Cache:
         return None
 
     async def read(self, entry_key: EntryKey, operation: Operation[T], store: AbstractObjectStore) -> T:
-        """Return the result of `operation`, shared with concurrent callers, and cache it if the rules allow."""
+        """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
         subject, place = entry_key[0], (entry_key, asyncio.get_running_loop())
         with self._lock:
             undetermined = self._is_undetermined(subject)
@@ -128,7 +132,7 @@ class Cache:
         with self._lock:
             for key in keys:
                 self._writing[key] = self._writing.get(key, 0) + 1
-            self._drop(keys)
+            self.drop(keys)
 
     def end_write(self, keys: Keys, undetermined: Collection[str | None]) -> None:
         """Drop it again; the `undetermined` ones of its keys may still change."""
@@ -141,18 +145,22 @@ class Cache:
             for key in undetermined:
                 self._undetermined.pop(key, None)  # so that the later time takes its place at the end
                 self._undetermined[key] = until
-            self._drop(keys)
+            self.drop(keys)
 
     def drop(self, keys: Keys) -> None:
-        """Drop objects whose current state has been seen, so that a later read never returns an older one."""
+        """Drop what is cached of `keys`, and neither cache nor share what is being read of them."""
         with self._lock:
-            self._drop(keys)
+            for subject in self._touched(keys, self._entries.by_subject.keys()):
+                self._entries.drop(subject)
+            for subject in self._touched(keys, self._in_flight.keys()):
+                for read in self._in_flight.pop(subject).values():
+                    read.cacheable = False
 
     def close(self) -> None:
         """Drop everything, for good."""
         with self._lock:
             self._closed = True
-            self._drop({None})
+            self.drop({None})
 
     def stats(self) -> CacheStats:
         with self._lock:
@@ -163,7 +171,7 @@ class Cache:
         self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], store: AbstractObjectStore
     ) -> T:
         if read.after is not None:
-            await read.after.ended()
+            await asyncio.wait([read.after.task])
             read.after = None
         began = read.began = self._clock()
         result = await store.perform(operation)
@@ -195,13 +203,6 @@ class Cache:
             del self._undetermined[first]
         return _may_change(self._undetermined, subject)
 
-    def _drop(self, keys: Keys) -> None:
-        for subject in self._touched(keys, self._entries.subjects):
-            self._entries.drop(subject)
-        for subject in self._touched(keys, self._in_flight.keys()):
-            for read in self._in_flight.pop(subject).values():
-                read.cacheable = False
-
     def _touched(self, keys: Keys, known: KeysView[Subject]) -> set[Subject]:
         """Return the known subjects that a write of `keys` may change."""
         if None in keys:
@@ -222,8 +223,8 @@ class InFlightRead(Generic[T]):
     after: the read that must end before this one begins, or None.
     """
 
-    __slots__ = ("_abandoned", "_task", "_waiting", "after", "began", "cacheable")
-    _task: asyncio.Task[T]
+    __slots__ = ("_abandoned", "_waiting", "after", "began", "cacheable", "task")
+    task: asyncio.Task[T]
 
     def __init__(self, *, cacheable: bool, after: InFlightRead[T] | None) -> None:
         self.cacheable = cacheable
@@ -235,39 +236,37 @@ class InFlightRead(Generic[T]):
     @property
     def joinable(self) -> bool:
         """Whether another caller may wait for it: it has neither ended nor been cancelled."""
-        return not self._task.done() and not self._abandoned
+        return not self.task.done() and not self._abandoned
 
     def start(self, read: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
-        """Run `read` in a copy of the first caller's context variables, and call `ended` when it has ended."""
+        """Run `read` in a copy of the first caller's context variables, then call `ended`."""
 
         def done(task: asyncio.Task[T]) -> None:
             if not task.cancelled():
                 task.exception()  # retrieved, so that asyncio never logs an error that no caller waits for
             ended()
 
-        self._task = asyncio.get_running_loop().create_task(read)
-        self._task.add_done_callback(done)
-
-    async def ended(self) -> None:
-        """Wait for its end, whatever the outcome."""
-        await asyncio.wait([self._task])
+        self.task = asyncio.get_running_loop().create_task(read)
+        self.task.add_done_callback(done)
 
     async def result(self, *, shared: bool) -> T:
         """Wait for its outcome. A caller that shares it gets a copy of an error."""
         self._waiting += 1
         try:
-            await self.ended()
+            await asyncio.wait([self.task])
         except asyncio.CancelledError:
             if self._waiting == 1:
                 self._abandoned = True
-                self._task.cancel()
-                await self.ended()  # as without a cache: a cancelled caller leaves nothing running behind
+                self.task.cancel()
+                await asyncio.wait(
+                    [self.task]
+                )  # as without a cache: a cancelled caller leaves nothing running behind
             raise
         finally:
             self._waiting -= 1
-        if shared and not self._task.cancelled() and (error := self._task.exception()) is not None:
+        if shared and not self.task.cancelled() and (error := self.task.exception()) is not None:
             raise copy_error(error)
-        return self._task.result()
+        return self.task.result()
 
 
 def _may_change(keys: Collection[str | None], subject: Subject) -> bool:

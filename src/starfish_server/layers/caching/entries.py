@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, KeysView
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache
@@ -34,12 +34,8 @@ class Entries(LRUCache[EntryKey, Entry]):
     def __init__(self, max_bytes: int, max_object_bytes: int) -> None:
         super().__init__(max_bytes, getsizeof=_cost)
         self._max_object_bytes = max_object_bytes
-        self._by_subject: dict[Subject, set[EntryKey]] = {}
+        self.by_subject: dict[Subject, set[EntryKey]] = {}
         self.evictions = 0
-
-    @property
-    def subjects(self) -> KeysView[Subject]:
-        return self._by_subject.keys()
 
     def add(self, key: EntryKey, value: object, expires: float) -> None:
         """Hold a result, unless it is too large."""
@@ -49,11 +45,11 @@ class Entries(LRUCache[EntryKey, Entry]):
         cost = ENTRY_OVERHEAD + len(name) + _text_size(read) + _text_size(variant) + size
         if size <= self._max_object_bytes and cost <= self.maxsize:
             self[key] = Entry(value, cost, expires)
-            self._by_subject.setdefault(subject, set()).add(key)
+            self.by_subject.setdefault(subject, set()).add(key)
 
     def drop(self, subject: Subject) -> None:
         """Remove every entry of a subject."""
-        for key in self._by_subject.pop(subject, ()):
+        for key in self.by_subject.pop(subject, ()):
             self.pop(key, None)
 
     def popitem(self) -> tuple[EntryKey, Entry]:
@@ -62,11 +58,11 @@ class Entries(LRUCache[EntryKey, Entry]):
 
     def __delitem__(self, key: EntryKey) -> None:
         super().__delitem__(key)
-        keys = self._by_subject.get(key[0])
+        keys = self.by_subject.get(key[0])
         if keys is not None:
             keys.discard(key)
             if not keys:
-                del self._by_subject[key[0]]
+                del self.by_subject[key[0]]
 
 
 def _cost(entry: Entry) -> int:
@@ -74,7 +70,7 @@ def _cost(entry: Entry) -> int:
 
 
 def _text_size(part: Hashable) -> int:
-    """Return the bytes of the text in a part of an entry's key, which callers may make as long as they like."""
+    """Return the bytes of the text in a part of an entry's key, which may be as long as a caller likes."""
     if isinstance(part, tuple | frozenset):
         return sum(map(_text_size, part))
     return sys.getsizeof(part) if isinstance(part, str | bytes) else 0
