@@ -26,7 +26,7 @@ from starfish_server.operations import DeleteMany, GetBytes, GetString, ListKeys
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
-    from starfish_server.layers.caching.entries import EntryKey
+    from starfish_server.layers.caching.entries import Subject
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
@@ -127,16 +127,17 @@ class Caching(Layer):
         # By exact class. An operation of any other class, such as one added later, is safe: a write drops
         # what it may change, and a read asks the backend.
         kind = type(operation)
-        variant = None if self._variant is None else self._variant(operation.context)
-        entry_key: EntryKey
+        subject: Subject
+        read: Hashable
         if (kind is GetString or kind is GetBytes) and isinstance(operation.key, str):
-            entry_key = (operation.key, kind, variant)
+            subject, read = operation.key, kind
         elif kind is ListKeys and self._caches_lists and isinstance(operation.prefix, str):
-            entry_key = ((operation.prefix,), _page(operation), variant)
+            subject, read = (operation.prefix,), _page(operation)
         elif operation.writes:
             return await self._write(operation)
         else:
             return await self._read_uncached(operation)
+        entry_key = (subject, read, None if self._variant is None else self._variant(operation.context))
         entry = self._cache.find(entry_key)
         if entry is None:
             result: Any = await self._cache.read(entry_key, operation, self._inner)

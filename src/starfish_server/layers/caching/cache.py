@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Keys = set[str | None]
 """Keys of a write; None stands for every key."""
+Place = tuple[EntryKey, asyncio.AbstractEventLoop]
+"""What in-flight reads are shared by: an entry's key, in one event loop."""
 # A write of undetermined outcome may still land: its request may be on the way. For so many seconds, or the
 # longest age of an entry if that is less, what it may change is not cached.
 UNDETERMINED_SECONDS = 60.0
@@ -75,15 +77,13 @@ class Cache:
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, max(object_age, missing_age, list_age))
         self._closed = False
         self._hits = self._misses = self._shared = 0
-        self.start()
+        self.reset()
         _caches.add(self)
 
-    def start(self) -> None:
-        """Begin with nothing cached and nothing in flight, and with a lock that is free."""
+    def reset(self) -> None:
+        """Begin with nothing cached and nothing in flight, and with a free lock."""
         self._entries = Entries(*self._limits)
-        self._in_flight: dict[
-            Subject, dict[tuple[EntryKey, asyncio.AbstractEventLoop], InFlightRead[Any]]
-        ] = {}
+        self._in_flight: dict[Subject, dict[Place, InFlightRead[Any]]] = {}
         self._writing: dict[str | None, int] = {}  # how many writes of a key are in flight
         self._undetermined: dict[str | None, float] = {}  # until when a key is not cached, soonest first
         # Held for moments and never across an await: threads with a loop each may share the cache. Reentrant:
@@ -111,7 +111,7 @@ class Cache:
         with self._lock:
             undetermined = self._is_undetermined(subject)
             latest = self._in_flight.get(subject, {}).get(place)
-            if latest is not None and not latest.joinable:
+            if latest is not None and latest.abandoned:
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
@@ -186,7 +186,7 @@ class Cache:
                     self._entries.add(entry_key, result, began + age)
         return result
 
-    def _ended(self, place: tuple[EntryKey, asyncio.AbstractEventLoop], read: InFlightRead[Any]) -> None:
+    def _ended(self, place: Place, read: InFlightRead[Any]) -> None:
         subject = place[0][0]
         with self._lock:
             reads = self._in_flight.get(subject, {})
@@ -220,10 +220,11 @@ class InFlightRead(Generic[T]):
     """One backend read that any number of callers of one event loop wait for.
 
     began: when it began, by the cache's clock; None before. cacheable: whether its result may be cached.
-    after: the read that must end before this one begins, or None.
+    after: the read that must end before this one begins, or None. abandoned: whether every caller was
+    cancelled.
     """
 
-    __slots__ = ("_abandoned", "_waiting", "after", "began", "cacheable", "task")
+    __slots__ = ("_waiting", "abandoned", "after", "began", "cacheable", "task")
     task: asyncio.Task[T]
 
     def __init__(self, *, cacheable: bool, after: InFlightRead[T] | None) -> None:
@@ -231,12 +232,7 @@ class InFlightRead(Generic[T]):
         self.after = after
         self.began: float | None = None
         self._waiting = 0
-        self._abandoned = False
-
-    @property
-    def joinable(self) -> bool:
-        """Whether another caller may wait for it: it has neither ended nor been cancelled."""
-        return not self.task.done() and not self._abandoned
+        self.abandoned = False
 
     def start(self, read: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
         """Run `read` in a copy of the first caller's context variables, then call `ended`."""
@@ -256,7 +252,7 @@ class InFlightRead(Generic[T]):
             await asyncio.wait([self.task])
         except asyncio.CancelledError:
             if self._waiting == 1:
-                self._abandoned = True
+                self.abandoned = True
                 self.task.cancel()
                 await asyncio.wait(
                     [self.task]
@@ -280,15 +276,15 @@ def _may_change(keys: Collection[str | None], subject: Subject) -> bool:
 _caches: WeakSet[Cache] = WeakSet()
 
 
-def _start_all() -> None:
-    """Start every cache anew in a forked child.
+def _reset_all() -> None:
+    """Reset every cache in a forked child.
 
     Another thread of the parent may have held the lock in the middle of a change, and no write that was in
     flight there ends here.
     """
     for cache in list(_caches):
-        cache.start()
+        cache.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_all)
+    os.register_at_fork(after_in_child=_reset_all)
