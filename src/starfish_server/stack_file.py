@@ -8,13 +8,13 @@ import re
 import tomllib
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from starfish_server.builder import check_order
+from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -76,6 +76,7 @@ class _StackFile:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self._text = text
+        self._checked = True
 
     def build(self, table: Mapping[str, Any]) -> AbstractObjectStore:
         """Return the store that the whole file describes."""
@@ -83,6 +84,7 @@ class _StackFile:
         with self._errors_at("check_order"):
             if not isinstance(checked, bool):
                 raise StackError("check_order must be true or false")
+        self._checked = checked
         store = self._stack((), table, "leaf", "layer", "check_order")
         if checked:
             with self._errors_at("layer"):
@@ -126,7 +128,12 @@ class _StackFile:
             missing = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY]
             if missing := [name for name in missing if name not in options]:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
-            made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
+            turned_off_by = "check_order = false"
+            order = (
+                order_first(kind, *inner, turned_off_by=turned_off_by) if inner and self._checked else None
+            )
+            with order or nullcontext():
+                made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
             if group != "parts" and not isinstance(made, AbstractObjectStore):
                 raise StackError(f"{table['type']} does not make a store")
             return made
