@@ -1,4 +1,4 @@
-"""What every store call is told about the request."""
+"""The context of every store call."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ BLOB = {"content": b"x", "headers": {"Content-Type": "image/png"}}
         ),
     ],
 )
-async def test_every_store_call_carries_the_request(
+async def test_every_store_call_carries_the_context_of_the_request(
     client: httpx.AsyncClient,
     store: RecordingStore,
     method: str,
