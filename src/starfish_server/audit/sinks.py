@@ -59,16 +59,8 @@ class LoggingSink:
             return
         target = _quoted(record.keys) if record.prefix is None else repr(record.prefix)
         error = f" {record.error_type}" if record.error_type else ""
-        caller = (record.action, record.identity, record.collection, record.namespace)
-        values = (
-            record.operation,
-            target,
-            record.outcome,
-            *caller,
-            record.bytes,
-            record.duration * 1000,
-            error,
-        )
+        by = (record.action, record.identity, record.collection, record.namespace)
+        values = (record.operation, target, record.outcome, *by, record.bytes, record.duration * 1000, error)
         # Not logger.log, which would search the stack for a caller that is always this line.
         line = self._logger.makeRecord(self._logger.name, self._level, __file__, 0, _MESSAGE, values, None)
         # What `extra` does, without its check for names that the logging module uses itself: none of these.
