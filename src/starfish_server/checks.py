@@ -24,6 +24,12 @@ is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
 # Complete segments, then the start of one: whatever a key may begin with.
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
+_ANY_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f]++"
+_any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
+_ANY_RULE = (
+    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
+    "'/'-separated segments, none empty, '.' or '..'"
+)
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
     f"each at most {MAX_SEGMENT_BYTES} and together at most {MAX_KEY_BYTES} bytes"
@@ -48,16 +54,15 @@ def check_prefix(prefix: str, operation: str) -> None:
 
 
 def check_any_key(key: str, operation: str) -> None:
-    """Check a key of a store with `portable_keys=False`: non-empty text of at most 1,024 UTF-8 bytes."""
-    check_any_prefix(key, operation)
-    if not key:
-        raise _invalid("key", key, "it is empty", operation)
+    """Raise `InvalidKeyError` unless `key` follows the rule of stores with `portable_keys=False`."""
+    if not isinstance(key, str) or not _fits(key) or not _any_segments(key):
+        raise _invalid("key", key, _ANY_RULE, operation)
 
 
 def check_any_prefix(prefix: str, operation: str) -> None:
-    """Check a prefix of a store with `portable_keys=False`: text of at most 1,024 UTF-8 bytes."""
-    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _fits(prefix):
-        raise _invalid("key", prefix, f"not text of at most {MAX_KEY_BYTES} UTF-8 bytes", operation)
+    """Raise `InvalidKeyError` unless a key that `check_any_key` accepts could begin with `prefix`."""
+    if not isinstance(prefix, str) or not _fits(prefix) or not _any_segments(prefix + "x"):
+        raise _invalid("prefix", prefix, _ANY_RULE, operation)
 
 
 def check_page(start_after: str | None, limit: int | None, *, any_text: bool = False) -> None:
@@ -68,7 +73,9 @@ def check_page(start_after: str | None, limit: int | None, *, any_text: bool = F
     `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
     """
     if start_after is not None:
-        check_any_prefix(start_after, "list_keys")
+        if not isinstance(start_after, str) or not _fits(start_after):
+            reason = f"it is not text of at most {MAX_KEY_BYTES} UTF-8 bytes"
+            raise _invalid("start_after", start_after, reason, "list_keys")
         if not (any_text or start_after.isprintable()):
             raise _invalid("start_after", start_after, "it has an unprintable character", "list_keys")
     if limit is not None:
@@ -214,13 +221,14 @@ def secret_bytes(name: str, value: bytes | str) -> bytes:
 
 
 def _invalid(what: str, value: object, why: str, operation: str) -> InvalidKeyError:
-    key = value if isinstance(value, str) else None
-    return InvalidKeyError(f"invalid {what} {_shown(value)}: {why}", operation=operation, key=key)
+    if isinstance(value, str):
+        return InvalidKeyError(f"invalid {what}: {why}", operation=operation, key=value)
+    return InvalidKeyError(f"invalid {what} of type {type(value).__name__}: {why}", operation=operation)
 
 
 def _fits(text: str) -> bool:
     try:
-        return len(text.encode()) <= MAX_KEY_BYTES
+        return len(text) <= MAX_KEY_BYTES and len(text.encode()) <= MAX_KEY_BYTES
     except UnicodeEncodeError:
         return False
 

@@ -1,4 +1,4 @@
-"""Layers: stores that wrap exactly one other store and add one concern, one layer a file.
+"""Layers: stores that wrap another store and add one concern, one layer a file.
 
 Each is imported on first use, so that a stack imports only the packages that its own layers need.
 """
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
     from starfish_server.layers.access_log.record import AccessRecord as AccessRecord
     from starfish_server.layers.access_log.record import Sink as Sink
     from starfish_server.layers.authorize import Authorize as Authorize
-    from starfish_server.layers.base import Around as Around
     from starfish_server.layers.base import Layer as Layer
-    from starfish_server.layers.base import Wrapper as Wrapper
-    from starfish_server.layers.base import written_body as written_body
+    from starfish_server.layers.base import Operation as Operation
+    from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
-    from starfish_server.layers.operations import Operation as Operation
-    from starfish_server.layers.operations import Slot as Slot
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
     from starfish_server.layers.retry import RetryBudget as RetryBudget
@@ -35,11 +32,11 @@ if TYPE_CHECKING:
     from starfish_server.layers.size_limit import SizeLimit as SizeLimit
     from starfish_server.layers.timeout import Timeout as Timeout
     from starfish_server.layers.tracing import Tracing as Tracing
+    from starfish_server.layers.transform import Transform as Transform
 
 _HOMES = {
     "AccessLog": "access_log",
     "AccessRecord": "access_log.record",
-    "Around": "base",
     "AuditProblem": "access_log.audit_chain",
     "AuditVerification": "access_log.audit_chain",
     "Authorize": "authorize",
@@ -51,7 +48,7 @@ _HOMES = {
     "LoggingSink": "access_log.logging_sink",
     "Metrics": "metrics",
     "Namespace": "namespace",
-    "Operation": "operations",
+    "Operation": "base",
     "QueuedSink": "access_log.queued_sink",
     "ReadOnly": "read_only",
     "Retry": "retry",
@@ -59,12 +56,11 @@ _HOMES = {
     "RetryEvent": "retry",
     "Sink": "access_log.record",
     "SizeLimit": "size_limit",
-    "Slot": "operations",
+    "Slot": "base",
     "Timeout": "timeout",
     "Tracing": "tracing",
-    "Wrapper": "base",
+    "Transform": "transform",
     "verify_audit_log": "access_log.audit_chain",
-    "written_body": "base",
 }
 
 __all__ = list(_HOMES)

@@ -7,40 +7,30 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.checks import positive_number
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.access_log.delivery import Delivery
 from starfish_server.layers.access_log.logging_sink import LoggingSink
 from starfish_server.layers.access_log.record import AccessRecord, Sink, record_of, shown_sink
-from starfish_server.layers.base import (
-    Around,
-    CallRecord,
-    Operation,
-    Proceed,
-    Slot,
-    Target,
-    written_body,
-)
+from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
 from starfish_server.layers.printable import name_of
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
-    from starfish_server.layers.record import CacheOutcome
+    from starfish_server.layers.outcome import Outcome
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["AccessLog"]
 
-T = TypeVar("T")
-
 _logger = logging.getLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
-_OPERATIONS = frozenset(operation_names())
+_OPERATIONS = frozenset(OPERATIONS)
 
 
-class AccessLog(Around):
+class AccessLog(Layer):
     """Hands an `AccessRecord` of every operation to its sinks: misses, failures and cancellations included.
 
     Stands outermost: it sees what the caller asked, once, with the final outcome.
@@ -98,10 +88,12 @@ class AccessLog(Around):
         )
         self._left_out = _ACTIONS - self._actions - {"system"}
         by_system = "system" in self._actions
-        self._without_context = {name: "system" if by_system else _action_of(name) for name in _OPERATIONS}
+        self._without_context = {
+            name: "system" if by_system else kind.action for name, kind in OPERATIONS.items()
+        }
         self._predicate = predicate
         self._sink_timeout = sink_timeout
-        self._under_way = 0
+        self._in_flight = 0
         self._idle: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def settings(self) -> dict[str, object]:
@@ -116,59 +108,52 @@ class AccessLog(Around):
         return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
 
     # Plain, because a call that is left out then costs no coroutine of its own.
-    def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> Coroutine[Any, Any, T]:
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        context = operation.context
         action = self._without_context[operation.name] if context is None else context.action
         if action in self._left_out or operation.name not in self._operations:
-            return proceed()
-        return self._counted(operation, target, context, proceed)
+            return self._inner.perform(operation)
+        return self._counted(operation)
 
-    async def _counted(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        """The operation recorded, as one that `close` waits for."""
-        self._under_way += 1
+    async def _counted(self, operation: Operation[T]) -> T:
+        """Record the operation as one that `close` waits for."""
+        self._in_flight += 1
         try:
-            return await self._recorded(operation, target, context, proceed)
+            return await self._recorded(operation.observed())
         finally:
-            self._under_way -= 1
-            if not self._under_way and self._idle is not None:
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None:
                 loop, idle = self._idle
-                with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+                with suppress(RuntimeError):  # that loop is closed, so nothing waits any more
                     loop.call_soon_threadsafe(idle.set)
 
-    async def _recorded(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        size = size_of_body(written_body(proceed))
-        asked = record_of(operation, target, context)
-        attempts = 0
-        cache: CacheOutcome | None = None
+    async def _recorded(self, operation: Operation[T]) -> T:
+        size = size_of_body(operation.body)
+        make = record_of(operation)
+        notes: dict[str, Any] = operation.notes or {}
         began = perf_counter()
+
+        def record(
+            outcome: Outcome | Literal["started"], error_type: str | None, size: int | None
+        ) -> AccessRecord:
+            duration = 0.0 if outcome == "started" else perf_counter() - began
+            return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
+
         try:
             if self._must_keep and operation.writes:
-                await self._keep(asked("started", None, 0.0, size, 0, None), "nothing was done")
-            call = CallRecord()
-            try:
-                result = await proceed()
-            finally:
-                call.close()
-                attempts, cache = call.attempts, call.cache
+                await self._keep(record("started", None, size), "nothing was done")
+            result = await self._inner.perform(operation)
         except BaseException as error:
-            outcome, kind = outcome_of_error(error), type(error).__name__
-            record = asked(outcome, kind, perf_counter() - began, size, attempts, cache)
-            if self._wants(record):
+            failed = record(*outcome_of_error(error), size)
+            if self._wants(failed):
                 if isinstance(error, Exception):
-                    await self._delivery.deliver(record)
+                    await self._delivery.deliver(failed)
                 else:
-                    self._delivery.hand_over(record)
+                    self._delivery.hand_over(failed)
             raise
-        duration = perf_counter() - began
         if size is None:
             size = size_of_result(operation, result)
-        outcome = outcome_of_result(operation, result)
-        await self._keep(asked(outcome, None, duration, size, attempts, cache), "though it was done")
+        await self._keep(record(outcome_of_result(operation, result), None, size), "though it was done")
         return result
 
     async def _keep(self, record: AccessRecord, so: str) -> None:
@@ -177,7 +162,7 @@ class AccessLog(Around):
         failures = await self._delivery.deliver(record)
         if failures and self._must_keep:
             raise StoreUnavailableError(
-                f"the access record of this {record.operation} could not be kept, {so}",
+                f"the access record could not be kept, {so}",
                 operation=record.operation,
                 key=record.keys[0] if len(record.keys) == 1 else record.prefix,
             ) from failures[0]
@@ -208,18 +193,10 @@ class AccessLog(Around):
     async def _wait_for_operations(self) -> None:
         idle = asyncio.Event()
         self._idle = (asyncio.get_running_loop(), idle)
-        if self._under_way:
+        if self._in_flight:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._sink_timeout):
                     await idle.wait()
-
-
-def _action_of(operation: str) -> str:
-    if operation == "list_keys":
-        return "list"
-    if operation.startswith("delete"):
-        return "delete"
-    return "pull" if operation.startswith("get") else "push"
 
 
 def _sinks(given: Sink | Sequence[Sink]) -> list[Sink]:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.context import StoreContext
-from starfish_server.layers.base import DELETE_MANY, LIST_KEYS, Operation, Target
 from starfish_server.layers.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
-    from starfish_server.layers.record import CacheOutcome
+    from starfish_server.operations import Operation
 
 __all__ = ["AccessRecord", "Sink", "record_of", "shown_sink"]
 
@@ -62,7 +61,7 @@ class AccessRecord:
     duration: float
     bytes: int | None
     attempts: int
-    cache: CacheOutcome | None
+    cache: str | None
 
     def to_json(self) -> str:
         """A JSON object with the fields in their order, on one line of printable ASCII.
@@ -102,16 +101,9 @@ def shown_sink(sink: Sink) -> object:
     return sink if type(sink).__module__.startswith(__package__) else name_of(sink)
 
 
-def record_of(operation: Operation, target: Target, context: StoreContext | None) -> partial[AccessRecord]:
+def record_of(operation: Operation[Any]) -> partial[AccessRecord]:
     """An `AccessRecord` that lacks only what became of the operation."""
-    prefix: str | None = None
-    keys: tuple[str, ...] = ()
-    if operation is LIST_KEYS:
-        prefix = cast("str", target)
-    elif operation is DELETE_MANY and not isinstance(target, str):
-        keys = tuple(target)
-    else:
-        keys = (cast("str", target),)
+    keys, prefix, context = tuple(operation.keys), operation.prefix, operation.context
     if context is None:
         return partial(
             AccessRecord, time(), operation.name, "system", keys, prefix, None, None, None, (), _NO_PARAMS
