@@ -42,7 +42,7 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     - "s3://bucket/prefix": the objects of a bucket below a prefix. Options: `endpoint`, `region`,
       `addressing_style`, `anonymous`, `portable_keys`. Without `endpoint`, AWS_ENDPOINT_URL_S3 or
       AWS_ENDPOINT_URL is used, without `region`, AWS_REGION or AWS_DEFAULT_REGION
-    - "memory:": an empty dict
+    - "memory:": a new dict
     - "stack.toml" or "file:///etc/stack.toml": what `load_stack` makes of that file
 
     Options are the query of a URL, as in "s3://bucket?region=eu-west-1&anonymous=true". Credentials come from
@@ -71,7 +71,7 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
             case "memory" if not (parts.netloc or parts.path or parts.query):
                 from starfish_server.storage.memory import MemoryObjectStore
 
-                return MemoryObjectStore()
+                return MemoryObjectStore(data={})
     except (ValueError, TypeError) as error:
         raise StackError(f"{parts.scheme} URL: {error}") from None
     raise StackError(f"the URL names no store; {_FORMS}")

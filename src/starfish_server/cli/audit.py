@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.exit_codes import ExitCode
-from starfish_server.cli.output import complain, json_line, line
+from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
 from starfish_server.layers import verify_audit_log
 from starfish_server.layers.access_log.log_file import rotated_files
 from starfish_server.layers.printable import printable
@@ -51,7 +50,7 @@ def show(
     broken = False
     for place, record in _records(file):
         if record is None:
-            complain(f"{place}: not a record")
+            print_error(f"{place}: not a record")
             broken = True
         elif all(record.get(name) == value for name, value in wanted.items()):
             _print(record, json)
@@ -83,7 +82,7 @@ def verify(
     """
     found = verify_audit_log(file, key=_key(key_env), last_hash=last_hash, missing_start=missing_start)
     if json:
-        json_line(
+        print_json(
             {
                 "ok": found.ok,
                 "lines": found.lines,
@@ -94,12 +93,12 @@ def verify(
             }
         )
     else:
-        line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
-        line(f"last hash: {found.last_hash}")
+        print_line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
+        print_line(f"last hash: {found.last_hash}")
         if found.unfinished_bytes:
-            line(f"{found.unfinished_bytes} bytes of lines that a crash cut short are set aside")
+            print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short are set aside")
     for problem in found.problems:
-        complain(str(problem))
+        print_error(str(problem))
     return ExitCode.OK if found.ok else ExitCode.FAILED
 
 
@@ -128,7 +127,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 def _print(record: dict[str, Any], json: bool) -> None:
     if json:
-        json_line(record)
+        print_json(record)
         return
     cells = {name: _text(record.get(name)) for name in _COLUMNS}
     keys = record.get("keys")

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,10 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from starfish_server.cli.arguments import AsJson, ContextFields, context_of
 from starfish_server.cli.objects import read_object, write_object
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
+from starfish_server.cli.sources import ListUnlistable, open_source, print_left_out
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
+
+if TYPE_CHECKING:
+    from starfish_server.storage.filesystem import Unlistable
 
 
 @dataclass(slots=True)
@@ -24,7 +28,7 @@ class Tally:
     """What has become of the objects so far.
 
     listed: objects of the source. size: bytes copied. retyped: by key, a warning about an object that was
-    copied and reads back with another content type.
+    copied and reads back with another content type. left_out: what the source holds and does not list.
     """
 
     listed: int = 0
@@ -33,6 +37,7 @@ class Tally:
     size: int = 0
     retyped: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
+    left_out: "list[Unlistable]" = field(default_factory=list)
 
     @property
     def pending(self) -> int:
@@ -63,6 +68,7 @@ class Copying:
         Raises what listing raises. The error of an object is in the tally, and the other objects are copied.
         """
         keys = await self.source.list_keys(self.prefix, context=self.reading)
+        self.tally.left_out = await self.source.perform(ListUnlistable(self.prefix, self.reading))
         there = set(await self.destination.list_keys(self.prefix, context=self.reading))
         self.tally.listed = len(keys)
         step()
@@ -116,8 +122,9 @@ def cp(
 
     An object that is already there with the same bytes and content type is left alone, one that differs is
     replaced, and nothing is deleted, so an interrupted copy is continued by running it again. Objects that
-    fail are named on stderr, and the others are copied. Each object is held in memory as a whole, and
-    Cache-Control, which stores do not report, is not copied.
+    fail are named on stderr, and the others are copied. Files of the source that are no objects, such as a
+    link or one whose name breaks the key rules, are named as well. Either makes the exit code 1. Each object
+    is held in memory as a whole, and Cache-Control, which stores do not report, is not copied.
     """
     began = time.monotonic()
     tally, interrupted = Tally(), False
@@ -128,7 +135,7 @@ def cp(
     _report(tally, interrupted, time.monotonic() - began, json)
     if interrupted:
         return ExitCode.INTERRUPTED
-    return ExitCode.FAILED if tally.failures else ExitCode.OK
+    return ExitCode.FAILED if tally.failures or tally.left_out else ExitCode.OK
 
 
 async def _copy(
@@ -137,7 +144,7 @@ async def _copy(
     console = Console(stderr=True)
     columns = (TextColumn("copying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reading, writing = context_of(context, "pull"), context_of(context, "push")
-    async with open_store(source) as origin, open_store(destination) as target:
+    async with open_source(source) as origin, open_store(destination) as target:
         copying = Copying(origin, target, prefix, jobs, reading, writing, tally)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("copying", total=None)
@@ -151,6 +158,7 @@ def _report(tally: Tally, interrupted: bool, seconds: float, json: bool) -> None
         print_error(f"warning: {key}: {warning}")
     for key, failure in sorted(tally.failures.items()):
         print_error(f"{key}: {one_line(failure)}")
+    print_left_out(tally.left_out)
     if interrupted:
         print_error(f"interrupted, {tally.pending} objects are not copied: run it again to continue")
     if json:
@@ -161,11 +169,12 @@ def _report(tally: Tally, interrupted: bool, seconds: float, json: bool) -> None
                 "bytes": tally.size,
                 "seconds": round(seconds, 3),
                 "failed": [{"key": key, "error": one_line(e)} for key, e in sorted(tally.failures.items())],
+                "left_out": [{"path": path, "reason": reason} for path, reason in tally.left_out],
                 "interrupted": interrupted,
             }
         )
     else:
         print_line(
             f"{tally.copied} copied ({tally.size} bytes), {tally.identical} already there, "
-            f"{len(tally.failures)} failed, {seconds:.1f} s"
+            f"{len(tally.failures)} failed, {len(tally.left_out)} left out, {seconds:.1f} s"
         )

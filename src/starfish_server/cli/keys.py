@@ -2,14 +2,17 @@
 
 import asyncio
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
+from starfish_server.cli.sources import ListUnlistable, open_source, print_left_out
 from starfish_server.errors import DeleteManyError
-from starfish_server.store_url import open_store
+
+if TYPE_CHECKING:
+    from starfish_server.storage.filesystem import Unlistable
 
 
 def ls(
@@ -28,9 +31,10 @@ def ls(
 ) -> int:
     """List keys, one a line, in byte order.
 
-    Characters that are not printable are escaped; --json gives each key exactly.
+    Characters that are not printable are escaped; --json gives each key exactly. Files that are no objects,
+    such as a link or one whose name breaks the key rules, are named on stderr, and the exit code is then 1.
     """
-    keys = asyncio.run(_keys(store, prefix, start_after, limit, context))
+    keys, left_out = asyncio.run(_keys(store, prefix, start_after, limit, context))
     for key in keys:
         if json:
             print_json({"key": key})
@@ -38,16 +42,22 @@ def ls(
             print_line(key)
     if sys.stdout.isatty() and not json:
         sys.stderr.write(f"{len(keys)} objects\n")
-    return ExitCode.OK
+    print_left_out(left_out)
+    return ExitCode.FAILED if left_out else ExitCode.OK
 
 
 async def _keys(
     store: str, prefix: str, start_after: str | None, limit: int | None, context: list[str] | None
-) -> list[str]:
-    async with open_store(store) as opened:
-        return await opened.list_keys(
-            prefix, start_after=start_after, limit=limit, context=context_of(context, "list")
-        )
+) -> tuple[list[str], "list[Unlistable]"]:
+    asked = context_of(context, "list")
+    async with open_source(store) as opened:
+        keys = await opened.list_keys(prefix, start_after=start_after, limit=limit, context=asked)
+        left_out = await opened.perform(ListUnlistable(prefix, asked))
+    if start_after is not None:
+        left_out = [found for found in left_out if found.path > start_after]
+    if limit is not None and len(keys) == limit:
+        left_out = [found for found in left_out if found.path < max(keys, default="")]
+    return keys, left_out
 
 
 def rm(
@@ -62,8 +72,8 @@ def rm(
 ) -> int:
     """Delete objects. Deleting a missing object is no error.
 
-    Every key is tried, and each failure is named on stderr. Deleting by prefix asks first, and in a pipe needs
-    --yes. An empty prefix deletes every object.
+    Every key is tried, and each failure is named on stderr. Deleting by prefix asks first, and in a pipe
+    needs --yes. An empty prefix deletes every object.
     """
     if bool(keys) == (prefix is not None):
         raise typer.BadParameter("give either the keys to delete or --prefix")
@@ -74,7 +84,7 @@ async def _delete(
     store: str, keys: list[str] | None, prefix: str | None, yes: bool, context: list[str] | None, json: bool
 ) -> int:
     asked = context_of(context, "delete")
-    async with open_store(store) as opened:
+    async with open_source(store) as opened:
         given = keys or await opened.list_keys(prefix or "", context=asked)
         if prefix is not None and given and not yes:
             _confirm(len(given))

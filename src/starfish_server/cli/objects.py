@@ -13,6 +13,7 @@ import typer
 from starfish_server.checks import DEFAULT_BYTES_TYPE, DEFAULT_TEXT_TYPE, decode_text
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
+from starfish_server.cli.sources import open_source
 from starfish_server.context import StoreContext
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
@@ -132,7 +133,7 @@ def put(
 
 
 async def _read(store: str, key: str, context: list[str] | None) -> StoredObject | None:
-    async with open_store(store) as opened:
+    async with open_source(store) as opened:
         return await read_object(opened, key, context_of(context, "pull"))
 
 

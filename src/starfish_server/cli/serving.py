@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.builder import StoreBuilder
 from starfish_server.cli.callers import BearerTokens
-from starfish_server.cli.stores import SERVER_TABLES
 from starfish_server.errors import StackError
 from starfish_server.layers import AccessLog, JsonLinesSink
 from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions
 from starfish_server.stack_file import load_stack, read_toml
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
