@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from typing import TYPE_CHECKING
@@ -24,8 +23,10 @@ is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
 # Complete segments, then the start of one: whatever a key may begin with.
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
-_ANY_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f-\x9f]++"
+_ANY = r"[^/\x00-\x1f\x7f-\x9f]"
+_ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_ANY}++"
 _any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
+_any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_ANY}*+").fullmatch
 _ANY_RULE = (
     f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
     "'/'-separated segments, none empty, '.' or '..'"
@@ -61,7 +62,7 @@ def check_any_key(key: str, operation: str) -> None:
 
 def check_any_prefix(prefix: str, operation: str) -> None:
     """Raise `InvalidKeyError` unless a key that `check_any_key` accepts could begin with `prefix`."""
-    if not isinstance(prefix, str) or not _fits(prefix) or not _any_segments(prefix + "x"):
+    if not isinstance(prefix, str) or not _fits(prefix) or not _any_prefix(prefix):
         raise _invalid("prefix", prefix, _ANY_RULE, operation)
 
 
@@ -159,6 +160,8 @@ def version_of(body: bytes) -> str:
 
     The same body has the same version, as with the ETag of S3.
     """
+    import hashlib  # here, because every program imports this module and few need it
+
     return hashlib.sha256(body).hexdigest()
 
 

@@ -243,7 +243,7 @@ def test_nothing_of_a_tree_is_left_out_in_silence() -> None:
         (root / "to").chmod(0o777)
         program = (sys.executable, "-c", AS_NOBODY)
         ended = starfish("cp", f"{root}/from", f"{root}/to", "--json", program=program)
-        copied = [path.name for path in (root / "to").iterdir()]
+        copied = [path.name for path in (root / "to").iterdir() if "~" not in path.name]
     told = json.loads(ended.out)
     assert (ended.code, copied, [failed["key"] for failed in told["failed"]]) == (1, ["plain"], ["secret"])
     named = {"a b", "caf\u00e9", "c+", "d~", "fifo", "broken"}

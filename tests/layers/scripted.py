@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starfish_server.errors import VersionConflictError
-from starfish_server.layers.base import Around, Operation, Proceed, Target
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
 
-T = TypeVar("T")
 
+class Scripted(Layer):
+    """Each call takes the next step: an error, seconds to wait first, or None; after the last it passes."""
 
-class Scripted(Around):
-    """Each call takes the next step, an error, seconds to take first or None, and passes after the last.
-
-    retries_taken_over: how often a `Retry` outside said so.
-    """
+    context_dependent = False
 
     def __init__(self, *script: Exception | float | None, data: dict[str, str] | None = None) -> None:
         super().__init__(MemoryObjectStore(data={} if data is None else data))
         self.script = list(script)
-        self.calls: list[tuple[str, Target]] = []
+        self.calls: list[tuple[str, str | list[str]]] = []
         self.times: list[float] = []
         self.called_twice = asyncio.Event()
-        self.retries_taken_over = 0
 
-    def take_over_retries(self) -> None:
-        self.retries_taken_over += 1
-
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        self.calls.append((operation.name, target))
+    async def perform(self, operation: Operation[T]) -> T:
+        target = operation.key if operation.prefix is None else operation.prefix
+        self.calls.append((operation.name, list(operation.keys) if target is None else target))
         self.times.append(asyncio.get_running_loop().time())
         if len(self.calls) == 2:
             self.called_twice.set()
@@ -44,7 +36,7 @@ class Scripted(Around):
             raise step
         if step is not None:
             await asyncio.sleep(step)
-        return await proceed()
+        return await self._inner.perform(operation)
 
 
 class Versioned(MemoryObjectStore):

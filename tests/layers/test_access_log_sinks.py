@@ -6,16 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from starfish_server.layers.access_log import AccessLog
 
 from layers.gated import GatedStore
 from starfish_server.errors import InvalidKeyError, StoreUnavailableError
-from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.base import Layer
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
-    from starfish_server.layers.access_log.record import AccessRecord
+    from starfish_server.audit.records import AccessRecord
 
 
 class Sink:
@@ -51,9 +50,10 @@ class Stalled(Layer):
         super().__init__(MemoryObjectStore({}))
         self.entered = asyncio.Event()
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
+    async def perform(self, operation: Operation[T]) -> T:
         self.entered.set()
         await asyncio.Event().wait()
+        return await super().perform(operation)
 
 
 async def test_several_sinks_get_each_record_though_one_fails(caplog: pytest.LogCaptureFixture) -> None:

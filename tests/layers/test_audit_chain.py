@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layers.access_records import hostile_text, record
-from starfish_server.errors import StackError
-from starfish_server.layers.access_log.audit_chain import (
+from starfish_server.audit.chain import (
     AuditVerification,
     chained_line,
     link_of,
     verify_audit_log,
 )
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
+from starfish_server.audit.json_lines import JsonLinesSink
+from starfish_server.errors import StackError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -50,14 +50,14 @@ async def test_a_denied_operation_reaches_nothing() -> None:
     with pytest.raises(StoreAccessDeniedError) as caught:
         await Authorize(store, allow=Predicate(False)).put("k", "v")
     assert store.calls == []
-    assert str(caught.value) == "put 'k' denied: allow answered False"
+    assert str(caught.value) == "put 'k': denied: allow returned False"
     assert (caught.value.operation, caught.value.key) == ("put", "k")
 
 
 @pytest.mark.parametrize("answer", [None, 1, "yes", [True]], ids=repr)
 async def test_anything_but_true_denies(answer: object) -> None:
     store = Scripted()
-    with pytest.raises(StoreAccessDeniedError, match=f"allow answered a {type(answer).__name__}"):
+    with pytest.raises(StoreAccessDeniedError, match=f"allow returned a {type(answer).__name__}"):
         await Authorize(store, allow=Predicate(answer)).get_string("k")
     assert store.calls == []
 
@@ -88,7 +88,7 @@ async def test_a_predicate_that_raises_denies_and_keeps_the_cause() -> None:
     with pytest.raises(StoreAccessDeniedError) as caught:
         await Authorize(store, allow=allow).get_string("k")
     assert store.calls == []
-    assert str(caught.value) == "get_string 'k' denied: allow raised LookupError"
+    assert str(caught.value) == "get_string 'k': denied: allow raised LookupError"
     assert caught.value.__cause__ is error
 
 

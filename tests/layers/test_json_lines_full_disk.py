@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layers.access_records import record
-from starfish_server.layers.access_log.audit_chain import verify_audit_log
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
+from starfish_server.audit.chain import verify_audit_log
+from starfish_server.audit.json_lines import JsonLinesSink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = True
         self._write = os.write
-        monkeypatch.setattr("starfish_server.layers.access_log.log_file.os.write", self)
+        monkeypatch.setattr("starfish_server.audit.log_file.os.write", self)
 
     def __call__(self, file: int, data: memoryview) -> int:
         if not self.full:

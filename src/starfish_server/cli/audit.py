@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
 from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
 from starfish_server.layers import verify_audit_log
-from starfish_server.layers.access_log.log_file import rotated_files
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 
 audit = typer.Typer(
     name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True

@@ -31,8 +31,8 @@ from starfish_server.errors import (
 from starfish_server.explain import explain
 from starfish_server.layers import Layer, Namespace
 from starfish_server.layers.base import T
-from starfish_server.layers.printable import printable
 from starfish_server.operations import OPERATIONS, Operation
+from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
 from starfish_server.testing import behaviours

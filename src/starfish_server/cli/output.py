@@ -7,7 +7,7 @@ import sys
 from enum import IntEnum
 
 from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 
 
 class ExitCode(IntEnum):

@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from starfish_server.audit.chain import AuditProblem as AuditProblem
+    from starfish_server.audit.chain import AuditVerification as AuditVerification
+    from starfish_server.audit.chain import verify_audit_log as verify_audit_log
+    from starfish_server.audit.json_lines import JsonLinesSink as JsonLinesSink
+    from starfish_server.audit.queued import QueuedSink as QueuedSink
+    from starfish_server.audit.records import AccessRecord as AccessRecord
+    from starfish_server.audit.records import Sink as Sink
+    from starfish_server.audit.sinks import LoggingSink as LoggingSink
     from starfish_server.layers.access_log import AccessLog as AccessLog
-    from starfish_server.layers.access_log.audit_chain import AuditProblem as AuditProblem
-    from starfish_server.layers.access_log.audit_chain import AuditVerification as AuditVerification
-    from starfish_server.layers.access_log.audit_chain import verify_audit_log as verify_audit_log
-    from starfish_server.layers.access_log.json_lines import JsonLinesSink as JsonLinesSink
-    from starfish_server.layers.access_log.logging_sink import LoggingSink as LoggingSink
-    from starfish_server.layers.access_log.queued_sink import QueuedSink as QueuedSink
-    from starfish_server.layers.access_log.record import AccessRecord as AccessRecord
-    from starfish_server.layers.access_log.record import Sink as Sink
     from starfish_server.layers.authorize import Authorize as Authorize
     from starfish_server.layers.base import Layer as Layer
     from starfish_server.layers.base import Operation as Operation
@@ -36,31 +36,31 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AccessLog": "access_log",
-    "AccessRecord": "access_log.record",
-    "AuditProblem": "access_log.audit_chain",
-    "AuditVerification": "access_log.audit_chain",
+    "AccessRecord": ".audit.records",
+    "AuditProblem": ".audit.chain",
+    "AuditVerification": ".audit.chain",
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
     "ConcurrencyLimit": "concurrency_limit",
-    "JsonLinesSink": "access_log.json_lines",
+    "JsonLinesSink": ".audit.json_lines",
     "Layer": "base",
-    "LoggingSink": "access_log.logging_sink",
+    "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
     "Namespace": "namespace",
     "Operation": "base",
-    "QueuedSink": "access_log.queued_sink",
+    "QueuedSink": ".audit.queued",
     "ReadOnly": "read_only",
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",
-    "Sink": "access_log.record",
+    "Sink": ".audit.records",
     "SizeLimit": "size_limit",
     "Slot": "base",
     "Timeout": "timeout",
     "Tracing": "tracing",
     "Transform": "transform",
-    "verify_audit_log": "access_log.audit_chain",
+    "verify_audit_log": ".audit.chain",
 }
 
 __all__ = list(_HOMES)
@@ -69,7 +69,7 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

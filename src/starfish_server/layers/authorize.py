@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.printable import name_of
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

@@ -77,7 +77,8 @@ class Layer(AbstractObjectStore):
                 )
         if not isinstance(vars(cls).get("context_dependent", False), bool):
             raise TypeError(f"{cls.__name__}.context_dependent must be True or False")
-        if "perform" in vars(cls) and "context_dependent" not in vars(cls):
+        parent = next(base for base in cls.__mro__[1:] if issubclass(base, Layer))
+        if cls.perform is not parent.perform and "context_dependent" not in vars(cls):
             cls.context_dependent = True
 
     def __init__(self, inner: AbstractObjectStore, *others: AbstractObjectStore) -> None:

@@ -10,8 +10,8 @@ from opentelemetry.metrics import get_meter
 from starfish_server.checks import flag
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.layers.printable import printable
 from starfish_server.operations import OPERATIONS
+from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

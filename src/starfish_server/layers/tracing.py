@@ -21,8 +21,8 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode, get_tracer, 
 from starfish_server.checks import flag, secret_bytes
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
-from starfish_server.layers.printable import printable
 from starfish_server.operations import OPERATIONS, ListKeys
+from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider

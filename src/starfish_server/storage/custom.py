@@ -107,12 +107,9 @@ class CustomObjectStore(AbstractObjectStore):
         self._portable = flag("portable_keys", portable_keys)
         self._check_key = check_key if portable_keys else check_any_key
         self._check_prefix = check_prefix if portable_keys else check_any_prefix
-        self._closed = False
-
-    @property
-    def context_dependent(self) -> bool:
         reading = (self._on_get, self._on_get_bytes, self._on_get_versioned, self._on_list)
-        return any(callback is not None and callback.takes_context for callback in reading)
+        self.context_dependent = any(callback is not None and callback.takes_context for callback in reading)
+        self._closed = False
 
     def supports(self, operation: str) -> bool:
         callbacks = {

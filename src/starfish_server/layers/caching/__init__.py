@@ -12,7 +12,7 @@ from starfish_server.errors import StackError
 from starfish_server.layers.base import Slot, Wrapper
 from starfish_server.layers.caching.memory import CacheStats, Memory
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.layers.printable import name_of
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from starfish_server.layers.rethrow import copy_error
+from starfish_server.layers.copy_error import copy_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import check_any_key, is_segments
+from starfish_server.checks import check_any_key, check_any_prefix, is_segments
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.copy_error import copy_error
 from starfish_server.layers.namespace.prefix import (
     FunctionPrefix,
     Prefix,
     TemplatePrefix,
     check_prefix_option,
 )
-from starfish_server.layers.printable import name_of
-from starfish_server.layers.rethrow import copy_error
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +80,11 @@ class Namespace(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         key = operation.key
         # The common case of the check, here because this layer costs little more than its calls.
-        if key is None or not isinstance(key, str) or not is_segments(key):
+        if not isinstance(key, str) or not is_segments(key):
             for each in operation.keys:
                 check_any_key(each, operation.name)
+            if operation.prefix is not None:
+                check_any_prefix(operation.prefix, operation.name)
         prefix = self._prefix_for(operation)
         try:
             result = await self._inner.perform(operation.rename(prefix.__add__))

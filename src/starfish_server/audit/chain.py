@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starfish_server.audit.log_file import rotated_files
 from starfish_server.checks import secret_bytes
-from starfish_server.layers.access_log.log_file import rotated_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starfish_server.audit.chain import Link, chained_line, is_chained, link_of
+from starfish_server.audit.log_file import LogFile
+from starfish_server.audit.queued import BackgroundSink, WhenFull
 from starfish_server.checks import flag, positive_int, secret_bytes
 from starfish_server.errors import StackError
-from starfish_server.layers.access_log.audit_chain import Link, chained_line, is_chained, link_of
-from starfish_server.layers.access_log.log_file import LogFile
-from starfish_server.layers.access_log.record_queue import RecordQueue, WhenFull
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
-    from starfish_server.layers.access_log.record import AccessRecord
+    from starfish_server.audit.records import AccessRecord
 
 __all__ = ["JsonLinesSink"]
 
 _SHORTEST_KEY = 16
 
 
-class JsonLinesSink:
+class JsonLinesSink(BackgroundSink):
     """Appends each record to a file as one line of ASCII JSON (`AccessRecord.to_json`).
 
     Records go through a bounded queue to a thread that writes, so that no operation waits for the disk. All
@@ -71,6 +71,7 @@ class JsonLinesSink:
             raise ValueError(f"key must be at least {_SHORTEST_KEY} bytes, and needs chain=True")
         self._chain = flag("chain", chain)
         self._link: Link | None = None
+        super().__init__(max_queued=max_queued, when_full=when_full)
         self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=flag("fsync", fsync))
         try:
             if chain:
@@ -80,31 +81,12 @@ class JsonLinesSink:
                     f"{self._file.path} is a chained log: open it with chain=True (and its key), "
                     "or use another file"
                 )
-            self._queue = RecordQueue(
-                self._write, finish=self._file.close, max_queued=max_queued, when_full=when_full
-            )
         except BaseException:
             self._file.close()
             raise
 
     def __repr__(self) -> str:
         return f"JsonLinesSink({str(self._file.path)!r}{', chain=True' if self._chain else ''})"
-
-    @property
-    def dropped(self) -> int:
-        """Records dropped so far because the queue was full."""
-        return self._queue.dropped
-
-    def __call__(self, record: AccessRecord) -> Awaitable[None] | None:
-        return self._queue.put(record)
-
-    async def keep(self, record: AccessRecord) -> None:
-        """Append `record` and return once it is in the file (with `fsync`, on the disk)."""
-        await self._queue.keep(record)
-
-    async def close(self) -> None:
-        """Write all that was accepted, then let go of the file. Raises if the last batch was refused."""
-        await self._queue.close()
 
     def _write(self, records: Sequence[AccessRecord]) -> None:
         texts = [record.to_json() for record in records]
@@ -120,6 +102,9 @@ class JsonLinesSink:
             lines.append(line)
         self._file.append(lines)
         self._link = link
+
+    def _finish(self) -> None:
+        self._file.close()
 
     def _last_link(self) -> Link:
         line = self._file.last_line()

@@ -9,15 +9,14 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
+from starfish_server.audit.records import AccessRecord, Sink, make_record
+from starfish_server.audit.sinks import Delivery, LoggingSink, shown_sink
 from starfish_server.checks import positive_number
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.layers.access_log.delivery import Delivery
-from starfish_server.layers.access_log.logging_sink import LoggingSink
-from starfish_server.layers.access_log.record import AccessRecord, Sink, record_of, shown_sink
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.layers.printable import name_of
 from starfish_server.operations import OPERATIONS
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
@@ -129,13 +128,13 @@ class AccessLog(Layer):
 
     async def _recorded(self, operation: Operation[T]) -> T:
         size = size_of_body(operation.body)
-        make = record_of(operation)
-        notes: dict[str, Any] = operation.notes or {}
+        make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
         began = perf_counter()
 
         def record(
             outcome: Outcome | Literal["started"], error_type: str | None, size: int | None
         ) -> AccessRecord:
+            notes: dict[str, Any] = operation.notes or {}
             duration = 0.0 if outcome == "started" else perf_counter() - began
             return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
 
