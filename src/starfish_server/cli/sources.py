@@ -49,6 +49,7 @@ class ListUnlistable(Operation["list[Unlistable]"]):
     prefix: str = field()
     context: StoreContext | None = None
     notes: dict[str, object] | None = None
+    keys = ()
 
     async def send(self, store: AbstractObjectStore) -> list[Unlistable]:
         ask: Callable[[str], Coroutine[Any, Any, list[Unlistable]]] | None
