@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,7 +17,7 @@ from starfish_server.builder import check_order
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["load_stack", "read_toml"]
+__all__ = ["Lines", "load_stack", "read_toml", "unknown"]
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 _HEADER = re.compile(r"\s*\[\[?\s*([\w.]+)\s*\]\]?")
@@ -35,15 +36,14 @@ def load_stack(
 
     Types are entry points of the groups `starfish_server.leaves`, `starfish_server.layers` and
     `starfish_server.parts`, so that any package can add its own. Everything that is not understood is a
-    `StackError` that names the file and the line: the option's, or for a value that the type refuses its
-    table's.
+    `StackError` that names the file and the line: the option's, or its table's if no option is to blame.
 
     other_tables: names of tables that stand in the same file for someone else; none by default.
     """
     if isinstance(source, Mapping):
-        return _build(_without(other_tables, source), _Lines("stack", ""))
+        return _build(source, other_tables, Lines("stack", ""))
     text, table = read_toml(source)
-    return _build(_without(other_tables, table), _Lines(str(source), text))
+    return _build(table, other_tables, Lines(str(source), text))
 
 
 def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
@@ -57,15 +57,20 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         raise StackError(f"{path}: {error}") from error
 
 
-def _without(names: Collection[str], table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name not in names}
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """Return the text of an error about a name that is not one of `known`, with the closest one of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    suggestion = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}; there are {', '.join(known)}{suggestion}"
 
 
-def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
+def _build(table: Mapping[str, Any], other_tables: Collection[str], lines: Lines) -> AbstractObjectStore:
     leaf, layers, checked = table.get("leaf"), table.get("layer", []), table.get("check_order", True)
-    if unknown := sorted(table.keys() - {"leaf", "layer", "check_order"}):
-        place = lines.place(option=unknown[0])
-        raise StackError(f"{place}: unknown: {', '.join(unknown)}; there are leaf, layer and check_order")
+    known = ("leaf", "layer", "check_order", *other_tables)
+    for name in table:
+        if name not in known:
+            raise StackError(f"{lines.place(option=name)}: {unknown('table', name, known)}")
     if not isinstance(leaf, Mapping):
         raise StackError(f"{lines.place(option='leaf')}: a stack needs a [leaf]")
     if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
@@ -81,7 +86,7 @@ def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
     return store
 
 
-class _Lines:
+class Lines:
     """The lines of the file, to say where something stands."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -111,7 +116,7 @@ class _Lines:
 class _Table:
     """One `[leaf]` or `[[layer]]`."""
 
-    def __init__(self, name: str, number: int, content: Mapping[str, Any], lines: _Lines) -> None:
+    def __init__(self, name: str, number: int, content: Mapping[str, Any], lines: Lines) -> None:
         self._content = dict(content)
         self._place: Callable[[str | None], str] = lambda option: lines.place(name, number, option)
 
@@ -120,26 +125,50 @@ class _Table:
             kind = _loaded(group, self._content.pop("type", None))
         # A leaf whose options are one object says of which class.
         options_type = getattr(kind, "options_type", kind)
-        known = [p for p in inspect.signature(options_type).parameters.values() if p.name != "inner"]
         options = {}
         for name, value in self._content.items():
             with _errors_at(self._place(name)):
-                if name not in {p.name for p in known}:
-                    raise StackError(f"unknown option {name!r}; there are {', '.join(p.name for p in known)}")
+                _check_name(options_type, name)
                 options[name] = _filled(value)
         with _errors_at(self._place(None)):
+            _check_missing(options_type, options)
+        try:
             made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
-            if not isinstance(made, AbstractObjectStore):
-                raise StackError(f"{kind!r} does not make a store")
-            return made
+        except _ERRORS as error:
+            # Most errors name the option that they are about.
+            to_blame = (name for name in options if re.search(rf"\b{re.escape(name)}\b", str(error)))
+            raise StackError(f"{self._place(next(to_blame, None))}: {error}") from error
+        if not isinstance(made, AbstractObjectStore):
+            raise StackError(f"{self._place('type')}: {kind!r} does not make a store")
+        return made
+
+
+_ERRORS = (StackError, ImportError, AttributeError, TypeError, ValueError, OSError)
 
 
 @contextmanager
 def _errors_at(place: str) -> Iterator[None]:
     try:
         yield
-    except (StackError, ImportError, AttributeError, TypeError, ValueError, OSError) as error:
+    except _ERRORS as error:
         raise StackError(f"{place}: {error}") from error
+
+
+def _parameters(kind: Any) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(kind).parameters.values() if p.name != "inner"]
+
+
+def _check_name(kind: Any, name: str) -> None:
+    known = [p.name for p in _parameters(kind)]
+    if name not in known:
+        raise StackError(unknown("option", name, known))
+
+
+def _check_missing(kind: Any, options: Collection[str]) -> None:
+    for p in _parameters(kind):
+        required = p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}
+        if required and p.name not in options:
+            raise StackError(f"the option {p.name!r} is missing")
 
 
 def _loaded(group: str, name: object) -> Any:
@@ -149,7 +178,7 @@ def _loaded(group: str, name: object) -> Any:
         raise StackError(f"no type; there are {', '.join(sorted(registered.names))}")
     found = registered.select(name=name)
     if not found:
-        raise StackError(f"unknown type {name!r}; there are {', '.join(sorted(registered.names))}")
+        raise StackError(unknown("type", name, sorted(registered.names)))
     if len({point.value for point in found}) > 1:
         raise StackError(f"{name!r} is registered more than once: {', '.join(p.value for p in found)}")
     return next(iter(found)).load()
@@ -163,7 +192,13 @@ def _filled(value: Any) -> Any:
         return [_filled(item) for item in value]
     if isinstance(value, Mapping):
         options = {name: _filled(item) for name, item in value.items() if name != "type"}
-        return _loaded("starfish_server.parts", value["type"])(**options) if "type" in value else options
+        if "type" not in value:
+            return options
+        kind = _loaded("starfish_server.parts", value["type"])
+        for name in options:
+            _check_name(kind, name)
+        _check_missing(kind, options)
+        return kind(**options)
     return value
 
 

@@ -73,11 +73,16 @@ async def test_a_file_leaf_works(tmp_path: Path) -> None:
     ("change", "line", "message"),
     [
         (('type = "Retry"', 'type = "Retrying"'), 13, "unknown type 'Retrying'; there are AccessLog"),
+        (('type = "Retry"', 'type = "Retri"'), 13, r"did you mean 'Retry'\?"),
         (("attempts = 5", "attemps = 5"), 14, "unknown option 'attemps'; there are attempts"),
-        (("attempts = 5", "attempts = 0"), 12, "attempts"),
-        (("attempts = 5", 'attempts = "5"'), 12, "attempts"),
+        (("attempts = 5", "attemps = 5"), 14, r"did you mean 'attempts'\?"),
+        (("attempts = 5", "attempts = 0"), 14, "attempts"),
+        (("attempts = 5", 'attempts = "5"'), 14, "attempts"),
         (('bucket = "objects"', 'buckets = "objects"'), 23, "unknown option 'buckets'"),
-        (('bucket = "objects"\n', ""), 21, "bucket"),
+        (('bucket = "objects"\n', ""), 21, "the option 'bucket' is missing"),
+        (('prefix = "tenants/{namespace}/"\n', ""), 8, "the option 'prefix' is missing"),
+        (("path = ", "paht = "), 6, r"unknown option 'paht'; .*did you mean 'path'\?"),
+        ((', path = "${LOG_FOLDER}/audit.jsonl"', ""), 6, "the option 'path' is missing"),
         (('type = "s3"', 'type = "s4"'), 22, "unknown type 's4'; there are filesystem, memory, s3"),
         (('type = "s3"\n', ""), 21, "no type"),
         (("${SECRET}", "${NO_SUCH_VARIABLE}"), 26, "'NO_SUCH_VARIABLE' is not set"),
@@ -103,9 +108,9 @@ def test_an_error_points_at_its_line(
     [
         ("", r"stack.toml: a stack needs a \[leaf\]"),
         ("leaf = 7", r"stack.toml:1: a stack needs a \[leaf\]"),
-        ('[leaf]\ntype="memory"\n[layers]', "stack.toml:3: unknown: layers"),
-        ('[leaf]\ntype="memory"\n[[layers]]\n[[layers]]', "stack.toml:3: unknown: layers"),
-        ('checked=1\n[leaf]\ntype="memory"', "stack.toml:1: unknown: checked"),
+        ('[leaf]\ntype="memory"\n[layers]', "stack.toml:3: unknown table 'layers'"),
+        ('[leaf]\ntype="memory"\n[[layers]]\n[[layers]]', "stack.toml:3: unknown table 'layers'"),
+        ('checked=1\n[leaf]\ntype="memory"', "stack.toml:1: unknown table 'checked'"),
         ('[leaf]\ntype="memory"\n[layer]', r"stack.toml:3: layers are written as \[\[layer\]\]"),
         ('check_order=1\n[leaf]\ntype="memory"', "stack.toml:1: check_order is true or false"),
         ("[leaf\n", "stack.toml: .*line 1"),
@@ -162,7 +167,7 @@ def test_a_missing_file_is_a_stack_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("layer", "option"), [("Tracing", "tracer_provider"), ("Metrics", "meter_provider")])
 def test_an_object_written_as_text_is_a_stack_error(tmp_path: Path, layer: str, option: str) -> None:
     text = f'[leaf]\ntype = "memory"\n[[layer]]\ntype = "{layer}"\n{option} = "mine"\n'
-    with pytest.raises(StackError, match=r"stack\.toml:3: "):
+    with pytest.raises(StackError, match=r"stack\.toml:[35]: "):
         loaded(tmp_path, text)
 
 
