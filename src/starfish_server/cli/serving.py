@@ -49,66 +49,82 @@ class Serving:
 
 
 def configured(path: Path) -> Serving:
-    """What a file describes: a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
+    """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
 
-    `StackError` for anything in it that is not understood.
+    Raises `StackError`, which names the line, for anything in it that is not understood.
     """
-    _, table = read_toml(path)
+    text, table = read_toml(path)
+    lines = Lines(str(path), text)
+    if not isinstance(table.get("sync"), Mapping):
+        place = lines.place(option="sync")
+        raise StackError(f"{place}: a [sync] table is missing; its [[sync.collections]] say what is served")
     try:
-        config = SyncConfig.model_validate(table.get("sync"))
+        config = SyncConfig.model_validate(table["sync"])
     except ValueError as error:
-        raise StackError(f"{path}: [sync]: {_reasons(error)}") from error
-    try:
-        tokens = BearerTokens(_tokens(table.get("auth", {})))
-    except (StackError, ValueError, TypeError) as error:
-        raise StackError(f"{path}: [auth]: {error}") from error
+        raise StackError(_reason(error, lines)) from None
+    tokens = _bearer_tokens(_tokens(table.get("auth", {}), lines), lines.place("auth.token"))
     store = load_stack(path, other_tables=SERVER_TABLES)
     return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve))
 
 
 def embedded() -> Serving:
-    """Files under `./starfish-data`, audit to `audit.jsonl`, and a collection for two callers.
+    """Make the default: files under `./starfish-data`, an audit log, and a collection for two callers.
 
-    Their tokens are those of STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN, or else new ones, which are told.
+    Their tokens come from STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN; without them, new ones are printed.
     """
-    callers, told = [], []
+    callers, printed = [], []
     for name in DEMO_CALLERS:
         variable = f"STARFISH_{name.upper()}_TOKEN"
         given = os.environ.get(variable)
         token = given or secrets.token_urlsafe(24)
         callers.append((token, AuthResult(identity=name, roles=("member",))))
-        told.append(f"  {name:8} " + (f"the token in {variable}" if given else f"Bearer {token}"))
-    tokens = BearerTokens(callers)
+        printed.append(f"  {name:8} " + (f"the token in {variable}" if given else f"Bearer {token}"))
+    tokens = _bearer_tokens(callers, "the environment")
     store = (
         StoreBuilder()
         .layer(AccessLog, sink=JsonLinesSink(AUDIT, chain=True))
         .over(FilesystemObjectStore(FilesystemStorageOptions(base_dir=DATA)))
     )
     notice = (
-        "No --config: the embedded default, to try things out.",
+        "No --config: serving the embedded default, to try things out.",
         f"  objects  files under ./{DATA}",
         f"  audit    ./{AUDIT} (starfish audit show {AUDIT})",
-        "  routes   /pull/notes/NAME, /push/notes/NAME (one's own), /list/notes",
-        *told,
+        "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
+        *printed,
     )
     config = SyncConfig.model_validate(_DEMO)
     return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve), notice)
 
 
-def _tokens(table: object) -> Iterator[tuple[str, AuthResult]]:
-    if (
-        not isinstance(table, Mapping)
-        or table.keys() - {"token"}
-        or not isinstance(table.get("token", []), list)
-    ):
+def _bearer_tokens(callers: Iterable[tuple[str, AuthResult]], place: str) -> BearerTokens:
+    try:
+        return BearerTokens(callers)
+    except (ValueError, TypeError) as error:
+        raise StackError(f"{place}: {error}") from error
+
+
+def _tokens(auth: object, lines: Lines) -> Iterator[tuple[str, AuthResult]]:
+    entries = auth.get("token", []) if isinstance(auth, Mapping) and not auth.keys() - {"token"} else None
+    if not isinstance(entries, list):
+        raise StackError(f"{lines.place(option='auth')}: callers are written as [[auth.token]]")
+    for number, entry in enumerate(entries):
+        try:
+            caller = _caller(entry)
+        except (StackError, ValueError, TypeError) as error:
+            to_blame = next((name for name in _TOKEN_OPTIONS if name in str(error)), None)
+            raise StackError(f"{lines.place('auth.token', number, to_blame)}: {error}") from error
+        yield caller
+
+
+def _caller(entry: object) -> tuple[str, AuthResult]:
+    if not isinstance(entry, Mapping):
         raise StackError("callers are written as [[auth.token]]")
-    for entry in table.get("token", []):
-        yield _token(entry)
-
-
-def _token(entry: object) -> tuple[str, AuthResult]:
-    if not isinstance(entry, Mapping) or entry.keys() != {"identity", "roles", "token"}:
-        raise StackError("a token has identity, roles and token")
+    for name in entry:
+        if name not in _TOKEN_OPTIONS:
+            raise StackError(unknown("option", name, _TOKEN_OPTIONS))
+    for name in _TOKEN_OPTIONS:
+        if name not in entry:
+            raise StackError(f"the option {name!r} is missing")
     variable = _VARIABLE.fullmatch(str(entry["token"]))
     if variable is None:
         raise StackError('secrets come from the environment only: token = "${NAME_OF_A_VARIABLE}"')
@@ -120,9 +136,14 @@ def _token(entry: object) -> tuple[str, AuthResult]:
     return token, AuthResult(identity=entry["identity"], roles=tuple(entry["roles"]))
 
 
-def _reasons(error: ValueError) -> str:
-    """Each reason of a validation error with its place, without what was given."""
-    reasons: Any = getattr(error, "errors", None)
-    if reasons is None:
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, reason['loc'])) or 'it'}: {reason['msg']}" for reason in reasons())
+def _reason(error: ValueError, lines: Lines) -> str:
+    """Return the first reason of a validation error of `[sync]` with its line, without the value given."""
+    errors: Any = getattr(error, "errors", None)
+    if errors is None:
+        return f"{lines.place(option='sync')}: {error}"
+    reason = errors(include_input=False)[0]
+    table, number, option = ["sync"], 0, None
+    for part in reason["loc"]:
+        if isinstance(part, int):
+            number = part
+        elif len(table)
