@@ -46,6 +46,7 @@ def test_defaults() -> None:
         ({"maxBodyBytes": 0}, "greater than 0"),
         ({"name": "a/b"}, "name is one key segment"),
         ({"name": ""}, "name is one key segment"),
+        ({"storagePath": ""}, "storagePath is empty"),
         ({"storagePath": "/notes/{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "notes//{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "../{id}"}, "is not '/'-separated segments"),
@@ -88,11 +89,13 @@ def test_a_collection_that_cannot_be_served(changes: dict[str, Any], message: st
         ({"namespaces": {"": {"collections": [NOTES]}}}, "a namespace's name is"),
         ({"namespaces": {"pull": {"collections": [NOTES]}}}, "cannot be named 'pull'"),
         ({"namespaces": {"health": {"collections": [NOTES]}}}, "cannot be named 'health'"),
+        ({"namespaces": {"v1": {"collections": [NOTES]}}}, "cannot be named 'v1'"),
         ({"namespaces": {"acme": {"collections": []}}}, "at least 1 item"),
+        (None, "the configuration of the router is missing; it lists collections or namespaces"),
         ({"namespaces": {"acme": {"collections": [NOTES, NOTES]}}}, "two collections are named"),
     ],
 )
-def test_a_configuration_that_cannot_be_served(config: dict[str, Any], message: str) -> None:
+def test_a_configuration_that_cannot_be_served(config: dict[str, Any] | None, message: str) -> None:
     with pytest.raises(ValidationError) as raised:
         SyncConfig.model_validate(config)
     assert message in str(raised.value)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.application import client_of, make_app, one_collection, serving
-from starfish_server.router.paths import PathTemplate
+from starfish_server.router.config import PathTemplate
 
 if TYPE_CHECKING:
     import httpx

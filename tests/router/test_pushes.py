@@ -10,17 +10,13 @@ import pytest
 
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
-from starfish_server.context import StoreContext
-from starfish_server.router.pushes import MAX_ATTEMPTS, Pushes
-from starfish_server.router.wire import PushRequest
+from starfish_server.router.pushes import MAX_ATTEMPTS
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     import httpx
 
-    from starfish_server import AbstractObjectStore
-
-CONTEXT = StoreContext("notes", {"id": "a"}, None, (), "push")
+    from starfish_server import AbstractObjectStore, StoreContext
 
 
 class Slow(MemoryObjectStore):
@@ -158,12 +154,17 @@ async def test_a_store_that_wrote_conditionally_is_never_written_to_without() ->
     assert {call.operation for call in store.calls} == {"get_versioned", "put_if"}
 
 
-async def test_locks_are_kept_only_while_they_are_used() -> None:
-    pushes = Pushes(Unconditional(data={}))
-    request = PushRequest(data={"n": 1})
-    await asyncio.gather(*(pushes.push(f"notes/{name}", request, CONTEXT) for name in range(50)))
+def count_locks() -> int:
     gc.collect()
-    assert len(pushes._locks) == 0
+    return sum(type(thing) is asyncio.Lock for thing in gc.get_objects())
+
+
+async def test_locks_are_kept_only_while_they_are_used() -> None:
+    async with client_of(make_app(Unconditional(data={}))) as client:
+        await push(client, "notes/a", {"n": 1})
+        before = count_locks()
+        await asyncio.gather(*(push(client, f"notes/{name}", {"n": 1}) for name in range(50)))
+        assert count_locks() == before
 
 
 async def test_a_cancelled_push_lets_the_next_one_in() -> None:
@@ -176,12 +177,12 @@ async def test_a_cancelled_push_lets_the_next_one_in() -> None:
                 await asyncio.Event().wait()
             await super().put(key, body, **options)
 
-    pushes = Pushes(Stuck(data={}))
-    request = PushRequest(data={"n": 1})
-    first = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
-    await reached.wait()
-    second = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
-    await asyncio.sleep(0)
-    first.cancel()
-    assert (await second).data == {"n": 1}
-    assert first.cancelled()
+    async with client_of(make_app(Stuck(data={}))) as client:
+        first = asyncio.create_task(push(client, "notes/a", {"n": 1}))
+        await reached.wait()
+        second = asyncio.create_task(push(client, "notes/a", {"n": 2}))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled()
+        assert (await pull(client, "notes/a"))["data"] == {"n": 2}

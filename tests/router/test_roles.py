@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
+import socket
 import threading
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,6 +122,10 @@ async def test_any_callable_resolves(store: RecordingStore, resolver: Any) -> No
         (HTTPException(418), UNAUTHORIZED),
         (TimeoutError(), UNAVAILABLE),
         (ConnectionRefusedError("10.0.0.7"), UNAVAILABLE),
+        (socket.gaierror(-3, "name resolution failed"), UNAVAILABLE),
+        (OSError(errno.EMFILE, "too many open files"), UNAVAILABLE),
+        (MemoryError(), UNAVAILABLE),
+        (FileNotFoundError("tokens/alice"), UNAUTHORIZED),
         (StoreUnavailableError("bucket"), UNAVAILABLE),
     ],
     ids=lambda value: type(value).__name__,
@@ -129,6 +136,22 @@ async def test_a_resolver_that_raises(store: RecordingStore, error: Exception, e
 
     assert await answer_of(resolver, store) == expected
     assert store.calls == []
+
+
+async def test_a_caller_is_not_unknown_because_no_thread_could_be_started(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert await answer_of(lambda request: AuthResult("alice", ["member"]), store) == UNAVAILABLE
+
+
+async def test_a_plain_resolver_sees_the_context_variables_of_the_request(store: RecordingStore) -> None:
+    caller = ContextVar("caller", default="nobody")
+    caller.set("alice")
+    assert await answer_of(lambda request: AuthResult(caller.get(), ["member"]), store) == (200, None)
 
 
 async def hanging(request: Request) -> None:
@@ -172,7 +195,7 @@ async def test_a_resolver_that_gives_something_else(
     store: RecordingStore, result: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await answer_of(lambda request: result, store) == (500, {"error": "internal_error"})
-    assert f"role_resolver gave {type(result).__name__}, not AuthResult or None" in caplog.text
+    assert f"role_resolver returned {type(result).__name__}, not AuthResult or None" in caplog.text
 
 
 @pytest.mark.parametrize("identity", ["", "a/b", "..", "a b", "a\n", "ü", "x" * 256, None])

@@ -77,7 +77,9 @@ def verify(
     ] = None,
     key_env: Annotated[
         str | None,
-        typer.Option("--key-env", metavar="NAME", help="Environment variable that holds the secret of the chain."),
+        typer.Option(
+            "--key-env", metavar="NAME", help="Environment variable that holds the secret of the chain."
+        ),
     ] = None,
     missing_start: Annotated[
         bool, typer.Option("--missing-start", help="Accept that the oldest lines were deleted.")
