@@ -92,5 +92,5 @@ async def test_every_store_call_carries_the_context_of_the_request(
         await client.post(path, json=pushed({"n": 1}), headers=headers)
     else:
         await client.get(path, headers=headers)
-    assert [call.operation for call in store.calls] == operations
+    assert [call.name for call in store.calls] == operations
     assert {call.context for call in store.calls} == {expected}

@@ -113,7 +113,7 @@ async def test_a_push_is_retried_while_its_base_still_matches() -> None:
     recording = RecordingStore(store)
     async with client_of(make_app(recording)) as client:
         await push(client, "notes/a", {"n": 1})
-    assert [call.operation for call in recording.calls] == ["get_versioned", "put_if"] * 3
+    assert [call.name for call in recording.calls] == ["get_versioned", "put_if"] * 3
 
 
 async def test_a_push_that_conflicts_every_time_gives_up() -> None:
@@ -151,7 +151,7 @@ async def test_a_store_that_wrote_conditionally_is_never_written_to_without() ->
         refused = await client.post("/push/notes/a", json=pushed({"n": 2}, base))
         assert (refused.status_code, refused.json()) == (500, {"error": "store_not_supported"})
         await push(client, "notes/a", {"n": 3}, base)
-    assert {call.operation for call in store.calls} == {"get_versioned", "put_if"}
+    assert {call.name for call in store.calls} == {"get_versioned", "put_if"}
 
 
 def count_locks() -> int:
