@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from layers.gated import GatedStore
 from starfish_server.errors import InvalidKeyError, StoreUnavailableError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 

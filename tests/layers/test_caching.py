@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starfish_server.layers.record import CallRecord
 
 from layers.gated import GatedStore
 from starfish_server.context import StoreContext
@@ -12,7 +13,6 @@ from starfish_server.errors import InvalidKeyError, StackError, StoreClosedError
 from starfish_server.layers.authorize import Authorize
 from starfish_server.layers.base import Around, Operation, Proceed, T, Target
 from starfish_server.layers.caching import CacheStats, Caching, entries, memory
-from starfish_server.layers.record import CallRecord
 from starfish_server.layers.retry import Retry
 from starfish_server.storage.memory import MemoryObjectStore
 

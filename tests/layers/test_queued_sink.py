@@ -8,11 +8,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from layers.access_records import record
 from starfish_server.audit.queued import QueuedSink
 from starfish_server.errors import StoreOverloadedError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`RetryBudget`: what keeps retries from multiplying the traffic of an outage."""
+"""`RetryBudget`: a limit on the traffic that retries add in an outage."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class RetryBudget:
     """A token bucket that retries draw on; share one between the `Retry` layers that call the same backend.
 
     As in the standard mode of the AWS SDKs (SDKs and Tools Reference Guide, "Retry behavior"), with the costs
-    of botocore's `RetryQuotaChecker`: each retry takes tokens, a retry that succeeds gives them back, and a
-    call that succeeds at once adds `refund`. When too few are left, failures are raised without a retry. So a
-    full bucket allows 100 retries in an outage, however many calls fail. Safe to use from several threads.
+    of botocore's `RetryQuotaChecker`. Each retry takes tokens, and a retry that succeeds gives them back. An
+    operation whose first attempt succeeds adds `refund`. With too few tokens left, failures are raised and
+    not retried. So a full bucket allows 100 retries in an outage, however many operations fail. Thread-safe.
 
     capacity: tokens at the start, and the most there can be, 500 by default.
     retry_cost: tokens of one retry, 5 by default.
     timeout_cost: tokens of one retry after a timeout, 10 by default.
-    refund: tokens that a call which succeeds at once adds, 1 by default.
+    refund: tokens added by an operation whose first attempt succeeds, 1 by default.
 
-    `ValueError` for a figure under 1 and for a cost over the capacity.
+    Raises `ValueError` for a figure under 1 and for a cost over the capacity.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RetryBudget:
         return self._tokens
 
     def take(self, error: BaseException) -> int:
-        """Pay for a retry after `error`. Returns the tokens taken: 0, and no retry, if too few are left."""
+        """Take the tokens of a retry after `error` and return how many: 0, and no retry, if too few are left."""
         cost = self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
         with self._lock:
             if self._tokens < cost:
@@ -55,7 +55,7 @@ class RetryBudget:
         return cost
 
     def give_back(self, taken: int = 0) -> None:
-        """Return what a retry took that succeeded or was never made; or add `refund`, if none was needed."""
+        """Give back what a retry took that succeeded or was never made; or add `refund` if none was needed."""
         if self._tokens < self._capacity:
             with self._lock:
                 self._tokens = min(self._capacity, self._tokens + (taken or self._refund))
