@@ -9,17 +9,15 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines
-from starfish_server.layers.retry.budget import RetryBudget
-from starfish_server.layers.retry.recovery import (
-    LONGEST_WAIT,
+from starfish_server.layers.retry.policy import (
+    FOREVER,
     PERMANENT,
     TRANSIENT,
     Policy,
-    Recovery,
+    RetryBudget,
     RetryEvent,
-    as_attempt,
-    recovery_of,
 )
+from starfish_server.layers.retry.recovery import Recovery, as_attempt, recovery_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +90,7 @@ class Retry(Layer):
             on_retry=on_retry,
         )
         self._deadlines = Deadlines(
-            min(self._policy.deadline, LONGEST_WAIT), f"the deadline of {deadline:g} s has passed"
+            min(self._policy.deadline, FOREVER), f"the deadline of {deadline:g} s has passed"
         )
 
     def settings(self) -> dict[str, object]:

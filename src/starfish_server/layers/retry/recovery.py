@@ -4,85 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from starfish_server.context import retries_outside
-from starfish_server.errors import (
-    ContextRequiredError,
-    DeleteManyError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
+from starfish_server.errors import DeleteManyError, VersionConflictError
 from starfish_server.layers.base import Operation, T
+from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
 from starfish_server.operations import GetVersioned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from tenacity import RetryCallState
 
-    from starfish_server.layers.retry.budget import RetryBudget
+    from starfish_server.layers.retry.policy import Policy
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["PERMANENT", "TRANSIENT", "Policy", "Recovery", "RetryEvent", "as_attempt", "recovery_of"]
-
-TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
-PERMANENT = (
-    ContextRequiredError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-    VersionConflictError,
-)
-LONGEST_WAIT = 1e9  # seconds; a longer `retry_after`, infinite or of any size, is as good as never
+__all__ = ["Recovery", "as_attempt", "recovery_of"]
 
 _NOTE = "Retry gave up after "
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RetryEvent:
-    """The argument of `on_retry`, before each back-off.
-
-    operation: the operation that failed; its `name` is "put", for example.
-    attempt: number of the attempt that failed, from 1.
-    wait: seconds of back-off before the next one.
-    error: what it failed with.
-    """
-
-    operation: Operation[Any]
-    attempt: int
-    wait: float
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The settings of a `Retry` layer."""
-
-    attempts: int
-    initial: float
-    maximum: float
-    deadline: float
-    transient: tuple[type[Exception], ...]
-    budget: RetryBudget | None
-    on_retry: Callable[[RetryEvent], None] | None
-
-    def is_transient(self, error: BaseException) -> bool:
-        """Return whether another attempt may succeed, for one key at least."""
-        if isinstance(error, DeleteManyError):
-            return any(map(self.is_transient, error.failures.values()))
-        return isinstance(error, self.transient) and not isinstance(error, PERMANENT)
 
 
 async def as_attempt(operation: Operation[Any], attempt: Coroutine[Any, Any, T]) -> T:
@@ -122,7 +65,7 @@ class Recovery(Generic[T]):
         self._inner = inner
         self._started = started
         self._failure = failure
-        self._undetermined = _is_undetermined(failure)
+        self._undetermined = is_undetermined(failure)
         self._result = cast("T", None)
         self._made = 0
         self._paid = 0
@@ -174,7 +117,7 @@ class Recovery(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - run raises it
             if isinstance(error, Exception):
                 self._failure = error
-                self._undetermined |= _is_undetermined(error)
+                self._undetermined |= is_undetermined(error)
             return error
         return None
 
@@ -182,7 +125,7 @@ class Recovery(Generic[T]):
         return error is not None and self._policy.is_transient(error)
 
     def _back_off(self, state: RetryCallState) -> float:
-        return max(self._jitter(state), _retry_after(self._failure))
+        return max(self._jitter(state), retry_after(self._failure))
 
     def _is_late(self, state: RetryCallState) -> bool:
         left = self._started + self._policy.deadline - asyncio.get_running_loop().time()
@@ -333,16 +276,3 @@ _KINDS: dict[str, type[Recovery[Any]]] = {
     "delete_many": _DeletionRecovery,
     "put_if": _ConditionalRecovery,
 }
-
-
-def _is_undetermined(error: Exception) -> bool:
-    """Return whether the failed attempt may have changed what is stored."""
-    return not isinstance(error, StoreUnavailableError) or error.undetermined
-
-
-def _retry_after(error: Exception) -> float:
-    """Return the seconds that the backend asked to wait, the most of any key; 0 unless it is a number."""
-    if isinstance(error, DeleteManyError):
-        return max(map(_retry_after, error.failures.values()))
-    seconds = error.retry_after if isinstance(error, StoreUnavailableError) else None
-    return min(seconds, LONGEST_WAIT) if isinstance(seconds, int | float) and seconds > 0 else 0.0
