@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from starfish_server.stack_file import load_stack
     from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
     from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
+    from starfish_server.store_url import open_store
 
 __all__ = [
     "ANY",
@@ -87,6 +88,7 @@ __all__ = [
     "encode_key",
     "explain",
     "load_stack",
+    "open_store",
     "scan",
 ]
 
@@ -105,6 +107,7 @@ _HOMES = {
     "encode_key": "keys",
     "load_stack": "stack_file",
     "scan": "bulk",
+    "open_store": "store_url",
 }
 
 

@@ -127,7 +127,7 @@ async def test_when_full_drop_oldest_drops_counts_and_says_so(caplog: pytest.Log
     assert caplog.messages == ["2 access records dropped: the queue was full"]
 
 
-async def test_a_record_dropped_while_somebody_waits_for_it_fails_that_wait() -> None:
+async def test_a_record_dropped_while_its_caller_waits_raises_there() -> None:
     blocking = Blocking()
     sink = QueuedSink(blocking, max_queued=1, when_full="drop_oldest")
     await full(blocking, sink, [])
