@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from layers.gated import GatedStore
@@ -61,3 +63,20 @@ async def test_where_a_list_starts_counts_as_held() -> None:
     stats = store.stats()
     assert stats.evictions == 2
     assert 2000 < stats.bytes <= 4000
+
+
+async def test_evicted_objects_leave_nothing_behind() -> None:
+    store = Caching(MemoryObjectStore(data={}), negative_ttl=5.0, max_bytes=10_000)
+
+    async def read(first: int) -> int:
+        for number in range(first, first + 3000):
+            await store.get_string(f"folder/{number}")
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await read(0)
+        after = await read(3000)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000

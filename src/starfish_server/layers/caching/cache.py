@@ -75,7 +75,6 @@ class Cache:
         self._missing_age = missing_age
         self._list_age = list_age
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, max(object_age, missing_age, list_age))
-        self._closed = False
         self._hits = self._misses = self._shared = 0
         self.reset()
         _caches.add(self)
@@ -119,7 +118,7 @@ class Cache:
                 read: InFlightRead[T] = latest
             else:
                 self._misses += 1
-                cacheable = not (self._closed or undetermined or _may_change(self._writing, subject))
+                cacheable = not (undetermined or _may_change(self._writing, subject))
                 read = InFlightRead(cacheable=cacheable, after=latest)
                 self._in_flight.setdefault(subject, {})[place] = read
         operation.note("cache", "shared" if shared else "miss")
@@ -155,12 +154,6 @@ class Cache:
             for subject in self._touched(keys, self._in_flight.keys()):
                 for read in self._in_flight.pop(subject).values():
                     read.cacheable = False
-
-    def close(self) -> None:
-        """Drop everything, for good."""
-        with self._lock:
-            self._closed = True
-            self.drop({None})
 
     def stats(self) -> CacheStats:
         with self._lock:
@@ -254,9 +247,8 @@ class InFlightRead(Generic[T]):
             if self._waiting == 1:
                 self.abandoned = True
                 self.task.cancel()
-                await asyncio.wait(
-                    [self.task]
-                )  # as without a cache: a cancelled caller leaves nothing running behind
+                # As without a cache: a cancelled caller leaves nothing running behind.
+                await asyncio.wait([self.task])
             raise
         finally:
             self._waiting -= 1
