@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from starfish_server.cli.exit_codes import MEANINGS
+from starfish_server.cli.output import MEANINGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = (

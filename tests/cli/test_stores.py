@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import starfish
-from starfish_server import MemoryObjectStore, StackError
-from starfish_server.cli.stores import open_store
+from starfish_server import MemoryObjectStore, StackError, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +74,6 @@ async def test_a_stack_file_may_be_a_server_s(tmp_path: Path) -> None:
     "name",
     [
         "",
-        "data",
         "http://bucket",
         "file://",
         "file://host/folder",

@@ -1,128 +1,163 @@
-"""What `starfish serve` serves: by a configuration file, or the embedded default."""
+"""What `starfish serve` serves: a configuration file, or the embedded default, which is one as well."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.builder import StoreBuilder
-from starfish_server.cli.callers import BearerTokens
-from starfish_server.cli.stores import SERVER_TABLES
 from starfish_server.errors import StackError
-from starfish_server.layers import AccessLog, JsonLinesSink
-from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions
-from starfish_server.stack_file import load_stack, read_toml
-from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.router import (
+    AuthResult,
+    BearerTokens,
+    CollectionConfig,
+    NamespaceConfig,
+    SyncConfig,
+    SyncRouterOptions,
+)
+from starfish_server.stack_file import Lines, load_stack, read_toml, unknown
+from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DATA, AUDIT = "starfish-data", "audit.jsonl"
-DEMO_CALLERS = ("alice", "bob")
+_TOKEN_OPTIONS = ("identity", "roles", "token")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_DEMO = {
-    "version": 1,
-    "collections": [
-        {
-            "name": "notes",
-            "storagePath": "notes/{identity}",
-            "readRoles": ["member"],
-            "writeRoles": ["self"],
-            "maxBodyBytes": 2**20,
-            "listable": True,
-        }
-    ],
-}
+_EMBEDDED = """
+[leaf]
+type = "filesystem"
+base_dir = "starfish-data"
+
+[[layer]]
+type = "AccessLog"
+sink = {type = "JsonLinesSink", path = "audit.jsonl", chain = true}
+
+[[sync.collections]]
+name = "notes"
+storagePath = "notes/{identity}"
+readRoles = ["member"]
+writeRoles = ["self"]
+maxBodyBytes = 1048576
+listable = true
+
+[[auth.token]]
+identity = "alice"
+roles = ["member"]
+token = "${STARFISH_ALICE_TOKEN}"
+
+[[auth.token]]
+identity = "bob"
+roles = ["member"]
+token = "${STARFISH_BOB_TOKEN}"
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is served, and what to tell whoever started it."""
+    """What is served, and what to print when it starts."""
 
     options: SyncRouterOptions
     notice: tuple[str, ...] = ()
 
 
 def configured(path: Path) -> Serving:
-    """What a file describes: a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
+    """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
 
-    `StackError` for anything in it that is not understood.
+    Raises `StackError`, which names the line, for anything in it that is not understood.
     """
-    _, table = read_toml(path)
-    try:
-        config = SyncConfig.model_validate(table.get("sync"))
-    except ValueError as error:
-        raise StackError(f"{path}: [sync]: {_reasons(error)}") from error
-    try:
-        tokens = BearerTokens(_tokens(table.get("auth", {})))
-    except (StackError, ValueError, TypeError) as error:
-        raise StackError(f"{path}: [auth]: {error}") from error
-    store = load_stack(path, other_tables=SERVER_TABLES)
-    return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve))
+    text, table = read_toml(path)
+    return Serving(_options(table, Lines(str(path), text), path))
 
 
 def embedded() -> Serving:
-    """Files under `./starfish-data`, audit to `audit.jsonl`, and a collection for two callers.
+    """Make the default: files under `./starfish-data`, an audit log, and a collection for two callers.
 
-    Their tokens are those of STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN, or else new ones, which are told.
+    Their tokens come from STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN; without them, new ones are printed.
     """
-    callers, told = [], []
-    for name in DEMO_CALLERS:
-        variable = f"STARFISH_{name.upper()}_TOKEN"
-        given = os.environ.get(variable)
-        token = given or secrets.token_urlsafe(24)
-        callers.append((token, AuthResult(identity=name, roles=("member",))))
-        told.append(f"  {name:8} " + (f"the token in {variable}" if given else f"Bearer {token}"))
-    tokens = BearerTokens(callers)
-    store = (
-        StoreBuilder()
-        .layer(AccessLog, sink=JsonLinesSink(AUDIT, chain=True))
-        .over(FilesystemObjectStore(FilesystemStorageOptions(base_dir=DATA)))
-    )
+    callers = []
+    for name in ("alice", "bob"):
+        variable, token = f"STARFISH_{name.upper()}_TOKEN", secrets.token_urlsafe(24)
+        known = os.environ.setdefault(variable, token) != token
+        callers.append(f"  {name:8} " + (f"the token in {variable}" if known else f"Bearer {token}"))
+    table = tomllib.loads(_EMBEDDED)
     notice = (
-        "No --config: the embedded default, to try things out.",
-        f"  objects  files under ./{DATA}",
-        f"  audit    ./{AUDIT} (starfish audit show {AUDIT})",
-        "  routes   /pull/notes/NAME, /push/notes/NAME (one's own), /list/notes",
-        *told,
+        "No --config: serving the embedded default, to try things out.",
+        "  objects  files under ./starfish-data",
+        "  audit    ./audit.jsonl (starfish audit show audit.jsonl)",
+        "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
+        *callers,
     )
-    config = SyncConfig.model_validate(_DEMO)
-    return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve), notice)
+    return Serving(_options(table, Lines("embedded default", _EMBEDDED), table), notice)
 
 
-def _tokens(table: object) -> Iterator[tuple[str, AuthResult]]:
-    if (
-        not isinstance(table, Mapping)
-        or table.keys() - {"token"}
-        or not isinstance(table.get("token", []), list)
-    ):
-        raise StackError("callers are written as [[auth.token]]")
-    for entry in table.get("token", []):
-        yield _token(entry)
+def _options(table: Mapping[str, Any], lines: Lines, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:
+    if not isinstance(table.get("sync"), Mapping):
+        place = lines.place(option="sync")
+        raise StackError(f"{place}: a [sync] table is missing; its [[sync.collections]] say what is served")
+    try:
+        config = SyncConfig.model_validate(table["sync"])
+    except ValueError as error:
+        raise StackError(_reason(error, lines)) from None
+    try:
+        tokens = BearerTokens(_callers(table.get("auth", {}), lines))
+    except (ValueError, TypeError) as error:
+        raise StackError(f"{lines.place('auth.token')}: {error}") from error
+    store = load_stack(stack, other_tables=SERVER_TABLES)
+    return SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve)
 
 
-def _token(entry: object) -> tuple[str, AuthResult]:
-    if not isinstance(entry, Mapping) or entry.keys() != {"identity", "roles", "token"}:
-        raise StackError("a token has identity, roles and token")
-    variable = _VARIABLE.fullmatch(str(entry["token"]))
+def _callers(auth: object, lines: Lines) -> Iterator[tuple[str, AuthResult]]:
+    entries = auth.get("token", []) if isinstance(auth, Mapping) and not auth.keys() - {"token"} else None
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise StackError(f"{lines.place(option='auth')}: callers are written as [[auth.token]]")
+    for number, entry in enumerate(entries):
+        for name in entry:
+            if name not in _TOKEN_OPTIONS:
+                place = lines.place("auth.token", number, name)
+                raise StackError(f"{place}: {unknown('option', name, _TOKEN_OPTIONS)}")
+        for name in _TOKEN_OPTIONS:
+            if name not in entry:
+                raise StackError(f"{lines.place('auth.token', number)}: the option {name!r} is missing")
+        try:
+            yield _token(entry["token"]), _caller(entry["identity"], entry["roles"])
+        except (StackError, ValueError, TypeError) as error:
+            to_blame = next((name for name in _TOKEN_OPTIONS if name in str(error)), None)
+            raise StackError(f"{lines.place('auth.token', number, to_blame)}: {error}") from error
+
+
+def _token(given: object) -> str:
+    variable = _VARIABLE.fullmatch(str(given))
     if variable is None:
         raise StackError('secrets come from the environment only: token = "${NAME_OF_A_VARIABLE}"')
-    token = os.environ.get(variable[1])
-    if token is None:
-        raise StackError(f"the environment variable {variable[1]} is not set")
-    if not isinstance(entry["roles"], list):
-        raise StackError('roles are written as a list, as in roles = ["member"]')
-    return token, AuthResult(identity=entry["identity"], roles=tuple(entry["roles"]))
+    if variable[1] not in os.environ:
+        raise StackError(f"the environment variable {variable[1]} is not set, so there is no token")
+    return os.environ[variable[1]]
 
 
-def _reasons(error: ValueError) -> str:
-    """Each reason of a validation error with its place, without what was given."""
-    reasons: Any = getattr(error, "errors", None)
-    if reasons is None:
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, reason['loc'])) or 'it'}: {reason['msg']}" for reason in reasons())
+def _caller(identity: str, roles: object) -> AuthResult:
+    if not isinstance(roles, list):
+        raise StackError('roles are written as an array, as in roles = ["member"]')
+    return AuthResult(identity=identity, roles=tuple(roles))
+
+
+def _reason(error: Any, lines: Lines) -> str:
+    """Return the first reason why the router refuses `[sync]`, with its line and without the value."""
+    reason = error.errors(include_input=False, include_url=False)[0]
+    loc = reason["loc"]
+    at = next((index for index, part in enumerate(loc) if isinstance(part, int)), None)
+    table, number, names = (loc[:-1], 0, loc[-1:]) if at is None else (loc[:at], loc[at], loc[at + 1 :])
+    option = str(names[0]) if names else None
+    place = lines.place(".".join(("sync", *table)), number, option)
+    if reason["type"] == "missing":
+        return f"{place}: the option {option!r} is missing"
+    if reason["type"] == "extra_forbidden":
+        model = SyncConfig if not table else NamespaceConfig if at is None else CollectionConfig
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        return f"{place}: {unknown('option', option, known)}"
+    text = reason["msg"].removeprefix("Value error, ").replace("Input should be", f"{option} must be")
+    return f"{place}: {text.replace('tuple', 'array')}"

@@ -30,13 +30,14 @@ from starfish_server.storage.filesystem.commit import Commit
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import InlineReads
 from starfish_server.storage.filesystem.reading import UNSETTLED
+from starfish_server.storage.filesystem.unlistable import Unlistable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from starfish_server.context import StoreContext
 
-__all__ = ["FilesystemObjectStore", "FilesystemStorageOptions"]
+__all__ = ["FilesystemObjectStore", "FilesystemStorageOptions", "Unlistable"]
 
 T = TypeVar("T")
 
@@ -96,12 +97,18 @@ class FilesystemObjectStore(AbstractObjectStore):
         directory = Directory(self._base_dir, fsync=options.fsync, read_body=self._inline.read_all)
         self._read = wrap(directory.read)
         self._list_keys = wrap(directory.list_keys)
+        self._unlistable = wrap(directory.unlistable)
         self._write = wrap(directory.write)
         self._read_versioned = wrap(directory.read_versioned)
         self._write_if = wrap(directory.write_if)
         self._delete = wrap(directory.delete)
         self._delete_many = wrap(directory.delete_many)
         self._close = wrap(directory.close)
+
+    @property
+    def base_dir(self) -> str:
+        """The folder, as an absolute path."""
+        return self._base_dir
 
     def __repr__(self) -> str:
         return f"FilesystemObjectStore({self._base_dir!r})"
@@ -211,6 +218,15 @@ class FilesystemObjectStore(AbstractObjectStore):
         encoded = encode_text(body, "put_if", key)
         commit = Commit()
         return await _settled(self._write_if(key, encoded, attributes, commit, version), commit)
+
+    async def unlistable(self, prefix: str = "") -> list[Unlistable]:
+        """Return the files that `list_keys` leaves out, each with its path and the reason, in order of paths.
+
+        They are files whose names break the key rules, links, pipes, sockets and devices, and folders that
+        cannot be read, with a closing slash. `prefix` is any text that their paths begin with.
+        """
+        self._check_open("unlistable", prefix)
+        return await self._unlistable(prefix)
 
     async def close(self) -> None:
         """Refuse further operations; those under way end as they would have."""

@@ -19,6 +19,7 @@ from starfish_server.storage.filesystem.objects import (
 from starfish_server.storage.filesystem.os_errors import os_errors
 from starfish_server.storage.filesystem.reading import StoredObject, read_object
 from starfish_server.storage.filesystem.staging import Staging, locked
+from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
 from starfish_server.storage.filesystem.walk import make_base, nearest_directory, open_base, prune, write_all
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Directory:
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
         with os_errors("list_keys", prefix), self._existing() as base:
             return [] if base is None else list_keys(base, prefix, start_after or "", limit)
+
+    def unlistable(self, prefix: str) -> list[Unlistable]:
+        with os_errors("unlistable", prefix), self._existing() as base:
+            return [] if base is None else unlistable(base, prefix)
 
     def write(
         self,

@@ -85,7 +85,7 @@ def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = 
         return os.dup(start)
     if len(segments) > 1:
         with contextlib.suppress(OSError):  # the steps meet it again, and say what it means or mend it
-            return _open_beneath(start, "/".join(segments).encode())
+            return _open_beneath(start, os.fsencode("/".join(segments)))
     here = step(segments[0], start)
     for segment in segments[1:]:
         try:
