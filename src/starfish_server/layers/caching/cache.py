@@ -108,7 +108,8 @@ class Cache:
         """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
         subject, place = entry_key[0], (entry_key, asyncio.get_running_loop())
         with self._lock:
-            undetermined = self._is_undetermined(subject)
+            self._forget_undetermined()
+            undetermined = _may_change(self._undetermined, subject)
             latest = self._in_flight.get(subject, {}).get(place)
             if latest is not None and latest.abandoned:
                 latest = None
@@ -144,6 +145,7 @@ class Cache:
             for key in undetermined:
                 self._undetermined.pop(key, None)  # so that the later time takes its place at the end
                 self._undetermined[key] = until
+            self._forget_undetermined()
             self.drop(keys)
 
     def drop(self, keys: Keys) -> None:
@@ -188,13 +190,11 @@ class Cache:
                 if not reads:
                     del self._in_flight[subject]
 
-    def _is_undetermined(self, subject: Subject) -> bool:
-        if not self._undetermined:
-            return False
-        now = self._clock()
+    def _forget_undetermined(self) -> None:
+        """Forget the keys to which no write can land any more."""
+        now = self._clock() if self._undetermined else 0.0
         while self._undetermined and self._undetermined[first := next(iter(self._undetermined))] <= now:
             del self._undetermined[first]
-        return _may_change(self._undetermined, subject)
 
     def _touched(self, keys: Keys, known: KeysView[Subject]) -> set[Subject]:
         """Return the known subjects that a write of `keys` may change."""
