@@ -53,8 +53,10 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         return text, tomllib.loads(text)
     except OSError as error:
         raise StackError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StackError(f"{path}: {error}") from error
+    except RecursionError:
+        raise StackError(f"{path}: the values are nested too deeply") from None
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
@@ -151,7 +153,9 @@ def _errors_at(place: str) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        raise StackError(f"{place}: {error}") from error
+        # A StackError is repeated whole, so a traceback need not show it twice.
+        cause = error.__cause__ if isinstance(error, StackError) else error
+        raise StackError(f"{place}: {error}") from cause
 
 
 def _parameters(kind: Any) -> list[inspect.Parameter]:

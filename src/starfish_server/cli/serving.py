@@ -124,25 +124,23 @@ def _callers(auth: object, lines: Lines) -> Iterator[tuple[str, AuthResult]]:
             if name not in entry:
                 raise StackError(f"{lines.place('auth.token', number)}: the option {name!r} is missing")
         try:
-            yield _token(entry["token"]), _caller(entry["identity"], entry["roles"])
+            caller = _caller(**entry)
+            BearerTokens([caller])  # refuses the token here, where its line is known
         except (StackError, ValueError, TypeError) as error:
             to_blame = next((name for name in _TOKEN_OPTIONS if name in str(error)), None)
             raise StackError(f"{lines.place('auth.token', number, to_blame)}: {error}") from error
+        yield caller
 
 
-def _token(given: object) -> str:
-    variable = _VARIABLE.fullmatch(str(given))
+def _caller(identity: str, roles: object, token: object) -> tuple[str, AuthResult]:
+    if not isinstance(roles, list):
+        raise StackError('roles are written as an array, as in roles = ["member"]')
+    variable = _VARIABLE.fullmatch(str(token))
     if variable is None:
         raise StackError('secrets come from the environment only: token = "${NAME_OF_A_VARIABLE}"')
     if variable[1] not in os.environ:
         raise StackError(f"the environment variable {variable[1]} is not set, so there is no token")
-    return os.environ[variable[1]]
-
-
-def _caller(identity: str, roles: object) -> AuthResult:
-    if not isinstance(roles, list):
-        raise StackError('roles are written as an array, as in roles = ["member"]')
-    return AuthResult(identity=identity, roles=tuple(roles))
+    return os.environ[variable[1]], AuthResult(identity, tuple(roles))
 
 
 def _reason(error: Any, lines: Lines) -> str:

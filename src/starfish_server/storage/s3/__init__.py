@@ -27,6 +27,7 @@ from starfish_server.checks import (
     decode_text,
     encode_text,
     header_or_none,
+    is_key,
 )
 from starfish_server.errors import StoreClosedError
 from starfish_server.storage.base import AbstractObjectStore
@@ -170,6 +171,15 @@ class S3ObjectStore(AbstractObjectStore):
         self._check_prefix(prefix, "list_keys")
         check_page(start_after, limit, any_text=not self._portable)
         return await list_keys(self._transport, prefix, start_after, limit, portable=self._portable)
+
+    async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
+        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
+        self._check_open("list_keys", prefix)
+        if not self._portable:
+            return []
+        keys = await list_keys(self._transport, prefix, None, None, portable=False)
+        reason = "the key breaks the key rules; portable_keys=False allows it"
+        return [(key, reason) for key in keys if not is_key(key)]
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         self._enter("delete", key)
