@@ -58,7 +58,7 @@ async def run(server: S3Server, files: dict[str, bytes], audit: Path, console: C
         return (await forward()).response()
 
     def count(event: RetryEvent) -> None:
-        retries[event.operation] += 1
+        retries[event.operation.name] += 1
 
     async with FaultyProxy(server.endpoint) as proxy:
         proxy.fault = one_in_ten

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Concatenate, ParamSpec
 
 from starfish_server.errors import StackError
@@ -49,6 +50,7 @@ _CONSEQUENCE_OF_INSIDE = {
     Slot.LIMIT: "it would not count each attempt's use of the backend",
     Slot.TIMEOUT: "it would not limit each attempt alone",
 }
+CHECK_ORDER_OPTION = "StoreBuilder(check_order=False)"
 _TRANSFORMS = (Slot.COMPRESSION, Slot.ENCRYPTION)
 
 
@@ -61,7 +63,7 @@ class StoreBuilder:
 
     def __init__(self, *, check_order: bool = True) -> None:
         self._check_order = check_order
-        self._steps: tuple[Step, ...] = ()
+        self._steps: tuple[tuple[object, Step], ...] = ()
 
     def layer(
         self,
@@ -91,7 +93,7 @@ class StoreBuilder:
             return made
 
         extended = StoreBuilder(check_order=self._check_order)
-        extended._steps = (*self._steps, step)
+        extended._steps = (*self._steps, (layer, step))
         return extended
 
     def over(self, leaf: AbstractObjectStore) -> AbstractObjectStore:
@@ -99,8 +101,9 @@ class StoreBuilder:
         if not isinstance(leaf, AbstractObjectStore):
             raise StackError(f"a stack stands over an AbstractObjectStore, not over {leaf!r}")
         store = leaf
-        for step in reversed(self._steps):
-            store = step(store)
+        for layer, step in reversed(self._steps):
+            with order_first(layer, store) if self._check_order else nullcontext():
+                store = step(store)
         if self._check_order:
             check_order(store)
         return store
@@ -114,9 +117,7 @@ def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
             yield from stores_of(inner)
 
 
-def check_order(
-    store: AbstractObjectStore, *, turned_off_by: str = "StoreBuilder(check_order=False)"
-) -> None:
+def check_order(store: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION) -> None:
     """Raise `StackError` if two layers stand in the wrong order on the way to any leaf of a stack."""
     for layer in stores_of(store):
         if isinstance(layer, Layer) and layer.slot in _TRANSFORMS and not isinstance(layer, Transform):
@@ -124,14 +125,35 @@ def check_order(
                 f"{_name(layer)} is in a slot for layers that change bodies: derive it from Transform"
             )
     for placed in _ways(store):
-        for position, outer in enumerate(placed):
-            for inner in placed[position + 1 :]:
-                consequence = _consequence(outer.slot, inner.slot)
-                if consequence is not None:
-                    raise StackError(
-                        f"{_name(outer)} stands outside {_name(inner)}: {consequence}. {_suggestion(placed)} "
-                        f"({turned_off_by} turns this check off.)"
-                    )
+        _check_way(placed, turned_off_by)
+
+
+@contextmanager
+def order_first(
+    layer: object, inner: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION
+) -> Iterator[None]:
+    """Surround the making of `layer` over `inner`: if it is refused and the order is wrong, say so instead.
+
+    A layer may refuse a store only because that store contains what belongs outside the layer.
+    """
+    try:
+        yield
+    except StackError:
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            for placed in _ways(inner):
+                _check_way([layer, *placed], turned_off_by)
+        raise
+
+
+def _check_way(placed: Sequence[Layer | type[Layer]], turned_off_by: str) -> None:
+    for position, outer in enumerate(placed):
+        for inner in placed[position + 1 :]:
+            consequence = _consequence(outer.slot, inner.slot)
+            if consequence is not None:
+                raise StackError(
+                    f"{_name(outer)} stands outside {_name(inner)}: {consequence}. {_suggestion(placed)} "
+                    f"({turned_off_by} turns this check off.)"
+                )
 
 
 def _ways(store: AbstractObjectStore) -> Iterator[list[Layer]]:
@@ -152,15 +174,17 @@ def _consequence(outer: Slot | None, inner: Slot | None) -> str | None:
     return _CONSEQUENCES.get((outer, inner)) or _CONSEQUENCE_OF_INSIDE[inner]
 
 
-def _suggestion(placed: list[Layer]) -> str:
+def _suggestion(placed: Sequence[Layer | type[Layer]]) -> str:
     if sum(layer.slot is Slot.RETRY for layer in placed) > 1:
         return "Keep one of them."
     order = sorted(placed, key=lambda layer: layer.slot or 0)
     return f"Use the order {' -> '.join(map(_name, order))}, outermost first."
 
 
-def _name(layer: Layer) -> str:
+def _name(layer: Layer | type[Layer]) -> str:
     """Return the layer's name, with the settings if they moved it from the slot of its class."""
+    if isinstance(layer, type):
+        return layer.__name__
     name = type(layer).__name__
     if layer.slot is type(layer).slot:
         return name

@@ -66,6 +66,12 @@ def check_any_prefix(prefix: str, operation: str) -> None:
         raise _invalid("prefix", prefix, _ANY_RULE, operation)
 
 
+def check_text(what: str, text: str, operation: str) -> None:
+    """Raise `InvalidKeyError` unless `text` is text that a key of any rule could hold; a key is not empty."""
+    if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
+        raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
+
+
 def check_page(start_after: str | None, limit: int | None, *, any_text: bool = False) -> None:
     """Check `start_after` and `limit` of a listing.
 
@@ -74,9 +80,7 @@ def check_page(start_after: str | None, limit: int | None, *, any_text: bool = F
     `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
     """
     if start_after is not None:
-        if not isinstance(start_after, str) or not _fits(start_after):
-            reason = f"it is not text of at most {MAX_KEY_BYTES} UTF-8 bytes"
-            raise _invalid("start_after", start_after, reason, "list_keys")
+        check_text("start_after", start_after, "list_keys")
         if not (any_text or start_after.isprintable()):
             raise _invalid("start_after", start_after, "it has an unprintable character", "list_keys")
     if limit is not None:

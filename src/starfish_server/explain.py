@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.layers.base import Layer
 from starfish_server.operations import OPERATIONS
+from starfish_server.printable import mask, shown_setting
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -14,16 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-# A key is a secret, but `record_key`, an option of `Tracing`, says how keys are shown.
-_SECRET = re.compile(
-    r"secret|password|passwd|passphrase|token|credential|private|hmac|(?<!^record_)key$", re.IGNORECASE
-)
-
 
 def explain(store: AbstractObjectStore) -> str:
     """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
 
-    A setting whose name says that it is a secret shows as `***`.
+    What a name calls a secret, and the users of URLs, are shown as `***`, in nested settings too.
     """
     if not isinstance(store, AbstractObjectStore):
         raise TypeError(
@@ -52,13 +48,9 @@ def _tree(store: AbstractObjectStore, branch: str, margin: str) -> Iterator[str]
 
 def _title(store: AbstractObjectStore) -> str:
     if not isinstance(store, Layer):
-        return repr(store)
-    settings = (f"{name}={_shown(name, value)}" for name, value in store.settings().items())
+        return mask(repr(store))
+    settings = (f"{name}={shown_setting(name, value)}" for name, value in store.settings().items())
     return f"{type(store).__name__}({', '.join(settings)})"
-
-
-def _shown(name: str, value: object) -> str:
-    return "***" if _SECRET.search(name) else repr(value)
 
 
 def _purpose(store: AbstractObjectStore) -> str:

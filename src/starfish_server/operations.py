@@ -1,5 +1,9 @@
 """Every operation of the interface as data: what it touches, what it may do, how it is sent to a store."""
 
+# Subclasses narrow `key` and `prefix` to str and share functions as methods, which pyright does not follow.
+# pyright: reportAssignmentType=false, reportIncompatibleVariableOverride=false
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -10,6 +10,8 @@ from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starfish_server.context import StoreContext
 
 
@@ -42,21 +44,29 @@ class Scripted(Layer):
 class Versioned(MemoryObjectStore):
     """A memory store with conditional writes: each write counts up the version.
 
-    lost: errors to raise instead of the answer of a `put_if` that was done. refused: before it is done.
+    lost: errors to raise in place of the result of a `put_if` that was done. refused: before it is done.
+    unreadable: errors of `get_versioned`. before_retry: called before the second `put_if`.
     """
 
     def __init__(
-        self, *, lost: list[Exception] | None = None, refused: list[Exception] | None = None
+        self,
+        *,
+        lost: list[Exception] | None = None,
+        refused: list[Exception] | None = None,
+        unreadable: list[Exception] | None = None,
     ) -> None:
         self.objects: dict[str, tuple[str, int]] = {}
         self.lost = lost or []
         self.refused = refused or []
+        self.unreadable = unreadable or []
+        self.before_retry: Callable[[], None] = lambda: None
         self.puts = 0
         super().__init__(data={})
 
     async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        found = self.objects.get(key)
-        return None if found is None else (found[0], f"v{found[1]}")
+        if self.unreadable:
+            raise self.unreadable.pop(0)
+        return self._find(key)
 
     async def put_if(
         self,
@@ -69,15 +79,21 @@ class Versioned(MemoryObjectStore):
         context: StoreContext | None = None,
     ) -> str:
         self.puts += 1
+        if self.puts == 2:
+            self.before_retry()
         if self.refused:
             raise self.refused.pop(0)
-        current = await self.get_versioned(key)
+        current = self._find(key)
         if (None if current is None else current[1]) != version:
             raise VersionConflictError("changed", operation="put_if", key=key)
         self.write(key, body)
         if self.lost:
             raise self.lost.pop(0)
         return f"v{self.objects[key][1]}"
+
+    def _find(self, key: str) -> tuple[str, str] | None:
+        found = self.objects.get(key)
+        return None if found is None else (found[0], f"v{found[1]}")
 
     def write(self, key: str, body: str) -> None:
         """Store `body` as another writer would."""

@@ -6,7 +6,6 @@ import pickle
 from typing import Any
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from starfish_server.audit.records import AccessRecord
 from starfish_server.context import StoreContext
@@ -17,6 +16,7 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreUnavailableError,
 )
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from starfish_server.audit.queued import QueuedSink
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from starfish_server.layers.caching import Caching, VaryBy
 from starfish_server.storage.memory import MemoryObjectStore
 
 
-async def test_object_over_max_object_bytes_is_not_remembered() -> None:
+async def test_object_over_max_object_bytes_is_not_cached() -> None:
     leaf = GatedStore()
     store = Caching(leaf, max_object_bytes=10)
     for key, body in (("fits", "x" * 10), ("large", "x" * 11)):

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from layers.access_records import record
 from starfish_server.audit.chain import verify_audit_log
 from starfish_server.audit.json_lines import JsonLinesSink
 from starfish_server.errors import StackError, StoreClosedError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:

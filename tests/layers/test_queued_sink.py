@@ -8,11 +8,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from starfish_server.layers.access_log import AccessLog
 
 from layers.access_records import record
 from starfish_server.audit.queued import QueuedSink
 from starfish_server.errors import StoreOverloadedError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def test_when_full_drop_oldest_drops_counts_and_says_so(caplog: pytest.Log
     assert caplog.messages == ["2 access records dropped: the queue was full"]
 
 
-async def test_a_record_dropped_while_somebody_waits_for_it_fails_that_wait() -> None:
+async def test_a_record_dropped_while_its_caller_waits_raises_there() -> None:
     blocking = Blocking()
     sink = QueuedSink(blocking, max_queued=1, when_full="drop_oldest")
     await full(blocking, sink, [])

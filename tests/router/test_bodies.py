@@ -1,4 +1,4 @@
-"""Bodies of pushes that are too large, of another type, or not what a push is."""
+"""Bodies of pushes: their size, content type and shape."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_body_of_unknown_length_is_read_up_to_the_limit(
     assert store.calls == []
 
 
-async def test_a_body_of_just_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+async def test_a_body_of_exactly_the_limit_is_accepted(client: httpx.AsyncClient) -> None:
     body = json.dumps(pushed({"n": 1})).encode().ljust(MAX_BODY_BYTES)
     assert (await client.post("/push/notes/a", content=body, headers=JSON)).status_code == 200
     body += b" "
@@ -65,7 +65,9 @@ async def test_a_body_of_just_the_limit_is_taken(client: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "x", "١", ""])
-async def test_a_length_that_is_no_number(client: httpx.AsyncClient, length: str) -> None:
+async def test_a_content_length_that_is_not_a_number_is_refused(
+    client: httpx.AsyncClient, length: str
+) -> None:
     headers = [(b"Content-Type", b"application/json"), (b"Content-Length", length.encode())]
     response = await client.post("/push/notes/a", content=b"{}", headers=headers)
     assert (response.status_code, response.json()) == (400, {"error": "invalid_content_length"})
@@ -121,7 +123,7 @@ async def test_a_compressed_body_is_refused(
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
-async def test_json_is_taken(client: httpx.AsyncClient, content_type: str) -> None:
+async def test_json_with_parameters_is_accepted(client: httpx.AsyncClient, content_type: str) -> None:
     body = json.dumps(pushed({"n": 1}))
     response = await client.post("/push/notes/a", content=body, headers={"Content-Type": content_type})
     assert response.status_code == 200
@@ -152,7 +154,7 @@ async def test_json_is_taken(client: httpx.AsyncClient, content_type: str) -> No
     ],
     ids=range(19),
 )
-async def test_what_is_not_json_to_every_reader(
+async def test_json_that_readers_disagree_about_is_refused(
     client: httpx.AsyncClient, store: RecordingStore, body: bytes
 ) -> None:
     response = await client.post("/push/notes/a", content=body, headers=JSON)
@@ -180,7 +182,9 @@ async def test_what_is_not_json_to_every_reader(
         {"data": {}, "baseHash": None, "authorPubkey": "alice"},
     ],
 )
-async def test_json_that_is_no_push(client: httpx.AsyncClient, store: RecordingStore, body: object) -> None:
+async def test_json_of_another_shape_is_refused(
+    client: httpx.AsyncClient, store: RecordingStore, body: object
+) -> None:
     response = await client.post("/push/notes/a", content=json.dumps(body), headers=JSON)
     assert (response.status_code, response.json()) == (400, {"error": "invalid_body"})
     assert store.calls == []
@@ -199,14 +203,14 @@ async def test_keys_that_only_look_special_are_stored(client: httpx.AsyncClient)
     assert (await client.get("/pull/notes/a")).json()["data"] == data
 
 
-async def test_deep_data_within_the_limit_is_taken(client: httpx.AsyncClient) -> None:
+async def test_data_nested_within_the_limit_is_accepted(client: httpx.AsyncClient) -> None:
     data: dict[str, object] = {"n": 1}
     for _ in range(98):
         data = {"a": data}
     await push(client, "notes/a", data)
 
 
-async def test_a_client_that_goes_away_writes_nothing(store: RecordingStore) -> None:
+async def test_a_client_that_disconnects_writes_nothing(store: RecordingStore) -> None:
     sent: list[MutableMapping[str, Any]] = []
     messages: list[MutableMapping[str, Any]] = [
         {"type": "http.request", "body": b"{", "more_body": True},
@@ -254,7 +258,7 @@ async def test_a_client_that_goes_away_writes_nothing(store: RecordingStore) -> 
         ("/list/notes?after=a%0a", "invalid_after"),
     ],
 )
-async def test_a_bad_parameter(
+async def test_an_invalid_parameter_is_refused(
     client: httpx.AsyncClient, store: RecordingStore, path: str, error: str
 ) -> None:
     response = await client.get(path)

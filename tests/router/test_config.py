@@ -1,4 +1,4 @@
-"""What a configuration may say; the rest is refused before anything is served."""
+"""Which configurations are valid; all others are refused before anything is served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starfish_server import MemoryObjectStore
 from starfish_server.router import CollectionConfig, SyncConfig, SyncRouterOptions
 
 
-def test_both_spellings_are_one() -> None:
+def test_fields_in_camel_case_and_snake_case_are_the_same() -> None:
     snake = CollectionConfig(
         name="notes",
         storage_path="notes/{id}",
@@ -115,7 +115,7 @@ def test_a_configuration_does_not_change() -> None:
         ({"role_resolver_timeout": 0}, ValueError),
     ],
 )
-def test_options_that_are_something_else(option: dict[str, Any], error: type[Exception]) -> None:
+def test_options_of_another_type_are_refused(option: dict[str, Any], error: type[Exception]) -> None:
     options: dict[str, Any] = {
         "store": MemoryObjectStore(data={}),
         "config": CONFIG,
@@ -126,7 +126,7 @@ def test_options_that_are_something_else(option: dict[str, Any], error: type[Exc
 
 
 @pytest.mark.parametrize(("only", "pull", "push"), [("pullOnly", 200, 404), ("pushOnly", 404, 200)])
-async def test_a_collection_of_one_direction(only: str, pull: int, push: int) -> None:
+async def test_a_collection_serves_only_its_direction(only: str, pull: int, push: int) -> None:
     async with client_of(make_app(MemoryObjectStore(data={}), one_collection(**{only: True}))) as client:
         assert (await client.get("/pull/notes/a")).status_code == pull
         assert (await client.post("/push/notes/a", json=pushed({}))).status_code == push

@@ -1,4 +1,4 @@
-"""Errors of stores as answers: the right status, a short code, and nothing else."""
+"""Errors of stores as responses: the right status, a short code, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import Depends, FastAPI, HTTPException
 
 import starfish_server.errors
-from router.application import client_of, make_app, pushed
+from router.application import CONFIG, client_of, make_app, pushed, resolve
 from starfish_server import (
     AbstractObjectStore,
     BucketNotFoundError,
@@ -33,6 +34,7 @@ from starfish_server import (
     VersionConflictError,
 )
 from starfish_server.layers import ReadOnly
+from starfish_server.router import SyncRouterOptions, create_sync_router
 from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def raising(error: Exception, *operations: str) -> AbstractObjectStore:
 
 
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
-async def test_every_error_has_its_answer(kind: type[Exception]) -> None:
+async def test_every_store_error_has_its_status(kind: type[Exception]) -> None:
     store = raising(kind(SECRET), "get_string", "put_bytes", "list_keys")
     async with client_of(make_app(store)) as client:
         read = await client.get("/pull/notes/a")
@@ -102,7 +104,9 @@ def test_every_error_of_the_library_is_in_the_table() -> None:
         *[(0.0, "1"), (-5.0, "1"), (math.inf, "1"), (math.nan, "1"), ("soon", "1")],
     ],
 )
-async def test_the_time_to_wait_is_the_stores_if_it_makes_sense(retry_after: Any, expected: str) -> None:
+async def test_retry_after_is_that_of_the_store_if_it_is_a_sensible_number(
+    retry_after: Any, expected: str
+) -> None:
     store = raising(StoreOverloadedError("busy", retry_after=retry_after), "get_string")
     async with client_of(make_app(store)) as client:
         response = await client.get("/pull/notes/a")
@@ -110,7 +114,7 @@ async def test_the_time_to_wait_is_the_stores_if_it_makes_sense(retry_after: Any
 
 
 @pytest.mark.parametrize("operation", ["get_versioned", "put_if"])
-async def test_a_push_that_fails_says_so(operation: str) -> None:
+async def test_a_push_whose_store_fails_gets_the_status_of_the_failure(operation: str) -> None:
     async with client_of(make_app(raising(StoreTimeoutError(SECRET), operation))) as client:
         response = await client.post("/push/notes/a", json=pushed({"n": 1}))
     assert (response.status_code, response.json()) == (504, {"error": "store_timeout"})
@@ -122,13 +126,25 @@ async def test_a_read_only_store_refuses_pushes() -> None:
     assert (response.status_code, response.json()) == (403, {"error": "read_only"})
 
 
-async def test_the_log_has_what_the_answer_keeps_back(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_has_the_details_that_the_response_omits(caplog: pytest.LogCaptureFixture) -> None:
     async with client_of(make_app(raising(RuntimeError(SECRET), "get_string"))) as client:
         response = await client.get("/pull/notes/a")
     assert response.json() == {"error": "internal_error"}
     [record] = [record for record in caplog.records if record.name.startswith("starfish_server")]
     assert record.getMessage() == "GET '/v1/pull/notes/a' answered with 500 internal_error"
     assert SECRET in caplog.text
+
+
+async def test_an_http_exception_of_a_dependency_of_the_application_stays_its_own() -> None:
+    def refuse() -> None:
+        raise HTTPException(418, "a teapot")
+
+    app = FastAPI()
+    options = SyncRouterOptions(store=MemoryObjectStore(data={}), config=CONFIG, role_resolver=resolve)
+    app.include_router(create_sync_router(options), prefix="/v1", dependencies=[Depends(refuse)])
+    async with client_of(app) as client:
+        response = await client.get("/pull/notes/a")
+    assert (response.status_code, response.json()) == (418, {"detail": "a teapot"})
 
 
 async def log_of(
@@ -151,7 +167,12 @@ JSON = {"Content-Type": "application/json"}
         ("GET", "/pull/nothing", {}, "404 not_found: no collection has this path"),
         ("PUT", "/pull/notes/a", {}, "405 method_not_allowed: allowed: GET, HEAD"),
         ("GET", "/pull/notes/a?checkpoint=x", {}, "400 invalid_checkpoint: Input should be a valid integer"),
-        ("GET", "/pull/notes/a?limit=2", {}, "400 unsupported_limit: collections are not append-only here"),
+        (
+            "GET",
+            "/pull/notes/a?limit=2",
+            {},
+            "400 unsupported_limit: this server does not do what it asks for",
+        ),
         ("GET", "/pull/users/alice/profile", {}, "401 unauthorized: the role resolver knows no such caller"),
         (
             "GET",

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: whatever is sent, the answer is one that it describes."""
+"""The OpenAPI document describes every response, whatever is sent."""
 
 from __future__ import annotations
 

@@ -7,19 +7,16 @@ HMAC-SHA-256, of the line's bytes up to `,"hash"`, so that any language can chec
 
 from __future__ import annotations
 
+import fileinput
 import hashlib
 import hmac
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.checks import secret_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["AuditProblem", "AuditVerification", "verify_audit_log"]
 
@@ -31,7 +28,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One line's place in the chain. An empty hash is that of a line that cannot be read."""
+    """One line's place in the chain. The hash is empty if the line cannot be read."""
 
     seq: int = 0
     hash: str = "0" * 64
@@ -40,7 +37,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class AuditProblem:
-    """One broken place: the file, the line in it (from 1) and what is wrong there."""
+    """One broken place: the file, the line in it (from 1) and what is wrong."""
 
     file: Path
     line: int
@@ -52,11 +49,14 @@ class AuditProblem:
 
 @dataclass(frozen=True, slots=True)
 class AuditVerification:
-    """What `verify_audit_log` found.
+    """The result of `verify_audit_log`.
 
-    ok: whether there was no problem. lines: how many were read, in `files`, oldest first. last_hash: of the
-    last line, or None without one. problems: the first 100 of them. unfinished_bytes: what crashes left of
-    lines that were never completed, set aside in the file that ends in ".torn".
+    ok: whether there was no problem.
+    lines: how many lines were read.
+    files: the files that were read, oldest first.
+    last_hash: the hash of the last line, or None without one.
+    problems: the first 100 of them.
+    unfinished_bytes: size of the lines that crashes cut short, which are kept in the file ending in ".torn".
     """
 
     ok: bool
@@ -68,19 +68,19 @@ class AuditVerification:
 
 
 def chained_line(record_json: str, after: Link, key: bytes | None) -> tuple[bytes, Link]:
-    """The line that follows `after`, and its own place in the chain."""
+    """Return the line that follows `after`, and its place in the chain."""
     covered = f'{record_json[:-1]},"seq":{after.seq + 1},"prev":"{after.hash}"'.encode("ascii")
     digest = _digest(covered, key)
     return b'%s,"hash":"%s"}\n' % (covered, digest.encode()), Link(after.seq + 1, digest, after.hash)
 
 
 def is_chained(line: bytes) -> bool:
-    """Whether a whole line is of a chain, whatever the key."""
+    """Return whether a whole line is of a chain, whatever the key."""
     return _LINE.fullmatch(line) is not None
 
 
 def link_of(line: bytes, key: bytes | None) -> Link | None:
-    """The place of a whole line in the chain; None if it is not a line of a chain made with `key`."""
+    """Return the place of a whole line in the chain, or None if it is not of a chain made with `key`."""
     match = _LINE.fullmatch(line)
     if match is None or not hmac.compare_digest(_digest(match[1], key).encode(), match[4]):
         return None
@@ -96,16 +96,16 @@ def verify_audit_log(
 ) -> AuditVerification:
     """Check the chain of a `JsonLinesSink(path, chain=True)`, through its rotated files and the live one.
 
-    Shows each line that was removed, changed, inserted or moved. It cannot show by itself that lines were cut
-    off at the end, and without a key not that someone rewrote the whole chain: keep the `last_hash` of a
-    verification elsewhere and give it to the next one, which then checks that this line is still there.
+    The result shows each line that was removed, changed, inserted or moved. Two changes need more: lines cut
+    off at the end, and without a key a chain that was computed again. For these, keep the `last_hash` of a
+    verification elsewhere and pass it to the next one, which checks that this line is still there.
 
     key: the sink's `key`, if it has one.
     last_hash: the hash of a line that must be in the log.
     missing_start: accept that the oldest lines are gone, as when `backups` deletes old files.
 
-    Verify after `close()`, or a copy: a line that is being written shows as unfinished, and a rotation in the
-    middle of the check as missing lines. Raises `FileNotFoundError` if there is no file at all.
+    Verify after `close()`, or verify a copy: a line that is being written shows as unfinished, and a rotation
+    during the check shows as missing lines. Raises `FileNotFoundError` if there is no file at all.
     """
     secret = None if key is None else secret_bytes("key", key)
     live = Path(os.path.realpath(path))
@@ -113,27 +113,26 @@ def verify_audit_log(
     if not files:
         raise FileNotFoundError(f"there is no audit log at {live}")
     problems: list[AuditProblem] = []
-    before: Link | None = None if missing_start else Link()
-    anchored = last_hash is None
-    lines = 0
-    file, number = files[0], 0
-    for file, number, line in _lines(files):
-        lines += 1
-        link = link_of(line, secret)
-        problem = _problem(line, link, before)
-        if problem is not None:
-            problems.append(AuditProblem(file, number, problem))
-            del problems[MAX_PROBLEMS:]
-        before = link or Link(1 if before is None else before.seq + 1, "")
-        anchored = anchored or before.hash == last_hash
-    if not anchored:
-        problems.append(AuditProblem(file, number, "the line with last_hash is gone: lines were cut off"))
+    before = None if missing_start else Link()
+    found = last_hash is None
+    with fileinput.FileInput(files, mode="rb") as lines:
+        for line in lines:
+            link = link_of(line, secret)
+            problem = _problem(line, link, before)
+            if problem is not None and len(problems) < MAX_PROBLEMS:
+                problems.append(AuditProblem(Path(lines.filename()), lines.filelineno(), problem))
+            before = link or Link(1 if before is None else before.seq + 1, "")
+            found = found or before.hash == last_hash
+        if not found:
+            cut = "the line with last_hash is gone: lines were cut off"
+            problems.append(AuditProblem(Path(lines.filename()), lines.filelineno(), cut))
+        count = lines.lineno()
     torn = live.with_name(live.name + ".torn")
     return AuditVerification(
         ok=not problems,
-        lines=lines,
+        lines=count,
         files=tuple(files),
-        last_hash=before.hash if before is not None and lines else None,
+        last_hash=before.hash if before is not None and count else None,
         problems=tuple(problems),
         unfinished_bytes=torn.stat().st_size if torn.exists() else 0,
     )
@@ -153,13 +152,6 @@ def _problem(line: bytes, link: Link | None, before: Link | None) -> str | None:
     if before.hash and link.prev != before.hash:
         return "does not follow the line before it, which was replaced"
     return None
-
-
-def _lines(files: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
-    for file in files:
-        with file.open("rb") as opened:
-            for number, line in enumerate(opened, 1):
-                yield file, number, line
 
 
 def _digest(covered: bytes, key: bytes | None) -> str:

@@ -41,9 +41,9 @@ class BackgroundSink:
         raises `StoreOverloadedError`.
     max_batch: records given to `_write` in one call, at most.
 
-    If `_write` raises, its batch is lost, which is logged, and the callers of `keep` get the error. What is
-    queued is written by `close()` or else at the normal end of the process, which waits as long as there is
-    progress. A forked child has no thread, so it is refused with `RuntimeError`.
+    If `_write` raises, its batch is lost, which is logged, and the callers of `keep` get the error. Queued
+    records are written by `close()` or else at the normal end of the process, which waits as long as there is
+    progress. A forked child has no such thread: there the sink raises `RuntimeError`.
     """
 
     def __init__(self, *, max_queued: int, when_full: WhenFull, max_batch: int = 10_000) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from starfish_server.context import StoreContext
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessRecord", "Sink", "make_record"]
 
-_NO_PARAMS = StoreContext(collection="", params={}, identity=None, roles=(), action="system").params
+# Stands for the context of an operation without one; only there is the collection None.
+_SYSTEM = StoreContext(cast("str", None), params={}, identity=None, roles=(), action="system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +89,19 @@ def make_record(
     operation: str, keys: Iterable[str], prefix: str | None, context: StoreContext | None
 ) -> partial[AccessRecord]:
     """Return an `AccessRecord` of an operation that begins now; it lacks only the fields of the outcome."""
-    if context is None:
-        by: tuple[str, ...] = ()
-        return partial(
-            AccessRecord, time(), operation, "system", tuple(keys), prefix, None, None, None, by, _NO_PARAMS
-        )
+    by = _SYSTEM if context is None else context
     return partial(
         AccessRecord,
         time(),
         operation,
-        context.action,
+        by.action,
         tuple(keys),
         prefix,
-        context.collection,
-        context.namespace,
-        context.identity,
-        context.roles,
-        context.params,
+        by.collection,
+        by.namespace,
+        by.identity,
+        by.roles,
+        by.params,
     )
 
 

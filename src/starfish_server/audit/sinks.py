@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -60,12 +59,29 @@ class LoggingSink:
             return
         target = _quoted(record.keys) if record.prefix is None else repr(record.prefix)
         error = f" {record.error_type}" if record.error_type else ""
-        who = (record.action, record.identity, record.collection, record.namespace)
-        values = (record.operation, target, record.outcome, *who, record.bytes, record.duration * 1000, error)
+        by = (record.action, record.identity, record.collection, record.namespace)
+        values = (record.operation, target, record.outcome, *by, record.bytes, record.duration * 1000, error)
         # Not logger.log, which would search the stack for a caller that is always this line.
         line = self._logger.makeRecord(self._logger.name, self._level, __file__, 0, _MESSAGE, values, None)
         # What `extra` does, without its check for names that the logging module uses itself: none of these.
-        line.__dict__.update({name: _printable(getattr(record, name)) for name in record.__slots__})
+        line.__dict__.update(
+            timestamp=record.timestamp,
+            operation=record.operation,
+            action=printable(record.action),
+            keys=tuple(map(printable, record.keys)),
+            prefix=_printable(record.prefix),
+            collection=_printable(record.collection),
+            namespace=_printable(record.namespace),
+            identity=_printable(record.identity),
+            roles=tuple(map(printable, record.roles)),
+            params={printable(name): printable(value) for name, value in record.params.items()},
+            outcome=record.outcome,
+            error_type=record.error_type,
+            duration=record.duration,
+            bytes=record.bytes,
+            attempts=record.attempts,
+            cache=record.cache,
+        )
         self._logger.handle(line)
 
 
@@ -74,14 +90,8 @@ def _quoted(keys: tuple[str, ...]) -> str:
     return shown if len(keys) <= _SHOWN_KEYS else f"{shown} and {len(keys) - _SHOWN_KEYS} more"
 
 
-def _printable(value: object) -> object:
-    if value is None or isinstance(value, int | float):
-        return value
-    if isinstance(value, tuple):
-        return tuple(map(printable, value))
-    if isinstance(value, Mapping):
-        return {printable(name): printable(item) for name, item in value.items()}
-    return printable(value)
+def _printable(value: str | None) -> str | None:
+    return None if value is None else printable(value)
 
 
 def shown_sink(sink: Sink) -> object:

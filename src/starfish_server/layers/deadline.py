@@ -43,7 +43,7 @@ class Deadlines:
             if clock is None:
                 clock = self._clocks[loop] = _Clock(loop)
             self._latest = clock
-        return Deadline(self, clock, operation)
+        return Deadline(self, clock, loop, operation)
 
 
 class _Clock:
@@ -74,16 +74,19 @@ class _Clock:
 class Deadline:
     """The time of one operation: a context manager that raises `StoreTimeoutError` at its end."""
 
-    __slots__ = ("_cancelling", "_clock", "_expired", "_limits", "_operation", "_task", "at")
+    __slots__ = ("_cancelling", "_clock", "_expired", "_limits", "_loop", "_operation", "_task", "at")
 
-    def __init__(self, limits: Deadlines, clock: _Clock, operation: Operation[Any]) -> None:
+    def __init__(
+        self, limits: Deadlines, clock: _Clock, loop: asyncio.AbstractEventLoop, operation: Operation[Any]
+    ) -> None:
         self._limits = limits
         self._clock = clock
+        self._loop = loop  # asking for it again takes as long as half of this class
         self._operation = operation
         self._expired = False
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit needs a task: await the operation in one")

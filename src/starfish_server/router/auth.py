@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Protocol
 
 from fastapi import HTTPException, Request
 
@@ -51,13 +50,6 @@ class AuthResult:
 RoleResolver = Callable[[Request], Awaitable[AuthResult | None] | AuthResult | None]
 
 
-class HasHeaders(Protocol):
-    """A request, as far as `BearerTokens` reads it: its headers by lower-case name."""
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
-
 class BearerTokens:
     """Finds callers by the bearer token in their Authorization header; use `resolve` as a `role_resolver`.
 
@@ -78,7 +70,7 @@ class BearerTokens:
     def __repr__(self) -> str:
         return f"BearerTokens({len(self._callers)} tokens)"
 
-    async def resolve(self, request: HasHeaders) -> AuthResult | None:
+    async def resolve(self, request: Request) -> AuthResult | None:
         """Return the caller whose token the request carries, or None.
 
         Compares with every token in constant time, so the time taken reveals nothing.

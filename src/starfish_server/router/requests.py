@@ -92,16 +92,11 @@ def accepted_type(request: Request, media_ranges: tuple[str, ...]) -> str:
     """
     content_types = request.headers.getlist("content-type")
     if len(content_types) != 1 or not is_content_type(content_types[0].strip(" \t"), media_ranges):
-        raise HTTPError(415, "unsupported_media_type", f"Content-Type {shown_headers(content_types)}")
+        raise HTTPError(415, "unsupported_media_type", f"Content-Type {ascii(content_types)[:200]}")
     encodings = request.headers.getlist("content-encoding")
     if any(coding.strip().lower() != "identity" for coding in ",".join(encodings).split(",") if coding):
-        raise HTTPError(415, "unsupported_content_encoding", f"Content-Encoding {shown_headers(encodings)}")
+        raise HTTPError(415, "unsupported_content_encoding", f"Content-Encoding {ascii(encodings)[:200]}")
     return content_types[0].strip(" \t")
-
-
-def shown_headers(values: list[str]) -> str:
-    """Return header values for the log, escaped and cut."""
-    return ascii(values)[:200]
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -147,29 +142,24 @@ def parse_json(body: bytes) -> object:
     try:
         value = json.loads(
             body.decode(),
-            parse_constant=_refuse_constant,
+            parse_constant=_parse_float,
             parse_float=_parse_float,
             parse_int=_parse_int,
             object_pairs_hook=_unique,
         )
-        depth = _depth(value)
+        if _depth(value) > MAX_DEPTH:
+            raise RecursionError
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except RecursionError:
-        depth, value = MAX_DEPTH + 1, None
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested over {MAX_DEPTH} deep")
+        raise ValueError(f"nested over {MAX_DEPTH} deep") from None
     return value
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _parse_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("a number too large for a double")
+        raise ValueError("not a number within the range of a double")
     return number
 
 
@@ -183,7 +173,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields) < len(pairs):
         raise ValueError("a key twice in one object")
     if "__proto__" in fields:
-        raise ValueError("the key __proto__, which JavaScript takes for something else")
+        raise ValueError("the key __proto__")
     return fields
 
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from starfish_server.errors import (
@@ -89,6 +90,8 @@ class JSONErrorRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
+            except HTTPException:  # of a dependency that the application added
+                raise
             except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
                 http_error = _http_error(error)
                 if http_error.status < 500 and http_error.status not in self.responses:
@@ -145,7 +148,7 @@ def _http_error(error: Exception) -> HTTPError:
         return error
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return HTTPError(400, f"invalid_{first['loc'][1]}", first["msg"])
+        return HTTPError(400, f"invalid_{first['loc'][-1]}", first["msg"])
     for kind, (status, code) in STATUS_OF_ERROR.items():
         if isinstance(error, kind):
             return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))

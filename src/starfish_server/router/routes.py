@@ -83,7 +83,7 @@ class Collection:
         key, context = await self._admit(request, "pull", self.config.path)
         for name in _UNSUPPORTED:
             if name in request.query_params:
-                raise HTTPError(400, f"unsupported_{name}", "collections are not append-only here")
+                raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
         stored = await self.store.get_string(key, context=context)
         if stored is None:
             return JSONResponse({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)

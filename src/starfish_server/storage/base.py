@@ -108,11 +108,13 @@ class AbstractObjectStore(ABC):
     ) -> Coroutine[None, None, None]:
         """Remove any number of objects. Tries all; `DeleteManyError` says which failed."""
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+    def get_bytes(
+        self, key: str, *, context: StoreContext | None = None
+    ) -> Coroutine[None, None, tuple[bytes, str] | None]:
         """Body and content type of the object, or None; "application/octet-stream" if none was stored."""
-        raise self._unsupported("get_bytes", key)
+        return self._unsupported("get_bytes", key)
 
-    async def put_bytes(
+    def put_bytes(
         self,
         key: str,
         body: bytes,
@@ -120,15 +122,17 @@ class AbstractObjectStore(ABC):
         content_type: str,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> None:
+    ) -> Coroutine[None, None, None]:
         """Store bytes with their content type, whole or not at all, in place of what was there."""
-        raise self._unsupported("put_bytes", key)
+        return self._unsupported("put_bytes", key)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+    def get_versioned(
+        self, key: str, *, context: StoreContext | None = None
+    ) -> Coroutine[None, None, tuple[str, str] | None]:
         """Text of the object and its opaque version, for `put_if`; None if there is no object."""
-        raise self._unsupported("get_versioned", key)
+        return self._unsupported("get_versioned", key)
 
-    async def put_if(
+    def put_if(
         self,
         key: str,
         body: str,
@@ -137,12 +141,12 @@ class AbstractObjectStore(ABC):
         content_type: str | None = None,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> str:
+    ) -> Coroutine[None, None, str]:
         """Store text only if the object still has `version` (None: only if there is no object).
 
         Returns the new version. Raises `VersionConflictError`, with nothing written, otherwise.
         """
-        raise self._unsupported("put_if", key)
+        return self._unsupported("put_if", key)
 
     async def close(self) -> None:
         """Release what the store holds. Twice is fine; operations after it raise `StoreClosedError`."""
@@ -156,9 +160,9 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    def _unsupported(self, operation: str, key: str) -> StoreNotSupportedError:
+    async def _unsupported(self, operation: str, key: str) -> Any:
         reason = f"{type(self).__name__} does not support it"
-        return StoreNotSupportedError(reason, operation=operation, key=key)
+        raise StoreNotSupportedError(reason, operation=operation, key=key)
 
 
 _OWN_BASES = (AbstractObjectStore, ABC, object)

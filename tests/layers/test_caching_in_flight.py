@@ -7,7 +7,7 @@ import gc
 import sys
 import threading
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -44,9 +44,7 @@ def held_back(store: Caching) -> GatedStore:
 
 @pytest.fixture
 def store() -> Caching:
-    leaf = GatedStore()
-    leaf._data["k"] = "body"
-    return Caching(leaf)
+    return Caching(GatedStore({"k": "body"}))
 
 
 async def test_hundred_concurrent_gets_make_one_backend_read(store: Caching) -> None:
@@ -81,7 +79,7 @@ async def test_backend_read_is_cancelled_when_every_waiter_is(store: Caching) ->
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_cancelled_get_returns_once_the_backend_read_has_let_go() -> None:
+async def test_cancelled_get_returns_once_the_backend_read_has_ended() -> None:
     class SlowToUnwind(GatedStore):
         unwound = False
 
@@ -120,8 +118,7 @@ async def test_get_while_an_abandoned_read_unwinds_starts_anew() -> None:
                 await release.wait()
                 raise
 
-    leaf = SlowToUnwind()
-    leaf._data["k"] = "body"
+    leaf = SlowToUnwind({"k": "body"})
     store = Caching(leaf)
     (task,) = await waiting(store, leaf, 1)
     task.cancel()
@@ -144,11 +141,53 @@ async def test_error_reaches_every_waiter_as_its_own_object(store: Caching) -> N
     assert len({id(error) for error in errors}) == 3
     for error in errors:
         assert isinstance(error, StoreUnavailableError)
-        assert (str(error), error.key, error.retry_after, error.__cause__) == ("down", "k", 2.0, cause)
+        assert (str(error), error.key, error.retry_after, error.__cause__) == (
+            "get_string 'k': down",
+            "k",
+            2.0,
+            cause,
+        )
+
+
+async def test_shared_error_is_equal_though_its_class_builds_the_message(store: Caching) -> None:
+    made = 0
+
+    class BackendError(StoreUnavailableError):
+        def __init__(self, detail: str) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(f"backend said: {detail}")
+            self.detail = detail
+
+    leaf = held_back(store)
+    tasks = await waiting(store, leaf, 2)
+    leaf.failure = BackendError("quota")
+    leaf.gate.set()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(error, BackendError)
+        assert (str(error), error.args, error.detail) == (
+            "backend said: quota",
+            ("backend said: quota",),
+            "quota",
+        )
+    assert made == 1
+
+
+async def test_shared_error_of_the_system_keeps_its_fields(store: Caching) -> None:
+    leaf = held_back(store)
+    tasks = await waiting(store, leaf, 2)
+    leaf.failure = FileNotFoundError(2, "No such file", "data")
+    leaf.gate.set()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(error, FileNotFoundError)
+        assert (error.errno, error.strerror, error.filename) == (2, "No such file", "data")
 
 
 async def test_error_that_cannot_be_copied_is_shared(store: Caching) -> None:
     class OddError(Exception):
+        def __new__(cls, *, code: int) -> Self:
+            return super().__new__(cls, "odd", code)
+
         def __init__(self, *, code: int) -> None:
             super().__init__("odd", code)
 
@@ -201,7 +240,7 @@ async def test_reads_of_text_and_of_bytes_are_apart(store: Caching) -> None:
     assert await store.get_bytes("k") == (b"body", "text/plain; charset=utf-8")
 
 
-def test_second_event_loop_is_answered_from_the_same_memory() -> None:
+def test_second_event_loop_is_answered_from_the_same_cache() -> None:
     store = Caching(MemoryObjectStore(data={"k": "body"}))
     assert [asyncio.run(_get(store)), asyncio.run(_get(store))] == ["body", "body"]
     assert store.stats().hits == 1
