@@ -140,7 +140,7 @@ def _layer(store: AbstractObjectStore, kind: type[Caching]) -> Caching:
 def _show_records(records: list[dict[str, object]], console: Console) -> None:
     columns = ("identity", "namespace", "operation", "keys", "outcome", "bytes", "attempts")
     console.print(
-        f"Each push left an audit record with the caller's own key; these {SHOWN_RECORDS} took the most attempts."
+        f"Each push left an audit record with the caller's key; these {SHOWN_RECORDS} took the most attempts."
     )
     table = Table(*columns)
     for record in sorted(records, key=lambda record: -int(str(record["attempts"])))[:SHOWN_RECORDS]:
