@@ -234,6 +234,20 @@ async def test_a_plain_callback_that_blocks_delays_neither_the_loop_nor_the_end(
         await store.get_string("k")
 
 
+async def test_a_plain_callback_runs_even_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    options = GracefulShutdownOptions(on_shutdown=lambda: notes.append("flushed"))
+    assert (await GracefulShutdown(options).shutdown()).ok
+    assert notes == ["flushed"]
+
+
 async def test_ten_steps_that_hang_still_keep_the_limit() -> None:
     shutdown = GracefulShutdown(
         GracefulShutdownOptions(on_shutdown=[asyncio.Event().wait] * 10, timeout_s=TIMEOUT)

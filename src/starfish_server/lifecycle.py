@@ -264,7 +264,11 @@ def _in_thread(callback: Callback) -> asyncio.Future[object]:
         except BaseException as error:  # noqa: BLE001 - raised on the loop
             outcome.set_exception(error)
 
-    threading.Thread(target=copy_context().run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    run = copy_context().run
+    try:
+        threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    except RuntimeError:  # no thread can be started, and a step that blocks is better than one left out
+        run(call)
     return asyncio.wrap_future(outcome)
 
 

@@ -25,7 +25,9 @@ class Predicate:
         self.answer = answer
         self.asked: list[tuple[str, tuple[str, ...], StoreContext | None]] = []
 
-    def __call__(self, operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None) -> bool:
+    def __call__(
+        self, operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None
+    ) -> bool:
         self.asked.append((operation.name, keys, context))
         return self.answer  # type: ignore[return-value]  # some answer wrongly
 
