@@ -127,13 +127,13 @@ async def test_many_first_conditional_writes_learn_together(store: S3ObjectStore
 async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_used(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
-    present = False
+    present: set[str] = set()
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
-        nonlocal present
-        if "If-Match" in request.headers and not present:
+        if "If-Match" in request.headers and request.path not in present:
             return web.Response(headers={"ETag": '"written"'})
-        present = present or request.method == "PUT"
+        if request.method == "PUT":
+            present.add(request.path)
         return (await forward()).response()
 
     proxy.fault = fault

@@ -68,9 +68,9 @@ class S3ObjectStore(AbstractObjectStore):
     sent in parts, and becomes visible once all have arrived.
 
     Bodies are stored and read as they are; a `Content-Encoding` set by another writer is not undone. Keys of
-    other writers that break the key rules are not listed. Lists are as complete
-    as the service's own: one that breaks S3's byte order (SeaweedFS lists folder by folder) gives other keys
-    for a `limit` or a `start_after`; its lists without either are whole and in order.
+    other writers that break the key rules are not listed. A service that breaks S3's byte order (SeaweedFS
+    lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
+    whole and in order.
 
     Raises `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its subclasses, and
     plain `StoreError` for what a retry would not change.

@@ -210,7 +210,8 @@ class MappedErrors:
 def _detail(error: Exception) -> str:
     if shows_reply(error):
         return ""
-    if isinstance(error, aiohttp.ClientConnectorError):  # its own text says "ssl:default" without TLS, too
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        # Its own text says "ssl:default" over plain HTTP, too.
         cause, number = error.os_error, error.os_error.errno or 0
         why = os.strerror(number) if number > 0 else cause.strerror or cause
         return shown(f"{error.host}:{error.port}: {why}")

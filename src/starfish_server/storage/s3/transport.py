@@ -50,6 +50,7 @@ _SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 # "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+_BAD_CHECKSUM = ("BadDigest", "InvalidDigest")
 _WANTS_CHECKSUM = re.compile("content-md5|x-amz-checksum", re.IGNORECASE)
 # Reused connections that may break under one request before it fails.
 _BROKEN_CONNECTIONS = 3
@@ -168,7 +169,8 @@ class Transport:
             return True
         if fault.code in _EXPIRED and reply.signed_with is not None:
             return first and self._sessions.drop_credentials(reply.signed_with)
-        if reply.status == 400 and not used.checksums and _WANTS_CHECKSUM.search(fault.message):
+        wants_checksum = fault.code not in _BAD_CHECKSUM and _WANTS_CHECKSUM.search(fault.message)
+        if reply.status == 400 and wants_checksum and not used.checksums:
             self._learnt = self._learnt._replace(checksums=True)
             return True
         server_time = http_date(reply.headers.get("Date", ""))

@@ -144,19 +144,22 @@ class ConditionalWrites:
         if version is not None and not _ETAG.fullmatch(version):
             raise conflict(key, version, found=True)
         condition = _IF_ABSENT if version is None else _IF_UNCHANGED
-        if condition in self._heeded:
-            return await self._put(key, body, version, headers, condition)
-        async with self._trials.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            known = condition in self._heeded
-            if not known:
-                await self._check_condition(key, version)
-            etag = await self._put(key, body, version, headers, condition)
-            if not known:
-                self._heeded[condition] = await self._is_heeded(key, body, headers, condition)
-                if not self._heeded[condition]:
-                    what = f"does not heed {condition}: it may have overwritten a version that it should not"
-                    raise self._unsupported(what, "put_if", key)
-            return etag
+        if condition not in self._heeded:
+            async with self._trials.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                if condition not in self._heeded:
+                    return await self._first_put(key, body, version, headers, condition)
+        return await self._put(key, body, version, headers, condition)
+
+    async def _first_put(
+        self, key: str, body: bytes, version: str | None, headers: Mapping[str, str], condition: str
+    ) -> str:
+        await self._check_condition(key, version)
+        etag = await self._put(key, body, version, headers, condition)
+        self._heeded[condition] = await self._is_heeded(key, body, headers, condition)
+        if not self._heeded[condition]:
+            what = f"does not heed {condition}: it may have overwritten a version that it should not"
+            raise self._unsupported(what, "put_if", key)
+        return etag
 
     async def _put(
         self, key: str, body: bytes, version: str | None, headers: Mapping[str, str], condition: str
