@@ -175,6 +175,15 @@ class S3ObjectStore(AbstractObjectStore):
         check_page(start_after, limit, any_text=not self._portable)
         return await list_keys(self._transport, prefix, start_after, limit, self._is_key)
 
+    async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
+        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
+        self._check_open("list_keys", prefix)
+        if not self._portable:
+            return []
+        keys = await list_keys(self._transport, prefix, None, None, is_any_key)
+        reason = "the key breaks the key rules; portable_keys=False allows it"
+        return [(key, reason) for key in keys if not is_key(key)]
+
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         self._enter("delete", key)
         await delete_one(self._transport, "delete", key)
