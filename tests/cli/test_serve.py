@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from starfish_server.cli.callers import BearerTokens
 
 from cli.program import running, starfish
 from docs.snippets import snippets
 from starfish_server import StackError
-from starfish_server.cli.callers import BearerTokens
 from starfish_server.cli.serving import configured
 from starfish_server.router import AuthResult
 
