@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import LegacyKey as LegacyKey
     from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
     from starfish_server.layers.metrics import Metrics as Metrics
+    from starfish_server.layers.mirror import Mirror as Mirror
+    from starfish_server.layers.mirror import RepairReport as RepairReport
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
@@ -60,10 +62,12 @@ _HOMES = {
     "LegacyKey": "encryption",
     "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
+    "Mirror": "mirror",
     "Namespace": "namespace",
     "Operation": "base",
     "QueuedSink": ".audit.queued",
     "ReadOnly": "read_only",
+    "RepairReport": "mirror",
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",
