@@ -56,6 +56,7 @@ def options(made: Callable[..., object]) -> set[str]:
                 "Caching",
                 "Compression",
                 "Encryption",
+                "Mirror",
                 "Retry",
             )
         ),
