@@ -9,6 +9,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+import numpy as np
 import pytest
 
 from starfish_server import (
@@ -260,6 +261,12 @@ def test_a_range_moves_only_its_bytes() -> None:
 def test_a_range_counts_as_a_slice(start: int | None, stop: int | None) -> None:
     _, fs = made_of(("a", BODY))
     assert fs.cat_file("a", start=start, end=stop) == BODY[start:stop]
+
+
+def test_offsets_may_be_integers_of_numpy() -> None:
+    _, fs = made_of(("a", BODY))
+    assert fs.cat_ranges(["a"], np.array([5]), np.array([9])) == [BODY[5:9]]
+    assert fs.cat_file("a", start=np.int64(-3)) == BODY[-3:]
 
 
 def test_the_end_of_an_object_takes_one_request_once_its_size_is_known() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import index
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class SliceReader:
 
     async def read(self, key: str, start: int | None = None, stop: int | None = None) -> StoredObject | None:
         """Return the bytes `start` to `stop` with the info of the whole object, or None if there is none."""
+        # Programs that keep offsets in arrays pass the integers of numpy.
+        start = None if start is None else index(start)
+        stop = None if stop is None else index(stop)
         if (start or 0) >= 0 and (stop or 0) >= 0:
             first = start or 0
             last = None if stop is None else max(first, stop)
