@@ -36,15 +36,15 @@ class TestStarfishStore(StoreTests[StarfishStore, cpu.Buffer]):
             yield {"store": store, "prefix": PREFIX}
 
     async def set(self, store: StarfishStore, key: str, value: Buffer) -> None:
-        await store._store.write(f"{PREFIX}/{key}", value.to_bytes())
+        await store.store.write(f"{PREFIX}/{key}", value.to_bytes())
 
     async def get(self, store: StarfishStore, key: str) -> Buffer:
-        found = await store._store.read(f"{PREFIX}/{key}")
+        found = await store.store.read(f"{PREFIX}/{key}")
         assert found is not None
         return cpu.Buffer.from_bytes(found.body)
 
     def test_store_repr(self, store: StarfishStore) -> None:
-        assert repr(store) == f"StarfishStore({store._store!r}, {PREFIX!r})"
+        assert repr(store) == f"StarfishStore({store.store!r}, {PREFIX!r})"
 
     def test_store_supports_writes(self, store: StarfishStore) -> None:
         assert store.supports_writes

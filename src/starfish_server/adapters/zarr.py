@@ -50,13 +50,13 @@ class StarfishStore(Store):
         if not isinstance(store, AbstractObjectStore):
             raise TypeError(f"StarfishStore takes a store, not {type(store).__name__}")
         super().__init__(read_only=read_only)
-        self._store = store
+        self.store = store
         self._root = f"{prefix.strip('/')}/".removeprefix("/")
         self._context = context
         self._slices = SliceReader(store, context)
 
     def __repr__(self) -> str:
-        return f"StarfishStore({self._store!r}, {self._root.rstrip('/')!r})"
+        return f"StarfishStore({self.store!r}, {self._root.rstrip('/')!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StarfishStore) and self._identity() == other._identity()
@@ -77,7 +77,7 @@ class StarfishStore(Store):
         return True
 
     def with_read_only(self, read_only: bool = False) -> StarfishStore:
-        return StarfishStore(self._store, self._root, read_only=read_only, context=self._context)
+        return StarfishStore(self.store, self._root, read_only=read_only, context=self._context)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -92,61 +92,59 @@ class StarfishStore(Store):
         return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        return await self._store.stat(self._root + key, context=self._context) is not None
+        return await self.store.stat(self._root + key, context=self._context) is not None
 
     async def getsize(self, key: str) -> int:
-        info = await self._store.stat(self._root + key, context=self._context)
+        info = await self.store.stat(self._root + key, context=self._context)
         if info is None:
             raise FileNotFoundError(key)
         return await super().getsize(key) if info.size is None else info.size
 
     async def getsize_prefix(self, prefix: str) -> int:
         sizes = []
-        async for info in scan(self._store, self._root + prefix.lstrip("/"), context=self._context):
+        async for info in scan(self.store, self._root + prefix.lstrip("/"), context=self._context):
             key = info.key.removeprefix(self._root)
             sizes.append(await self.getsize(key) if info.size is None else info.size)
         return sum(sizes)
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await self._store.write(self._root + key, value.to_bytes(), context=self._context)
+        await self.store.write(self._root + key, value.to_bytes(), context=self._context)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Set the key unless it is there; not atomic over a store without conditional writes."""
         self._check_writable()
-        if not self._store.supports("conditional_write"):
+        if not self.store.supports("conditional_write"):
             await super().set_if_not_exists(key, value)
             return
         try:
-            await self._store.write(
-                self._root + key, value.to_bytes(), if_version=None, context=self._context
-            )
+            await self.store.write(self._root + key, value.to_bytes(), if_version=None, context=self._context)
         except VersionConflictError:
             return
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        await self._store.delete(self._root + key, context=self._context)
+        await self.store.delete(self._root + key, context=self._context)
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
         folder = self._folder(prefix)
         if folder:
-            await delete_prefix(self._store, folder, context=self._context)
+            await delete_prefix(self.store, folder, context=self._context)
         else:
-            keys = await self._store.list_keys("", context=self._context)
-            await self._store.delete_many(keys, context=self._context)
+            keys = await self.store.list_keys("", context=self._context)
+            await self.store.delete_many(keys, context=self._context)
 
     def list(self) -> AsyncIterator[str]:
         return self.list_prefix("")
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        async for info in scan(self._store, self._root + prefix.lstrip("/"), context=self._context):
+        async for info in scan(self.store, self._root + prefix.lstrip("/"), context=self._context):
             yield info.key.removeprefix(self._root)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         folder = self._folder(prefix)
-        page = await self._store.list_objects(folder, delimiter="/", context=self._context)
+        page = await self.store.list_objects(folder, delimiter="/", context=self._context)
         keys = [info.key for info in page.objects] + [name.rstrip("/") for name in page.prefixes]
         for name in dict.fromkeys(key.removeprefix(folder) for key in keys):
             yield name
@@ -155,7 +153,7 @@ class StarfishStore(Store):
         return self._root + f"{prefix.rstrip('/')}/".removeprefix("/")
 
     def _identity(self) -> tuple[object, ...]:
-        return id(self._store), self._root, self._context, self.read_only
+        return id(self.store), self._root, self._context, self.read_only
 
 
 def _slice(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
