@@ -10,8 +10,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from contract.leaves import over_s3
 from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.layers import Namespace, Timeout, Tracing
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.testing import RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,3 +50,13 @@ def _made(name: str, request: pytest.FixtureRequest) -> AbstractObjectStore:
                 .over(MemoryObjectStore(data={}))
             )
     return MemoryObjectStore(data={})
+
+
+def made_of(*bodies: tuple[str, bytes]) -> tuple[RecordingStore, StarfishFileSystem]:
+    """A file system with these objects, and the store that records what it asks for."""
+    store = RecordingStore(MemoryObjectStore(data={}))
+    fs = StarfishFileSystem(store=store)
+    for name, body in bodies:
+        fs.pipe_file(name, body)
+    store.calls.clear()
+    return store, fs
