@@ -26,6 +26,8 @@ HOMES = {
     "opentelemetry": ("layers/tracing.py", "layers/metrics.py"),
     "tenacity": ("layers/retry", "storage/s3/"),
     "cachetools": ("layers/caching",),
+    "backports": ("layers/compression.py",),
+    "compression": ("layers/compression.py",),  # of the standard library from Python 3.14 on
     "cryptography": ("layers/encryption/",),
     "fastapi": ("router/",),
     "starlette": ("router/",),
@@ -152,6 +154,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.AccessLog", set()),
         ("layers.Authorize", set()),
         ("layers.Caching", {"cachetools"}),
+        ("layers.Compression", set()),
         ("layers.ConcurrencyLimit", set()),
         ("layers.Encryption", {"cryptography"}),
         ("layers.JsonLinesSink", set()),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from starfish_server.cli.callers import BearerTokens
 
 from cli.program import running, starfish
 from docs.snippets import snippets

@@ -332,9 +332,12 @@ async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> N
 
 
 async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> None:
-    wrong: Any = None
+    key: Any = None
     with pytest.raises(InvalidKeyError):
-        await Encryption(MemoryObjectStore(data={}), RING).put(wrong, "v")
+        await Encryption(MemoryObjectStore(data={}), RING).put(key, "v")
+
+
+wrong: Any = b"a secret that is no key"
 
 
 @pytest.mark.parametrize(
@@ -343,8 +346,8 @@ async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> 
         (lambda: KeyRing({"a": b"short"}, active="a"), ValueError),
         (lambda: KeyRing({"a": NEW}, active="b"), ValueError),
         (lambda: KeyRing({"": NEW}, active=""), ValueError),
-        (lambda: Encryption(MemoryObjectStore(data={}), b"secret"), TypeError),
-        (lambda: Encryption(MemoryObjectStore(data={}), RING, legacy=b"x"), TypeError),
+        (lambda: Encryption(MemoryObjectStore(data={}), wrong), TypeError),
+        (lambda: Encryption(MemoryObjectStore(data={}), RING, legacy=wrong), TypeError),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make: Callable[[], object], error: type[Exception]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.encryption import DataKey as DataKey
     from starfish_server.layers.encryption import Encryption as Encryption
@@ -48,6 +49,7 @@ _HOMES = {
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
+    "Compression": "compression",
     "ConcurrencyLimit": "concurrency_limit",
     "DataKey": "encryption",
     "Encryption": "encryption",
