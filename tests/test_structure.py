@@ -35,6 +35,8 @@ HOMES = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "uvicorn": ("cli/",),
+    "fsspec": ("adapters/fsspec",),
+    "zarr": ("adapters/zarr.py",),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
