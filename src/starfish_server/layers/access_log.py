@@ -117,10 +117,8 @@ class AccessLog(Layer):
     # Plain, because a call that is left out then costs no coroutine of its own.
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
         context = operation.context
-        if context is None:
-            action = "system" if self._by_system else operation.action
-        else:
-            action = context.action
+        without = "system" if self._by_system else operation.action
+        action = without if context is None else context.action
         if action in self._left_out or (self._only is not None and operation.name not in self._only):
             return self._inner.perform(operation)
         return self._counted(operation)
