@@ -26,12 +26,17 @@ HOMES = {
     "opentelemetry": ("layers/tracing.py", "layers/metrics.py"),
     "tenacity": ("layers/retry", "storage/s3/"),
     "cachetools": ("layers/caching",),
+    "backports": ("layers/compression.py",),
+    "compression": ("layers/compression.py",),  # of the standard library from Python 3.14 on
+    "cryptography": ("layers/encryption/",),
     "fastapi": ("router/",),
     "starlette": ("router/",),
     "pydantic": ("router/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "uvicorn": ("cli/",),
+    "fsspec": ("adapters/fsspec",),
+    "zarr": ("adapters/zarr.py",),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
@@ -149,9 +154,12 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.AccessLog", set()),
         ("layers.Authorize", set()),
         ("layers.Caching", {"cachetools"}),
+        ("layers.Compression", set()),
         ("layers.ConcurrencyLimit", set()),
+        ("layers.Encryption", {"cryptography"}),
         ("layers.JsonLinesSink", set()),
         ("layers.Metrics", {"opentelemetry"}),
+        ("layers.Mirror", set()),
         ("layers.Namespace", set()),
         ("layers.ReadOnly", set()),
         ("layers.Retry", {"tenacity"}),

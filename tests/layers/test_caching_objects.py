@@ -61,7 +61,7 @@ async def test_whole_object_answers_as_the_leaf_does(read: Callable[[AbstractObj
 
 
 async def test_whole_object_that_is_not_text_is_refused_as_text() -> None:
-    store = Caching(MemoryObjectStore(data={"k": b"\xff"}))
+    store = Caching(GatedStore({"k": b"\xff"}))
     for read in (store.read, store.get_bytes):
         await read("k")
         with pytest.raises(StoreDecodeError) as caught:

@@ -53,17 +53,16 @@ class Race:
     async def write(self, key: str, context: StoreContext) -> None:
         choose, store = self.leaf.random, self.store
         body = f"{context.namespace} {context.params['write']}"
-        write: Coroutine[None, None, object] = choose.choice(
-            [
-                partial(store.put, key, body),
-                partial(store.put_bytes, key, body.encode(), content_type="text/plain"),
-                partial(store.write, key, body),
-                partial(store.upload, key, [body[:2].encode(), body[2:].encode()]),
-                partial(store.copy, choose.choice(KEYS), key),
-                partial(store.delete, key),
-                partial(store.delete_many, [key, choose.choice(KEYS)]),
-            ]
-        )(context=context)
+        writes: list[Callable[..., Coroutine[None, None, object]]] = [
+            partial(store.put, key, body),
+            partial(store.put_bytes, key, body.encode(), content_type="text/plain"),
+            partial(store.write, key, body),
+            partial(store.upload, key, [body[:2].encode(), body[2:].encode()]),
+            partial(store.copy, choose.choice(KEYS), key),
+            partial(store.delete, key),
+            partial(store.delete_many, [key, choose.choice(KEYS)]),
+        ]
+        write = choose.choice(writes)(context=context)
         try:
             await self.perhaps_cancelled(write)
         finally:
@@ -96,7 +95,7 @@ class Race:
             return pair and pair[0].decode()
         if kind == "open":
             reader = await self.store.open(key, context=context)
-            return reader and (await reader.read()).decode()
+            return None if reader is None else (await reader.read()).decode()
         found = await self.store.read(key, context=context)
         if found is None:
             return None

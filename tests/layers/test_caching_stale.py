@@ -42,7 +42,7 @@ class Outage:
     def __init__(self, leaf: GatedStore | None = None, **options: Any) -> None:
         self.now = 1000.0
         self.leaf = leaf or GatedStore({"k": "body"})
-        settings = {"ttl": TTL, "stale_if_error": STALE, "clock": lambda: self.now} | options
+        settings: dict[str, Any] = {"ttl": TTL, "stale_if_error": STALE, "clock": lambda: self.now} | options
         self.store = Caching(self.leaf, **settings)
 
     async def cache(self) -> None:

@@ -52,25 +52,22 @@ class Caching(Layer):
 
     Stands inside `Namespace`, where keys are full and tenants cannot mix, and outside retries, timeouts and
     encryption, which a hit skips. Concurrent reads of one object share one backend read, made with the first
-    caller's context. Cancelling a caller cancels that read only if no other caller waits for it. Errors are
-    not cached.
+    caller's context. Errors are not cached.
 
-    What `get_string`, `get_bytes` and a `read` of the whole object return is cached and answers `get_string`;
-    the last two also answer `get_bytes`, and the last one `read`, `stat` and `open`, ranges included. Other
-    ranges, streams and `stat`s ask the backend and drop what was cached of the object. So does every `read`,
-    `stat` and `open` under a context of the action "push": it precedes a write.
+    A `read` of the whole object is cached and answers `read`, `stat` and `open`, ranges included, `get_bytes`
+    and `get_string`; a `get_bytes` answers the last two, a `get_string` itself. Any other read asks the
+    backend and drops what was cached of the object. So does every `read`, `stat` and `open` under a context
+    of the action "push": it precedes a write.
 
     A read in flight when a write ends is not cached or shared with later callers. A write that failed, timed
     out or was cancelled may still land. Nothing it may change is cached for a minute, or for as long as an
-    entry may be returned if that is less. What others write to the backend shows after at most `ttl`. A
-    version may be that old too: the backend decides about a conditional write, and a conflict drops the
-    object, so that the next `read` returns the version that is there.
+    entry may be returned if that is less. What others write to the backend shows after at most `ttl`.
 
     ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
         for lists; both 0.0, which turns them off.
     stale_if_error: seconds after its expiry for which an object or a list is still returned when the backend
-        is unavailable (`StoreUnavailableError`); 0.0, which turns this off. Nothing is returned in place of a
-        missing object or of any other error, nor after a write through this layer.
+        is unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never in place of a missing
+        object or of any other error, nor after a write through this layer.
     max_bytes: memory for all entries, 64 MiB; the least recently used are evicted.
     max_object_bytes: a larger body or list is not cached, 1 MiB.
     vary_by: the part of the context on which results depend: names out of "namespace", "identity",
@@ -139,8 +136,8 @@ class Caching(Layer):
         return self._cache.stats()
 
     async def close(self) -> None:
-        """Drop everything and close the store inside, whose error a later read raises."""
-        self._cache.close()
+        """Drop everything and close the store inside, which later reads ask."""
+        self._cache.drop({None})
         await super().close()
 
     async def perform(self, operation: Operation[T]) -> T:
