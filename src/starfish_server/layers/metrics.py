@@ -35,7 +35,7 @@ class Metrics(Layer):
     - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes and of
       streams as far as they were read
     - `objectstore.retries`: attempts after the first
-    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss" or "shared"
+    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared" or "stale"
 
     meter_provider: the global one by default, also if it is set up later.
     namespace_attribute: adds `starfish.namespace` to all but the active operations. Off by default: every
