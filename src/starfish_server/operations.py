@@ -101,6 +101,7 @@ class Operation(Generic[T]):
     action: ClassVar[str]
     bodies: ClassVar[Bodies]
     writes: ClassVar[bool]
+    result_has_keys: ClassVar[bool]
 
     context: StoreContext | None
     """The caller's context."""
@@ -123,6 +124,7 @@ class Operation(Generic[T]):
         if missing := [name for name in ("kind", "send", "rename", "restore") if name not in vars(cls)]:
             raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
         cls.name, cls.action, cls.bodies, cls.writes = cls.kind
+        cls.result_has_keys = cls.restore is not _unchanged
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -168,18 +168,18 @@ class Leaves(RuleBasedStateMachine):
         self.model[key] = body, content_type
         self.read_back(key)
 
-    @rule(source=keys, target=keys)
-    def copy(self, source: str, target: str) -> None:
+    @rule(source=keys, to=keys)
+    def copy(self, source: str, to: str) -> None:
         async def answer(store: AbstractObjectStore) -> object:
             try:
-                return (await store.copy(source, target)).key
+                return (await store.copy(source, to)).key
             except ObjectNotFoundError as error:
                 return type(error)
 
-        self.compare("copy", target if source in self.model else ObjectNotFoundError, answer)
+        self.compare("copy", to if source in self.model else ObjectNotFoundError, answer)
         if source in self.model:
-            self.model[target] = self.model[source]
-        self.read_back(target)
+            self.model[to] = self.model[source]
+        self.read_back(to)
 
     @rule(prefix=prefixes, start_after=places, limit=limits)
     def list_one_level(self, prefix: str, start_after: str | None, limit: int | None) -> None:

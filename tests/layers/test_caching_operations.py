@@ -112,8 +112,8 @@ async def test_failed_unknown_write_without_keys_keeps_everything_out(
     with pytest.raises(OSError, match="reset"):
         await store.perform(Added(fail))
     await contents(store)
-    data["k"] = "landed late"
-    assert await contents(store) == ["landed late", "old", None, ["k", "other"]]
+    data.update(k="landed late", new="landed late")
+    assert await contents(store) == ["landed late", "old", None, ["k", "new", "other"]]
 
 
 async def test_delete_many_of_no_keys_drops_nothing(store: Caching) -> None:

@@ -170,6 +170,33 @@ async def test_key_is_cached_again_once_an_undetermined_write_can_no_longer_land
     assert (store.stats().hits, store.stats().misses) == (1, 5)
 
 
+async def test_key_is_kept_out_of_the_cache_no_longer_than_an_entry_may_live() -> None:
+    now = 1000.0
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf, ttl=5.0, clock=lambda: now)
+    leaf.failure = StoreUnavailableError("reply lost")
+    with pytest.raises(StoreUnavailableError):
+        await store.put("k", "new")
+    now += 5.1
+    assert [await store.get_string("k"), await store.get_string("k")] == ["new", "new"]
+    assert store.stats().hits == 1
+
+
+async def test_key_that_fails_again_does_not_keep_another_one_out_for_longer() -> None:
+    now = 1000.0
+    leaf = GatedStore({"first": "body", "second": "body"})
+    store = Caching(leaf, ttl=300.0, clock=lambda: now)
+    for moment, key in ((1000.0, "first"), (1001.0, "second"), (1050.0, "first")):
+        now = moment
+        leaf.failure = StoreUnavailableError("reply lost")
+        with pytest.raises(StoreUnavailableError):
+            await store.put(key, "new")
+    now = 1062.0
+    for key in ("first", "second"):
+        assert [await store.get_string(key), await store.get_string(key)] == ["new", "new"]
+    assert store.stats().hits == 1
+
+
 @pytest.mark.parametrize(
     "write",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layers.scripted import Scripted, Versioned
+from layers.scripted import Scripted
 from starfish_server.errors import ObjectTooLargeError, ReadOnlyStoreError, StoreDecodeError
 from starfish_server.layers.read_only import ReadOnly
 from starfish_server.layers.size_limit import SizeLimit
@@ -15,7 +15,9 @@ from starfish_server.layers.size_limit import SizeLimit
     [
         ("put", ("k", "v"), {}),
         ("put_bytes", ("k", b"v"), {"content_type": "image/png"}),
-        ("put_if", ("k", "v"), {"version": None}),
+        ("write", ("k", "v"), {"if_version": None}),
+        ("upload", ("k", [b"v"]), {}),
+        ("copy", ("k", "target"), {}),
         ("delete", ("k",), {}),
         ("delete_many", (["k"],), {}),
     ],
@@ -28,7 +30,7 @@ async def test_a_read_only_store_refuses_every_write(
         await getattr(ReadOnly(store), operation)(*arguments, **options)
     assert store.calls == []
     assert caught.value.operation == operation
-    assert caught.value.key == (None if operation == "delete_many" else "k")
+    assert caught.value.key == {"delete_many": None, "copy": "target"}.get(operation, "k")
     assert str(caught.value).endswith(": the store is read-only")
 
 
@@ -68,25 +70,23 @@ async def test_bytes_over_the_limit_are_refused_before_they_are_sent(body: bytes
 
 
 async def test_a_conditional_write_over_the_limit_is_refused() -> None:
-    store = Versioned()
+    store = Scripted()
     with pytest.raises(ObjectTooLargeError):
-        await SizeLimit(store, max_bytes=8).put_if("k", "x" * 9, version=None)
-    assert store.puts == 0
+        await SizeLimit(store, max_bytes=8).write("k", "x" * 9, if_version=None)
+    assert store.calls == []
 
 
-@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "get_versioned"])
+@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "read"])
 async def test_an_object_over_the_limit_does_not_come_back(operation: str) -> None:
-    store = Versioned()
-    store.write("k", "x" * 9)
-    await store.put("k", "x" * 9)
+    store = Scripted(data={"k": "x" * 9})
     with pytest.raises(ObjectTooLargeError) as caught:
         await getattr(SizeLimit(store, max_bytes=8), operation)("k")
     assert (caught.value.operation, caught.value.key, caught.value.size) == (operation, "k", 9)
 
 
-@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "get_versioned"])
+@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "read"])
 async def test_a_missing_object_is_within_the_limit(operation: str) -> None:
-    assert await getattr(SizeLimit(Versioned(), max_bytes=8), operation)("k") is None
+    assert await getattr(SizeLimit(Scripted(), max_bytes=8), operation)("k") is None
 
 
 async def test_lists_are_not_limited() -> None:

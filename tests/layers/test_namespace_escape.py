@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from starfish_server.context import StoreContext
-from starfish_server.errors import ContextRequiredError, InvalidKeyError, StoreError
+from starfish_server.errors import ContextRequiredError, InvalidKeyError, ObjectNotFoundError, StoreError
 from starfish_server.layers.namespace import Namespace
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -62,10 +63,6 @@ class Permissive(AbstractObjectStore):
         body = self.data.get(key)
         return None if body is None else (body.encode(), "text/plain")
 
-    async def get_versioned(self, key: str, **_: Any) -> tuple[str, str] | None:
-        self.given.append(key)
-        return None
-
     async def put(self, key: str, body: str, **_: Any) -> None:
         self.given.append(key)
         self.data[key] = body
@@ -73,11 +70,6 @@ class Permissive(AbstractObjectStore):
     async def put_bytes(self, key: str, body: bytes, **_: Any) -> None:
         self.given.append(key)
         self.data[key] = body.decode()
-
-    async def put_if(self, key: str, body: str, **_: Any) -> str:
-        self.given.append(key)
-        self.data[key] = body
-        return "1"
 
     async def list_keys(self, prefix: str, *, start_after: str | None = None, **_: Any) -> list[str]:
         self.given.append(prefix)
@@ -101,14 +93,15 @@ def hostile(choose: random.Random) -> str:
 async def perform(store: Namespace, choose: random.Random, key: str, caller: StoreContext, body: str) -> None:
     """One operation at random; what comes out must be the tenant's own."""
     own = caller.namespace
-    match choose.randrange(9):
+    match choose.randrange(12):
         case 0:
             assert await store.get_string(key, context=caller) in (None, own)
         case 1:
             found = await store.get_bytes(key, context=caller)
             assert found is None or found[0].decode() == own
         case 2:
-            await store.get_versioned(key, context=caller)
+            read = await store.read(key, start=0, context=caller)
+            assert read is None or (read.info.key, read.body.decode()) == (key, own)
         case 3:
             await store.put(key, body, context=caller)
         case 4:
@@ -116,13 +109,24 @@ async def perform(store: Namespace, choose: random.Random, key: str, caller: Sto
                 key, body.encode(errors="replace"), content_type="text/plain", context=caller
             )
         case 5:
-            await store.put_if(key, body, version=None, context=caller)
+            assert (await store.write(key, body, context=caller)).key == key
         case 6:
             place = choose.choice([None, key])
             for listed in await store.list_keys(key, start_after=place, context=caller):
                 assert await store.get_string(listed, context=caller) == own
         case 7:
             await store.delete(key, context=caller)
+        case 8:
+            chunk = body.encode(errors="replace")
+            assert (await store.upload(key, [chunk], context=caller)).key == key
+        case 9:
+            source, target = choose.sample([key, "k"], 2)
+            with suppress(ObjectNotFoundError):
+                assert (await store.copy(source, target, context=caller)).key == target
+        case 10:
+            level = await store.list_objects(key, delimiter="/", context=caller)
+            for listed in [info.key for info in level.objects]:
+                assert await store.get_string(listed, context=caller) == own
         case _:
             await store.delete_many([key, "k"], context=caller)
 

@@ -136,17 +136,18 @@ async def test_operations_left_out_say_that_they_are_not_supported_when_awaited(
     with pytest.raises(StoreNotSupportedError):
         await store.put_bytes("k", b"", content_type="a/b")
     with pytest.raises(StoreNotSupportedError):
-        await store.get_versioned("k")
+        await store.write("k", b"")
+    with pytest.raises(StoreNotSupportedError, match="write 'k': WithoutContext has no write of its own"):
+        await store.write("k", "", if_version=None)
     with pytest.raises(StoreNotSupportedError):
-        await store.put_if("k", "", version=None)
+        await store.signed_url("k")
 
 
 def test_a_store_supports_the_operations_of_its_class() -> None:
-    assert [WithoutContext().supports(name) for name in ("put", "put_bytes", "put_if")] == [
-        True,
-        False,
-        False,
-    ]
+    names = ("put", "put_bytes", "read", "conditional_write", "signed_url")
+    store = WithoutContext()
+    assert [store.supports(name) for name in names] == [True, False, True, False, False]
+    assert [store.native(name) for name in names[:3]] == [True, False, False]
 
 
 def test_a_store_that_takes_the_context_depends_on_it_until_it_says_otherwise() -> None:

@@ -82,9 +82,8 @@ async def test_text_of_another_class_is_stored_by_its_characters() -> None:
     data: dict[str, str] = {"live": Named("value")}
     store = MemoryObjectStore(data=data)
     await store.put("put", Named("value"))
-    version = await store.put_if("put_if", Named("value"), version=None)
-    assert [await store.get_string(key) for key in ("live", "put", "put_if")] == ["value"] * 3
-    assert await store.get_versioned("put_if") == ("value", version)
+    await store.write("written", Named("value"), if_version=None)
+    assert [await store.get_string(key) for key in ("live", "put", "written")] == ["value"] * 3
 
 
 async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:

@@ -119,8 +119,8 @@ class Caching(Layer):
         return self._cache.stats()
 
     async def close(self) -> None:
-        """Drop everything and close the store inside, whose error a later read raises."""
-        self._cache.close()
+        """Drop everything and close the store inside, which later reads ask."""
+        self._cache.drop({None})
         await super().close()
 
     async def perform(self, operation: Operation[T]) -> T:

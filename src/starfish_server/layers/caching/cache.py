@@ -75,7 +75,6 @@ class Cache:
         self._missing_age = missing_age
         self._list_age = list_age
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, max(object_age, missing_age, list_age))
-        self._closed = False
         self._hits = self._misses = self._shared = 0
         self.reset()
         _caches.add(self)
@@ -109,7 +108,8 @@ class Cache:
         """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
         subject, place = entry_key[0], (entry_key, asyncio.get_running_loop())
         with self._lock:
-            undetermined = self._is_undetermined(subject)
+            self._forget_undetermined()
+            undetermined = _may_change(self._undetermined, subject)
             latest = self._in_flight.get(subject, {}).get(place)
             if latest is not None and latest.abandoned:
                 latest = None
@@ -119,7 +119,7 @@ class Cache:
                 read: InFlightRead[T] = latest
             else:
                 self._misses += 1
-                cacheable = not (self._closed or undetermined or _may_change(self._writing, subject))
+                cacheable = not (undetermined or _may_change(self._writing, subject))
                 read = InFlightRead(cacheable=cacheable, after=latest)
                 self._in_flight.setdefault(subject, {})[place] = read
         operation.note("cache", "shared" if shared else "miss")
@@ -145,6 +145,7 @@ class Cache:
             for key in undetermined:
                 self._undetermined.pop(key, None)  # so that the later time takes its place at the end
                 self._undetermined[key] = until
+            self._forget_undetermined()
             self.drop(keys)
 
     def drop(self, keys: Keys) -> None:
@@ -155,12 +156,6 @@ class Cache:
             for subject in self._touched(keys, self._in_flight.keys()):
                 for read in self._in_flight.pop(subject).values():
                     read.cacheable = False
-
-    def close(self) -> None:
-        """Drop everything, for good."""
-        with self._lock:
-            self._closed = True
-            self.drop({None})
 
     def stats(self) -> CacheStats:
         with self._lock:
@@ -195,13 +190,11 @@ class Cache:
                 if not reads:
                     del self._in_flight[subject]
 
-    def _is_undetermined(self, subject: Subject) -> bool:
-        if not self._undetermined:
-            return False
-        now = self._clock()
+    def _forget_undetermined(self) -> None:
+        """Forget the keys to which no write can land any more."""
+        now = self._clock() if self._undetermined else 0.0
         while self._undetermined and self._undetermined[first := next(iter(self._undetermined))] <= now:
             del self._undetermined[first]
-        return _may_change(self._undetermined, subject)
 
     def _touched(self, keys: Keys, known: KeysView[Subject]) -> set[Subject]:
         """Return the known subjects that a write of `keys` may change."""
@@ -254,9 +247,8 @@ class InFlightRead(Generic[T]):
             if self._waiting == 1:
                 self.abandoned = True
                 self.task.cancel()
-                await asyncio.wait(
-                    [self.task]
-                )  # as without a cache: a cancelled caller leaves nothing running behind
+                # As without a cache: a cancelled caller leaves nothing running behind.
+                await asyncio.wait([self.task])
             raise
         finally:
             self._waiting -= 1

@@ -84,16 +84,17 @@ class Namespace(Layer):
         key = operation.key
         # The common case of the check, here because this layer costs little more than its calls.
         if not isinstance(key, str) or not is_segments(key):
-            for each in operation.keys:
-                check_any_key(each, operation.name)
-            if operation.action == "list":
-                check_any_prefix(operation.prefix, operation.name)
-                check_page(operation.start_after, None, operation.name, any_text=True)
-        prefix = self._prefix_for(operation)
+            _check(operation)
+        try:
+            prefix = self._prefix_of(operation.context)
+        except (ContextRequiredError, InvalidKeyError) as error:
+            raise operation.error(type(error), error.reason) from error.__cause__
         try:
             result = await self._inner.perform(operation.rename(prefix.__add__))
         except StoreError as error:
             raise _restored(error, prefix) from error.__cause__
+        if not operation.result_has_keys:
+            return result
         result = operation.restore(result, prefix.remove)
         if operation.bodies is not Bodies.READER:
             return result
@@ -106,11 +107,14 @@ class Namespace(Layer):
 
         return around_chunks(result, restoring)
 
-    def _prefix_for(self, operation: Operation[Any]) -> Prefix:
-        try:
-            return self._prefix_of(operation.context)
-        except (ContextRequiredError, InvalidKeyError) as error:
-            raise operation.error(type(error), error.reason) from error.__cause__
+
+def _check(operation: Operation[Any]) -> None:
+    """Refuse a key or prefix that could lead out of the namespace; the store inside checks the rest."""
+    for key in operation.keys:
+        check_any_key(key, operation.name)
+    if operation.action == "list":
+        check_any_prefix(operation.prefix, operation.name)
+        check_page(operation.start_after, None, operation.name, any_text=True)
 
 
 def _restored(error: StoreError, prefix: Prefix) -> StoreError:
