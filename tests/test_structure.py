@@ -149,6 +149,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.AccessLog", set()),
         ("layers.Authorize", set()),
         ("layers.Caching", {"cachetools"}),
+        ("layers.CircuitBreaker", set()),
         ("layers.ConcurrencyLimit", set()),
         ("layers.JsonLinesSink", set()),
         ("layers.Metrics", {"opentelemetry"}),

@@ -14,6 +14,7 @@ from starfish_server.layers import (
     AccessLog,
     Authorize,
     Caching,
+    CircuitBreaker,
     ConcurrencyLimit,
     Layer,
     Metrics,
@@ -68,6 +69,7 @@ CANONICAL: list[Callable[[AbstractObjectStore], AbstractObjectStore]] = [
     lambda inner: Namespace(inner, "tenants/"),
     Caching,
     Rot13,
+    CircuitBreaker,
     Retry,
     ConcurrencyLimit,
     Timeout,
@@ -114,6 +116,7 @@ def test_a_builder_is_immutable_and_can_be_shared() -> None:
         (Caching, ReadOnly, "without asking the guard"),
         (Retry, Tracing, "one logical operation"),
         (Retry, Caching, "would not skip the work"),
+        (Retry, CircuitBreaker, "count single attempts"),
     ],
 )
 def test_a_wrong_order_is_refused_with_both_names_the_consequence_and_the_right_order(
@@ -137,9 +140,13 @@ def test_a_layer_that_an_option_moved_to_another_slot_is_named_with_it() -> None
     assert "Use the order Tracing -> Retry -> Tracing(per_attempt=True), outermost first." in message
 
 
-def test_two_retries_are_refused() -> None:
-    with pytest.raises(StackError, match=r"outside Retry: only the outer one would retry.* Keep one"):
-        stack(Retry, Timeout, Retry)
+@pytest.mark.parametrize(
+    ("layer", "consequence"),
+    [(Retry, "only the outer one would retry"), (CircuitBreaker, "would count refusals of the inner one")],
+)
+def test_two_of_a_kind_are_refused(layer: Any, consequence: str) -> None:
+    with pytest.raises(StackError, match=rf"outside {layer.__name__}: .*{consequence}.* Keep one"):
+        stack(layer, Unplaced, layer)
 
 
 def test_every_pair_of_the_canonical_order_is_refused_the_other_way_round() -> None:

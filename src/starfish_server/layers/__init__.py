@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
@@ -42,6 +43,7 @@ _HOMES = {
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
+    "CircuitBreaker": "circuit_breaker",
     "ConcurrencyLimit": "concurrency_limit",
     "JsonLinesSink": ".audit.json_lines",
     "Layer": "base",
