@@ -63,8 +63,13 @@ def check_prefix(prefix: str, operation: str) -> None:
 
 def check_any_key(key: str, operation: str) -> None:
     """Raise `InvalidKeyError` unless `key` follows the rule of stores with `portable_keys=False`."""
-    if not isinstance(key, str) or not _fits(key) or not _any_segments(key):
+    if not isinstance(key, str) or not is_any_key(key):
         raise _invalid("key", key, _ANY_RULE, operation)
+
+
+def is_any_key(text: str) -> bool:
+    """Return whether `text` follows the rule of stores with `portable_keys=False`."""
+    return _fits(text) and _any_segments(text) is not None
 
 
 def check_any_prefix(prefix: str | None, operation: str) -> None:

@@ -18,7 +18,7 @@ from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["load_stack", "read_toml"]
+__all__ = ["StackFile", "hint", "load_stack", "read_toml"]
 
 # The place of a value in a file, as in ("layer", 0, "sink", "path").
 Keys = tuple[str | int, ...]
@@ -52,9 +52,9 @@ def load_stack(
         text, table = "", dict(source)
     else:
         text, table = read_toml(source)
-    file = _StackFile("stack" if isinstance(source, Mapping) else str(source), text)
+    file = StackFile("stack" if isinstance(source, Mapping) else str(source), text)
     try:
-        return file.build({name: value for name, value in table.items() if name not in other_tables})
+        return file.build(table, other_tables)
     except RecursionError:
         raise StackError(f"{file.name}: tables are nested too deep") from None
 
@@ -66,11 +66,13 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         return text, tomllib.loads(text)
     except OSError as error:
         raise StackError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StackError(f"{path}: {error}") from error
+    except RecursionError:
+        raise StackError(f"{path}: values are nested too deep") from None
 
 
-class _StackFile:
+class StackFile:
     """A file's name and text, and what its tables make. `at` is where a table stands in the file."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -78,29 +80,29 @@ class _StackFile:
         self._text = text
         self._checked = True
 
-    def build(self, table: Mapping[str, Any]) -> AbstractObjectStore:
+    def build(self, table: Mapping[str, Any], other_tables: Collection[str]) -> AbstractObjectStore:
         """Return the store that the whole file describes."""
         checked = table.get("check_order", True)
-        with self._errors_at("check_order"):
+        with self.errors_at("check_order"):
             if not isinstance(checked, bool):
                 raise StackError("check_order must be true or false")
         self._checked = checked
-        store = self._stack((), table, "leaf", "layer", "check_order")
+        store = self._stack((), table, "leaf", "layer", "check_order", *other_tables)
         if checked:
-            with self._errors_at("layer"):
+            with self.errors_at("layer"):
                 check_order(store, turned_off_by="check_order = false")
         return store
 
     def _stack(self, at: Keys, table: Mapping[str, Any], *known: str) -> AbstractObjectStore:
         for name in table:
-            with self._errors_at(*at, name):
+            with self.errors_at(*at, name):
                 if name not in known:
-                    raise StackError(f"unknown: {_hint(name, known)}")
+                    raise StackError(f"unknown: {hint(name, known)}")
         leaf, layers = table.get("leaf"), table.get("layer", [])
-        with self._errors_at(*at, "leaf"):
+        with self.errors_at(*at, "leaf"):
             if not isinstance(leaf, Mapping):
                 raise StackError("a stack needs a [leaf]")
-        with self._errors_at(*at, "layer"):
+        with self.errors_at(*at, "layer"):
             if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
                 raise StackError("layers are written as [[layer]]")
         store: AbstractObjectStore = self._make((*at, "leaf"), leaf, "leaves")
@@ -110,21 +112,21 @@ class _StackFile:
 
     def _make(self, at: Keys, table: Mapping[str, Any], group: str, *inner: AbstractObjectStore) -> Any:
         """Return what a table describes: a leaf, a layer over `inner`, or a part."""
-        with self._errors_at(*at, "type"):
+        with self.errors_at(*at, "type"):
             kind = _load(f"starfish_server.{group}", table.get("type"))
-        with self._errors_at(*at):
+        with self.errors_at(*at):
             # A leaf whose options are one object says of which class.
             options_type = getattr(kind, "options_type", kind)
             parameters = list(inspect.signature(options_type).parameters.values())[len(inner) :]
         options = {}
         for name, value in table.items():
             if name != "type":
-                with self._errors_at(*at, name):
+                with self.errors_at(*at, name):
                     known = [p.name for p in parameters if p.kind not in _ANY]
                     if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                        raise StackError(f"unknown option {_hint(name, known)}")
+                        raise StackError(f"unknown option {hint(name, known)}")
                 options[name] = self._value((*at, name), value)
-        with self._errors_at(*at, options=options):
+        with self.errors_at(*at, options=options):
             missing = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY]
             if missing := [name for name in missing if name not in options]:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
@@ -141,7 +143,7 @@ class _StackFile:
     def _value(self, at: Keys, value: Any) -> Any:
         """Return `value` with variables filled in, and nested parts and stacks made."""
         if isinstance(value, str):
-            with self._errors_at(*at):
+            with self.errors_at(*at):
                 return _VARIABLE.sub(_variable, value)
         if isinstance(value, list):
             return [self._value((*at, number), item) for number, item in enumerate(value)]
@@ -154,7 +156,7 @@ class _StackFile:
         return {name: self._value((*at, name), item) for name, item in value.items()}
 
     @contextmanager
-    def _errors_at(self, *at: str | int, options: Iterable[str] = ()) -> Iterator[None]:
+    def errors_at(self, *at: str | int, options: Iterable[str] = ()) -> Iterator[None]:
         """Raise errors as a `StackError` with the line of `at`, or of the first of `options` it names."""
         try:
             yield
@@ -175,13 +177,13 @@ def _load(group: str, name: object) -> Any:
         raise StackError(f"no type; there are {', '.join(known)}")
     found = registered.select(name=name) if isinstance(name, str) else ()
     if not found:
-        raise StackError(f"unknown type {_hint(name, known)}")
+        raise StackError(f"unknown type {hint(name, known)}")
     if len({point.value for point in found}) > 1:
         raise StackError(f"{name!r} is registered more than once: {', '.join(p.value for p in found)}")
     return next(iter(found)).load()
 
 
-def _hint(name: object, known: Collection[str]) -> str:
+def hint(name: object, known: Collection[str]) -> str:
     """Return `name` with the known one that is meant, if one is close, or with all of them."""
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
     return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known)}"

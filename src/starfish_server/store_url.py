@@ -61,7 +61,8 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     except ValueError:
         raise StackError(f"the URL cannot be read; {_FORMS}") from None
     if "@" in parts.netloc or ":" in parts.netloc:
-        raise StackError("a URL must not hold credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        advice = ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if parts.scheme == "s3" else ""
+        raise StackError(f"a URL must not hold credentials{advice}")
     try:
         match parts.scheme:
             case "file":
@@ -121,7 +122,7 @@ def _options(url: SplitResult, known: Mapping[str, type]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, text in parse_qsl(url.query, keep_blank_values=True):
         if name not in known:
-            raise StackError(f"the options of a {url.scheme} URL are {', '.join(known)}, and no credentials")
+            raise StackError(f"the options of a {url.scheme} URL are {', '.join(known)}")
         if name in options:
             raise StackError(f"{url.scheme} URL: {name} is given twice")
         if known[name] is bool and text not in {"true", "false"}:

@@ -252,6 +252,21 @@ def test_nothing_of_a_tree_is_left_out_in_silence() -> None:
     assert ended.err.count("\n") == len(named) + 1
 
 
+def test_keys_of_a_bucket_that_break_the_rules_are_named(seaweedfs: S3Server, tmp_path: Path) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
+    }
+    bucket = seaweedfs.make_bucket()
+    for key in ("below/a b", "below/ok", "c d"):
+        assert starfish("put", f"s3://{bucket}?portable_keys=false", key, env=env, stdin=b"x").code == 0
+    for command in (("ls", f"s3://{bucket}/below"), ("cp", f"s3://{bucket}/below", f"{tmp_path}/to")):
+        ended = starfish(*command, env=env)
+        wanted = "starfish: left out: a b: the key breaks the key rules; portable_keys=False allows it\n"
+        assert (ended.code, ended.err) == (1, wanted)
+
+
 def test_a_tree_below_a_namespace_is_compared_below_it(tmp_path: Path) -> None:
     for name in ("tenants/t1/a b", "tenants/t1/ok", "tenants/t2/c d", "e f"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)

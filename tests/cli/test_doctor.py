@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from cli.program import starfish
-from starfish_server import MemoryObjectStore, StoreNotSupportedError
+from starfish_server import ANY, MemoryObjectStore, StoreAccessDeniedError, StoreNotSupportedError
 from starfish_server.cli import doctor as doctor_module
 from starfish_server.cli.app import run
 from starfish_server.cli.doctor import CHECKS
 from starfish_server.layers import Layer
-from starfish_server.operations import ListKeys, PutIf
+from starfish_server.operations import ListKeys, Write
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -101,9 +101,8 @@ class Careless(Layer):
     """Writes whatever the version."""
 
     async def perform(self, operation: Operation[T]) -> T:
-        if isinstance(operation, PutIf):
-            await self.inner.put(operation.key, operation.body)
-            return cast("T", "1")
+        if isinstance(operation, Write):
+            operation = operation.replace(if_version=ANY)
         return await self.inner.perform(operation)
 
 
@@ -164,7 +163,7 @@ class WithoutConditions(Layer):
     """Has no conditional writes."""
 
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
-        if operation.name in {"put_if", "get_versioned"}:
+        if isinstance(operation, Write) and operation.if_version is not ANY:
             raise operation.error(StoreNotSupportedError, "no conditional writes")
         return self.inner.perform(operation)
 
@@ -172,6 +171,42 @@ class WithoutConditions(Layer):
 def test_what_is_not_supported_is_no_failure(examined: Examined) -> None:
     verdicts = examined.verdicts(WithoutConditions(MemoryObjectStore(data={})))
     assert ({verdicts[check] for check in CONDITIONAL}, examined.code) == ({"not supported"}, 0)
+
+
+class Locked(MemoryObjectStore):
+    """Denies every write."""
+
+    async def put(self, *arguments: Any, **options: Any) -> None:
+        raise StoreAccessDeniedError("denied", operation="put")
+
+
+class LockedFolder(Locked):
+    """Denies every write, as a folder of another user does."""
+
+    base_dir = "/data"
+
+
+class LockedBucket(Locked):
+    """Denies every write, as a bucket does without a right."""
+
+    endpoint = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (Locked, "nothing else can be checked until this works"),
+        (LockedFolder, "check the owner and the permissions of the folder"),
+        (LockedBucket, "check the credentials in the environment, their rights, the clock"),
+    ],
+)
+def test_the_advice_is_about_this_kind_of_leaf(
+    kind: type[Locked], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor_module, "open_store", lambda _: kind(data={}))
+    run(["doctor", "any", "--json"])
+    hints = [json.loads(line)["hint"] for line in capsys.readouterr().out.splitlines()]
+    assert hints[1] == advice
 
 
 def test_every_check_cleans_up_even_if_one_fails(examined: Examined) -> None:

@@ -69,6 +69,11 @@ def test_no_error_is_a_traceback(tmp_path: Path) -> None:
     assert (ended.code, ended.err.count("\n"), "Traceback" in ended.err) == (1, 1, False)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    ended = starfish("put", "data", "key", "missing", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "starfish: missing: No such file or directory\n")
+
+
 def test_an_error_cannot_take_over_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     run(["get", "memory:", "\x1b]0;owned\x07"])
     run(["\x1b[2J\nstarfish: all is well"])

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,13 +40,36 @@ def record_fsyncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def temporary_files(base_dir: Path) -> list[str]:
-    return sorted(p.name for p in (base_dir / "~staging").iterdir() if p.suffix != ".lock")
+    return sorted(path.name for path in (base_dir / "~staging").iterdir())
 
 
 def visible_entries(base_dir: Path) -> list[str]:
     """Files and folders that people see, without the reserved ones."""
     paths = (path.relative_to(base_dir).as_posix() for path in base_dir.rglob("*"))
     return sorted(path for path in paths if not path.startswith("~"))
+
+
+class Gate:
+    """Holds a thread up in a system call: `reached` when it is there, `open` lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self.passed = threading.Event()
+        original = getattr(os, call)
+
+        def gated(*args: object, **kwargs: object) -> object:
+            if self.passed.is_set():
+                return original(*args, **kwargs)
+            self.passed.set()
+            self.reached.set()
+            assert self.open.wait(10)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(os, call, gated)
+
+    async def wait(self) -> None:
+        await eventually(self.reached.is_set)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

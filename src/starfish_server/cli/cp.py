@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,14 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from starfish_server.cli.arguments import AsJson, ContextFields, context_of
 from starfish_server.cli.objects import read_object, write_object
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
-from starfish_server.cli.sources import ListUnlistable, open_source, print_left_out
+from starfish_server.cli.sources import LeftOut, list_left_out, open_source, print_left_out
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
-
-if TYPE_CHECKING:
-    from starfish_server.storage.filesystem import Unlistable
 
 
 @dataclass(slots=True)
@@ -37,7 +34,7 @@ class Tally:
     size: int = 0
     retyped: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
-    left_out: "list[Unlistable]" = field(default_factory=list)
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def pending(self) -> int:
@@ -68,7 +65,7 @@ class Copying:
         Raises what listing raises. The error of an object is in the tally, and the other objects are copied.
         """
         keys = await self.source.list_keys(self.prefix, context=self.reading)
-        self.tally.left_out = await self.source.perform(ListUnlistable(self.prefix, self.reading))
+        self.tally.left_out = await list_left_out(self.source, self.prefix, self.reading)
         there = set(await self.destination.list_keys(self.prefix, context=self.reading))
         self.tally.listed = len(keys)
         step()

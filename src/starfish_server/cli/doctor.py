@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from statistics import quantiles
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +58,14 @@ CHECKS = {
 }
 """The conformance behaviours that are tried, each with what to do if it fails."""
 
+# By an attribute that tells the leaf, here a folder, S3 or any store.
+_ADVICE = [
+    ("base_dir", StoreAccessDeniedError, "check the owner and the permissions of the folder"),
+    ("endpoint", StoreAccessDeniedError, "check the credentials in the environment, their rights, the clock"),
+    ("endpoint", BucketNotFoundError, "create the bucket, or correct its name, the endpoint or the region"),
+    ("endpoint", StoreUnavailableError, "check the endpoint and the network"),
+    ("perform", ContextRequiredError, "give the context: --context namespace=NAME, identity=NAME and so on"),
+]
 _ROUNDS = 20
 _MOST_SKEW = 60.0  # seconds
 _CLOCK_TIMEOUT = 5.0  # seconds
@@ -162,9 +170,8 @@ async def _examine(url: str, context: list[str] | None) -> list[Finding]:
                 else:
                     findings.append(await _finding(store, readable, checks[name](trial.part(name)), hint))
             if findings[1].verdict is Verdict.OK:
-                findings.append(
-                    await _finding(store, "latency", _latency(trial.part("latency")), "small writes fail")
-                )
+                latency = _latency(trial.part("latency"))
+                findings.append(await _finding(store, "latency", latency, "small writes and reads fail"))
         finally:
             hint = f"delete what is under {trial.prefix}"
             cleaned = await _finding(store, "clean up", trial.clean_up(), hint)
@@ -183,19 +190,11 @@ async def _finding(
 
 
 def _advice(store: AbstractObjectStore, error: Exception) -> str | None:
-    """Return what to do about an error, which depends on the leaf, or None."""
-    if isinstance(error, ContextRequiredError):
-        return "give the context: --context namespace=NAME, identity=NAME and so on"
-    parts = list(stores_of(store))
-    if any(hasattr(part, "base_dir") for part in parts):
-        return "check the owner and the permissions" if isinstance(error, StoreAccessDeniedError) else None
-    if not any(hasattr(part, "endpoint") for part in parts):
-        return None
-    if isinstance(error, BucketNotFoundError):
-        return "create the bucket, or correct its name, the endpoint or the region"
-    if isinstance(error, StoreAccessDeniedError):
-        return "check the credentials in the environment and their rights, and the clock"
-    return "check the endpoint and the network" if isinstance(error, StoreUnavailableError) else None
+    """Return what to do about an error of this kind of leaf, or None."""
+    for attribute, kind, advice in _ADVICE:
+        if isinstance(error, kind) and any(hasattr(part, attribute) for part in stores_of(store)):
+            return advice
+    return None
 
 
 async def _latency(store: AbstractObjectStore) -> str:
@@ -207,12 +206,7 @@ async def _latency(store: AbstractObjectStore) -> str:
         await store.get_string("object")
         writes.append(written - began)
         reads.append(time.perf_counter() - written)
-    return f"put {_percentiles(writes)}; get {_percentiles(reads)}"
-
-
-def _percentiles(seconds: list[float]) -> str:
-    tenths = quantiles(seconds, n=10)
-    return f"p50 {tenths[4] * 1000:.1f} ms, p90 {tenths[8] * 1000:.1f} ms, max {max(seconds) * 1000:.1f} ms"
+    return f"put {median(writes) * 1000:.1f} ms, get {median(reads) * 1000:.1f} ms (median of {_ROUNDS})"
 
 
 async def _clock(store: AbstractObjectStore) -> Finding:

@@ -2,17 +2,15 @@
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
-from starfish_server.cli.sources import ListUnlistable, open_source, print_left_out
+from starfish_server.cli.sources import LeftOut, list_left_out, open_source, print_left_out
 from starfish_server.errors import DeleteManyError
-
-if TYPE_CHECKING:
-    from starfish_server.storage.filesystem import Unlistable
 
 
 def ls(
@@ -48,15 +46,15 @@ def ls(
 
 async def _keys(
     store: str, prefix: str, start_after: str | None, limit: int | None, context: list[str] | None
-) -> tuple[list[str], "list[Unlistable]"]:
+) -> tuple[list[str], Sequence[LeftOut]]:
     asked = context_of(context, "list")
     async with open_source(store) as opened:
         keys = await opened.list_keys(prefix, start_after=start_after, limit=limit, context=asked)
-        left_out = await opened.perform(ListUnlistable(prefix, asked))
+        left_out = await list_left_out(opened, prefix, asked)
     if start_after is not None:
-        left_out = [found for found in left_out if found.path > start_after]
+        left_out = [found for found in left_out if found[0] > start_after]
     if limit is not None and len(keys) == limit:
-        left_out = [found for found in left_out if found.path < max(keys, default="")]
+        left_out = [found for found in left_out if found[0] < max(keys, default="")]
     return keys, left_out
 
 

@@ -62,7 +62,7 @@ async def _serve(serving: "Serving", host: str, port: int) -> int:
         )
         # The shutdown hands the first signal to the server, and ends the process at the second one. By itself
         # the server would swallow the second, and raise both again when it has ended.
-        server.capture_signals = nullcontext  # type: ignore[method-assign]  # as above
+        server.capture_signals = nullcontext  # type: ignore[assignment]  # as above
         for number in options.signals:
             signal.signal(number, server.handle_exit)
         shutdown.register()

@@ -19,11 +19,10 @@ from starfish_server.router import (
     SyncConfig,
     SyncRouterOptions,
 )
-from starfish_server.stack_file import Lines, load_stack, read_toml, unknown
+from starfish_server.stack_file import StackFile, hint, load_stack, read_toml
 from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _TOKEN_OPTIONS = ("identity", "roles", "token")
@@ -71,7 +70,7 @@ def configured(path: Path) -> Serving:
     Raises `StackError`, which names the line, for anything in it that is not understood.
     """
     text, table = read_toml(path)
-    return Serving(_options(table, Lines(str(path), text), path))
+    return Serving(_options(table, StackFile(str(path), text), path))
 
 
 def embedded() -> Serving:
@@ -92,72 +91,65 @@ def embedded() -> Serving:
         "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
         *callers,
     )
-    return Serving(_options(table, Lines("embedded default", _EMBEDDED), table), notice)
+    return Serving(_options(table, StackFile("embedded default", _EMBEDDED), table), notice)
 
 
-def _options(table: Mapping[str, Any], lines: Lines, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:
-    if not isinstance(table.get("sync"), Mapping):
-        place = lines.place(option="sync")
-        raise StackError(f"{place}: a [sync] table is missing; its [[sync.collections]] say what is served")
+def _options(table: Mapping[str, Any], file: StackFile, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:
+    with file.errors_at("sync"):
+        if not isinstance(table.get("sync"), Mapping):
+            raise StackError("a [sync] table is missing; its [[sync.collections]] say what is served")
     try:
         config = SyncConfig.model_validate(table["sync"])
     except ValueError as error:
-        raise StackError(_reason(error, lines)) from None
-    try:
-        tokens = BearerTokens(_callers(table.get("auth", {}), lines))
-    except (ValueError, TypeError) as error:
-        raise StackError(f"{lines.place('auth.token')}: {error}") from error
+        reason = _reason(error)
+        with file.errors_at("sync", *reason[0]):
+            raise StackError(reason[1]) from None
+    tokens = BearerTokens(_callers(table.get("auth", {}), file))
     store = load_stack(stack, other_tables=SERVER_TABLES)
     return SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve)
 
 
-def _callers(auth: object, lines: Lines) -> Iterator[tuple[str, AuthResult]]:
+def _callers(auth: object, file: StackFile) -> list[tuple[str, AuthResult]]:
     entries = auth.get("token", []) if isinstance(auth, Mapping) and not auth.keys() - {"token"} else None
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise StackError(f"{lines.place(option='auth')}: callers are written as [[auth.token]]")
+    with file.errors_at("auth"):
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise StackError("callers are written as [[auth.token]]")
+    callers = []
     for number, entry in enumerate(entries):
         for name in entry:
-            if name not in _TOKEN_OPTIONS:
-                place = lines.place("auth.token", number, name)
-                raise StackError(f"{place}: {unknown('option', name, _TOKEN_OPTIONS)}")
-        for name in _TOKEN_OPTIONS:
-            if name not in entry:
-                raise StackError(f"{lines.place('auth.token', number)}: the option {name!r} is missing")
-        try:
-            yield _token(entry["token"]), _caller(entry["identity"], entry["roles"])
-        except (StackError, ValueError, TypeError) as error:
-            to_blame = next((name for name in _TOKEN_OPTIONS if name in str(error)), None)
-            raise StackError(f"{lines.place('auth.token', number, to_blame)}: {error}") from error
+            with file.errors_at("auth", "token", number, name):
+                if name not in _TOKEN_OPTIONS:
+                    raise StackError(f"unknown option {hint(name, _TOKEN_OPTIONS)}")
+        with file.errors_at("auth", "token", number, options=_TOKEN_OPTIONS):
+            if missing := [name for name in _TOKEN_OPTIONS if name not in entry]:
+                raise StackError(f"a caller needs the option {missing[0]!r}")
+            callers.append(_caller(**entry))
+            BearerTokens(callers)  # refuses the token here, where its line is known
+    return callers
 
 
-def _token(given: object) -> str:
-    variable = _VARIABLE.fullmatch(str(given))
-    if variable is None:
-        raise StackError('secrets come from the environment only: token = "${NAME_OF_A_VARIABLE}"')
-    if variable[1] not in os.environ:
-        raise StackError(f"the environment variable {variable[1]} is not set, so there is no token")
-    return os.environ[variable[1]]
-
-
-def _caller(identity: str, roles: object) -> AuthResult:
+def _caller(identity: str, roles: object, token: object) -> tuple[str, AuthResult]:
     if not isinstance(roles, list):
         raise StackError('roles are written as an array, as in roles = ["member"]')
-    return AuthResult(identity=identity, roles=tuple(roles))
+    variable = _VARIABLE.fullmatch(str(token))
+    if variable is None:
+        raise StackError('token comes from the environment only: token = "${NAME_OF_A_VARIABLE}"')
+    if variable[1] not in os.environ:
+        raise StackError(f"token: the environment variable {variable[1]} is not set")
+    return os.environ[variable[1]], AuthResult(identity, tuple(roles))
 
 
-def _reason(error: Any, lines: Lines) -> str:
-    """Return the first reason why the router refuses `[sync]`, with its line and without the value."""
+def _reason(error: Any) -> tuple[tuple[str | int, ...], str]:
+    """Return the place of the first reason why the router refuses `[sync]`, and the reason in our words."""
     reason = error.errors(include_input=False, include_url=False)[0]
-    loc = reason["loc"]
-    at = next((index for index, part in enumerate(loc) if isinstance(part, int)), None)
-    table, number, names = (loc[:-1], 0, loc[-1:]) if at is None else (loc[:at], loc[at], loc[at + 1 :])
-    option = str(names[0]) if names else None
-    place = lines.place(".".join(("sync", *table)), number, option)
+    place: tuple[str | int, ...] = reason["loc"]
+    option = place[-1] if place else "sync"
     if reason["type"] == "missing":
-        return f"{place}: the option {option!r} is missing"
+        return place, f"the option {option!r} is missing"
     if reason["type"] == "extra_forbidden":
-        model = SyncConfig if not table else NamespaceConfig if at is None else CollectionConfig
+        in_collection = any(isinstance(part, int) for part in place)
+        model = CollectionConfig if in_collection else NamespaceConfig if len(place) > 1 else SyncConfig
         known = [field.alias or name for name, field in model.model_fields.items()]
-        return f"{place}: {unknown('option', option, known)}"
+        return place, f"unknown option {hint(option, known)}"
     text = reason["msg"].removeprefix("Value error, ").replace("Input should be", f"{option} must be")
-    return f"{place}: {text.replace('tuple', 'array')}"
+    return place, text.replace("tuple", "array")

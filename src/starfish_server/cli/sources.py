@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.builder import stores_of
 from starfish_server.cli.output import print_error
 from starfish_server.errors import BucketNotFoundError
-from starfish_server.operations import Bodies, Kind, Operation
+from starfish_server.layers import Layer, Namespace
+from starfish_server.storage.memory import CustomObjectStore
 from starfish_server.store_url import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
-    from starfish_server.storage.filesystem import Unlistable
+
+LeftOut = tuple[str, str]
+"""What a list leaves out: a key or path, and the reason."""
 
 
 @asynccontextmanager
@@ -32,32 +34,34 @@ async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
         yield store
 
 
-def print_left_out(left_out: list[Unlistable]) -> None:
+async def list_left_out(
+    store: AbstractObjectStore, prefix: str, context: StoreContext | None
+) -> Sequence[LeftOut]:
+    """Return what the leaf holds below a prefix and `list_keys` leaves out; nothing for most leaves."""
+    namespaces = []
+    while isinstance(store, Layer):
+        namespaces += [store] if isinstance(store, Namespace) else []
+        store = store.inner
+    ask = getattr(store, "unlistable", None)
+    if ask is None:
+        return []
+    # A stand-in for the leaf learns which prefix the namespaces make of this one.
+    full = ""
+
+    def note(asked: str) -> list[str]:
+        nonlocal full
+        full = asked
+        return []
+
+    stand_in: AbstractObjectStore = CustomObjectStore(on_list=note)
+    for namespace in reversed(namespaces):
+        settings: Mapping[str, Any] = namespace.settings()
+        stand_in = Namespace(stand_in, **settings)
+    await stand_in.list_keys(prefix, context=context)
+    return [(path[len(full) - len(prefix) :], reason) for path, reason in await ask(full)]
+
+
+def print_left_out(left_out: Sequence[LeftOut]) -> None:
     """Name on stderr what a list leaves out."""
     for path, reason in left_out:
         print_error(f"left out: {path}: {reason}")
-
-
-@dataclass(slots=True, eq=False)
-class ListUnlistable(Operation["list[Unlistable]"]):
-    """List what the leaf holds below a prefix and `list_keys` leaves out; nothing of most leaves.
-
-    An operation, so that the layers of a stack change its prefix as they change that of `list_keys`.
-    """
-
-    kind = Kind("unlistable", "list", Bodies.NONE, writes=False)
-    prefix: str = field()
-    context: StoreContext | None = None
-    notes: dict[str, object] | None = None
-    keys = ()
-
-    async def send(self, store: AbstractObjectStore) -> list[Unlistable]:
-        ask: Callable[[str], Coroutine[Any, Any, list[Unlistable]]] | None
-        ask = getattr(store, "unlistable", None)
-        return [] if ask is None else await ask(self.prefix)
-
-    def rename(self, change: Callable[[str], str]) -> ListUnlistable:
-        return self.replace(prefix=change(self.prefix))
-
-    def restore(self, result: list[Unlistable], change: Callable[[str], str]) -> list[Unlistable]:
-        return [found._replace(path=change(found.path)) for found in result]

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching import Caching as Caching
     from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+    from starfish_server.layers.encryption import DataKey as DataKey
+    from starfish_server.layers.encryption import Encryption as Encryption
+    from starfish_server.layers.encryption import KeyProvider as KeyProvider
+    from starfish_server.layers.encryption import KeyRing as KeyRing
+    from starfish_server.layers.encryption import LegacyKey as LegacyKey
+    from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
@@ -45,8 +51,13 @@ _HOMES = {
     "Caching": "caching",
     "CircuitBreaker": "circuit_breaker",
     "ConcurrencyLimit": "concurrency_limit",
+    "DataKey": "encryption",
+    "Encryption": "encryption",
     "JsonLinesSink": ".audit.json_lines",
+    "KeyProvider": "encryption",
+    "KeyRing": "encryption",
     "Layer": "base",
+    "LegacyKey": "encryption",
     "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
     "Namespace": "namespace",
@@ -62,6 +73,7 @@ _HOMES = {
     "Timeout": "timeout",
     "Tracing": "tracing",
     "Transform": "transform",
+    "UnknownKeyError": "encryption",
     "verify_audit_log": ".audit.chain",
 }
 

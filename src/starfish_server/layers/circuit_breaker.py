@@ -105,7 +105,7 @@ class CircuitBreaker(Layer):
 
     @property
     def state(self) -> str:
-        """ "closed", "open", or "half_open" as soon as a probe may pass."""
+        """Either "closed", "open" or, as soon as a probe may pass, "half_open"."""
         if self._outcomes is not None:
             return "closed"
         return "open" if self._trial is None and self._clock() < self._half_open_at else "half_open"

@@ -2,9 +2,9 @@
 
 They are extended attributes of the file itself, `user.mime_type` (the name that desktops use) and
 `user.starfish.cache_control`, so that one rename switches body and type together. Where the file system has
-none, they stand in a JSON side file `~attributes/<sha256 of the key>`, beside the identity of the body they
-belong to: it is written before the body's rename, with an entry for the body that is there and one for the
-body to come, so that a reader finds the type of whichever it has open.
+none, they stand in a JSON side file `~attributes/<sha256 of the key>`, beside the digest of the body they
+belong to, which a copy, a restore and a remount keep. It is written before the body's rename, with the entry
+of the body that is there and one for the body to come, so that a reader finds the type of the one it opened.
 
 Earlier servers wrote `<key>.__meta__` beside `<key>`, holding `{"contentType": ...}`. Such a legacy side file
 carries no attributes of its own, which tells it from an object.
@@ -19,32 +19,22 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, header_or_none
-from starfish_server.storage.filesystem.walk import (
-    is_same_file,
-    make_directory,
-    open_directory,
-    open_file,
-    read_all,
-    walk,
-    write_all,
-)
-
-if TYPE_CHECKING:
-    from starfish_server.storage.filesystem.staging import Staging
+from starfish_server.storage.filesystem.paths import Sync, make_directory, open_directory, open_file, walk
+from starfish_server.storage.filesystem.staging import StagedFile
 
 LEGACY_SUFFIX = ".__meta__"
 _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
-_FOLDER = ("~attributes",)
-_MAX_SIDE_FILE_BYTES = 64 * 1024
+_FOLDER = "~attributes"
+MAX_LEGACY_BYTES = 64 * 1024
+# Entries kept of earlier bodies where inode numbers do not tell which is the current one's.
+_MAX_KEPT = 7
+_READ_BYTES = 1024 * 1024
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 # The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
-# A link in its place, or a name that the file system cannot hold.
-_NO_SIDE_FILE = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +46,43 @@ class Attributes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
-    """Identity of a body: a rename keeps it, and no other body of the key has it."""
+class _Entry:
+    """The attributes of one body of a key. Of several with the same digest the inode number tells."""
 
+    sha256: str
     inode: int
-    mtime_ns: int
-    size: int
+    content_type: str
+    cache_control: str | None
 
 
-def set_on_file(file: int, attributes: Attributes, flags: int = 0) -> bool:
-    """Store them as extended attributes; False where there are none, and a side file must do."""
+def read_all(file: int, size: int) -> bytes:
+    """Read an open file of `size` bytes, as far as is known, to its end."""
+    body = os.read(file, size + 1)
+    if len(body) == size:
+        return body
+    parts = [body]
+    missing = size - len(body)
+    while parts[-1]:
+        parts.append(os.read(file, max(missing, _READ_BYTES)))
+        missing -= len(parts[-1])
+    return b"".join(parts)
+
+
+def write_all(file: int, body: bytes) -> None:
+    """Write all of `body`, in as many system calls as it takes."""
+    written = os.write(file, body)
+    if written < len(body):
+        rest = memoryview(body)
+        while written < len(body):
+            written += os.write(file, rest[written:])
+
+
+def set_on_file(file: int, attributes: Attributes) -> bool:
+    """Store them as extended attributes; False where there are none, so that a side file is needed."""
     if not hasattr(os, "setxattr"):
         return False
     try:
-        os.setxattr(file, _TYPE, attributes.content_type.encode(), flags)
+        os.setxattr(file, _TYPE, attributes.content_type.encode())
         if attributes.cache_control is not None:
             os.setxattr(file, _CACHE_CONTROL, attributes.cache_control.encode())
     except OSError as error:
@@ -80,149 +93,34 @@ def set_on_file(file: int, attributes: Attributes, flags: int = 0) -> bool:
 
 
 def type_on_file(file: int) -> str | None:
-    """The content type in the extended attribute, None if it is no header's; `OSError` if there is none."""
+    """Return the content type in the extended attribute, None if it is no header's; `OSError` without one."""
     return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
 
 
-def own_content_type(base: int, key: str, file: int, status: os.stat_result) -> str | None:
-    """The content type that this very body was stored with, or None."""
+def own_content_type(base: int, key: str, file: int, body: bytes) -> str | None:
+    """Return the content type that this very body, of the open file, was stored with, or None."""
     if hasattr(os, "getxattr"):
         try:
             return type_on_file(file)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
-    attributes = _read_side_file(base, key).get(_body(status))
-    return header_or_none(attributes.content_type) if attributes else None
-
-
-def legacy_content_type(base: int, key: str, name: str, parent: int) -> str | None:
-    """What the legacy side file `name` says, the last part of `key` in `parent`; None if it is not one."""
-    if not _could_be_legacy(name):
+    entries = _read_side_file(base, key)
+    if not entries:
         return None
-    while True:
-        try:
-            opened = open_file(name, parent)
-        except OSError as error:
-            if error.errno in _NO_SIDE_FILE:
-                return None
-            raise
-        if opened is None:
-            return None
-        file, status = opened
-        try:
-            if own_content_type(base, key, file, status) is not None:
-                return None
-            content_type = _parse_legacy(file, status.st_size)
-            # An object that has just been replaced can look as if it had no attributes.
-            if content_type is None or _is_settled(base, key, name, parent, file, status):
-                return content_type
-        finally:
-            os.close(file)
+    digest = _digest(body)
+    matching = [entry for entry in entries if entry.sha256 == digest]
+    inode = os.fstat(file).st_ino
+    found = [entry for entry in matching if entry.inode == inode] or matching
+    return header_or_none(found[-1].content_type) if found else None
 
 
-def content_type_of(
-    base: int, key: str, name: str, parent: int, file: int, status: os.stat_result
-) -> tuple[bool, str | None]:
-    """Whether the answer holds, and the content type of the open file, its legacy side file included.
-
-    The answer does not hold when the file was replaced, or given attributes, while one looked: open it again.
-    """
-    own = own_content_type(base, key, file, status)
-    if own is not None:
-        return True, own
-    legacy = legacy_content_type(base, key + LEGACY_SUFFIX, name + LEGACY_SUFFIX, parent)
-    return _is_settled(base, key, name, parent, file, status), legacy
-
-
-def is_legacy_name(key: str) -> bool:
-    """Whether `key` is named as the side file of another key is."""
-    return _could_be_legacy(key.rpartition("/")[2])
-
-
-def write_side_file(
-    base: int,
-    key: str,
-    staging: Staging,
-    bodies: tuple[os.stat_result | None, os.stat_result],
-    attributes: Attributes,
-    *,
-    fsync: bool,
-) -> None:
-    """Say in the side file of `key` what belongs to the second of `bodies`, the one to come, and keep what
-    belongs to the first, the one that is there, if any.
-
-    The caller holds the lock of `key`, and renames the body after this.
-    """
-    current, to_come = bodies
-    known = _read_side_file(base, key)
-    entries = {_body(to_come): attributes}
-    if current is not None and _body(current) in known:
-        entries[_body(current)] = known[_body(current)]
-    content = {"key": key, "bodies": [asdict(body) | asdict(stored) for body, stored in entries.items()]}
-    with staging.temporary_file(base) as staged:
-        write_all(staged.descriptor, json.dumps(content).encode())
-        if fsync:
-            os.fsync(staged.descriptor)
-        folder = walk(base, _FOLDER, partial(make_directory, fsync=fsync))
-        try:
-            os.rename(staged.name, _side_name(key), src_dir_fd=staged.folder, dst_dir_fd=folder)
-            if fsync:
-                os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def remove_side_file(base: int, key: str) -> None:
-    """Forget what is known of `key`, after its body is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        folder = walk(base, _FOLDER)
-        try:
-            os.unlink(_side_name(key), dir_fd=folder)
-        finally:
-            os.close(folder)
-
-
-def _read_side_file(base: int, key: str) -> dict[_Body, Attributes]:
-    try:
-        folder = open_directory(*_FOLDER, base)
-    except FileNotFoundError:
-        return {}
-    try:
-        opened = open_file(_side_name(key), folder)
-    finally:
-        os.close(folder)
-    if opened is None:
-        return {}
-    file, status = opened
-    try:
-        bodies = json.loads(read_all(file, status.st_size))["bodies"]
-        return {
-            _Body(entry["inode"], entry["mtime_ns"], entry["size"]): Attributes(
-                entry["content_type"], entry["cache_control"]
-            )
-            for entry in bodies
-        }
-    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
-        return {}
-    finally:
-        os.close(file)
-
-
-def _is_settled(base: int, key: str, name: str, parent: int, file: int, status: os.stat_result) -> bool:
-    """Whether the open file is still the one at `name` and still without attributes."""
-    return is_same_file(name, parent, status) and own_content_type(base, key, file, status) is None
-
-
-def _could_be_legacy(name: str) -> bool:
-    return name.endswith(LEGACY_SUFFIX) and name != LEGACY_SUFFIX
-
-
-def _parse_legacy(file: int, size: int) -> str | None:
-    if size > _MAX_SIDE_FILE_BYTES:
+def parse_legacy(body: bytes) -> str | None:
+    """Return the content type in the legacy side file with this body; None if it cannot be one."""
+    if len(body) > MAX_LEGACY_BYTES:
         return None
     try:
-        content = json.loads(read_all(file, size))
+        content = json.loads(body)
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("contentType"), str):
@@ -230,9 +128,75 @@ def _parse_legacy(file: int, size: int) -> str | None:
     return header_or_none(content["contentType"]) or DEFAULT_BYTES_TYPE
 
 
-def _body(status: os.stat_result) -> _Body:
-    return _Body(status.st_ino, status.st_mtime_ns, status.st_size)
+def is_legacy_name(key: str) -> bool:
+    """Return whether `key` is named as the side file of another key is."""
+    return key.endswith(LEGACY_SUFFIX) and not key.endswith(f"/{LEGACY_SUFFIX}") and key != LEGACY_SUFFIX
+
+
+def write_side_file(
+    base: int,
+    key: str,
+    body: bytes,
+    inodes: tuple[int | None, int],
+    attributes: Attributes,
+    sync: Sync,
+) -> None:
+    """Write the attributes of the body to come into the side file of `key`; keep those of the current one.
+
+    inodes: of the current body, if there is one, and of the body to come.
+
+    The caller holds the lock of `key`, and renames the body after this.
+    """
+    current, to_come = inodes
+    known = [] if current is None else _read_side_file(base, key)
+    kept = [entry for entry in known if entry.inode == current][-1:] or known[-_MAX_KEPT:]
+    entry = _Entry(_digest(body), to_come, attributes.content_type, attributes.cache_control)
+    content = {"key": key, "bodies": [asdict(entry) for entry in [*kept, entry]]}
+    with StagedFile(base) as staged:
+        write_all(staged.descriptor, json.dumps(content).encode())
+        sync(staged.descriptor)
+        folder = walk(base, (_FOLDER,), partial(make_directory, sync=sync))
+        try:
+            staged.move(_side_name(key), folder)
+            sync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_side_file(base: int, key: str) -> None:
+    """Remove what is known of `key`, after its body is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        folder = open_directory(_FOLDER, base)
+        try:
+            os.unlink(_side_name(key), dir_fd=folder)
+        finally:
+            os.close(folder)
+
+
+def _read_side_file(base: int, key: str) -> list[_Entry]:
+    try:
+        folder = open_directory(_FOLDER, base)
+    except FileNotFoundError:
+        return []
+    try:
+        opened = open_file(_side_name(key), folder)
+    finally:
+        os.close(folder)
+    if opened is None:
+        return []
+    file, status = opened
+    try:
+        bodies = json.loads(read_all(file, status.st_size))["bodies"]
+        return [_Entry(**body) for body in bodies]
+    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
+        return []
+    finally:
+        os.close(file)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _side_name(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(key)).hexdigest()

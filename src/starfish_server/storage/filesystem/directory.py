@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
-from starfish_server.checks import check_keys, conflict, version_of
+from starfish_server.checks import check_keys, conflict, decode_text, version_of
 from starfish_server.errors import DeleteManyError, KeyConflictError, StoreError
-from starfish_server.storage.filesystem.attributes import Attributes, is_legacy_name, set_on_file
-from starfish_server.storage.filesystem.listing import list_keys
-from starfish_server.storage.filesystem.objects import (
-    keep_legacy_type,
-    place_object,
-    remove_object,
+from starfish_server.storage.filesystem.attributes import (
+    LEGACY_SUFFIX,
+    Attributes,
+    remove_side_file,
+    set_on_file,
+    write_all,
+    write_side_file,
 )
-from starfish_server.storage.filesystem.os_errors import os_errors
-from starfish_server.storage.filesystem.reading import StoredObject, read_object
-from starfish_server.storage.filesystem.staging import Staging, locked
+from starfish_server.storage.filesystem.changes import key_lock
+from starfish_server.storage.filesystem.listing import list_keys
+from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
+from starfish_server.storage.filesystem.paths import (
+    ATTEMPTS,
+    Parent,
+    entry_status,
+    make_base,
+    make_folder,
+    nearest_directory,
+    open_base,
+    prune,
+    remove_empty_tree,
+)
+from starfish_server.storage.filesystem.reading import legacy_content_type, read_object
+from starfish_server.storage.filesystem.staging import StagedFile, prepare
 from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
-from starfish_server.storage.filesystem.walk import make_base, nearest_directory, open_base, prune, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from starfish_server.storage.filesystem.commit import Commit
+    from starfish_server.storage.filesystem.changes import Commit
     from starfish_server.storage.filesystem.reading import ReadBody
 
     CheckCurrent = Callable[[bytes | None], None]
@@ -41,179 +54,200 @@ class Directory:
     def __init__(self, path: str, *, fsync: bool, read_body: ReadBody) -> None:
         self._path = path
         self._read_body = read_body
-        self._fsync = fsync
-        # By process, so that a forked child has its own.
-        self._stagings: dict[int, Staging] = {}
-        self._closed = False
+        self._sync = DurableSync(path, enabled=fsync)
+        self._prepared = False
 
-    def close(self) -> None:
-        """Let go of the lock and the temporary files, once the writes under way are done."""
-        self._closed = True
-        staging = self._stagings.get(os.getpid())
-        if staging is not None:
-            staging.close()
+    def get_string(self, key: str) -> str | None:
+        with self._existing("get_string", key) as base:
+            found = self._read(base, key, with_type=False)
+            return None if found is None else decode_text(found[0], "get_string", key)
 
-    def read(self, operation: str, key: str, *, with_type: bool) -> StoredObject | None:
-        """Body and, if asked for, content type of the object, both of the same write, or None."""
-        with os_errors(operation, key), self._existing() as base:
-            if base is None:
+    def get_bytes(self, key: str) -> tuple[bytes, str] | None:
+        with self._existing("get_bytes", key) as base:
+            return self._read(base, key, with_type=True)
+
+    def get_versioned(self, key: str) -> tuple[str, str] | None:
+        with self._existing("get_versioned", key) as base:
+            found = self._read(base, key, with_type=False)
+            if found is None:
                 return None
-            return read_object(base, key, with_type=with_type, read_body=self._read_body)
-
-    def read_versioned(self, key: str) -> tuple[bytes, str] | None:
-        """Body of the object and its version, or None."""
-        found = self.read("get_versioned", key, with_type=False)
-        return None if found is None else (found.body, version_of(found.body))
+            return decode_text(found[0], "get_versioned", key), version_of(found[0])
 
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
-        with os_errors("list_keys", prefix), self._existing() as base:
-            return [] if base is None else list_keys(base, prefix, start_after or "", limit)
+        with self._existing("list_keys", prefix) as base:
+            return [] if base is None else list_keys(base, self._path, prefix, start_after or "", limit)
 
     def unlistable(self, prefix: str) -> list[Unlistable]:
-        with os_errors("unlistable", prefix), self._existing() as base:
+        with self._existing("unlistable", prefix) as base:
             return [] if base is None else unlistable(base, prefix)
 
     def write(
         self,
+        commit: Commit,
         operation: str,
         key: str,
         body: bytes,
         attributes: Attributes,
-        commit: Commit,
         check_current: CheckCurrent | None = None,
     ) -> None:
         """Put the object in place, whole or not at all; not if `check_current` raises on what is there."""
-        with os_errors(operation, key):
-            base = make_base(self._path, fsync=self._fsync)
+        with typed_errors(self._path, operation, key):
+            base = make_base(self._path, self._sync)
             try:
-                self._write(base, operation, key, body, attributes, commit, check_current)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                # Another file system was mounted here since the temporary files got their place.
-                self._stagings.pop(os.getpid()).close()
-                self._write(base, operation, key, body, attributes, commit, check_current)
+                if not self._prepared:
+                    prepare(base)
+                    self._prepared = True
+                with StagedFile(base) as staged:
+                    write_all(staged.descriptor, body)
+                    side = None if set_on_file(staged.descriptor, attributes) else attributes
+                    self._sync(staged.descriptor)
+                    with key_lock(base, key), commit:
+                        if check_current is not None:
+                            current = read_object(base, key, with_type=False)
+                            check_current(None if current is None else current[0])
+                        try:
+                            self._place(base, key, staged, body, side)
+                        except BaseException:
+                            self._clean_up(base, key)
+                            raise
             finally:
                 os.close(base)
 
     def write_if(
-        self, key: str, body: bytes, attributes: Attributes, commit: Commit, version: str | None
+        self, commit: Commit, key: str, body: bytes, attributes: Attributes, version: str | None
     ) -> str:
-        """As `write`, if the object has this version, and return the new one.
+        """Write the object if it has this version, and return the new one.
 
-        Nothing comes between the look and the write: both are under the lock that every change takes.
+        Nothing comes between the comparison and the write: both hold the lock that every change takes.
         """
 
         def check_current(current: bytes | None) -> None:
             if (None if current is None else version_of(current)) != version:
                 raise conflict(key, version, current is not None)
 
-        self.write("put_if", key, body, attributes, commit, check_current)
+        self.write(commit, "put_if", key, body, attributes, check_current)
         return version_of(body)
 
-    def delete(self, key: str, commit: Commit) -> None:
+    def delete(self, commit: Commit, key: str) -> None:
         """Remove the object and the folders that it leaves empty."""
-        with os_errors("delete", key), self._existing() as base:
-            if base is not None and remove_object(base, key, commit, fsync=self._fsync):
-                self._tidy(base, key.split("/")[:-1])
+        with self._existing("delete", key) as base:
+            if base is not None and self._remove(base, key, commit):
+                self._tidy(base, key.rpartition("/")[0])
 
-    def delete_many(self, keys: Iterable[str], commit: Commit) -> None:
-        """As `delete` for each; a folder is made durable once for all its keys."""
+    def delete_many(self, commit: Commit, keys: Iterable[str]) -> None:
+        """Remove each object; a folder is made durable once for all its keys."""
         keys = check_keys(keys)
         failures: dict[str, Exception] = {}
         removed: dict[str, list[str]] = {}
-        try:
-            for key in keys:
-                try:
-                    with os_errors("delete_many", key), self._existing() as base:
-                        if base is not None and remove_object(base, key, commit, fsync=self._fsync):
-                            removed.setdefault(key.rpartition("/")[0], []).append(key)
-                except StoreError as error:
-                    failures[key] = error
-        finally:
-            for folder, gone in removed.items():
-                try:
-                    with os_errors("delete_many", gone[0]), self._existing() as base:
-                        if base is not None:
-                            self._tidy(base, folder.split("/") if folder else [])
-                except StoreError as error:
-                    failures.update(dict.fromkeys(gone, error))
+        with self._existing("delete_many", None) as base:
+            if base is None:
+                return
+            try:
+                for key in keys:
+                    try:
+                        with typed_errors(self._path, "delete_many", key):
+                            if self._remove(base, key, commit):
+                                removed.setdefault(key.rpartition("/")[0], []).append(key)
+                    except StoreError as error:
+                        failures[key] = error
+            finally:
+                for folder, gone in removed.items():
+                    try:
+                        with typed_errors(self._path, "delete_many", gone[0]):
+                            self._tidy(base, folder)
+                    except StoreError as error:
+                        failures.update(dict.fromkeys(gone, error))
         if failures:
             raise DeleteManyError({key: failures[key] for key in keys if key in failures})
 
-    def _write(
-        self,
-        base: int,
-        operation: str,
-        key: str,
-        body: bytes,
-        attributes: Attributes,
-        commit: Commit,
-        check_current: CheckCurrent | None,
-    ) -> None:
-        staging = self._staging()
-        with staging.temporary_file(base) as staged:
-            write_all(staged.descriptor, body)
-            side = None if set_on_file(staged.descriptor, attributes) else attributes
-            if self._fsync:
-                os.fsync(staged.descriptor)
-            if is_legacy_name(key):
-                keep_legacy_type(base, key, staging, fsync=self._fsync)
-            with locked(base, key, fsync=self._fsync), commit:
-                if check_current is not None:
-                    current = read_object(base, key, with_type=False)
-                    check_current(None if current is None else current.body)
+    def _read(self, base: int | None, key: str, *, with_type: bool) -> tuple[bytes, str] | None:
+        if base is None:
+            return None
+        return read_object(base, key, with_type=with_type, read_body=self._read_body)
+
+    def _place(self, base: int, key: str, staged: StagedFile, body: bytes, side: Attributes | None) -> None:
+        """Move the written file into its place; `side` is the attributes if it cannot hold them itself.
+
+        The caller holds the lock of `key`. A folder that is pruned meanwhile is made again.
+        """
+        if legacy_content_type(base, key) is not None:
+            raise KeyConflictError(
+                f"an earlier server keeps the content type of {key.removesuffix(LEGACY_SUFFIX)!r} there"
+            )
+        folder, _, name = key.rpartition("/")
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                parent = make_folder(base, folder, self._sync)
                 try:
-                    while not place_object(base, key, staging, staged, side, fsync=self._fsync):
-                        pass
-                except BaseException as error:
-                    prune(base, key.split("/")[:-1])
-                    if isinstance(error, OSError) and error.errno in _CONFLICTS:
-                        raise KeyConflictError(
-                            f"{key!r} cannot be stored: {_CONFLICTS[error.errno]}",
-                            operation=operation,
-                            key=key,
-                        ) from error
+                    current = entry_status(name, parent)
+                    if current is not None and stat.S_ISDIR(current.st_mode):
+                        remove_empty_tree(name, parent)
+                        current = None
+                    if side is not None:
+                        inodes = (current and current.st_ino, os.fstat(staged.descriptor).st_ino)
+                        write_side_file(base, key, body, inodes, side, self._sync)
+                    staged.move(name, parent)
+                    self._sync(parent)
+                    return
+                finally:
+                    os.close(parent)
+            except (FileNotFoundError, IsADirectoryError):
+                if attempt == ATTEMPTS:
                     raise
 
-    def _tidy(self, base: int, parents: Sequence[str]) -> None:
-        """Make a removal durable, and remove the folders that it left empty."""
-        if self._fsync:
-            folder = nearest_directory(base, parents)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+    def _clean_up(self, base: int, key: str) -> None:
+        """After a failed write, remove what it made for an object that does not exist; best effort."""
+        with contextlib.suppress(OSError), Parent(base, key) as (parent, name):
+            if parent is None or not _is_file(name, parent):
+                remove_side_file(base, key)
+        prune(base, key.split("/")[:-1])
+
+    def _remove(self, base: int, key: str, commit: Commit) -> bool:
+        """Remove the object and what is known of it; False if there was none."""
+        with Parent(base, key) as (parent, name):
+            if parent is None or not _is_file(name, parent):
+                return False
+            with key_lock(base, key, make=False), commit:
+                if not _is_file(name, parent) or legacy_content_type(base, key) is not None:
+                    return False
+                os.unlink(name, dir_fd=parent)
+                with contextlib.suppress(OSError):  # the object is gone, whatever else stays
+                    remove_side_file(base, key)
+            with contextlib.suppress(OSError):
+                self._remove_legacy(base, key + LEGACY_SUFFIX, parent)
+            return True
+
+    def _remove_legacy(self, base: int, side_key: str, parent: int) -> None:
+        if legacy_content_type(base, side_key) is not None:
+            with key_lock(base, side_key, make=False):
+                if legacy_content_type(base, side_key) is not None:
+                    os.unlink(side_key.rpartition("/")[2], dir_fd=parent)
+
+    def _tidy(self, base: int, folder: str) -> None:
+        """Make a removal from `folder` durable, and remove the folders that it left empty."""
+        parents = folder.split("/") if folder else []
+        nearest = nearest_directory(base, parents)
+        try:
+            self._sync(nearest)
+        finally:
+            os.close(nearest)
         prune(base, parents)
 
     @contextlib.contextmanager
-    def _existing(self) -> Iterator[int | None]:
-        """The open base directory, or None before the first write has made it."""
-        try:
-            base = open_base(self._path)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            yield base
-        finally:
-            os.close(base)
-
-    def _staging(self) -> Staging:
-        process = os.getpid()
-        staging = self._stagings.get(process)
-        if staging is None:
-            staging = self._stagings.setdefault(process, Staging(fsync=self._fsync))
-            for other in list(self._stagings):  # a copy: other threads of the child may be here too
-                inherited = self._stagings.pop(other, None) if other != process else None
-                if inherited is not None:
-                    inherited.abandon()
-            if self._closed:  # by now, while this write was under way: it goes when the write is done
-                staging.close()
-        return staging
+    def _existing(self, operation: str, key: str | None) -> Iterator[int | None]:
+        """Open the base directory, None before the first write has made it; make typed errors of others."""
+        with typed_errors(self._path, operation, key):
+            try:
+                base = open_base(self._path)
+            except FileNotFoundError:
+                yield None
+                return
+            try:
+                yield base
+            finally:
+                os.close(base)
 
 
-_CONFLICTS = {
-    errno.ENOTDIR: "one of its parents is an object",
-    errno.ENOTEMPTY: "there are objects below it",
-}
+def _is_file(name: str, parent: int) -> bool:
+    status = entry_status(name, parent)
+    return status is not None and stat.S_ISREG(status.st_mode)

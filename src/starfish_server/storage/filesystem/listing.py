@@ -10,8 +10,9 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from starfish_server.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES
-from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, legacy_content_type
-from starfish_server.storage.filesystem.walk import walk
+from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
+from starfish_server.storage.filesystem.paths import walk
+from starfish_server.storage.filesystem.reading import legacy_content_type
 
 _NO_KEY_HOLDS = re.compile(r"[^A-Za-z0-9._:@-]")
 # As many entries as one system call gives, however long their names: libc asks for 32 KiB.
@@ -19,13 +20,15 @@ _IN_ONE_PIECE = 100
 _MOST_READS = 3
 # Times of files may be this coarse.
 _CLOCK_STEP_NS = 20_000_000
+# Names that are sorted in one step; the event loop cannot run meanwhile.
+_AT_ONCE = 10_000
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(slots=True)
 class _Level:
-    """A directory on the way down: what is left of its entries, last one first, and its path, `""` or with a
-    closing slash.
+    """A directory on the way down: its path, `""` or with a closing slash, and what is left of its entries,
+    last one first. Those of directories end with a slash.
 
     all_keys: no entry is a directory, or may be a legacy side file.
     """
@@ -35,38 +38,41 @@ class _Level:
     all_keys: bool = False
 
 
-def list_keys(base: int, prefix: str, start_after: str, limit: int | None) -> list[str]:
-    """Keys that begin with `prefix`, after `start_after`, at most `limit`, in byte order."""
+def list_keys(base: int, base_dir: str, prefix: str, start_after: str, limit: int | None) -> list[str]:
+    """Return the keys that begin with `prefix`, after `start_after`, at most `limit`, in byte order."""
     keys: list[str] = []
-    if limit == 0:
-        return keys
-    levels = [_enter(base, prefix[: prefix.rfind("/") + 1], prefix, start_after)]
+    levels = [] if limit == 0 else [_Level("", [prefix[: prefix.rfind("/") + 1]])]
     while levels:
         level = levels[-1]
         if not level.entries:
             levels.pop()
             continue
+        room = None if limit is None else limit - len(keys)
         if level.all_keys:
             path, names = level.path, level.entries
             level.entries = []
-            if limit is not None:
-                names = names[len(keys) - limit :]
+            if room is not None:
+                names = names[-room:]
             names.reverse()
             keys += [path + name for name in names]
         else:
             key = level.path + level.entries.pop()
-            if key.endswith("/"):
-                levels.append(_enter(base, key, prefix, start_after))
-            elif not (key.endswith(LEGACY_SUFFIX) and _is_side_file(base, key)):
+            if not key or key.endswith("/"):
+                try:
+                    levels.append(_enter(base, key, prefix, start_after, room))
+                except PermissionError as error:
+                    raise PermissionError(error.errno, error.strerror, f"{base_dir}/{key}") from error
+            elif not key.endswith(LEGACY_SUFFIX) or legacy_content_type(base, key) is None:
                 keys.append(key)
         if len(keys) == limit:
             break
     return keys
 
 
-def _enter(base: int, path: str, prefix: str, start_after: str) -> _Level:
-    """The directory at `path`, without entries if it is gone or a link by now. It is not kept open, so that
-    no tree, however deep, takes all descriptors.
+def _enter(base: int, path: str, prefix: str, start_after: str, room: int | None) -> _Level:
+    """Read the directory at `path`, as one without entries if it is gone or a link by now.
+
+    It is not kept open, so that no tree, however deep, takes all descriptors.
     """
     try:
         directory = walk(base, path.split("/")[:-1])
@@ -75,31 +81,31 @@ def _enter(base: int, path: str, prefix: str, start_after: str) -> _Level:
             return _Level(path, [])
         raise
     try:
-        found, all_keys = _scan(directory)
+        files, directories = _read(directory)
     finally:
         os.close(directory)
-    entries = _select(found, path, prefix, start_after)
+    entries: list[str] = []
+    all_keys = not directories
+    for start in range(0, len(files), _AT_ONCE):
+        names = files[start : start + _AT_ONCE]
+        joined = "".join(names)  # one look at all names is enough as a rule
+        selected = _select(_usable(names, joined), path, prefix, start_after)
+        if LEGACY_SUFFIX in joined:
+            all_keys = False
+        elif room is not None:
+            del selected[room:]
+        entries += selected
+    for start in range(0, len(directories), _AT_ONCE):
+        names = directories[start : start + _AT_ONCE]
+        names = [f"{name}/" for name in _usable(names, "".join(names))]
+        entries += _select(names, path, prefix, start_after)
+    entries.sort()
     entries.reverse()
     return _Level(path, entries, all_keys)
 
 
-def _scan(directory: int) -> tuple[list[str], bool]:
-    """Entries that are, or may lead to, keys, sorted, and whether all of them surely are keys. Those of
-    directories end with a slash.
-    """
-    files, directories = _read(directory)
-    # One look at all names at once is enough as a rule.
-    joined = "".join(files)
-    all_keys = not directories and LEGACY_SUFFIX not in joined
-    names = _usable(files, joined)
-    if directories:
-        names.extend(f"{name}/" for name in _usable(directories, "".join(directories)))
-    names.sort()
-    return names, all_keys
-
-
 def _read(directory: int) -> tuple[list[str], list[str]]:
-    """Names of its files and of its directories.
+    """Return the names of its files and of its directories.
 
     Read in several pieces while a file is replaced, a directory may show neither the old nor the new one (on
     tmpfs and Btrfs): then it is read again, and what was seen at any time counts.
@@ -109,37 +115,32 @@ def _read(directory: int) -> tuple[list[str], list[str]]:
     for _ in range(_MOST_READS):
         quiet_since = time.time_ns() - _CLOCK_STEP_NS
         before = os.fstat(directory).st_mtime_ns
-        files_now, directories_now = _read_once(directory)
-        files = list({*files, *files_now}) if files else files_now
-        directories = list({*directories, *directories_now}) if directories else directories_now
-        if len(files_now) + len(directories_now) <= _IN_ONE_PIECE:
+        seen = {*files, *directories}
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if seen and entry.name in seen:
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+        if len(files) + len(directories) <= _IN_ONE_PIECE:
             break
         if before < quiet_since and os.fstat(directory).st_mtime_ns == before:
             break
     return files, directories
 
 
-def _read_once(directory: int) -> tuple[list[str], list[str]]:
-    files: list[str] = []
-    directories: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                files.append(entry.name)
-            elif entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-    return files, directories
-
-
 def _usable(names: list[str], joined: str) -> list[str]:
-    """Those that may be a segment of a key."""
+    """Return those that may be a segment of a key."""
     if not _NO_KEY_HOLDS.search(joined):
         return names
     return [name for name in names if not _NO_KEY_HOLDS.search(name)]
 
 
 def _select(entries: list[str], path: str, prefix: str, start_after: str) -> list[str]:
-    """The entries of the directory at `path` that are, or may lead to, keys asked for."""
+    """Sort entries of the directory at `path`, and return those that are, or may lead to, keys asked for."""
+    entries.sort()
     wanted = prefix[len(path) :]
     low = bisect_left(entries, wanted)
     high = (
@@ -159,18 +160,3 @@ def _select(entries: list[str], path: str, prefix: str, start_after: str) -> lis
     if room > MAX_SEGMENT_BYTES:
         return selected
     return [entry for entry in selected if len(entry) <= room]
-
-
-def _is_side_file(base: int, key: str) -> bool:
-    """Whether `key` is a legacy side file and so no object; True as well if its directory is gone by now."""
-    *parents, name = key.split("/")
-    try:
-        directory = walk(base, parents)
-    except OSError as error:
-        if error.errno in _GONE:
-            return True
-        raise
-    try:
-        return legacy_content_type(base, key, name, directory) is not None
-    finally:
-        os.close(directory)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 
 from starfish_server.errors import (
     InvalidKeyError,
+    KeyConflictError,
+    ObjectTooLargeError,
     ReadOnlyStoreError,
     StoreAccessDeniedError,
     StoreError,
@@ -18,28 +21,42 @@ _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     ReadOnlyStoreError: ("EROFS",),
     # A file system may hold shorter names than the key rules allow.
     InvalidKeyError: ("ENAMETOOLONG",),
-    # ENOENT: whoever may see it as "no such object" or "pruned, go round again" did so before.
+    # ENOENT: where it means "no such object" or "pruned, try again" it was handled before.
     StoreUnavailableError: (
         "EAGAIN", "EBUSY", "EDEADLK", "EDQUOT", "EINTR", "EIO", "EMFILE", "ENFILE", "ENOENT", "ENOLCK",
         "ENOMEM", "ENOSPC", "ESTALE", "ETIMEDOUT", "ETXTBSY",
     ),
+    KeyConflictError: ("ENOTDIR", "ENOTEMPTY"),
     StoreError: (
         "E2BIG", "EBADF", "EEXIST", "EFBIG", "EINVAL", "EISDIR", "EMLINK", "ENODATA", "ENODEV", "ENOSYS",
-        "ENOTDIR", "ENOTEMPTY", "ENOTSUP", "ENXIO", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
+        "ENOTSUP", "ENXIO", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
     ),
 }  # fmt: skip
 
 ERROR_OF_ERRNO = {
     getattr(errno, name): error for error, names in _ERRORS.items() for name in names if hasattr(errno, name)
 }
+# What a file system says that cannot make a folder durable (CIFS, FUSE, older NFS); EIO is of one that tried.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+_REASONS = {
+    errno.ENOTDIR: "one of its parents is an object",
+    errno.ENOTEMPTY: "there are objects below it",
+    errno.EXDEV: "all folders of a store must be on one file system, and this one is on another",
+}
+
+_logger = logging.getLogger(__name__)
 
 
-class os_errors:  # noqa: N801 - reads as the `with` statement that it stands in
-    """Turn an `OSError` of the block into its `StoreError`; one outside the table is a plain `StoreError`."""
+class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands in
+    """Turn an `OSError` or `MemoryError` of the block into a `StoreError` with the operation and the key.
 
-    __slots__ = ("_key", "_operation")
+    The reason of a refusal names the folder that refuses.
+    """
 
-    def __init__(self, operation: str, key: str | None) -> None:
+    __slots__ = ("_base_dir", "_key", "_operation")
+
+    def __init__(self, base_dir: str, operation: str, key: str | None) -> None:
+        self._base_dir = base_dir
         self._operation = operation
         self._key = key
 
@@ -47,11 +64,56 @@ class os_errors:  # noqa: N801 - reads as the `with` statement that it stands in
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # Some of ours are OSErrors too, by their second base.
-        if not isinstance(error, OSError) or isinstance(error, StoreError):
+        if isinstance(error, MemoryError):
+            reason = "the object does not fit into memory"
+            raise ObjectTooLargeError(reason, operation=self._operation, key=self._key) from error
+        if isinstance(error, StoreError):  # some are OSErrors too, by their second base
+            if error.operation is None:
+                error.operation, error.key = self._operation, self._key
             return
-        operation, key = self._operation, self._key
+        if not isinstance(error, OSError):
+            return
         kind = ERROR_OF_ERRNO.get(error.errno or 0, StoreError)
-        reason = error.strerror or os.strerror(error.errno or 0)
-        where = "" if key is None else f" {key!r}"
-        raise kind(f"{operation}{where} failed: {reason}", operation=operation, key=key) from error
+        reason = _REASONS.get(error.errno or 0) or error.strerror or os.strerror(error.errno or 0)
+        if kind in (StoreAccessDeniedError, ReadOnlyStoreError):
+            reason = f"{reason}, in {self._refusing_folder(error)!r}"
+        raise kind(reason, operation=self._operation, key=self._key) from error
+
+    def _refusing_folder(self, error: OSError) -> str:
+        """Return the folder that the error names, or the nearest one to the key that can be seen."""
+        if isinstance(error.filename, str) and error.filename.startswith("/"):
+            return error.filename
+        path = f"{self._base_dir}/{self._key or ''}"
+        while path != "/":
+            path = os.path.dirname(path)  # noqa: PTH120 - as text: the key may end with a slash
+            if os.path.lexists(path):
+                break
+        return path
+
+
+class DurableSync:
+    """Make an open file or folder durable, or pass, with one warning, where the file system cannot.
+
+    With `enabled=False` it does nothing.
+    """
+
+    def __init__(self, base_dir: str, *, enabled: bool) -> None:
+        self._base_dir = base_dir
+        self._enabled = enabled
+        self._warned = False
+
+    def __call__(self, file: int) -> None:
+        if not self._enabled:
+            return
+        try:
+            os.fsync(file)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
+            if not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "%r: this file system cannot sync (%s), so a write may not survive a power failure",
+                    self._base_dir,
+                    error.strerror,
+                )

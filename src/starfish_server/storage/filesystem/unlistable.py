@@ -7,7 +7,7 @@ import stat
 from typing import NamedTuple
 
 from starfish_server.checks import MAX_KEY_BYTES, is_key, is_segments
-from starfish_server.storage.filesystem.walk import walk
+from starfish_server.storage.filesystem.paths import walk
 
 RESERVED = ("~attributes", "~locks", "~staging")
 _BAD_NAME = "its name breaks the key rules"

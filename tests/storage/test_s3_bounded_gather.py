@@ -1,4 +1,4 @@
-"""Requests side by side: what failures and cancellations come to, alone and at the same time."""
+"""`bounded_gather`: what failures and cancellations come to, alone and at the same time."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import asyncio
 import pytest
 
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.storage.s3.side_by_side import side_by_side
+from starfish_server.storage.s3.transport import bounded_gather
 
 
-async def test_each_item_is_worked_on_once_and_no_more_than_so_many_at_once() -> None:
-    under_way = most = 0
+async def test_each_item_is_worked_on_once_and_no_more_than_the_limit_concurrently() -> None:
+    in_flight = most = 0
     worked: list[int] = []
 
     async def work(number: int) -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
         await asyncio.sleep(0)
-        under_way -= 1
+        in_flight -= 1
         worked.append(number)
 
-    await side_by_side(work, range(10), at_once=3)
+    await bounded_gather(work, range(10), limit=3)
     assert sorted(worked) == list(range(10))
     assert most == 3
 
@@ -41,7 +41,7 @@ async def test_the_first_failure_ends_the_others_and_comes_out_as_it_is() -> Non
             ended.append(number)
 
     with pytest.raises(StoreUnavailableError) as raised:
-        await side_by_side(work, range(10), at_once=3)
+        await bounded_gather(work, range(10), limit=3)
     assert raised.value.__cause__ is cause
     assert sorted(ended) == [0, 2]
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]  # a test runs in a task
@@ -53,7 +53,7 @@ async def test_work_that_is_cancelled_is_not_taken_for_done() -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await side_by_side(work, range(3), at_once=3)
+        await bounded_gather(work, range(3), limit=3)
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -75,7 +75,7 @@ async def test_a_cancellation_just_after_a_failure_is_not_lost(turns: int) -> No
 
     async def caller() -> None:
         try:
-            await side_by_side(work, range(3), at_once=3)
+            await bounded_gather(work, range(3), limit=3)
         except BaseException as error:
             assert running == 0
             outcome.append(type(error))

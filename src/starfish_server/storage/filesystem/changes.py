@@ -1,0 +1,152 @@
+"""What makes a change of a key one step for everyone else: the lock of the key, and the commit of the caller.
+
+`~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
+to them. A thread enters the `Commit` of its caller around what becomes visible to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import threading
+from typing import Self
+from zlib import crc32
+
+from starfish_server.storage.filesystem.paths import BENEATH, NO_LINKS, WRITABLE, open_reserved, opener
+
+_FOLDER = "~locks"
+_MADE = WRITABLE | os.O_CREAT
+_open_lock = opener(WRITABLE, NO_LINKS | BENEATH)
+_make_lock = opener(_MADE, NO_LINKS | BENEATH, 0o666)
+# Files that this process has locked, for a forked child to close: it would keep the locks of a dead parent.
+_locked: set[int] = set()
+
+
+def lock(file: int) -> None:
+    """Lock the open file against other processes and threads, waiting for it.
+
+    `unlock` it before it is closed.
+    """
+    _locked.add(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except BaseException:
+        _locked.discard(file)
+        raise
+
+
+def unlock(file: int) -> None:
+    """Unlock the file; closing it would not do if a child forked meanwhile holds a copy of the descriptor."""
+    _locked.discard(file)  # first, or a child might close a file that gets the number next
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _close_in_child() -> None:
+    while _locked:
+        with contextlib.suppress(OSError):
+            os.close(_locked.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+class key_lock:  # noqa: N801 - reads as the `with` statement that it stands in
+    """Hold the lock of `key` below the open directory `base`. Not reentrant.
+
+    Where its file is missing, the lock of `base` itself is taken: a writer makes the file under it, and a
+    deletion (`make=False`), which must work on a full disk, keeps it instead.
+    """
+
+    __slots__ = ("_base", "_file", "_make", "_name")
+
+    def __init__(self, base: int, key: str, *, make: bool = True) -> None:
+        self._base = base
+        self._make = make
+        self._name = f"{crc32(os.fsencode(key)) & 0xFF:02x}"
+
+    def __enter__(self) -> None:
+        file = self._open()
+        if file is None:
+            lock(self._base)
+            try:
+                file = self._open()
+                if file is None and self._make:
+                    file = open_reserved(self._base, _FOLDER, self._name, _MADE, _make_lock)
+            except BaseException:
+                unlock(self._base)
+                raise
+            if file is None:
+                self._file = self._base
+                return
+            unlock(self._base)
+        self._file = file
+        try:
+            lock(file)
+        except BaseException:
+            os.close(file)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        unlock(self._file)
+        if self._file != self._base:
+            os.close(self._file)
+
+    def _open(self) -> int | None:
+        try:
+            return open_reserved(self._base, _FOLDER, self._name, WRITABLE, _open_lock)
+        except FileNotFoundError:
+            return None
+
+
+class WithdrawnError(Exception):
+    """The caller was cancelled before the change took effect, so it must not."""
+
+
+class Commit:
+    """The point from which a change counts, shared by a worker thread and the coroutine that awaits it.
+
+    The thread enters it (`with commit:`) around what becomes visible to others, several times if need be, and
+    gets `WithdrawnError` once the coroutine was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._visible = threading.Lock()
+        self._withdrawn = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._visible.acquire()
+        if self._withdrawn:
+            self._leave()
+            raise WithdrawnError
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    async def withdraw(self) -> None:
+        """Return once nothing more of the change can take effect, however often the caller is cancelled."""
+        # Both are set before the lock is tried: a thread that holds it reads them after it released it.
+        self._ended = ended = asyncio.get_running_loop().create_future()
+        self._withdrawn = True
+        if self._visible.acquire(blocking=False):
+            self._visible.release()
+            return
+        while not ended.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((ended,))
+
+    def _leave(self) -> None:
+        self._visible.release()
+        ended = self._ended
+        if ended is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
+                ended.get_loop().call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,0 +1,262 @@
+"""Paths below a directory, opened so that no link is ever followed.
+
+`opener` uses `openat2` of Linux: a file many folders down in one system call. Where it does not exist (other
+systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for anything else that is in its way. The
+functions here then go one segment at a time, each relative to its open parent, and say what the error means.
+
+File descriptors returned here belong to the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Opener = Callable[[int, bytes], int]
+
+Sync: TypeAlias = "Callable[[int], None]"
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Without O_NONBLOCK the opening of a FIFO would wait for a writer.
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+WRITABLE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NO_LINKS = 0x02 | 0x04  # RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
+BENEATH = 0x08
+CACHED = 0x20
+FROM_HERE = -100  # AT_FDCWD: an absolute path needs no folder to start from
+ATTEMPTS = 100
+"""How often a step is repeated that other processes can undo. A hundred such races in a row are a defect."""
+
+_OPENAT2 = 437  # on every processor but Alpha
+_AVAILABLE = sys.platform == "linux" and os.uname().machine != "alpha"
+_DEEPEST = 512  # folders; no key has more
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def opener(flags: int, resolve: int, mode: int = 0) -> Opener:
+    """Return a function that opens a path relative to an open folder.
+
+    With `CACHED` it fails with EAGAIN rather than wait for the disk, so it holds the interpreter's lock.
+    """
+    if not _AVAILABLE:
+        return _missing
+    library = ctypes.PyDLL if resolve & CACHED else ctypes.CDLL
+    call = library(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    address, size = ctypes.addressof(how), ctypes.sizeof(how)
+
+    def open_path(folder: int, path: bytes, _: _OpenHow = how) -> int:  # the default keeps `how` alive
+        file: int = call(_OPENAT2, folder, path, address, size)
+        if file < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return file
+
+    return open_path
+
+
+def _missing(_folder: int, _path: bytes) -> int:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+_open_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
+
+
+def open_base(path: str) -> int:
+    """Open the base directory, the only one that may be reached through links."""
+    try:
+        return os.open(path, DIRECTORY)
+    except OSError as error:  # these two would be taken for errors of a key
+        if error.errno == errno.ENOTDIR:
+            raise OSError(errno.EINVAL, f"base_dir {path!r} is not a directory") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise OSError(errno.EINVAL, f"base_dir {path!r} has too long a name") from error
+        raise
+
+
+def make_base(path: str, sync: Sync) -> int:
+    """Open the base directory; make it and its parents where they are missing."""
+    try:
+        return open_base(path)
+    except FileNotFoundError:
+        pass
+    parent = make_base(str(Path(path).parent), sync)
+    try:
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir()
+        sync(parent)
+    finally:
+        os.close(parent)
+    return open_base(path)
+
+
+def open_directory(name: str, parent: int) -> int:
+    """Raise `NotADirectoryError` for a regular file, ELOOP for a link, pipe, device or socket."""
+    try:
+        return os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except NotADirectoryError:
+        _refuse_special(os.lstat(name, dir_fd=parent))
+        raise
+
+
+def make_directory(name: str, parent: int, sync: Sync) -> int:
+    """Open a directory, made if missing. `FileNotFoundError` if it or its parent was pruned meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return open_directory(name, parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    sync(parent)  # even if another writer made it: that one may not have synced it yet
+    return open_directory(name, parent)
+
+
+def open_reserved(base: int, folder: str, name: str, flags: int, direct: Opener) -> int:
+    """Open a file of the store's own. With O_CREAT its folder is made too, which a power failure may undo.
+
+    direct: an opener with the same flags.
+    """
+    with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
+        return direct(base, f"{folder}/{name}".encode())
+    if flags & os.O_CREAT:
+        parent = make_directory(folder, base, lambda _: None)
+    else:
+        parent = open_directory(folder, base)
+    try:
+        return os.open(name, flags, 0o666, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def make_folder(base: int, path: str, sync: Sync) -> int:
+    """Open the directory at `path`, made where it is missing; `base` itself, opened again, for `""`."""
+    with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
+        return _open_beneath(base, os.fsencode(path) or b".")
+    return walk(base, path.split("/") if path else (), partial(make_directory, sync=sync))
+
+
+def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
+    """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
+    if not segments:
+        return os.dup(start)
+    if len(segments) > 1:
+        with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
+            return _open_beneath(start, os.fsencode("/".join(segments)))
+    here = step(segments[0], start)
+    for segment in segments[1:]:
+        try:
+            below = step(segment, here)
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+class Parent:
+    """`with Parent(base, key) as (parent, name)`: the open folder of `key`, or None if there is none, and the
+    last segment of `key`.
+    """
+
+    __slots__ = ("_base", "_key", "_parent")
+
+    def __init__(self, base: int, key: str) -> None:
+        self._base = base
+        self._key = key
+
+    def __enter__(self) -> tuple[int | None, str]:
+        *parents, name = self._key.split("/")
+        try:
+            self._parent: int | None = walk(self._base, parents)
+        except (FileNotFoundError, NotADirectoryError):
+            self._parent = None
+        return self._parent, name
+
+    def __exit__(self, *_: object) -> None:
+        if self._parent is not None:
+            os.close(self._parent)
+
+
+def nearest_directory(start: int, segments: Sequence[str]) -> int:
+    """Open the directory as `walk` does, or the nearest one above it that still exists."""
+    while True:
+        try:
+            return walk(start, segments)
+        except (FileNotFoundError, NotADirectoryError):
+            segments = segments[:-1]  # `start` itself always opens
+
+
+def open_file(name: str, parent: int) -> tuple[int, os.stat_result] | None:
+    """Open the regular file `name`; None if there is nothing or a directory, ELOOP for anything else."""
+    try:
+        file = os.open(name, FILE, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            _refuse_special(os.lstat(name, dir_fd=parent))
+        raise
+    try:
+        status = os.fstat(file)
+        _refuse_special(status)
+    except BaseException:
+        os.close(file)
+        raise
+    if stat.S_ISREG(status.st_mode):
+        return file, status
+    os.close(file)
+    return None
+
+
+def entry_status(name: str, parent: int) -> os.stat_result | None:
+    """Return the status of the file or directory `name`; None if there is none, ELOOP for anything else."""
+    try:
+        status = os.lstat(name, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    _refuse_special(status)
+    return status
+
+
+def prune(base: int, parents: Sequence[str]) -> None:
+    """Remove the directories at the end of `parents` that are empty, never `base` itself; best effort."""
+    with contextlib.suppress(OSError):
+        for depth in reversed(range(len(parents))):
+            with contextlib.suppress(FileNotFoundError):
+                above = walk(base, parents[:depth])
+                try:
+                    os.rmdir(parents[depth], dir_fd=above)
+                finally:
+                    os.close(above)
+
+
+def remove_empty_tree(name: str, parent: int, depth: int = 0) -> None:
+    """Remove the directory `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
+    with contextlib.suppress(FileNotFoundError):  # another writer removed it
+        folder = open_directory(name, parent)
+        try:
+            with os.scandir(folder) as entries:
+                if depth == _DEEPEST or not all(entry.is_dir(follow_symlinks=False) for entry in entries):
+                    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            for below in os.listdir(folder):  # noqa: PTH208 - it is open, and has no path
+                remove_empty_tree(below, folder, depth + 1)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _refuse_special(status: os.stat_result) -> None:
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.ELOOP, "neither a file nor a directory, but a link, pipe, device or socket")

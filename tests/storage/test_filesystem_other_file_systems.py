@@ -1,0 +1,223 @@
+"""File systems that do less than ext4: FUSE, CIFS, NFS, /proc; and places that refuse or are too large."""
+
+import asyncio
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from starfish_server.errors import (
+    InvalidKeyError,
+    ObjectTooLargeError,
+    StoreAccessDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from storage.filesystem_support import eventually, make_store, take_away_xattrs, visible_entries
+
+
+def _change_statuses(monkeypatch: pytest.MonkeyPatch, changes: Iterator[dict[int, int]]) -> None:
+    """Change fields of what `fstat` and `lstat` return, by their index."""
+
+    def changed(status: os.stat_result) -> os.stat_result:
+        fields = list(status)
+        for index, value in next(changes).items():
+            fields[index] = value
+        return os.stat_result(fields)
+
+    fstat, lstat = os.fstat, os.lstat
+    monkeypatch.setattr(os, "fstat", lambda file: changed(fstat(file)))
+    monkeypatch.setattr(os, "lstat", lambda path, **options: changed(lstat(path, **options)))
+
+
+async def test_a_file_system_that_counts_no_links_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _change_statuses(monkeypatch, itertools.repeat({stat.ST_NLINK: 0}))
+    async with make_store(tmp_path) as store:
+        await store.put_bytes("d/k", b"x", content_type="a/b")
+        assert await store.get_bytes("d/k") == (b"x", "a/b")
+        await store.delete("d/k")
+        assert visible_entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("xattrs", [True, False])
+async def test_inode_numbers_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xattrs: bool
+) -> None:
+    if not xattrs:
+        take_away_xattrs(monkeypatch)
+    _change_statuses(monkeypatch, ({stat.ST_INO: number} for number in itertools.count(10**6)))
+    (tmp_path / "foreign").write_text("x")
+    async with make_store(tmp_path) as store:
+        for body in (b"1", b"2", b"3"):
+            await store.put_bytes("k", body, content_type="a/" + body.decode())
+            assert await store.get_bytes("k") == (body, "a/" + body.decode())
+        assert await store.get_bytes("foreign") == (b"x", "application/octet-stream")
+
+
+async def test_a_file_that_is_replaced_at_each_look_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = itertools.count()
+    lstat = os.lstat
+
+    def replace() -> None:
+        (tmp_path / "new").write_text(str(next(bodies)))
+        (tmp_path / "new").rename(tmp_path / "k")
+
+    def replacing(path: str, **options: int) -> os.stat_result:
+        replace()
+        return lstat(path, **options)
+
+    replace()
+    async with asyncio.timeout(10), make_store(tmp_path) as store:
+        monkeypatch.setattr(os, "lstat", replacing)
+        with pytest.raises(StoreUnavailableError, match="replaced each time"):
+            await store.get_bytes("k")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+async def test_where_folders_cannot_be_synced_all_works_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    async with make_store(tmp_path, fsync=True) as store:
+        await store.put("d/k", "x")
+        await store.put("d/k", "y")
+        await store.put("k", "y")
+        assert await store.get_string("d/k") == "y"
+        await store.delete("d/k")
+        await store.delete_many(["k"])
+        assert await store.list_keys("") == []
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert str(tmp_path) in warnings[0] and os.strerror(number) in warnings[0]
+
+
+async def test_a_file_of_unknown_size_is_read_to_its_end() -> None:
+    """Its size is given as 0 there, as on many FUSE mounts."""
+    kernel = Path("/proc/sys/kernel")
+    expected = (kernel / "ostype").read_bytes()
+    async with make_store(kernel) as store:
+        assert await store.get_string("ostype") == expected.decode()
+        assert await store.get_bytes("ostype") == (expected, "application/octet-stream")
+
+
+async def test_a_file_that_is_longer_than_its_status_says_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = os.urandom(3_000_000)
+    (tmp_path / "k").write_bytes(body)
+    _change_statuses(monkeypatch, itertools.repeat({stat.ST_SIZE: 10}))
+    async with make_store(tmp_path) as store:
+        assert await store.get_bytes("k") == (body, "application/octet-stream")
+
+
+async def test_an_object_larger_than_memory_is_a_typed_error(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 42)
+    async with make_store(tmp_path) as store:
+        for read in (store.get_string, store.get_bytes, store.get_versioned):
+            with pytest.raises(ObjectTooLargeError) as caught:
+                await read("sparse")
+            assert caught.value.key == "sparse"
+
+
+async def test_a_base_dir_whose_name_is_too_long_is_not_an_invalid_key(tmp_path: Path) -> None:
+    async with make_store(tmp_path / ("x" * 300)) as store:
+        for operation in (
+            store.get_string("k"),
+            store.get_bytes("k"),
+            store.put("k", "x"),
+            store.list_keys(""),
+            store.delete("k"),
+            store.delete_many(["k"]),
+            store.unlistable(),
+        ):
+            with pytest.raises(StoreError, match=r"base_dir .* has too long a name") as caught:
+                await operation
+            assert not isinstance(caught.value, InvalidKeyError)
+
+
+async def test_a_deletion_makes_no_file(tmp_path: Path) -> None:
+    """On a full disk none could be made."""
+    (tmp_path / "d").mkdir()
+    for key in ("d/k", "other"):
+        (tmp_path / key).write_text("x")
+    async with make_store(tmp_path, fsync=True) as store:
+        await store.delete("d/k")
+        await store.delete_many(["other", "none"])
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_deletion_and_the_first_write_of_a_key_exclude_each_other(tmp_path: Path) -> None:
+    """Neither has a lock file, so both take the lock of the folder."""
+    (tmp_path / "k").write_text("x")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    status = os.fstat(folder)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    waiting, flock = threading.Semaphore(0), fcntl.flock
+
+    def counting(file: int, operation: int) -> None:
+        if os.path.samestat(os.fstat(file), status) and operation == fcntl.LOCK_EX:
+            waiting.release()
+        flock(file, operation)
+
+    async with make_store(tmp_path) as store:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(fcntl, "flock", counting)
+            tasks = [asyncio.create_task(store.delete("k")), asyncio.create_task(store.put("k", "y"))]
+            await eventually(lambda: waiting.acquire(blocking=False))
+            await eventually(lambda: waiting.acquire(blocking=False))
+            assert (tmp_path / "k").read_text() == "x"
+            os.close(folder)
+            await asyncio.gather(*tasks)
+        assert await store.get_string("k") in (None, "y")
+        assert len(os.listdir(tmp_path / "~locks")) == 1
+
+
+async def test_a_refusal_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may do all, so the refusal is made."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "other").write_text("x")
+    monkeypatch.setattr(os, "rename", refuse)
+    async with make_store(tmp_path) as store:
+        with pytest.raises(StoreAccessDeniedError) as caught:
+            await store.put("d/k", "x")
+    assert str(caught.value) == f"put 'd/k': Permission denied, in '{tmp_path}/d'"
+
+
+async def test_a_folder_that_a_list_may_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = os.open
+
+    def refusing(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "a":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opens(path, flags, mode, dir_fd=dir_fd)
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "open", refusing)
+    async with make_store(tmp_path) as store:
+        with pytest.raises(StoreAccessDeniedError, match=f"Permission denied, in '{tmp_path}/a/'"):
+            await store.list_keys("")
