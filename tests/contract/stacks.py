@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from starfish_server import StoreBuilder
+from starfish_server import MemoryObjectStore, StoreBuilder
 from starfish_server.layers import (
     AccessLog,
     Authorize,
     Caching,
     CircuitBreaker,
     ConcurrencyLimit,
+    Fallback,
     LoggingSink,
     Metrics,
     Namespace,
@@ -32,6 +33,11 @@ TRACES = TracerProvider()
 METERS = MeterProvider()
 NAMESPACES = "tenants/{namespace}/"
 
+
+def with_backup(inner: AbstractObjectStore) -> Fallback:
+    return Fallback(inner, MemoryObjectStore(data={}))
+
+
 # In canonical order.
 LAYERS: dict[str, tuple[Callable[..., AbstractObjectStore], dict[str, Any]]] = {
     "AccessLog": (AccessLog, {"sink": LoggingSink()}),
@@ -41,6 +47,7 @@ LAYERS: dict[str, tuple[Callable[..., AbstractObjectStore], dict[str, Any]]] = {
     "Authorize": (Authorize, {"allow": lambda operation, keys, context: True}),
     "Namespace": (Namespace, {"prefix": NAMESPACES, "without_context": "system/"}),
     "Caching": (Caching, {"negative_ttl": 30.0, "list_ttl": 30.0}),
+    "Fallback": (with_backup, {}),
     "CircuitBreaker": (CircuitBreaker, {}),
     "Retry": (Retry, {"initial": 0.001}),
     "ConcurrencyLimit": (ConcurrencyLimit, {}),

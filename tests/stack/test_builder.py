@@ -16,6 +16,7 @@ from starfish_server.layers import (
     Caching,
     CircuitBreaker,
     ConcurrencyLimit,
+    Fallback,
     Layer,
     Metrics,
     Namespace,
@@ -58,6 +59,10 @@ def audit(inner: AbstractObjectStore) -> AccessLog:
     return AccessLog(inner, sink=lambda record: None)
 
 
+def with_backup(inner: AbstractObjectStore) -> Fallback:
+    return Fallback(inner, MemoryObjectStore(data={}))
+
+
 # In canonical order. Namespace comes before Caching, so a cache needs no vary_by.
 CANONICAL: list[Callable[[AbstractObjectStore], AbstractObjectStore]] = [
     audit,
@@ -69,6 +74,7 @@ CANONICAL: list[Callable[[AbstractObjectStore], AbstractObjectStore]] = [
     lambda inner: Namespace(inner, "tenants/"),
     Caching,
     Rot13,
+    with_backup,
     CircuitBreaker,
     Retry,
     ConcurrencyLimit,
@@ -117,6 +123,7 @@ def test_a_builder_is_immutable_and_can_be_shared() -> None:
         (Retry, Tracing, "one logical operation"),
         (Retry, Caching, "would not skip the work"),
         (Retry, CircuitBreaker, "count single attempts"),
+        (CircuitBreaker, with_backup, "its stores would not have retries and limits of their own"),
     ],
 )
 def test_a_wrong_order_is_refused_with_both_names_the_consequence_and_the_right_order(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import KeyRing as KeyRing
     from starfish_server.layers.encryption import LegacyKey as LegacyKey
     from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
@@ -53,6 +54,7 @@ _HOMES = {
     "ConcurrencyLimit": "concurrency_limit",
     "DataKey": "encryption",
     "Encryption": "encryption",
+    "Fallback": "fallback",
     "JsonLinesSink": ".audit.json_lines",
     "KeyProvider": "encryption",
     "KeyRing": "encryption",
