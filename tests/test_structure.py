@@ -157,6 +157,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.JsonLinesSink", set()),
         ("layers.Metrics", {"opentelemetry"}),
         ("layers.Namespace", set()),
+        ("layers.RateLimit", set()),
         ("layers.ReadOnly", set()),
         ("layers.Retry", {"tenacity"}),
         ("layers.SizeLimit", set()),

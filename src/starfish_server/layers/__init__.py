@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
+    from starfish_server.layers.rate_limit import RateLimit as RateLimit
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
     from starfish_server.layers.retry import RetryBudget as RetryBudget
@@ -65,6 +66,7 @@ _HOMES = {
     "Namespace": "namespace",
     "Operation": "base",
     "QueuedSink": ".audit.queued",
+    "RateLimit": "rate_limit",
     "ReadOnly": "read_only",
     "Retry": "retry",
     "RetryBudget": "retry",
