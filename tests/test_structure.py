@@ -154,6 +154,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.ConcurrencyLimit", set()),
         ("layers.Encryption", {"cryptography"}),
         ("layers.Fallback", set()),
+        ("layers.Hedge", set()),
         ("layers.JsonLinesSink", set()),
         ("layers.Metrics", {"opentelemetry"}),
         ("layers.Namespace", set()),

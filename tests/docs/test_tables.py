@@ -56,6 +56,7 @@ def options(made: Callable[..., object]) -> set[str]:
                 "Namespace",
                 "Caching",
                 "CircuitBreaker",
+                "Hedge",
                 "Retry",
             )
         ),

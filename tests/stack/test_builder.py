@@ -17,6 +17,7 @@ from starfish_server.layers import (
     CircuitBreaker,
     ConcurrencyLimit,
     Fallback,
+    Hedge,
     Layer,
     Metrics,
     Namespace,
@@ -77,6 +78,7 @@ CANONICAL: list[Callable[[AbstractObjectStore], AbstractObjectStore]] = [
     Caching,
     Rot13,
     with_backup,
+    Hedge,
     CircuitBreaker,
     Retry,
     ConcurrencyLimit,
@@ -126,6 +128,7 @@ def test_a_builder_is_immutable_and_can_be_shared() -> None:
         (Retry, Caching, "would not skip the work"),
         (Caching, CANONICAL[6], "without asking the guard"),
         (Retry, CircuitBreaker, "count single attempts"),
+        (Retry, Hedge, "its stores would not have retries and limits of their own"),
         (CircuitBreaker, with_backup, "its stores would not have retries and limits of their own"),
     ],
 )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import LegacyKey as LegacyKey
     from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
     from starfish_server.layers.fallback import Fallback as Fallback
+    from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.rate_limit import RateLimit as RateLimit
@@ -56,6 +57,7 @@ _HOMES = {
     "DataKey": "encryption",
     "Encryption": "encryption",
     "Fallback": "fallback",
+    "Hedge": "hedge",
     "JsonLinesSink": ".audit.json_lines",
     "KeyProvider": "encryption",
     "KeyRing": "encryption",
