@@ -42,6 +42,7 @@ class AccessRecord:
     attempts: attempts that a `Retry` layer made; 0 if the operation reached none.
     cache: "hit", "miss", "shared" (an in-flight read was shared) or "stale" (the backend was unavailable and
         an expired result was returned); None if no cache was asked.
+    source: "primary" or "backup", the store that a `Fallback` used; None if the operation reached none.
 
     The texts are as they came and may hold anything; `to_json` and the sinks of this package escape them.
     """
@@ -62,6 +63,7 @@ class AccessRecord:
     bytes: int | None
     attempts: int
     cache: Literal["hit", "miss", "shared", "stale"] | None
+    source: Literal["primary", "backup"] | None = None
 
     def to_json(self) -> str:
         """Return a JSON object with the fields in their order, on one line of printable ASCII.

@@ -145,7 +145,8 @@ class AccessLog(Layer):
         ) -> AccessRecord:
             notes: dict[str, Any] = operation.notes or {}
             duration = 0.0 if outcome == "started" else perf_counter() - began
-            return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
+            attempts, cache, source = notes.get("attempts", 0), notes.get("cache"), notes.get("source")
+            return make(outcome, error_type, duration, size, attempts, cache, source)
 
         if operation.bodies is Bodies.CHUNKS:
             operation = operation.replace(chunks=CountedChunks(operation.chunks))

@@ -39,6 +39,7 @@ Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 
 _log = logging.getLogger(__name__)
+_NOTED = frozenset({"attempts", "cache", "hedged", "source"})
 _PROCESS_KEY = secrets.token_bytes(32)
 
 
@@ -46,10 +47,10 @@ class Tracing(Layer):
     """One span per operation, or per try with `per_attempt=True`.
 
     Stands outside cache and retries, so that a span is one operation as the caller sees it, named
-    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made and
-    whether the cache answered. With `per_attempt=True` it stands innermost, under retry, limit and timeout,
-    and each try has a span of kind CLIENT, which over S3 follows the OpenTelemetry conventions
-    (`S3.GetObject`). One stack may have both.
+    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made,
+    whether the cache, and which store, answered, and whether the read was hedged. With `per_attempt=True` it
+    stands innermost, under retry, limit and timeout, and each try has a span of kind CLIENT, which over S3
+    follows the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
 
     per_attempt: False by default.
     tracer_provider: the global one by default, also if it is set up later. Without an SDK a call costs about
@@ -161,10 +162,8 @@ class Tracing(Layer):
             if operation.bodies in (Bodies.READER, Bodies.CHUNKS) and size is not None:
                 span.set_attribute("objectstore.bytes", size)
             notes: dict[str, Any] = operation.notes or {}
-            if "attempts" in notes:
-                span.set_attribute("objectstore.attempts", notes["attempts"])
-            if "cache" in notes:
-                span.set_attribute("objectstore.cache", notes["cache"])
+            for name in _NOTED & notes.keys():
+                span.set_attribute(f"objectstore.{name}", notes[name])
             if self._per_attempt and "request_id" in notes:
                 span.set_attribute("aws.request_id", printable(notes["request_id"]))
             _end(span)
