@@ -48,7 +48,16 @@ def options(made: Callable[..., object]) -> set[str]:
         ("docs/shutdown.md", "Shutdown", "option", options(GracefulShutdownOptions)),
         *(
             ("docs/layers.md", name, "option", options(getattr(layers, name)))
-            for name in ("AccessLog", "Tracing", "Metrics", "Namespace", "Caching", "Retry")
+            for name in (
+                "AccessLog",
+                "Tracing",
+                "Metrics",
+                "Namespace",
+                "Caching",
+                "Compression",
+                "Encryption",
+                "Retry",
+            )
         ),
         (
             "docs/audit-pushes.md",

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import VersionConflictError
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starfish_server.context import StoreContext
+    from collections.abc import Awaitable, Callable
 
 
 class Scripted(Layer):
@@ -41,12 +38,14 @@ class Scripted(Layer):
         return await self._inner.perform(operation)
 
 
-class Versioned(MemoryObjectStore):
-    """A memory store with conditional writes: each write counts up the version.
+class Versioned(Layer):
+    """A memory store whose writes lose their replies or are refused.
 
-    lost: errors to raise in place of the result of a `put_if` that was done. refused: before it is done.
-    unreadable: errors of `get_versioned`. before_retry: called before the second `put_if`.
+    lost: errors to raise in place of the result of a write or copy that was done. refused: before it is done.
+    unreadable: errors of `read`. before_retry: called before the second write; `writes` counts them.
     """
+
+    context_dependent = False
 
     def __init__(
         self,
@@ -55,46 +54,24 @@ class Versioned(MemoryObjectStore):
         refused: list[Exception] | None = None,
         unreadable: list[Exception] | None = None,
     ) -> None:
-        self.objects: dict[str, tuple[str, int]] = {}
+        super().__init__(MemoryObjectStore(data={}))
         self.lost = lost or []
         self.refused = refused or []
         self.unreadable = unreadable or []
-        self.before_retry: Callable[[], None] = lambda: None
-        self.puts = 0
-        super().__init__(data={})
+        self.before_retry: Callable[[], Awaitable[object]] | None = None
+        self.writes = 0
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        if self.unreadable:
-            raise self.unreadable.pop(0)
-        return self._find(key)
-
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        self.puts += 1
-        if self.puts == 2:
-            self.before_retry()
+    async def perform(self, operation: Operation[T]) -> T:
+        if not operation.writes:
+            if self.unreadable:
+                raise self.unreadable.pop(0)
+            return await self._inner.perform(operation)
+        self.writes += 1
+        if self.writes == 2 and self.before_retry is not None:
+            await self.before_retry()
         if self.refused:
             raise self.refused.pop(0)
-        current = self._find(key)
-        if (None if current is None else current[1]) != version:
-            raise VersionConflictError("changed", operation="put_if", key=key)
-        self.write(key, body)
+        result = await self._inner.perform(operation)
         if self.lost:
             raise self.lost.pop(0)
-        return f"v{self.objects[key][1]}"
-
-    def _find(self, key: str) -> tuple[str, str] | None:
-        found = self.objects.get(key)
-        return None if found is None else (found[0], f"v{found[1]}")
-
-    def write(self, key: str, body: str) -> None:
-        """Store `body` as another writer would."""
-        self.objects[key] = (body, self.objects.get(key, ("", 0))[1] + 1)
+        return result

@@ -154,7 +154,8 @@ async def test_the_same_error_object_in_a_later_operation_is_retried() -> None:
 async def test_an_operation_that_is_not_idempotent_is_not_retried() -> None:
     @dataclass(slots=True, eq=False)
     class Append(Operation[None]):
-        kind = Kind("append", "push", Bodies.WRITTEN, writes=True, idempotent=False)
+        kind = Kind("append", "push", Bodies.WRITTEN, writes=True)
+        idempotent = False
         key: str = "k"
         context: None = None
         notes: dict[str, Any] | None = None
@@ -183,10 +184,15 @@ async def test_what_is_inside_learns_that_its_failures_are_retried() -> None:
     assert retries_outside.get() is False
 
 
-async def test_an_attempt_may_be_closed_in_another_context() -> None:
-    store = Scripted(60.0)
+@pytest.mark.parametrize("script", [[60.0], [*down(1), 60.0]], ids=["first", "later"])
+async def test_an_attempt_may_be_closed_in_another_context(script: list[Any]) -> None:
+    store = Scripted(*script)
     reading = quick(store).get_string("k")
-    contextvars.copy_context().run(reading.send, None)
+    context = contextvars.copy_context()
+    waits_for = context.run(reading.send, None)
+    while len(store.calls) < len(script):
+        await asyncio.wait([waits_for])
+        waits_for = context.run(reading.send, None)
     reading.close()
 
 

@@ -21,7 +21,7 @@ from starfish_server.errors import (
 )
 from starfish_server.layers.base import Layer, T
 from starfish_server.layers.retry import Retry
-from starfish_server.operations import DeleteMany, Operation, Put, PutIf
+from starfish_server.operations import DeleteMany, Operation, Put, Write
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
@@ -70,15 +70,15 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def put_if(body: str) -> PutIf:
-    return PutIf("k", body, version=None)
+def write(body: str) -> Write:
+    return Write("k", body, if_version=None)
 
 
 def delete_many(key: str) -> DeleteMany:
     return DeleteMany([key, "k"])
 
 
-@pytest.mark.parametrize("make", [lambda body: Put("k", body), put_if, delete_many])
+@pytest.mark.parametrize("make", [lambda body: Put("k", body), write, delete_many])
 @pytest.mark.parametrize(
     ("steps", "cancel_at"),
     [
@@ -116,12 +116,11 @@ def test_nothing_of_an_operation_is_kept(
 
 async def test_a_conflict_with_an_earlier_attempt_is_not_kept() -> None:
     store = Versioned(lost=[StoreUnavailableError("reply lost")])
-    store.before_retry = lambda: store.write("k", "theirs")
+    store.before_retry = lambda: store.inner.put("k", "theirs")
     retry = Retry(store, initial=1e-6)
     body = Body("ours")
     watched = weakref.ref(body)
     with suppress(VersionConflictError):
-        await retry.put_if("k", body, version=None)
-    store.objects.clear()
+        await retry.write("k", body, if_version=None)
     del body
     assert watched() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -107,6 +108,18 @@ def test_the_first_attempt_ends_at_the_deadline() -> None:
     assert isinstance(error, StoreTimeoutError)
     assert str(error) == "get_string 'k': the deadline of 1 s has passed"
     assert len(store.calls) == 1
+
+
+def test_each_event_loop_has_deadlines_of_its_own() -> None:
+    retry = Retry(Scripted(*[3.0] * 3), deadline=1.0)
+
+    async def main() -> list[BaseException]:
+        first = await failure(retry)
+        second, _ = await asyncio.to_thread(lambda: run(failure(retry)))
+        return [first, second, await failure(retry)]
+
+    errors, _ = run(main())
+    assert [type(error) for error in errors] == [StoreTimeoutError] * 3
 
 
 def test_without_a_deadline_attempts_take_as_long_as_they_take() -> None:

@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+    from starfish_server.layers.encryption import DataKey as DataKey
+    from starfish_server.layers.encryption import Encryption as Encryption
+    from starfish_server.layers.encryption import KeyProvider as KeyProvider
+    from starfish_server.layers.encryption import KeyRing as KeyRing
+    from starfish_server.layers.encryption import LegacyKey as LegacyKey
+    from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
     from starfish_server.layers.metrics import Metrics as Metrics
+    from starfish_server.layers.mirror import Mirror as Mirror
+    from starfish_server.layers.mirror import RepairReport as RepairReport
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
@@ -42,15 +51,23 @@ _HOMES = {
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
+    "Compression": "compression",
     "ConcurrencyLimit": "concurrency_limit",
+    "DataKey": "encryption",
+    "Encryption": "encryption",
     "JsonLinesSink": ".audit.json_lines",
+    "KeyProvider": "encryption",
+    "KeyRing": "encryption",
     "Layer": "base",
+    "LegacyKey": "encryption",
     "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
+    "Mirror": "mirror",
     "Namespace": "namespace",
     "Operation": "base",
     "QueuedSink": ".audit.queued",
     "ReadOnly": "read_only",
+    "RepairReport": "mirror",
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",
@@ -60,6 +77,7 @@ _HOMES = {
     "Timeout": "timeout",
     "Tracing": "tracing",
     "Transform": "transform",
+    "UnknownKeyError": "encryption",
     "verify_audit_log": ".audit.chain",
 }
 

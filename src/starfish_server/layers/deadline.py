@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary, ref
 
 from starfish_server.errors import StoreTimeoutError
@@ -39,11 +39,27 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         clock = self._latest
         if clock is None or clock.loop() is not loop:
-            clock = self._clocks.get(loop)
-            if clock is None:
-                clock = self._clocks[loop] = _Clock(loop)
-            self._latest = clock
-        return Deadline(self, clock, loop, operation)
+            clock = self._latest = self._clock_of(loop)
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a time limit needs a task: await the operation in one")
+        deadline = Deadline()  # filled in here, since an __init__ takes as long as all the rest
+        deadline.at = loop.time() + self.seconds
+        deadline.task = task
+        deadline.cancelling = task.cancelling()
+        deadline.limits = self
+        deadline.operation = operation
+        deadline.in_flight = in_flight = clock.in_flight
+        in_flight[deadline] = None
+        if clock.timer is None:
+            clock.start(loop)
+        return deadline
+
+    def _clock_of(self, loop: asyncio.AbstractEventLoop) -> _Clock:
+        clock = self._clocks.get(loop)
+        if clock is None:
+            clock = self._clocks[loop] = _Clock(loop)
+        return clock
 
 
 class _Clock:
@@ -72,39 +88,33 @@ class _Clock:
 
 
 class Deadline:
-    """The time of one operation: a context manager that raises `StoreTimeoutError` at its end."""
+    """The time of one operation: a context manager that raises `StoreTimeoutError` at its end.
 
-    __slots__ = ("_cancelling", "_clock", "_expired", "_limits", "_loop", "_operation", "_task", "at")
+    in_flight: the operations among which it is until it ends or expires; None once it has expired.
+    cancelling: requests to cancel the task that were there before.
+    """
 
-    def __init__(
-        self, limits: Deadlines, clock: _Clock, loop: asyncio.AbstractEventLoop, operation: Operation[Any]
-    ) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._loop = loop  # asking for it again takes as long as half of this class
-        self._operation = operation
-        self._expired = False
+    __slots__ = ("at", "cancelling", "in_flight", "limits", "operation", "task")
 
-    def __enter__(self) -> None:
-        loop = self._loop
-        task = asyncio.current_task(loop)
-        if task is None:
-            raise RuntimeError("a time limit needs a task: await the operation in one")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self.at = loop.time() + self._limits.seconds
-        self._clock.in_flight[self] = None
-        if self._clock.timer is None:
-            self._clock.start(loop)
+    at: float
+    cancelling: int
+    in_flight: dict[Deadline, None] | None
+    limits: Deadlines
+    operation: Operation[Any]
+    task: asyncio.Task[Any]
 
     def expire(self) -> None:
-        self._expired = True
-        self._task.cancel(DEADLINE_PASSED)
+        """Cancel the task."""
+        self.in_flight = None
+        self.task.cancel(DEADLINE_PASSED)
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._expired:
-            del self._clock.in_flight[self]
-        elif self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
-            raise self._operation.error(StoreTimeoutError, self._limits.reason) from error
+        if self.in_flight is not None:
+            del self.in_flight[self]
+        elif self.task.uncancel() <= self.cancelling and isinstance(error, asyncio.CancelledError):
+            raise self.operation.error(StoreTimeoutError, self.limits.reason) from error

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from starfish_server.checks import (
-    DEFAULT_TEXT_TYPE,
+    DEFAULT_BYTES_TYPE,
+    check_header,
     check_range,
     copy_bytes,
     decode_text,
@@ -39,7 +40,7 @@ from starfish_server.operations import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starfish_server.objects import ObjectInfo
+    from starfish_server.objects import ObjectInfo, ObjectReader
 
 __all__ = ["Transform"]
 
@@ -52,7 +53,9 @@ class Transform(Layer):
     is one, since its URL leads to what is stored. Text is stored inside as bytes, with its content type.
 
     Ranges and streams read the whole object, and `stat` reads it for its size; lists have no sizes. An upload
-    is gathered, up to 64 MiB. `copy` decodes and encodes the body, for the target's key.
+    is gathered, up to 64 MiB. `copy` decodes and encodes the body, for the target's key. A subclass whose
+    encoding allows more overrides `stat_plain`, `read_plain`, `open_plain`, `write_plain`, `upload_plain` or
+    `copy_plain`, of which every operation is made.
     """
 
     context_dependent = False
@@ -91,23 +94,51 @@ class Transform(Layer):
             own.operation = operation.name
             raise own from error.__cause__
 
+    async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
+        """Perform `stat`, with the size of the plain body."""
+        return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no stat
+
+    async def read_plain(self, operation: Read) -> StoredObject | None:
+        """Perform `read` of a range that is checked."""
+        found = await self._inner.perform(operation.replace(start=0, stop=None))
+        if found is None:
+            return None
+        body = await self.decode(found.body, operation.key)
+        return StoredObject(replace(found.info, size=len(body)), body[operation.start : operation.stop])
+
+    async def open_plain(self, operation: Open) -> ObjectReader | None:
+        """Perform `open` of a range that is checked."""
+        return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no open
+
+    async def write_plain(self, operation: Write) -> ObjectInfo:
+        """Perform `write` of a body of bytes with its content type."""
+        body = await self.encode(cast("bytes", operation.body), operation.key)
+        info = await self._inner.perform(operation.replace(body=body))
+        return replace(info, size=len(operation.body))
+
+    async def copy_plain(self, operation: Copy) -> ObjectInfo:
+        """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
+        return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no copy
+
+    async def upload_plain(self, operation: Upload) -> ObjectInfo:
+        """Perform `upload`."""
+        return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no upload
+
 
 async def _read(layer: Transform, operation: Read) -> StoredObject | None:
     check_range(operation.start, operation.stop)
-    found = await layer.inner.perform(operation.replace(start=0, stop=None))
-    if found is None:
-        return None
-    body = await layer.decode(found.body, operation.key)
-    info = replace(found.info, size=len(body))
-    return StoredObject(info, body[operation.start : operation.stop])
+    return await layer.read_plain(operation)
 
 
-async def _write(layer: Transform, operation: Write) -> ObjectInfo:
-    plain = encode_body(operation.body, "write", operation.key)
-    content_type = type_or_default(operation.content_type, operation.body)
-    body = await layer.encode(plain, operation.key)
-    info = await layer.inner.perform(operation.replace(body=body, content_type=content_type))
-    return replace(info, size=len(plain))
+async def _open(layer: Transform, operation: Open) -> ObjectReader | None:
+    check_range(operation.start, operation.stop)
+    return await layer.open_plain(operation)
+
+
+async def _get_bytes(layer: Transform, operation: GetBytes | GetString) -> tuple[bytes, str] | None:
+    whole = Read(operation.key, 0, None, operation.context, operation.notes)
+    found = await layer.read_plain(whole)
+    return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
 
 async def _get_string(layer: Transform, operation: GetString) -> str | None:
@@ -115,9 +146,10 @@ async def _get_string(layer: Transform, operation: GetString) -> str | None:
     return None if found is None else decode_text(found[0], "get_string", operation.key)
 
 
-async def _get_bytes(layer: Transform, operation: GetBytes | GetString) -> tuple[bytes, str] | None:
-    found = await layer.inner.perform(GetBytes(operation.key, operation.context, operation.notes))
-    return None if found is None else (await layer.decode(found[0], operation.key), found[1])
+async def _write(layer: Transform, operation: Write) -> ObjectInfo:
+    plain = encode_body(operation.body, "write", operation.key)
+    content_type = type_or_default(operation.content_type, operation.body)
+    return await layer.write_plain(operation.replace(body=plain, content_type=content_type))
 
 
 async def _put(layer: Transform, operation: Put | PutBytes) -> None:
@@ -125,14 +157,10 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
         plain = encode_text(operation.body, "put", operation.key)
     else:
         plain = copy_bytes(operation.body, "put_bytes")
-    body = await layer.encode(plain, operation.key)
-    content_type = operation.content_type
-    if content_type is None and isinstance(operation, Put):
-        content_type = DEFAULT_TEXT_TYPE
-    context, notes = operation.context, operation.notes
-    await layer.inner.perform(
-        PutBytes(operation.key, body, content_type, operation.cache_control, context, notes)  # type: ignore[arg-type]  # the leaf refuses None
-    )
+        check_header("content_type", operation.content_type)
+    content_type = type_or_default(operation.content_type, operation.body)
+    write = Write(operation.key, plain, content_type, operation.cache_control)
+    await layer.write_plain(write.replace(context=operation.context, notes=operation.notes))
 
 
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
@@ -141,21 +169,16 @@ async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
     return ObjectList([replace(info, size=None) for info in found.objects], found.prefixes)
 
 
-async def _derive(layer: Transform, operation: Operation[T]) -> T:
-    """Perform an operation by others, which this layer handles: as a store does that lacks it."""
-    return await operation.send(super(Layer, layer))  # type: ignore[arg-type]  # the layer as a plain store
-
-
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
+    Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
     GetString: _get_string,
+    Read: _read,
+    Open: _open,
     Put: _put,
     PutBytes: _put,
-    Read: _read,
     Write: _write,
-    Stat: _derive,
-    Open: _derive,
-    Upload: _derive,
-    Copy: _derive,
+    Upload: lambda layer, operation: layer.upload_plain(operation),
+    Copy: lambda layer, operation: layer.copy_plain(operation),
     ListObjects: _list_objects,
 }

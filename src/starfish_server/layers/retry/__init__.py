@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines
+from starfish_server.layers.retry.kinds import recovery_of
 from starfish_server.layers.retry.policy import (
     FOREVER,
     PERMANENT,
@@ -17,14 +18,20 @@ from starfish_server.layers.retry.policy import (
     RetryBudget,
     RetryEvent,
 )
-from starfish_server.layers.retry.recovery import Recovery, as_attempt, recovery_of
+from starfish_server.layers.retry.recovery import count_attempt, end_attempt
+from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
+from starfish_server.objects import ObjectReader
+from starfish_server.operations import Open, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starfish_server.storage.base import AbstractObjectStore
+    from starfish_server.layers.retry.recovery import Recovery
+    from starfish_server.storage.base import AbstractObjectStore, Result
 
 __all__ = ["Retry", "RetryBudget", "RetryEvent"]
+
+_STREAMS = (Open, Upload)
 
 
 class Retry(Layer):
@@ -39,7 +46,8 @@ class Retry(Layer):
         5.0 seconds by default. A longer `retry_after` of the backend is heeded.
     deadline: seconds for the operation in all, 30.0 by default: every attempt and the back-off between them.
         No back-off begins that would end after it. An attempt in flight at the deadline, the first one too,
-        is cancelled (`StoreTimeoutError`), and a write may have been done. The clock is the event loop's.
+        is cancelled (`StoreTimeoutError`), and a write may have been done. The deadline of `open` holds for
+        the opening and again for each chunk; an upload in progress has none. The clock is the event loop's.
     retry_on: exception types retried besides `StoreUnavailableError`, `ConnectionError` and `TimeoutError`.
         Permanent errors (`InvalidKeyError`, `StoreClosedError`, ...) and cancellation never are.
     budget: a `RetryBudget`, usually shared with other layers; None, the default, for no budget.
@@ -48,9 +56,19 @@ class Retry(Layer):
     When it gives up, the last error is raised as it came, with a note (`__notes__`) of how many attempts were
     made and how long they took. Each retry is logged at DEBUG, giving up at WARNING.
 
-    `delete_many` retries the keys that failed and raises one `DeleteManyError` of those that still do. A
-    `put_if` that finds another version in a later attempt looks whether an earlier one was done and its reply
-    lost; it knows its own write by the body. Other operations that are not idempotent are not retried.
+    What is retried differently:
+
+    - `delete_many`: the keys that failed; one `DeleteManyError` names those that still do.
+    - `write` with an `if_version`: a conflict in a later attempt may be with an earlier one that was done and
+      whose reply was lost. So the object is read, and if it has the body that was to be written, that is a
+      success.
+    - `copy` with an `if_version`: after such a conflict the failure of the earlier attempt is raised.
+    - `open`: a stream that breaks goes on at the byte where it broke, in a new reader. If the object has been
+      replaced, or has no version, the error that broke the stream is raised. Attempts are counted anew after
+      each chunk.
+    - `upload`: only until its first chunk was taken. The leaf retries the parts that follow.
+
+    Other operations that are not idempotent are not retried.
     """
 
     slot = Slot.RETRY
@@ -92,38 +110,60 @@ class Retry(Layer):
         self._deadlines = Deadlines(
             min(self._policy.deadline, FOREVER), f"the deadline of {deadline:g} s has passed"
         )
+        self._no_deadlines = Deadlines(FOREVER, "took longer than an upload may")
 
     def settings(self) -> dict[str, object]:
         policy = self._policy
-        shown: dict[str, object] = {
-            "attempts": policy.attempts,
-            "initial": policy.initial,
-            "maximum": policy.maximum,
-            "deadline": policy.deadline,
-        }
+        shown = {name: getattr(policy, name) for name in ("attempts", "initial", "maximum", "deadline")}
         if len(policy.transient) > len(TRANSIENT):
             shown["retry_on"] = [kind.__name__ for kind in policy.transient[len(TRANSIENT) :]]
         if policy.budget is not None:
             shown["budget"] = policy.budget
         return shown
 
-    async def perform(self, operation: Operation[T]) -> T:
+    def perform(self, operation: Operation[T]) -> Result[T]:
         if retries_outside.get():
-            return await self._inner.perform(operation)
-        recovery: Recovery[T] | None = None
+            return self._inner.perform(operation)
+        if isinstance(operation, _STREAMS):
+            return self._stream(operation)
+        return self._attempts(operation, self._inner, self._deadlines)
+
+    async def _stream(self, operation: Any) -> Any:
+        if isinstance(operation, Upload):
+            operation = operation.replace(chunks=UploadChunks(operation.chunks))
+            return await self._attempts(operation, self._inner, self._no_deadlines)
+        reader = await self._attempts(operation, self._inner, self._deadlines)
+        if reader is None:
+            return None
+        rest = ResumableReader(self._inner, operation, reader)
+        return ObjectReader(
+            reader.info, lambda: self._attempts(operation, rest, self._deadlines), rest.aclose
+        )
+
+    async def _attempts(self, operation: Operation[Any], source: Any, deadlines: Deadlines) -> Any:
+        """Make the first attempt, and let a `Recovery` make more if it fails.
+
+        source: the store inside, or the reader whose next chunk is fetched.
+        """
+        if operation.notes is not None and source is self._inner:
+            count_attempt(operation)
+        recovery: Recovery[Any] | None = None
         try:
-            with (limit := self._deadlines.limit(operation)):
+            with deadlines.limit(operation) as limit:
+                token = retries_outside.set(True)
                 try:
-                    result = await as_attempt(operation, self._inner.perform(operation))
+                    result = await source.perform(operation)
                 except Exception as error:
-                    started = limit.at - self._deadlines.seconds
-                    recovery = recovery_of(self._policy, operation, self._inner, error, started)
+                    started = limit.at - deadlines.seconds
+                    recovery = recovery_of(self._policy, operation, source, error, started)
                     if recovery is None:
                         raise
                 else:
-                    if self._policy.budget is not None:
+                    if self._policy.budget is not None and source is self._inner:
                         self._policy.budget.give_back()
                     return result
+                finally:
+                    end_attempt(token)
                 return await recovery.run()
         except Exception as error:
             if recovery is not None:

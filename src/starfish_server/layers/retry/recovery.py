@@ -6,41 +6,37 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Generic, cast
 
-from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 
 from starfish_server.context import retries_outside
-from starfish_server.errors import DeleteManyError, VersionConflictError
 from starfish_server.layers.base import Operation, T
 from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
-from starfish_server.operations import GetVersioned
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from contextvars import Token
 
     from tenacity import RetryCallState
 
     from starfish_server.layers.retry.policy import Policy
-    from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Recovery", "as_attempt", "recovery_of"]
+__all__ = ["Recovery", "count_attempt", "end_attempt"]
 
 _NOTE = "Retry gave up after "
 _log = logging.getLogger(__name__)
 
 
-async def as_attempt(operation: Operation[Any], attempt: Coroutine[Any, Any, T]) -> T:
-    """Await one attempt: count it, and tell what is inside that its failures are retried here."""
-    notes = operation.notes
-    if notes is not None:
-        notes["attempts"] = notes.get("attempts", 0) + 1
-    token = retries_outside.set(True)
-    try:
-        return await attempt
-    finally:
-        try:  # noqa: SIM105 - each attempt comes here, and suppress takes longer
-            retries_outside.reset(token)
-        except ValueError:
-            pass  # an attempt that is abandoned may be closed in another context
+def count_attempt(operation: Operation[Any]) -> None:
+    """Tell observers of one more attempt."""
+    if operation.notes is not None:
+        operation.notes["attempts"] = operation.notes.get("attempts", 0) + 1
+
+
+def end_attempt(token: Token[bool]) -> None:
+    """Take back that failures are retried outside, as `retries_outside.set` said."""
+    try:  # noqa: SIM105 - each attempt comes here, and suppress takes longer
+        retries_outside.reset(token)
+    except ValueError:
+        pass  # an attempt that is abandoned may be closed in another context
 
 
 class Recovery(Generic[T]):
@@ -49,23 +45,19 @@ class Recovery(Generic[T]):
     An error that tenacity raised would refer to itself through its traceback, which keeps the bodies in
     memory until the cyclic collector runs. So attempts return their errors, and `release` drops the rest.
 
-    started: when the operation began, on the clock of the event loop.
+    source: the store inside or another object with `perform`. failure: the error of the first attempt.
+    started: when that attempt began, on the clock of the event loop.
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        operation: Operation[T],
-        inner: AbstractObjectStore,
-        failure: Exception,
-        started: float,
+        self, policy: Policy, operation: Operation[T], source: Any, failure: Exception, started: float
     ) -> None:
         self._policy = policy
-        self._operation = operation
-        self._inner = inner
+        self._operation: Any = operation  # of the class that the recovery is for
+        self._source = source
         self._started = started
-        self._failure = failure
-        self._undetermined = is_undetermined(failure)
+        self._first = self._failure = failure
+        self._undetermined = failure if is_undetermined(failure) else None
         self._result = cast("T", None)
         self._made = 0
         self._paid = 0
@@ -74,14 +66,13 @@ class Recovery(Generic[T]):
 
     async def run(self) -> T:
         """Make attempts until one succeeds or the policy gives up; raise the error of the last one."""
-        stop: Any = stop_after_attempt(self._policy.attempts)
         retrying = AsyncRetrying(
-            retry=retry_if_result(self._may_retry),
-            wait=self._back_off,
-            stop=stop | self._is_late | self._is_over_budget,
+            retry=retry_if_result(self.may_retry),
+            wait=lambda state: max(self._jitter(state), retry_after(self._failure)),
+            stop=self._must_stop,
             before_sleep=self._announce,
             sleep=self._sleep,
-            retry_error_callback=self._give_up,
+            retry_error_callback=lambda _: self._failure,
         )
         error: BaseException | None = await retrying(self._next)
         if error is not None:
@@ -96,9 +87,9 @@ class Recovery(Generic[T]):
         """Add to `error`, which ends the operation, how many attempts were made, and log it."""
         if error is not self._failure:  # the deadline ended an attempt
             error.__cause__ = self._failure
-            self._noted(error)
-        elif self._gave_up is not None:
-            self._noted(error)
+        elif self._gave_up is None:
+            return
+        self._noted(error)
 
     def release(self) -> None:
         """Drop all references: objects of tenacity refer to this one until the cyclic collector runs."""
@@ -106,43 +97,47 @@ class Recovery(Generic[T]):
 
     async def attempt(self) -> T:
         """Make one attempt."""
-        return await self._inner.perform(self._operation)
+        return await self._source.perform(self._operation)  # type: ignore[no-any-return]  # of any class
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another attempt is safe."""
+        return bool(self._operation.idempotent)
+
+    def may_retry(self, error: BaseException | None) -> bool:
+        """Return whether an attempt that ended with `error` may be followed by another one."""
+        if error is None or self._gave_up is not None:
+            return False
+        return self._policy.is_transient(error) and self.repeatable
 
     async def _next(self) -> BaseException | None:
         self._made += 1
         if self._made == 1:
             return self._failure  # that attempt was made before tenacity came in
+        count_attempt(self._operation)
+        token = retries_outside.set(True)
         try:
-            self._result = await as_attempt(self._operation, self.attempt())
+            self._result = await self.attempt()
         except BaseException as error:  # noqa: BLE001 - run raises it
             if isinstance(error, Exception):
                 self._failure = error
-                self._undetermined |= is_undetermined(error)
+                self._undetermined = error if is_undetermined(error) else self._undetermined
             return error
+        finally:
+            end_attempt(token)
         return None
 
-    def _may_retry(self, error: BaseException | None) -> bool:
-        return error is not None and self._policy.is_transient(error)
-
-    def _back_off(self, state: RetryCallState) -> float:
-        return max(self._jitter(state), retry_after(self._failure))
-
-    def _is_late(self, state: RetryCallState) -> bool:
+    def _must_stop(self, state: RetryCallState) -> bool:
         left = self._started + self._policy.deadline - asyncio.get_running_loop().time()
-        if state.upcoming_sleep >= left:
+        if self._made >= self._policy.attempts:
+            self._gave_up = ""
+        elif state.upcoming_sleep >= left:
             self._gave_up = f": the deadline of {self._policy.deadline:g} s leaves no time for another"
-        return self._gave_up is not None
-
-    def _is_over_budget(self, state: RetryCallState) -> bool:
-        if self._policy.budget is not None:
+        elif self._policy.budget is not None:
             self._paid = self._policy.budget.take(self._failure)
             if not self._paid:
                 self._gave_up = ": the retry budget is spent"
         return self._gave_up is not None
-
-    def _give_up(self, state: RetryCallState) -> Exception:
-        self._gave_up = self._gave_up or ""
-        return self._failure
 
     def _announce(self, state: RetryCallState) -> None:
         name, failed, wait = self._operation.name, type(self._failure).__name__, state.upcoming_sleep
@@ -184,95 +179,3 @@ class Recovery(Generic[T]):
             extra={"operation": name, "attempts": self._made, "error_type": failed, "duration": took},
         )
         return error
-
-
-class _ConditionalRecovery(Recovery[str]):
-    """Recognises a write whose reply was lost, which the next attempt finds as a conflict with itself.
-
-    An object with the same body is taken for that write. One that another writer stored with the same body
-    cannot be told apart from it, unless every failure was certain to have written nothing.
-    """
-
-    async def attempt(self) -> str:
-        try:
-            return await super().attempt()
-        except VersionConflictError:
-            if not self._undetermined:
-                raise
-        operation = self._operation
-        try:
-            found = await self._inner.perform(
-                GetVersioned(operation.keys[0], operation.context, operation.notes)
-            )
-        except Exception as error:
-            if self._policy.is_transient(error):
-                raise
-            raise self._conflict() from error
-        if found is None or found[0] != operation.body:
-            raise self._conflict()
-        return found[1]
-
-    def _conflict(self) -> VersionConflictError:
-        reason = "the object has changed, and an earlier attempt may have written it; read it and try again"
-        return self._operation.error(VersionConflictError, reason)
-
-
-class _DeletionRecovery(Recovery[None]):
-    """Retries the keys that failed and may succeed.
-
-    Once keys have failed one by one, every error is a `DeleteManyError` of all keys that are still not
-    deleted, in the order given.
-    """
-
-    async def attempt(self) -> None:
-        left = self._left()
-        try:
-            await self._inner.perform(self._operation.replace(keys=left))
-        except DeleteManyError as error:
-            raise self._still_failed(left, error.failures) from error
-        except Exception as error:
-            if not self._failures:
-                raise
-            raise self._still_failed(left, dict.fromkeys(left, error)) from error
-        if not self._failures.keys() <= set(left):
-            raise self._still_failed(left, {})
-
-    def end(self, error: Exception) -> None:
-        if error is self._failure or not self._failures:
-            super().end(error)
-        else:
-            left = self._left()
-            raise self._noted(self._still_failed(left, dict.fromkeys(left, error))) from error
-
-    @property
-    def _failures(self) -> dict[str, Exception]:
-        return self._failure.failures if isinstance(self._failure, DeleteManyError) else {}
-
-    def _left(self) -> list[str]:
-        failures = self._failures or dict.fromkeys(self._operation.keys, self._failure)
-        return [key for key, error in failures.items() if self._policy.is_transient(error)]
-
-    def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
-        failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
-        in_order = dict.fromkeys((*self._operation.keys, *failures))
-        return DeleteManyError({key: failures[key] for key in in_order if key in failures})
-
-
-def recovery_of(
-    policy: Policy, operation: Operation[T], inner: AbstractObjectStore, failure: Exception, started: float
-) -> Recovery[T] | None:
-    """Make the recovery of an operation, or return None if `failure` must be raised.
-
-    An operation that must not be done twice is retried only in a way that is known to be safe.
-    """
-    kind: Any = _KINDS.get(operation.name, Recovery if operation.idempotent else None)
-    if kind is None or not policy.is_transient(failure):
-        return None
-    recovery: Recovery[T] = kind(policy, operation, inner, failure, started)
-    return recovery
-
-
-_KINDS: dict[str, type[Recovery[Any]]] = {
-    "delete_many": _DeletionRecovery,
-    "put_if": _ConditionalRecovery,
-}

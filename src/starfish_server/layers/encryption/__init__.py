@@ -1,0 +1,334 @@
+"""`Encryption`: bodies sealed with AES-256-GCM before they reach the store inside."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
+from starfish_server.errors import StoreIntegrityError, VersionConflictError
+from starfish_server.layers.base import Slot
+from starfish_server.layers.encryption.keys import (
+    DataKey,
+    KeyProvider,
+    KeyRing,
+    LegacyKey,
+    UnknownKeyError,
+)
+from starfish_server.layers.encryption.sealed import (
+    MAX_HEADER,
+    SEALED_SEGMENT,
+    SEGMENT,
+    DamagedError,
+    Header,
+    Sealer,
+    new_header,
+    parse_header,
+    plain_size,
+    segments_of,
+)
+from starfish_server.layers.transform import Transform
+from starfish_server.objects import ObjectReader, StoredObject
+from starfish_server.operations import Open, Operation, Read
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from starfish_server.objects import ObjectInfo
+    from starfish_server.operations import Stat, Upload, Write
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["DataKey", "Encryption", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
+
+T = TypeVar("T")
+_IN_A_THREAD = 256 * 1024  # bytes from which sealing and opening would hold the event loop
+
+
+class Encryption(Transform):
+    """Encrypts bodies with AES-256-GCM; keys, metadata and cache control stay readable.
+
+    Stands inside `Caching`, whose hits need no decryption, and inside compression. Segments of 64 KiB are
+    sealed one by one, so ranges and streams decrypt only what they need. The object's full key, its content
+    type, the key id and each segment's place are authenticated: an object that was damaged, truncated, moved
+    to another key or put together from parts is a `StoreIntegrityError`, and no byte of a segment is returned
+    before it is authenticated.
+
+    keys: a `KeyRing`, or a `KeyProvider` such as a key management service.
+    allow_plain: return objects that are not encrypted as they are, False by default: whoever can write to the
+        backend could then replace encrypted objects by plain ones.
+    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default.
+
+    `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
+    """
+
+    slot = Slot.ENCRYPTION
+    context_dependent = False
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        keys: KeyRing | KeyProvider,
+        *,
+        allow_plain: bool = False,
+        legacy: LegacyKey | None = None,
+    ) -> None:
+        super().__init__(inner)
+        if not isinstance(keys, KeyProvider):
+            raise TypeError(f"keys must be a KeyRing or a KeyProvider, not {type(keys).__name__}")
+        if legacy is not None and not isinstance(legacy, LegacyKey):
+            raise TypeError(f"legacy must be a LegacyKey, not {type(legacy).__name__}")
+        self._keys = keys
+        self._allow_plain = allow_plain
+        self._legacy = legacy
+
+    def settings(self) -> dict[str, object]:
+        shown: dict[str, object] = {
+            "keys": self._keys if isinstance(self._keys, KeyRing) else type(self._keys).__name__
+        }
+        if self._allow_plain:
+            shown["allow_plain"] = True
+        return shown | ({} if self._legacy is None else {"legacy": self._legacy})
+
+    async def encode(self, body: bytes, key: str) -> bytes:
+        return await self._seal(body, key, "application/octet-stream")
+
+    async def decode(self, body: bytes, key: str) -> bytes:
+        read = Read(key)
+        with _integrity(read):
+            header = parse_header(body)
+        if header is None:
+            raise read.error(StoreIntegrityError, "it is not encrypted")
+        sealer = await self._sealer(read, header)
+        with _integrity(read):
+            sealer.check_header(body)
+            last = segments_of(plain_size(header, len(body))) - 1
+        return await self._run(read, len(body), lambda: sealer.open_all(body[header.length :], 0, last))
+
+    async def write_plain(self, operation: Write) -> ObjectInfo:
+        check_any_key(operation.key, operation.name)
+        check_headers(operation.content_type, operation.cache_control)
+        plain = cast("bytes", operation.body)
+        sealed = await self._seal(plain, operation.key, operation.content_type or "")
+        info = await self._inner.perform(operation.replace(body=sealed))
+        return replace(info, size=len(plain), content_type=operation.content_type)
+
+    async def upload_plain(self, operation: Upload) -> ObjectInfo:
+        check_any_key(operation.key, operation.name)
+        check_chunks(operation.chunks, "upload")
+        content_type = operation.content_type or "application/octet-stream"
+        check_headers(content_type, operation.cache_control)
+        data_key = await self._keys.wrap()
+        sealer = Sealer(data_key.secret, new_header(data_key, content_type, None), operation.key)
+        size = 0
+
+        async def sealed() -> AsyncIterator[bytes]:
+            nonlocal size
+            yield sealer.header.raw + sealer.header_tag()
+            number, buffer = 0, bytearray()
+            async for chunk in checked_chunks(operation.chunks, "upload"):
+                size += len(chunk)
+                buffer += chunk
+                while len(buffer) > SEGMENT:  # what is left at the end is the last segment
+                    yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
+                    del buffer[:SEGMENT]
+                    number += 1
+            yield sealer.seal(number, bytes(buffer), last=True)
+
+        info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
+        return replace(info, size=size, content_type=content_type)
+
+    async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
+        found = await self._begin(operation, operation.key)
+        return None if found is None else found.info
+
+    async def read_plain(self, operation: Read) -> StoredObject | None:
+        whole = operation.start == 0 and operation.stop is None
+        found = await self._begin(operation, operation.key, whole=whole)
+        if found is None:
+            return None
+        if found.plain is not None:
+            return StoredObject(found.info, found.plain[operation.start : operation.stop])
+        first, stop, last = found.segments(operation.start, operation.stop)
+        if first == stop:
+            return StoredObject(found.info, b"")
+        at = found.sealer.header.length
+        begin, end = at + first * SEALED_SEGMENT, at + stop * SEALED_SEGMENT
+        if len(found.start) >= min(end, found.stored):
+            sealed: bytes = found.start[begin:end]
+        else:
+            read = operation.replace(start=begin, stop=end)
+            sealed = self._same(operation, found, await self._inner.perform(read)).body
+            if len(sealed) != min(end, found.stored) - begin:
+                raise operation.error(StoreIntegrityError, "it is too short")
+        opened = await self._run(operation, len(sealed), lambda: found.sealer.open_all(sealed, first, last))
+        skip = operation.start - first * SEGMENT
+        length = None if operation.stop is None else operation.stop - operation.start
+        body = opened[skip:] if length is None else opened[skip : skip + length]
+        return StoredObject(found.info, body)
+
+    async def open_plain(self, operation: Open) -> ObjectReader | None:
+        found = await self._begin(operation, operation.key)
+        if found is None:
+            return None
+        if found.plain is not None:
+            return _one_chunk(found.info, found.plain[operation.start : operation.stop])
+        first, stop, last = found.segments(operation.start, operation.stop)
+        if first == stop:
+            return _one_chunk(found.info, b"")
+        at = found.sealer.header.length
+        inner = await self._inner.perform(
+            operation.replace(start=at + first * SEALED_SEGMENT, stop=at + stop * SEALED_SEGMENT)
+        )
+        try:
+            reader = self._same(operation, found, inner)
+        except BaseException:
+            if inner is not None:
+                await inner.aclose()
+            raise
+        end = found.size if operation.stop is None else min(operation.stop, found.size)
+        number, buffer = first, bytearray()
+
+        async def fetch() -> bytes:
+            nonlocal number
+            if number == stop:
+                return b""
+            length = min(SEALED_SEGMENT, found.stored - at - number * SEALED_SEGMENT)
+            while len(buffer) < length:
+                chunk = await reader.next_chunk()
+                if not chunk:
+                    raise operation.error(StoreIntegrityError, "it is too short")
+                buffer.extend(chunk)
+            sealed = bytes(buffer[:length])
+            del buffer[:length]
+            with _integrity(operation):
+                opened = found.sealer.open(number, sealed, last=number == last)
+            begin = number * SEGMENT
+            number += 1
+            return opened[max(0, operation.start - begin) : end - begin] or await fetch()
+
+        return ObjectReader(found.info, fetch, reader.aclose)
+
+    async def _seal(self, body: bytes, key: str, content_type: str) -> bytes:
+        data_key = await self._keys.wrap()
+        sealer = Sealer(data_key.secret, new_header(data_key, content_type, len(body)), key)
+        if len(body) < _IN_A_THREAD:
+            return sealer.seal_all(body)
+        return await asyncio.to_thread(sealer.seal_all, body)
+
+    async def _begin(self, operation: Operation[Any], key: str, *, whole: bool = False) -> _Found | None:
+        """Read the start of an object, or all of it, and authenticate what says how long it is."""
+        stop = None if whole else MAX_HEADER
+        read = Read(key, 0, stop, operation.context, operation.notes)
+        stored = await self._inner.perform(read)
+        if stored is None:
+            return None
+        with _integrity(operation):
+            header = parse_header(stored.body)
+        if header is None:
+            return await self._plain(operation, read, stored)
+        sealer = await self._sealer(operation, header)
+        total = len(stored.body) if stored.info.size is None else stored.info.size
+        with _integrity(operation):
+            sealer.check_header(stored.body)
+            size = plain_size(header, total)
+        info = replace(stored.info, size=size, content_type=header.content_type)
+        found = _Found(info, stored.body, total, size, sealer)
+        if whole and len(stored.body) != total:
+            raise operation.error(StoreIntegrityError, "it is too short")
+        if header.size is None and not whole:
+            await self._check_end(operation, found, read)
+        return found
+
+    async def _check_end(self, operation: Operation[Any], found: _Found, read: Read) -> None:
+        """Authenticate the end of a stream, whose header cannot say how long it is."""
+        last = segments_of(found.size) - 1
+        begin = found.sealer.header.length + last * SEALED_SEGMENT
+        sealed = found.start[begin:]
+        if len(found.start) < found.stored:
+            end = await self._inner.perform(read.replace(start=begin, stop=None))
+            sealed = self._same(operation, found, end).body
+        with _integrity(operation):
+            found.sealer.open(last, sealed, last=True)
+
+    async def _plain(self, operation: Operation[Any], read: Read, stored: StoredObject) -> _Found:
+        """Handle an object that is not encrypted in this format: refuse it, unless options allow it."""
+        if not self._allow_plain and self._legacy is None:
+            reason = "it is not encrypted; allow_plain=True would return it as it is"
+            raise operation.error(StoreIntegrityError, reason)
+        if stored.info.size is not None and len(stored.body) < stored.info.size:
+            again = await self._inner.perform(read.replace(stop=None))
+            if again is None:
+                raise operation.error(VersionConflictError, "the object was deleted while it was read")
+            stored = again
+        body: bytes | None = stored.body
+        if self._legacy is not None:
+            body = self._legacy.decrypt(stored.body)
+            if body is None and self._allow_plain:
+                body = stored.body
+            if body is None:
+                raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")
+        info = replace(stored.info, size=len(body or b""))
+        return _Found(info, b"", 0, 0, cast("Sealer", None), body)
+
+    async def _sealer(self, operation: Operation[Any], header: Header) -> Sealer:
+        try:
+            secret = await self._keys.unwrap(header.key_id, header.wrapped)
+        except UnknownKeyError:
+            reason = f"there is no key {header.key_id[:100]!r} to decrypt it with"
+            raise operation.error(StoreIntegrityError, reason) from None
+        return Sealer(secret, header, operation.keys[0])
+
+    def _same(self, operation: Operation[Any], found: _Found, later: Any) -> Any:
+        """Return a later read of the object, or raise `VersionConflictError` if it was replaced."""
+        if later is None or (later.info.version, later.info.size) != (found.info.version, found.stored):
+            raise operation.error(VersionConflictError, "the object was replaced while it was read")
+        return later
+
+    async def _run(self, operation: Operation[Any], size: int, work: Callable[[], T]) -> T:
+        with _integrity(operation):
+            return work() if size < _IN_A_THREAD else await asyncio.to_thread(work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An object whose header is authentic.
+
+    info: with the plain size. start: what was read of it so far. stored: its bytes in the store inside.
+    plain: the body of an object that is not encrypted in this format; None for others.
+    """
+
+    info: ObjectInfo
+    start: bytes
+    stored: int
+    size: int
+    sealer: Sealer
+    plain: bytes | None = None
+
+    def segments(self, start: int, stop: int | None) -> tuple[int, int, int]:
+        """Return the first segment of a range, the one after its last, and the last of the object."""
+        last = segments_of(self.size) - 1
+        end = self.size if stop is None else min(stop, self.size)
+        if start == 0 and end == self.size:
+            return 0, last + 1, last  # of an empty body too: it has one empty segment
+        if start >= end:
+            return 0, 0, last
+        return start // SEGMENT, segments_of(end), last
+
+
+@contextmanager
+def _integrity(operation: Operation[Any]) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        raise operation.error(StoreIntegrityError, str(error)) from error
+
+
+def _one_chunk(info: ObjectInfo, body: bytes) -> ObjectReader:
+    chunks = iter([body])
+
+    async def fetch() -> bytes:
+        return next(chunks, b"")
+
+    return ObjectReader(info, fetch)

@@ -1,0 +1,121 @@
+"""Where `Encryption` gets its keys: a `KeyRing` of secrets, or a `KeyProvider` such as a KMS."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
+
+from starfish_server.checks import secret_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
+
+MIN_SECRET_BYTES = 32
+
+
+class UnknownKeyError(Exception):
+    """A `KeyProvider` does not know the key of this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A key to encrypt one object with.
+
+    key_id: text that names the key to decrypt with, 1 to 255 bytes of UTF-8; stored in the object.
+    secret: at least 32 bytes; never stored.
+    wrapped: what `unwrap` needs to find the secret, at most 2,048 bytes; stored in the object.
+    """
+
+    key_id: str
+    secret: bytes = field(repr=False)
+    wrapped: bytes = b""
+
+
+@runtime_checkable
+class KeyProvider(Protocol):
+    """Gives `Encryption` a data key for each object, as a key management service does."""
+
+    async def wrap(self) -> DataKey:
+        """Return a data key for a new object."""
+
+    async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
+        """Return the secret of a `DataKey` with this id and wrapped key. Raises `UnknownKeyError`."""
+
+
+class KeyRing:
+    """Secrets by id: the active one encrypts, all of them decrypt.
+
+    To rotate, add a new secret, make it active, and keep the old one until no object needs it.
+
+    secrets: ids, as in "2026", to secrets of at least 32 bytes, such as `secrets.token_bytes(32)`; a str is
+        taken as its UTF-8.
+    active: the id to encrypt with.
+
+    Raises `ValueError` or `TypeError`, which never show a secret.
+    """
+
+    def __init__(self, secrets: Mapping[str, bytes | str], *, active: str) -> None:
+        self._secrets = {key_id: secret_bytes("secrets", secret) for key_id, secret in secrets.items()}
+        for key_id, secret in self._secrets.items():
+            if not isinstance(key_id, str) or not 1 <= len(key_id.encode()) <= 255:
+                raise ValueError("the id of a secret is text of 1 to 255 UTF-8 bytes")
+            if len(secret) < MIN_SECRET_BYTES:
+                raise ValueError(f"the secret {key_id!r} is shorter than {MIN_SECRET_BYTES} bytes")
+        if active not in self._secrets:
+            raise ValueError(f"active is {active!r}, which is not among {', '.join(map(repr, secrets))}")
+        self._active = active
+
+    async def wrap(self) -> DataKey:
+        return DataKey(self._active, self._secrets[self._active])
+
+    async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
+        if key_id not in self._secrets:
+            raise UnknownKeyError(key_id)
+        return self._secrets[key_id]
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(map(repr, self._secrets))}, active={self._active!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a KeyRing holds secrets and is not pickled or copied")
+
+
+class LegacyKey:
+    """The key of objects that the `EncryptedObjectStore` of starfish-server 2.x encrypted.
+
+    It bound no object to its key, so objects that were swapped are not found out: encrypt them again.
+
+    secret, salt, info: as they were given to that store.
+    """
+
+    def __init__(self, secret: str, salt: str, info: str = "starfish-data") -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._aead = AESGCM(hkdf(secret.encode(), salt.encode(), info.encode()))
+
+    def decrypt(self, body: bytes) -> bytes | None:
+        """Return the plain body, or None if it is damaged or was encrypted otherwise."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            sealed = base64.b64decode(body, validate=True)
+            return self._aead.decrypt(sealed[:12], sealed[12:], None)
+        except (binascii.Error, ValueError, InvalidTag):
+            return None
+
+    def __repr__(self) -> str:
+        return "LegacyKey(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a LegacyKey holds a secret and is not pickled or copied")
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """Derive 32 bytes by HKDF with SHA-256 (RFC 5869), which for one block of output are two HMACs."""
+    extracted = hmac.digest(salt or bytes(32), secret, "sha256")
+    return hmac.digest(extracted, info + b"\x01", "sha256")

@@ -1,0 +1,167 @@
+"""The format of encrypted objects: a header, then segments, each sealed with AES-256-GCM.
+
+As in Tink's streaming AEAD, every object has a key of its own, derived by HKDF from the secret, a random salt
+and all that is to be authenticated besides the body: the object's key and the header, which holds the key id
+and the content type. A segment's nonce is a random prefix, the segment's number, and whether it is the last.
+So a segment that is moved, repeated, left out, or put under another header does not decrypt.
+
+header:   magic (8) version (1) length of header (2) plain size (8, or all ones for a stream) salt (32)
+          nonce prefix (7), then id, content type and wrapped key, each after its length (2), and a tag (16)
+segment:  up to 65,536 bytes of body, and a tag (16); an empty body has one empty segment
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+except ImportError as error:
+    raise ImportError("Encryption needs cryptography: pip install 'starfish-server[encryption]'") from error
+
+from starfish_server.layers.encryption.keys import hkdf
+
+if TYPE_CHECKING:
+    from starfish_server.layers.encryption.keys import DataKey
+
+MAGIC = b"\x93SFSEAL\n"
+SEGMENT = 65_536
+TAG = 16
+SEALED_SEGMENT = SEGMENT + TAG
+MAX_HEADER = 4096
+_VERSION = 1
+_STREAM = 2**64 - 1
+_FIXED = struct.Struct(">8sBHQ32s7s")
+_HEADER_NUMBER, _HEADER_FLAG = 2**32 - 1, 2  # a nonce that no segment has
+
+
+class DamagedError(Exception):
+    """What was read is not what was written; the text says in which way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before the segments of an object.
+
+    size: of the plain body in bytes; None for a stream, whose size was not known when it began.
+    raw: the bytes of the header without its tag.
+    """
+
+    size: int | None
+    salt: bytes
+    prefix: bytes
+    key_id: str
+    content_type: str
+    wrapped: bytes
+    raw: bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes of the header with its tag: where the first segment begins."""
+        return len(self.raw) + TAG
+
+
+def new_header(data_key: DataKey, content_type: str, size: int | None) -> Header:
+    """Make the header of a new object, with a salt and a nonce prefix of its own."""
+    salt, prefix = os.urandom(32), os.urandom(7)
+    parts = [data_key.key_id.encode(), content_type.encode(), data_key.wrapped]
+    tail = b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+    length = _FIXED.size + len(tail) + TAG
+    if length > MAX_HEADER:
+        raise ValueError(f"key id, content type and wrapped key take {length} of {MAX_HEADER} bytes")
+    fixed = _FIXED.pack(MAGIC, _VERSION, length, _STREAM if size is None else size, salt, prefix)
+    return Header(size, salt, prefix, data_key.key_id, content_type, data_key.wrapped, fixed + tail)
+
+
+def parse_header(start: bytes) -> Header | None:
+    """Return the header at the start of an object; None for an object that does not begin like one."""
+    if not start.startswith(MAGIC):
+        return None
+    try:
+        _, version, length, size, salt, prefix = _FIXED.unpack_from(start)
+        raw = start[: length - TAG]
+        if version != _VERSION or not _FIXED.size < len(raw) == length - TAG <= MAX_HEADER:
+            raise ValueError
+        parts, at = [], _FIXED.size
+        for _ in range(3):
+            end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
+            parts.append(raw[at + 2 : end])
+            at = end
+        if at != len(raw):
+            raise ValueError
+        key_id, content_type = parts[0].decode(), parts[1].decode("ascii")
+    except (struct.error, ValueError):
+        raise DamagedError("the header is damaged") from None
+    return Header(None if size == _STREAM else size, salt, prefix, key_id, content_type, parts[2], raw)
+
+
+class Sealer:
+    """Seals and opens the segments of one object."""
+
+    def __init__(self, secret: bytes, header: Header, key: str) -> None:
+        name = key.encode()
+        info = b"starfish-server encryption\0" + len(name).to_bytes(2, "big") + name + header.raw
+        self._aead = AESGCM(hkdf(secret, header.salt, info))
+        self._prefix = header.prefix
+        self.header = header
+
+    def header_tag(self) -> bytes:
+        """Return the tag that ends the header."""
+        return self._aead.encrypt(self._nonce(_HEADER_NUMBER, _HEADER_FLAG), b"", None)
+
+    def check_header(self, start: bytes) -> None:
+        """Raise `DamagedError` unless the header at the start of an object ends with its tag."""
+        self._open(_HEADER_NUMBER, _HEADER_FLAG, start[len(self.header.raw) : self.header.length])
+
+    def seal(self, number: int, segment: bytes | memoryview, *, last: bool) -> bytes:
+        """Return the sealed segment."""
+        return self._aead.encrypt(self._nonce(number, last), segment, None)
+
+    def open(self, number: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
+        """Return the plain segment. Raises `DamagedError`."""
+        return self._open(number, last, sealed)
+
+    def seal_all(self, body: bytes) -> bytes:
+        """Return the whole object for a body."""
+        view, count = memoryview(body), segments_of(len(body))
+        sealed = [
+            self.seal(number, view[number * SEGMENT : (number + 1) * SEGMENT], last=number == count - 1)
+            for number in range(count)
+        ]
+        return b"".join([self.header.raw, self.header_tag(), *sealed])
+
+    def open_all(self, sealed: bytes | memoryview, first: int, last: int) -> bytes:
+        """Return the plain bytes of segments that follow each other; `last` is the object's last number."""
+        view = memoryview(sealed)
+        pieces = []
+        for number, at in enumerate(range(0, len(view), SEALED_SEGMENT), first):
+            pieces.append(self.open(number, view[at : at + SEALED_SEGMENT], last=number == last))
+        return b"".join(pieces)
+
+    def _nonce(self, number: int, flag: int) -> bytes:
+        return self._prefix + number.to_bytes(4, "big") + flag.to_bytes(1, "big")
+
+    def _open(self, number: int, flag: int, sealed: bytes | memoryview) -> bytes:
+        try:
+            return self._aead.decrypt(self._nonce(number, flag), sealed, None)
+        except (InvalidTag, ValueError):
+            raise DamagedError("it is damaged, was tampered with, or belongs to another key") from None
+
+
+def segments_of(size: int) -> int:
+    """Return how many segments a plain body of this size has."""
+    return max(1, -(-size // SEGMENT))
+
+
+def plain_size(header: Header, stored: int) -> int:
+    """Return the plain size of an object of `stored` bytes. Raises `DamagedError` if the two do not agree."""
+    body = stored - header.length
+    count = -(-body // SEALED_SEGMENT)
+    size = body - count * TAG
+    if body < TAG or size < 0 or segments_of(size) != count or header.size not in (None, size):
+        raise DamagedError("it is too long or too short")
+    return size

@@ -1,0 +1,98 @@
+"""Streams under `Retry`: a reader that can be opened again where it broke, and the chunks of an upload."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import asynchronous, check_chunks
+from starfish_server.context import retries_outside
+from starfish_server.layers.retry.recovery import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+
+    from starfish_server.objects import ObjectReader
+    from starfish_server.operations import Open
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["ResumableReader", "StreamRecovery", "UploadChunks", "UploadRecovery"]
+
+
+class ResumableReader:
+    """The reader that an `Open` gave, and the ones that take its place after failures.
+
+    `perform` returns the next chunk, as the store inside performs an operation: `Retry` retries both alike.
+    """
+
+    def __init__(self, inner: AbstractObjectStore, operation: Open, reader: ObjectReader) -> None:
+        self._inner = inner
+        self._reader = reader
+        self._position = operation.start
+        self.version = reader.info.version
+
+    async def perform(self, operation: Open) -> bytes:
+        """Return the next chunk. A reader that fails closes itself."""
+        chunk = await self._reader.next_chunk()
+        self._position += len(chunk)
+        return chunk
+
+    async def resume(self, operation: Open) -> bool:
+        """Open the rest of the object; return False if it is another object than before."""
+        reader = await self._inner.perform(operation.replace(start=self._position))
+        if reader is None:
+            return False
+        if reader.info.version != self.version:
+            with suppress(Exception):
+                await reader.aclose()
+            return False
+        self._reader = reader
+        return True
+
+    async def aclose(self) -> None:
+        """Close the reader in use."""
+        await self._reader.aclose()
+
+
+class StreamRecovery(Recovery[bytes]):
+    """Opens the rest of an object whose stream broke, if it still has the version that the stream began with.
+
+    For another object, or one without a version, the error that broke the stream is raised.
+    """
+
+    async def attempt(self) -> bytes:
+        if not await self._source.resume(self._operation):
+            self._gave_up = ": the object is another one than the stream began with"
+            raise self._first
+        return await super().attempt()
+
+    @property
+    def repeatable(self) -> bool:
+        return self._source.version is not None
+
+
+class UploadChunks:
+    """The chunks of an upload; `begun` is True from when the first one was asked for.
+
+    From then on they cannot be sent again, so what is inside learns that it may retry its parts.
+    """
+
+    def __init__(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> None:
+        check_chunks(chunks, "upload")
+        self._chunks = chunks
+        self.begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        retries_outside.set(False)
+        async with aclosing(asynchronous(self._chunks)) as chunks:  # type: ignore[type-var]  # a generator
+            async for chunk in chunks:
+                yield chunk
+
+
+class UploadRecovery(Recovery[Any]):
+    """Makes another attempt only while no chunk was asked for."""
+
+    @property
+    def repeatable(self) -> bool:
+        return not self._operation.chunks.begun

@@ -1,0 +1,390 @@
+"""`Encryption`: the bucket holds no plain byte, and nothing that was changed there is returned."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from starfish_server import (
+    CustomObjectStore,
+    MemoryObjectStore,
+    StackError,
+    StoreBuilder,
+    explain,
+    load_stack,
+)
+from starfish_server.errors import (
+    InvalidKeyError,
+    StoreIntegrityError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.layers.base import Layer
+from starfish_server.layers.encryption import (
+    DataKey,
+    Encryption,
+    KeyProvider,
+    KeyRing,
+    LegacyKey,
+    UnknownKeyError,
+)
+from starfish_server.layers.encryption.keys import hkdf
+from starfish_server.operations import Read
+from starfish_server.testing import RecordingStore, check_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starfish_server import AbstractObjectStore
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
+
+NEW, OLD = b"n" * 32, b"o" * 32
+RING = KeyRing({"2026": NEW, "2025": OLD}, active="2026")
+SEGMENT = 65_536
+BODY = random.Random(7).randbytes(3 * SEGMENT + 1000)
+RANGES = [
+    (0, None),
+    (0, 5),
+    (SEGMENT - 1, SEGMENT + 1),
+    (SEGMENT, 2 * SEGMENT),
+    (5, 3 * SEGMENT + 999),
+    (3 * SEGMENT, None),
+    (len(BODY), None),
+    (len(BODY) - 1, len(BODY) + 100),
+]
+
+
+async def stream(store: AbstractObjectStore, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    reader = await store.open(key, start=start, stop=stop)
+    assert reader is not None
+    async with reader:
+        return await reader.read()
+
+
+async def read(store: AbstractObjectStore, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    found = await store.read(key, start=start, stop=stop)
+    assert found is not None
+    return found.body
+
+
+async def raw(leaf: AbstractObjectStore, key: str) -> bytes:
+    found = await leaf.get_bytes(key)
+    assert found is not None
+    return found[0]
+
+
+async def test_it_behaves_as_a_store() -> None:
+    await check_store(lambda: Encryption(MemoryObjectStore(data={}), RING))
+
+
+async def test_it_works_over_a_store_that_derives_every_general_operation() -> None:
+    def make() -> Encryption:
+        inner = MemoryObjectStore(data={})
+        leaf = CustomObjectStore(
+            on_get=lambda key: inner.get_string(key),
+            on_put=inner.put,
+            on_list=lambda prefix, start_after, limit: inner.list_keys(
+                prefix, start_after=start_after, limit=limit
+            ),
+            on_delete=inner.delete,
+            on_get_bytes=lambda key: inner.get_bytes(key),
+            on_put_bytes=inner.put_bytes,
+            portable_keys=True,
+        )
+        return Encryption(leaf, RING)
+
+    await check_store(make, lacks={"conditional_writes", "metadata"})
+
+
+@pytest.mark.parametrize("uploaded", [False, True])
+@pytest.mark.parametrize(("start", "stop"), RANGES)
+async def test_ranges_and_streams_are_those_of_the_plain_body(
+    uploaded: bool, start: int, stop: int | None
+) -> None:
+    store = Encryption(MemoryObjectStore(data={}), RING)
+    if uploaded:
+        await store.upload("k", [BODY[:10], BODY[10:]], content_type="image/png")
+    else:
+        await store.put_bytes("k", BODY, content_type="image/png")
+    assert await read(store, "k", start, stop) == BODY[start:stop]
+    assert await stream(store, "k", start, stop) == BODY[start:stop]
+    info = await store.stat("k")
+    assert info is not None
+    assert (info.size, info.content_type) == (len(BODY), "image/png")
+
+
+async def test_a_range_reads_the_segments_that_it_touches() -> None:
+    leaf = RecordingStore(MemoryObjectStore(data={}))
+    store = Encryption(leaf, RING)
+    await store.put_bytes("k", BODY, content_type="a/b")
+    leaf.calls.clear()
+    await read(store, "k", SEGMENT + 5, SEGMENT + 10)
+    ranges = [(call.start, call.stop) for call in leaf.calls if isinstance(call, Read)]
+    assert len(ranges) == 2
+    assert sum((stop or 0) - start for start, stop in ranges) < SEGMENT + 5_000
+
+
+async def test_the_store_inside_holds_no_plain_byte() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    secret = b"attack at dawn " * 10
+    await store.put("text", secret.decode())
+    await store.put_bytes("bytes", secret, content_type="a/b")
+    await store.write("written", secret)
+    await store.upload("uploaded", [secret])
+    await store.copy("text", "copied")
+    for key in ("text", "bytes", "written", "uploaded", "copied"):
+        assert b"attack" not in await raw(leaf, key)
+        assert await read(store, key) == secret
+    assert store.supports("signed_url") is False
+    with pytest.raises(StoreNotSupportedError):
+        await store.signed_url("text")
+
+
+def flipped(body: bytes, at: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+
+
+def tampered(choose: random.Random, body: bytes, other: bytes) -> bytes:
+    """One way to change what is stored: every region, and every edge."""
+    sealed = SEGMENT + 16
+    header = max(0, len(body) % sealed)
+    match choose.randrange(7):
+        case 0:
+            return flipped(body, choose.randrange(len(body)))
+        case 1:
+            return flipped(body, choose.randrange(min(150, len(body))))
+        case 2:
+            cut = choose.choice([1, 16, choose.randrange(1, len(body)), len(body) - header, sealed])
+            return body[: max(1, len(body) - cut)]
+        case 3:
+            return body + choose.choice([b"\0", bytes(16), os.urandom(sealed), body[-sealed:]])
+        case 4:
+            return other[:200] + body[200:]
+        case 5:
+            return body[:-sealed] + other[-sealed:]
+        case _:
+            start = choose.randrange(0, max(1, len(body) - 2 * sealed))
+            first, second = body[start : start + sealed], body[start + sealed : start + 2 * sealed]
+            return body[:start] + second + first + body[start + 2 * sealed :]
+
+
+async def test_whatever_is_changed_in_the_bucket_is_an_integrity_error(full: bool) -> None:
+    choose = random.Random(26)
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    for key, body in (("a", BODY), ("b", BODY[::-1]), ("small", b"x" * 100), ("empty", b"")):
+        await store.write(key, body, content_type="image/png")
+        await store.upload(f"{key}-up", [body], content_type="image/png")
+    keys = await leaf.list_keys("")
+    stored = {key: await raw(leaf, key) for key in keys}
+    for _ in range(10_000 if full else 500):
+        key, other = choose.choice(keys), choose.choice(keys)
+        changed = tampered(choose, stored[key], stored[other])
+        if changed == stored[key]:
+            continue
+        await leaf.put_bytes(key, changed, content_type="image/png")
+        with pytest.raises(StoreIntegrityError) as caught:
+            await read(store, key)
+        assert (caught.value.operation, caught.value.key) == ("read", key)
+        with pytest.raises(StoreIntegrityError):
+            await stream(store, key)
+        await leaf.put_bytes(key, stored[key], content_type="image/png")
+
+
+async def test_no_byte_of_a_segment_that_does_not_decrypt_is_returned() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    await store.put_bytes("k", BODY, content_type="a/b")
+    sealed = await raw(leaf, "k")
+    await leaf.put_bytes("k", flipped(sealed, len(sealed) - 1), content_type="a/b")
+    reader = await store.open("k")
+    assert reader is not None
+    returned = b""
+    for _ in range(3):
+        returned += await reader.next_chunk()
+    with pytest.raises(StoreIntegrityError):
+        await reader.next_chunk()
+    assert returned == BODY[: 3 * SEGMENT]
+    assert await read(store, "k", 0, SEGMENT) == BODY[:SEGMENT]
+
+
+@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "read", "stat", "open"])
+async def test_an_object_moved_to_another_key_is_refused(operation: str) -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    await store.put("alice/salary", "100")
+    await leaf.copy("alice/salary", "bob/salary")
+    with pytest.raises(StoreIntegrityError):
+        await getattr(store, operation)("bob/salary")
+
+
+async def test_the_content_type_comes_from_the_sealed_header() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    await store.put_bytes("k", b"body", content_type="image/png")
+    await leaf.put_bytes("k", await raw(leaf, "k"), content_type="text/html")
+    assert await store.get_bytes("k") == (b"body", "image/png")
+
+
+async def test_salts_and_nonces_differ_for_each_object() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(leaf, RING)
+    seen = set()
+    for _ in range(50):
+        await store.put_bytes("k", b"the same body", content_type="a/b")
+        seen.add(await raw(leaf, "k"))
+    assert len({sealed[19:58] for sealed in seen}) == 50
+
+
+async def test_rotation_reads_old_objects_and_writes_with_the_active_key() -> None:
+    leaf = MemoryObjectStore(data={})
+    await Encryption(leaf, KeyRing({"2025": OLD}, active="2025")).put("k", "text")
+    store = Encryption(leaf, RING)
+    assert await store.get_string("k") == "text"
+    await store.put("k", "newer")
+    with pytest.raises(StoreIntegrityError, match="there is no key '2026' to decrypt it with"):
+        await Encryption(leaf, KeyRing({"2025": OLD}, active="2025")).get_string("k")
+    wrong = KeyRing({"2026": b"w" * 32}, active="2026")
+    with pytest.raises(StoreIntegrityError, match="belongs to another key"):
+        await Encryption(leaf, wrong).get_string("k")
+
+
+class Service:
+    """A key management service: wraps a new data key for each object."""
+
+    def __init__(self) -> None:
+        self._aead = AESGCM(b"m" * 32)
+
+    async def wrap(self) -> DataKey:
+        secret = os.urandom(32)
+        nonce = os.urandom(12)
+        return DataKey("master", secret, nonce + self._aead.encrypt(nonce, secret, None))
+
+    async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
+        if key_id != "master":
+            raise UnknownKeyError(key_id)
+        return self._aead.decrypt(wrapped[:12], wrapped[12:], None)
+
+
+async def test_a_key_provider_gives_each_object_a_key_of_its_own() -> None:
+    assert isinstance(Service(), KeyProvider)
+    store = Encryption(MemoryObjectStore(data={}), Service())
+    await store.put("k", "text")
+    assert await store.get_string("k") == "text"
+    assert await stream(store, "k") == b"text"
+
+
+async def test_plain_objects_are_refused_unless_allowed() -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", BODY, content_type="image/png")
+    for operation in ("get_bytes", "read", "stat", "open"):
+        with pytest.raises(StoreIntegrityError, match="it is not encrypted"):
+            await getattr(Encryption(leaf, RING), operation)("k")
+    store = Encryption(leaf, RING, allow_plain=True)
+    assert await store.get_bytes("k") == (BODY, "image/png")
+    assert await read(store, "k", 5, 9) == BODY[5:9]
+    assert await stream(store, "k", SEGMENT) == BODY[SEGMENT:]
+
+
+async def test_objects_of_the_2x_server_are_read_with_a_legacy_key_only() -> None:
+    leaf = MemoryObjectStore(data={})
+    key, nonce = hkdf(b"secret", b"salt", b"starfish-data"), os.urandom(12)
+    sealed = nonce + AESGCM(key).encrypt(nonce, b'{"n": 1}', None)
+    await leaf.put("k", base64.b64encode(sealed).decode())
+    with pytest.raises(StoreIntegrityError):
+        await Encryption(leaf, RING).get_string("k")
+    store = Encryption(leaf, RING, legacy=LegacyKey("secret", "salt"))
+    assert await store.get_string("k") == '{"n": 1}'
+    assert await stream(store, "k", 1, 4) == b'"n"'
+    with pytest.raises(StoreIntegrityError, match="the legacy key does not decrypt it"):
+        await Encryption(leaf, RING, legacy=LegacyKey("other", "salt")).get_string("k")
+    await leaf.put("plain", "not encrypted")
+    with pytest.raises(StoreIntegrityError):
+        await store.get_string("plain")
+
+
+async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> None:
+    class Replaces(Layer):
+        """Replaces the object after its header was read."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read) and operation.stop == 4096:
+                await self._inner.copy("other", "k")
+            return result
+
+    leaf = MemoryObjectStore(data={})
+    for key in ("k", "other"):
+        await Encryption(leaf, RING).put_bytes(key, BODY, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await read(Encryption(Replaces(leaf), RING), "k", SEGMENT, SEGMENT + 1)
+
+
+async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> None:
+    key: Any = None
+    with pytest.raises(InvalidKeyError):
+        await Encryption(MemoryObjectStore(data={}), RING).put(key, "v")
+
+
+wrong: Any = b"a secret that is no key"
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: KeyRing({"a": b"short"}, active="a"), ValueError),
+        (lambda: KeyRing({"a": NEW}, active="b"), ValueError),
+        (lambda: KeyRing({"": NEW}, active=""), ValueError),
+        (lambda: Encryption(MemoryObjectStore(data={}), wrong), TypeError),
+        (lambda: Encryption(MemoryObjectStore(data={}), RING, legacy=wrong), TypeError),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make: Callable[[], object], error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    assert "nnnn" not in str(caught.value)
+
+
+def test_no_secret_is_shown_or_pickled() -> None:
+    legacy = LegacyKey("legacy-secret", "salt")
+    store = Encryption(MemoryObjectStore(data={}), RING, legacy=legacy)
+    shown = f"{RING!r} {store!r} {legacy!r} {explain(store)} {DataKey('id', NEW)!r}"
+    for secret in ("nnnn", "oooo", "legacy-secret"):
+        assert secret not in shown
+    assert "KeyRing('2026', '2025', active='2026')" in repr(store)
+    for holder in (RING, legacy):
+        with pytest.raises(TypeError, match="is not pickled"):
+            pickle.dumps(holder)
+
+
+def test_a_stack_file_builds_it_with_secrets_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_2026", "s" * 32)
+    path = tmp_path / "stack.toml"
+    path.write_text(
+        '[[layer]]\ntype = "Encryption"\n'
+        'keys = {type = "KeyRing", secrets = {"2026" = "${SECRET_2026}"}, active = "2026"}\n'
+        '[leaf]\ntype = "memory"\n'
+    )
+    store = load_stack(path)
+    assert "KeyRing('2026', active='2026')" in repr(store)
+    assert "Encryption(keys=***)" in explain(store)
+
+
+def test_a_cache_inside_it_is_refused() -> None:
+    from starfish_server.layers.caching import Caching
+
+    with pytest.raises(StackError, match="every hit would be decrypted again"):
+        StoreBuilder().layer(Encryption, RING).layer(Caching).over(MemoryObjectStore(data={}))
