@@ -55,8 +55,11 @@ def options(made: Callable[..., object]) -> set[str]:
                 "RateLimit",
                 "Namespace",
                 "Caching",
-                "CircuitBreaker",
+                "Compression",
+                "Encryption",
+                "Mirror",
                 "Hedge",
+                "CircuitBreaker",
                 "Retry",
             )
         ),

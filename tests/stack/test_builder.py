@@ -244,7 +244,7 @@ async def test_a_leaf_without_the_context_keyword_works_under_every_layer() -> N
                 self.data.pop(key, None)
 
     builder = StoreBuilder()
-    for layer in [layer for layer in CANONICAL if layer is not ReadOnly]:
+    for layer in [layer for layer in CANONICAL if layer not in (ReadOnly, Rot13)]:  # that one needs bytes
         builder = builder.layer(layer)
     store = builder.over(Old())
     context = StoreContext("c", {}, "alice", (), "push")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
     from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.encryption import DataKey as DataKey
     from starfish_server.layers.encryption import Encryption as Encryption
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
+    from starfish_server.layers.mirror import Mirror as Mirror
+    from starfish_server.layers.mirror import RepairReport as RepairReport
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.rate_limit import RateLimit as RateLimit
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
@@ -53,6 +56,7 @@ _HOMES = {
     "CacheStats": "caching",
     "Caching": "caching",
     "CircuitBreaker": "circuit_breaker",
+    "Compression": "compression",
     "ConcurrencyLimit": "concurrency_limit",
     "DataKey": "encryption",
     "Encryption": "encryption",
@@ -65,11 +69,13 @@ _HOMES = {
     "LegacyKey": "encryption",
     "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
+    "Mirror": "mirror",
     "Namespace": "namespace",
     "Operation": "base",
     "QueuedSink": ".audit.queued",
     "RateLimit": "rate_limit",
     "ReadOnly": "read_only",
+    "RepairReport": "mirror",
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",

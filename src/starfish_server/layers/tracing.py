@@ -8,6 +8,7 @@ backend gave to a request. A leaf needs OpenTelemetry for neither.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import logging
 import secrets
@@ -93,8 +94,7 @@ class Tracing(Layer):
         self._show_identity = _recording("record_identity", record_identity, secret)
         self._show_key = _recording("record_key", record_key, secret)
         self._show_messages = record_identity == record_key == "plain"
-        span_of = _span_of(inner) if per_attempt else _plain_span
-        self._spans = {name: span_of(name) for name in OPERATIONS}
+        self._span_of = functools.cache(_span_of(inner) if per_attempt else _plain_span)
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"per_attempt": True} if self._per_attempt else {}
@@ -102,7 +102,7 @@ class Tracing(Layer):
         return shown | {name: how for name, how in recorded.items() if how != "off"}
 
     async def perform(self, operation: Operation[T]) -> T:
-        name, attributes, key_attribute = self._spans[operation.name]
+        name, attributes, key_attribute = self._span_of(operation.name)
         span = self._start(name)
         if not span.get_span_context().is_valid:
             return await self._inner.perform(operation)
@@ -185,7 +185,8 @@ class Tracing(Layer):
 
 
 def _plain_span(operation: str) -> _SpanOf:
-    key = "objectstore.prefix" if OPERATIONS[operation].action == "list" else "objectstore.key"
+    kind = OPERATIONS.get(operation)
+    key = "objectstore.prefix" if kind is not None and kind.action == "list" else "objectstore.key"
     return f"objectstore.{operation}", {}, key
 
 

@@ -54,8 +54,8 @@ class Transform(Layer):
 
     Ranges and streams read the whole object, and `stat` reads it for its size; lists have no sizes. An upload
     is gathered, up to 64 MiB. `copy` decodes and encodes the body, for the target's key. A subclass whose
-    encoding allows more overrides `stat_plain`, `read_plain`, `open_plain`, `write_plain` or `upload_plain`,
-    of which every operation is made.
+    encoding allows more overrides `stat_plain`, `read_plain`, `open_plain`, `write_plain`, `upload_plain` or
+    `copy_plain`, of which every operation is made.
     """
 
     context_dependent = False
@@ -116,6 +116,10 @@ class Transform(Layer):
         info = await self._inner.perform(operation.replace(body=body))
         return replace(info, size=len(operation.body))
 
+    async def copy_plain(self, operation: Copy) -> ObjectInfo:
+        """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
+        return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no copy
+
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         """Perform `upload`."""
         return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no upload
@@ -165,11 +169,6 @@ async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
     return ObjectList([replace(info, size=None) for info in found.objects], found.prefixes)
 
 
-async def _copy(layer: Transform, operation: Copy) -> ObjectInfo:
-    """Copy by reading and writing, so that the body is encoded for the target's key."""
-    return await operation.send(super(Layer, layer))  # type: ignore[arg-type]  # as a store that has no copy
-
-
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
@@ -180,6 +179,6 @@ _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     PutBytes: _put,
     Write: _write,
     Upload: lambda layer, operation: layer.upload_plain(operation),
-    Copy: _copy,
+    Copy: lambda layer, operation: layer.copy_plain(operation),
     ListObjects: _list_objects,
 }

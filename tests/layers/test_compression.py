@@ -1,0 +1,248 @@
+"""`Compression`: fewer bytes inside, the same bytes outside, and no damaged or endless frame."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import struct
+import tracemalloc
+import zlib
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from starfish_server import MemoryObjectStore, StackError, StoreBuilder, explain, load_stack
+from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, StoreNotSupportedError
+from starfish_server.layers.compression import Compression
+from starfish_server.layers.encryption import Encryption, KeyRing
+from starfish_server.testing import RecordingStore, check_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from starfish_server import AbstractObjectStore
+
+MAGIC = b"\x93SFPACK\n"
+TEXT = b'{"name": "alice", "roles": ["member"], "n": 12345}\n' * 4000
+NOISE = random.Random(3).randbytes(5000)
+ALGORITHMS = ["zstd", "gzip"]
+
+
+async def raw(leaf: AbstractObjectStore, key: str) -> bytes:
+    found = await leaf.get_bytes(key)
+    assert found is not None
+    return found[0]
+
+
+async def read(store: AbstractObjectStore, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    found = await store.read(key, start=start, stop=stop)
+    assert found is not None
+    return found.body
+
+
+async def stream(store: AbstractObjectStore, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    reader = await store.open(key, start=start, stop=stop)
+    assert reader is not None
+    async with reader:
+        return await reader.read()
+
+
+def edge(algorithm: int, size: int) -> bytes:
+    head = struct.pack(">8sBBQ", MAGIC, 1, algorithm, size)
+    return head + struct.pack(">I", zlib.crc32(head))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_it_behaves_as_a_store(algorithm: Any) -> None:
+    await check_store(lambda: Compression(MemoryObjectStore(data={}), algorithm=algorithm, min_bytes=1))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_bodies_take_fewer_bytes_inside_and_come_back(algorithm: Any) -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf, algorithm=algorithm)
+    await store.put("put", TEXT.decode())
+    await store.put_bytes("bytes", TEXT, content_type="application/json")
+    await store.write("written", TEXT)
+    await store.upload("uploaded", [TEXT[:1000], TEXT[1000:]])
+    await store.copy("bytes", "copied")
+    for key in ("put", "bytes", "written", "uploaded", "copied"):
+        assert len(await raw(leaf, key)) < len(TEXT) / 10
+        assert await read(store, key) == TEXT
+        assert await stream(store, key) == TEXT
+        info = await store.stat(key)
+        assert info is not None
+        assert info.size == len(TEXT)
+    assert await store.get_bytes("copied") == (TEXT, "application/json")
+    assert [info.size for info in (await store.list_objects("put")).objects] == [None]
+    with pytest.raises(StoreNotSupportedError):
+        await store.signed_url("put")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 5), (7, 100_000), (150_000, None), (len(TEXT), None), (3, 3)]
+)
+async def test_ranges_and_streams_are_those_of_the_plain_body(
+    algorithm: Any, start: int, stop: int | None
+) -> None:
+    store = Compression(MemoryObjectStore(data={}), algorithm=algorithm)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    assert await read(store, "k", start, stop) == TEXT[start:stop]
+    assert await stream(store, "k", start, stop) == TEXT[start:stop]
+
+
+async def test_what_is_small_or_does_not_shrink_is_stored_as_it_is() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf)
+    for key, body in (("small", TEXT[:1000]), ("noise", NOISE)):
+        await store.put_bytes(key, body, content_type="a/b")
+        assert await raw(leaf, key) == body
+
+
+async def test_a_range_of_what_is_stored_as_it_is_is_read_as_a_range() -> None:
+    leaf = RecordingStore(MemoryObjectStore(data={}))
+    store = Compression(leaf)
+    await store.put_bytes("k", NOISE, content_type="a/b")
+    leaf.calls.clear()
+    assert await read(store, "k", 10, 20) == NOISE[10:20]
+    assert [(call.start, call.stop) for call in leaf.calls] == [(0, 22), (10, 20)]  # type: ignore[attr-defined]  # of reads
+
+
+async def test_objects_stored_before_are_read_as_they_are_and_those_of_other_programs_too() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf)
+    zipped = gzip.compress(TEXT)
+    for key, body in (("plain", TEXT), ("gzip", zipped), ("empty", b""), ("magic", MAGIC + NOISE)):
+        await leaf.put_bytes(key, body, content_type="a/b")
+        assert await store.get_bytes(key) == (body, "a/b")
+        assert await read(store, key, 3, 9) == body[3:9]
+        assert await stream(store, key) == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [MAGIC, MAGIC + b"x", edge(1, 5), edge(0, 3) + b"abc" + edge(0, 3), b"tail" + edge(2, 9), MAGIC + TEXT],
+)
+async def test_a_body_that_looks_like_a_frame_comes_back_whole(body: bytes) -> None:
+    store = Compression(MemoryObjectStore(data={}))
+    await store.put_bytes("k", body, content_type="a/b")
+    await store.upload("u", [body])
+    for key in ("k", "u"):
+        assert await read(store, key) == body
+        assert await stream(store, key) == body
+        assert await read(store, key, 2, 12) == body[2:12]
+        info = await store.stat(key)
+        assert info is not None
+        assert info.size == len(body)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_damaged_frame_is_an_error_and_never_the_raw_bytes(algorithm: Any, full: bool) -> None:
+    choose = random.Random(27)
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf, algorithm=algorithm)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    frame = await raw(leaf, "k")
+    harmless = 0
+    for number in range(3000 if full else 300):
+        at = number if number < len(frame) else choose.randrange(len(frame))
+        damaged = bytearray(frame)
+        damaged[at] ^= 1 << choose.randrange(8)
+        cut = bytes(damaged) if number % 3 else frame[: choose.randrange(len(edge(0, 0)), len(frame))]
+        await leaf.put_bytes("k", cut, content_type="a/b")
+        for reading in (read, stream):
+            # Some bits do not count: a time in gzip's header, the end of the frame for a stream.
+            with suppress(StoreIntegrityError):
+                assert await reading(store, "k") == TEXT
+                harmless += 1
+    assert harmless < (3000 if full else 300) / 5
+
+
+def bomb(algorithm: int, stated: int) -> bytes:
+    codec = zlib.compressobj(9, wbits=31)
+    payload = b"".join(codec.compress(bytes(2**20)) for _ in range(200)) + codec.flush()
+    return edge(algorithm, stated) + payload + edge(algorithm, stated)
+
+
+@pytest.mark.parametrize("stated", [100, 2**40])
+async def test_a_bomb_stops_at_the_stated_size_and_at_the_limit(stated: int) -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", bomb(2, stated), content_type="a/b")
+    store = Compression(leaf, max_bytes=2**20)
+    tracemalloc.start()
+    try:
+        for reading in (read, stream):
+            with pytest.raises(StoreIntegrityError):
+                await reading(store, "k")
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_large_upload_is_stored_as_it_is_in_bounded_memory() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf)
+    chunk = bytes(2**20)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield chunk
+
+    info = await store.upload("k", chunks())
+    assert info.size == 40 * 2**20
+    assert (await raw(leaf, "k"))[:10] == bytes(10)
+    assert await read(store, "k", 5, 8) == bytes(3)
+
+    async def misleading() -> AsyncIterator[bytes]:
+        yield MAGIC
+        async for more in chunks():
+            yield more
+
+    with pytest.raises(ObjectTooLargeError):
+        await store.upload("other", misleading())
+
+
+async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf, max_bytes=10_000)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    assert await raw(leaf, "k") == TEXT
+    assert await read(store, "k") == TEXT
+
+
+async def test_compression_over_encryption_keeps_both() -> None:
+    leaf = MemoryObjectStore(data={})
+    ring = KeyRing({"a": b"s" * 32}, active="a")
+    store = StoreBuilder().layer(Compression).layer(Encryption, ring).over(leaf)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    assert len(await raw(leaf, "k")) < len(TEXT) / 10
+    assert b"alice" not in await raw(leaf, "k")
+    assert await read(store, "k", 10, 20) == TEXT[10:20]
+    assert await stream(store, "k", 100_000) == TEXT[100_000:]
+    with pytest.raises(StackError, match="encrypted bodies do not compress"):
+        StoreBuilder().layer(Encryption, ring).layer(Compression).over(leaf)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"algorithm": "lzma"}, ValueError),
+        ({"level": 20}, ValueError),
+        ({"algorithm": "gzip", "level": 10}, ValueError),
+        ({"level": 0}, ValueError),
+        ({"min_bytes": 0}, ValueError),
+        ({"max_bytes": "1"}, TypeError),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Compression(MemoryObjectStore(data={}), **options)
+
+
+def test_a_stack_file_builds_it(tmp_path: Path) -> None:
+    path = tmp_path / "stack.toml"
+    path.write_text('[[layer]]\ntype = "Compression"\nalgorithm = "gzip"\n[leaf]\ntype = "memory"\n')
+    assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024)")
