@@ -58,8 +58,13 @@ def options(made: Callable[..., object]) -> set[str]:
                 "Compression",
                 "Encryption",
                 "Mirror",
+<<<<<<< HEAD
                 "CircuitBreaker",
                 "Hedge",
+=======
+                "Hedge",
+                "CircuitBreaker",
+>>>>>>> resilience
                 "Retry",
             )
         ),
