@@ -58,13 +58,8 @@ def options(made: Callable[..., object]) -> set[str]:
                 "Compression",
                 "Encryption",
                 "Mirror",
-<<<<<<< HEAD
                 "CircuitBreaker",
                 "Hedge",
-=======
-                "Hedge",
-                "CircuitBreaker",
->>>>>>> resilience
                 "Retry",
             )
         ),
