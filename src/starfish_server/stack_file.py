@@ -122,7 +122,7 @@ class StackFile:
         for name, value in table.items():
             if name != "type":
                 with self.errors_at(*at, name):
-                    known = [p.name for p in parameters if p.kind not in _ANY]
+                    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
                     if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
                         raise StackError(f"unknown option {hint(name, known)}")
                 options[name] = self._value((*at, name), value)
@@ -130,12 +130,18 @@ class StackFile:
             missing = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY]
             if missing := [name for name in missing if name not in options]:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
+            several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+            stores = options.pop(several, ()) if several is not None else ()
             turned_off_by = "check_order = false"
             order = (
                 order_first(kind, *inner, turned_off_by=turned_off_by) if inner and self._checked else None
             )
             with order or nullcontext():
-                made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
+                made = (
+                    kind(*inner, *stores, **options)
+                    if options_type is kind
+                    else kind(options_type(**options))
+                )
             if group != "parts" and not isinstance(made, AbstractObjectStore):
                 raise StackError(f"{table['type']} does not make a store")
             return made

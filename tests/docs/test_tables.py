@@ -48,7 +48,25 @@ def options(made: Callable[..., object]) -> set[str]:
         ("docs/shutdown.md", "Shutdown", "option", options(GracefulShutdownOptions)),
         *(
             ("docs/layers.md", name, "option", options(getattr(layers, name)))
-            for name in ("AccessLog", "Tracing", "Metrics", "Namespace", "Caching", "Compression", "Encryption", "Retry")
+            for name in (
+                "AccessLog",
+                "Tracing",
+                "Metrics",
+                "RateLimit",
+                "Namespace",
+                "Caching",
+                "Compression",
+                "Encryption",
+                "Mirror",
+<<<<<<< HEAD
+                "CircuitBreaker",
+                "Hedge",
+=======
+                "Hedge",
+                "CircuitBreaker",
+>>>>>>> resilience
+                "Retry",
+            )
         ),
         (
             "docs/audit-pushes.md",

@@ -9,6 +9,7 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines
+from starfish_server.layers.retry.kinds import recovery_of
 from starfish_server.layers.retry.policy import (
     FOREVER,
     PERMANENT,
@@ -17,7 +18,7 @@ from starfish_server.layers.retry.policy import (
     RetryBudget,
     RetryEvent,
 )
-from starfish_server.layers.retry.recovery import Recovery, count_attempt, end_attempt, recovery_of
+from starfish_server.layers.retry.recovery import count_attempt, end_attempt
 from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import Open, Upload
@@ -25,6 +26,7 @@ from starfish_server.operations import Open, Upload
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from starfish_server.layers.retry.recovery import Recovery
     from starfish_server.storage.base import AbstractObjectStore, Result
 
 __all__ = ["Retry", "RetryBudget", "RetryEvent"]

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 
 from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 
-from starfish_server.checks import encode_body
 from starfish_server.context import retries_outside
-from starfish_server.errors import DeleteManyError, VersionConflictError
 from starfish_server.layers.base import Operation, T
 from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
-from starfish_server.layers.retry.streams import ResumableReader
-from starfish_server.operations import Read, Write
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -22,9 +18,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from starfish_server.layers.retry.policy import Policy
-    from starfish_server.objects import ObjectInfo
 
-__all__ = ["Recovery", "count_attempt", "end_attempt", "recovery_of"]
+__all__ = ["Recovery", "count_attempt", "end_attempt"]
 
 _NOTE = "Retry gave up after "
 _log = logging.getLogger(__name__)
@@ -184,124 +179,3 @@ class Recovery(Generic[T]):
             extra={"operation": name, "attempts": self._made, "error_type": failed, "duration": took},
         )
         return error
-
-
-class _UploadRecovery(Recovery["ObjectInfo"]):
-    """Makes another attempt only while no chunk was asked for."""
-
-    @property
-    def repeatable(self) -> bool:
-        return not self._operation.chunks.begun
-
-
-class _StreamRecovery(Recovery[bytes]):
-    """Opens the rest of an object whose stream broke, if it still has the version that the stream began with.
-
-    For another object, or one without a version, the error that broke the stream is raised.
-    """
-
-    async def attempt(self) -> bytes:
-        if not await self._source.resume(self._operation):
-            self._gave_up = ": the object is another one than the stream began with"
-            raise self._first
-        return await super().attempt()
-
-    @property
-    def repeatable(self) -> bool:
-        return self._source.version is not None
-
-
-class _ConditionalRecovery(Recovery["ObjectInfo"]):
-    """Recognises a write whose reply was lost, which the next attempt finds as a conflict with itself.
-
-    An object with the same body is taken for that write. One that another writer stored with the same body
-    cannot be told apart from it, unless every failure was certain to have written nothing. A copy is not
-    compared, which would take two whole reads: the failure that left it open is raised.
-    """
-
-    repeatable = True
-
-    async def attempt(self) -> ObjectInfo:
-        try:
-            return await super().attempt()
-        except VersionConflictError:
-            if self._undetermined is None:
-                raise
-        operation = self._operation
-        if not isinstance(operation, Write):
-            self._gave_up = ": the target has changed, perhaps by an earlier attempt"
-            raise self._undetermined
-        try:
-            found = await self._source.perform(
-                Read(operation.key, 0, None, operation.context, operation.notes)
-            )
-        except Exception as error:
-            if self._policy.is_transient(error):
-                raise
-            raise self._conflict() from error
-        if found is None or found.body != encode_body(operation.body, "write", operation.key):
-            raise self._conflict()
-        return found.info  # type: ignore[no-any-return]  # of a Read
-
-    def _conflict(self) -> VersionConflictError:
-        reason = "the object has changed, and an earlier attempt may have written it; read it and try again"
-        conflict: VersionConflictError = self._operation.error(VersionConflictError, reason)
-        return conflict
-
-
-class _DeletionRecovery(Recovery[None]):
-    """Retries the keys that failed and may succeed.
-
-    Once keys have failed one by one, every error is a `DeleteManyError` of all keys that are still not
-    deleted, in the order given.
-    """
-
-    async def attempt(self) -> None:
-        left = self._left()
-        try:
-            await self._source.perform(self._operation.replace(keys=left))
-        except DeleteManyError as error:
-            raise self._still_failed(left, error.failures) from error
-        except Exception as error:
-            if not self._failures:
-                raise
-            raise self._still_failed(left, dict.fromkeys(left, error)) from error
-        if not self._failures.keys() <= set(left):
-            raise self._still_failed(left, {})
-
-    def end(self, error: Exception) -> None:
-        if error is self._failure or not self._failures:
-            super().end(error)
-        else:
-            left = self._left()
-            raise self._noted(self._still_failed(left, dict.fromkeys(left, error))) from error
-
-    @property
-    def _failures(self) -> dict[str, Exception]:
-        return self._failure.failures if isinstance(self._failure, DeleteManyError) else {}
-
-    def _left(self) -> list[str]:
-        failures = self._failures or dict.fromkeys(self._operation.keys, self._failure)
-        return [key for key, error in failures.items() if self._policy.is_transient(error)]
-
-    def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
-        failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
-        in_order = dict.fromkeys((*self._operation.keys, *failures))
-        return DeleteManyError({key: failures[key] for key in in_order if key in failures})
-
-
-_KINDS: dict[str, type[Recovery[Any]]] = {
-    "copy": _ConditionalRecovery,
-    "delete_many": _DeletionRecovery,
-    "upload": _UploadRecovery,
-    "write": _ConditionalRecovery,
-}
-
-
-def recovery_of(
-    policy: Policy, operation: Operation[Any], source: Any, failure: Exception, started: float
-) -> Recovery[Any] | None:
-    """Make the recovery of an operation or of a reader, or return None if `failure` must be raised."""
-    kind = _StreamRecovery if isinstance(source, ResumableReader) else _KINDS.get(operation.name, Recovery)
-    recovery = kind(policy, operation, source, failure, started)
-    return recovery if recovery.may_retry(failure) else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import asynchronous, check_chunks
 from starfish_server.context import retries_outside
+from starfish_server.layers.retry.recovery import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from starfish_server.operations import Open
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["ResumableReader", "UploadChunks"]
+__all__ = ["ResumableReader", "StreamRecovery", "UploadChunks", "UploadRecovery"]
 
 
 class ResumableReader:
@@ -31,7 +32,7 @@ class ResumableReader:
         self.version = reader.info.version
 
     async def perform(self, operation: Open) -> bytes:
-        """Return the next chunk; a reader that fails is closed by itself."""
+        """Return the next chunk. A reader that fails closes itself."""
         chunk = await self._reader.next_chunk()
         self._position += len(chunk)
         return chunk
@@ -53,6 +54,23 @@ class ResumableReader:
         await self._reader.aclose()
 
 
+class StreamRecovery(Recovery[bytes]):
+    """Opens the rest of an object whose stream broke, if it still has the version that the stream began with.
+
+    For another object, or one without a version, the error that broke the stream is raised.
+    """
+
+    async def attempt(self) -> bytes:
+        if not await self._source.resume(self._operation):
+            self._gave_up = ": the object is another one than the stream began with"
+            raise self._first
+        return await super().attempt()
+
+    @property
+    def repeatable(self) -> bool:
+        return self._source.version is not None
+
+
 class UploadChunks:
     """The chunks of an upload; `begun` is True from when the first one was asked for.
 
@@ -70,3 +88,11 @@ class UploadChunks:
         async with aclosing(asynchronous(self._chunks)) as chunks:  # type: ignore[type-var]  # a generator
             async for chunk in chunks:
                 yield chunk
+
+
+class UploadRecovery(Recovery[Any]):
+    """Makes another attempt only while no chunk was asked for."""
+
+    @property
+    def repeatable(self) -> bool:
+        return not self._operation.chunks.begun
