@@ -15,6 +15,7 @@ from router.application import CONFIG, client_of, make_app, pushed, resolve
 from starfish_server import (
     AbstractObjectStore,
     BucketNotFoundError,
+    CircuitOpenError,
     ContextRequiredError,
     DeleteManyError,
     InvalidKeyError,
@@ -58,6 +59,7 @@ ANSWERS: dict[type[Exception], tuple[int, int]] = {
     StoreUnavailableError: (503, 503),
     StoreTimeoutError: (504, 504),
     StoreOverloadedError: (503, 503),
+    CircuitOpenError: (503, 503),
     ContextRequiredError: (500, 500),
     StoreClosedError: (503, 503),
     StoreNotSupportedError: (500, 500),

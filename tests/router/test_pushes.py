@@ -11,6 +11,7 @@ import pytest
 
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
+from starfish_server.layers import Caching
 from starfish_server.objects import StoredObject
 from starfish_server.router.documents import next_version
 from starfish_server.router.pushes import MAX_ATTEMPTS
@@ -102,6 +103,15 @@ async def test_of_two_pushes_in_one_process_one_wins_without_conditional_writes(
         assert await statuses([client, client], None) == [200, 409]
         base = (await pull(client, "notes/a"))["hash"]
         assert await statuses([client, client], base) == [200, 409]
+
+
+async def test_a_push_is_compared_with_what_is_stored_and_not_with_what_is_cached() -> None:
+    shared = MemoryObjectStore(data={})
+    async with client_of(make_app(Caching(shared))) as here, client_of(make_app(shared)) as there:
+        first = await push(here, "notes/a", {"n": 1})
+        await pull(here, "notes/a")
+        second = await push(there, "notes/a", {"n": 2}, first["hash"])
+        await push(here, "notes/a", {"n": 3}, second["hash"])
 
 
 async def test_an_object_without_a_version_is_pushed_without_conditional_writes() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from starfish_sdk import ConflictError, StarfishClient, StarfishHttpError, SyncManager
 
 from contract.stacks import LAYERS
-from router.application import as_caller, make_app, serving
+from router.application import as_caller, make_app, one_collection, serving
 from starfish_server import StoreBuilder
 
 if TYPE_CHECKING:
@@ -126,6 +128,35 @@ async def test_a_blob_comes_back_with_its_type_and_hash(client: StarfishClient) 
     pushed = await client.push_blob("/v1/push/pictures/p", b"\x89PNG\x00", "image/png")
     pulled = await client.pull_blob("/v1/pull/pictures/p")
     assert (pulled.data, pulled.content_type, pulled.hash) == (b"\x89PNG\x00", "image/png", pushed.hash)
+
+
+@pytest.mark.parametrize("size", [5, 3 * 2**20], ids=["whole", "streamed"])
+async def test_a_blob_keeps_its_version_through_the_stack(
+    seaweedfs: S3Server, make_s3: Callable[..., S3ObjectStore], size: int
+) -> None:
+    config = one_collection(allowedMimeTypes=["image/*"], maxBodyBytes=2**22, storagePath="pictures/{id}")
+    png = {"Content-Type": "image/png"}
+    async with (
+        canonical_stack_for_mounts(make_s3(seaweedfs)) as store,
+        serving(make_app(store, config)) as url,
+        httpx.AsyncClient(base_url=f"{url}/v1", timeout=60.0) as client,
+    ):
+        body = random.Random(size).randbytes(size)
+        created = await client.post("/push/pictures/p", content=body, headers=png | {"If-None-Match": "*"})
+        tag = f'"{created.json()["hash"]}"'
+        pulled = await client.get("/pull/pictures/p")
+        assert (pulled.content == body, pulled.headers["etag"]) == (True, tag)
+        last = await client.get("/pull/pictures/p", headers={"Range": "bytes=-3", "If-Range": tag})
+        assert (last.status_code, last.content) == (206, body[-3:])
+        head = await client.head("/pull/pictures/p", headers={"If-None-Match": tag})
+        assert head.status_code == 304
+        statuses = []
+        for expected in (tag, tag):
+            response = await client.post(
+                "/push/pictures/p", content=b"new", headers=png | {"If-Match": expected}
+            )
+            statuses.append(response.status_code)
+        assert statuses == [200, 412]
 
 
 async def test_a_refusal_reaches_the_client(client: StarfishClient) -> None:

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 # A body announced with at most so many bytes is written whole: `Retry` can repeat that, and a slow client
 # holds nothing of the store while it sends.
 WHOLE_BYTES = 2**20
-# More digits would name a byte past the end of any object.
-_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))", re.IGNORECASE)
+_FARTHEST = 10**15  # past the end of any object, and no store has to count higher
 
 
 class Preconditions(BaseModel):
@@ -78,16 +78,15 @@ class PullHeaders(Preconditions):
             return Selection(200)
         if info is not None and info.size is None:
             return Selection(200)
-        first, last, suffix = match.groups()
+        first, last, suffix = map(_number, match.groups())
         size = None if info is None else info.size
-        if suffix is not None:
-            return _suffix(int(suffix), size or 0)
-        start, stop = int(first), None if last is None else int(last) + 1
-        if stop is not None and stop <= start:
+        if first is None:
+            return _suffix(suffix or 0, size or 0)
+        if last is not None and last < first:
             return Selection(200)
-        if size is not None and start >= size:
+        if size is not None and first >= size:
             raise _unsatisfiable(size)
-        return Selection(206, start, stop)
+        return Selection(206, first, None if last is None else last + 1)
 
 
 class Selection(NamedTuple):
@@ -96,6 +95,10 @@ class Selection(NamedTuple):
     status: int
     start: int = 0
     stop: int | None = None
+
+
+def _number(digits: str | None) -> int | None:
+    return None if digits is None else min(int(digits), _FARTHEST)
 
 
 def _suffix(length: int, size: int) -> Selection:
