@@ -21,7 +21,7 @@ _MOST_READS = 3
 # Times of files may be this coarse.
 _CLOCK_STEP_NS = 20_000_000
 # Names that are sorted in one step; the event loop cannot run meanwhile.
-_AT_ONCE = 10_000
+_AT_ONCE = 4000
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 

@@ -35,13 +35,14 @@ from starfish_server.storage.filesystem.paths import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    ReadBody = Callable[[int, int], bytes]
+    ReadBody = Callable[[int, int], bytes | None]
 
 MAX_INLINE_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # There is no openat2 or no RESOLVE_CACHED here, or no RWF_NOWAIT on this file system.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
+_open_beneath = opener(FILE, NO_LINKS | BENEATH)
 _open_cached = opener(FILE, NO_LINKS | CACHED)
 _open_cached_base = opener(DIRECTORY, CACHED)
 _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
@@ -91,11 +92,7 @@ class InlineReads:
         try:
             file = self._open(key.encode())
             try:
-                body = _read_cached(file)
-                if body is None:
-                    return UNDETERMINED
-                content_type = type_on_file(file) if with_type else ""
-                return UNDETERMINED if content_type is None else (body, content_type)
+                return _read_plain(file, _read_cached, with_type=with_type)
             finally:
                 os.close(file)
         except FileNotFoundError:
@@ -126,6 +123,12 @@ def read_object(
     base: int, key: str, *, with_type: bool, read_body: ReadBody = read_all
 ) -> tuple[bytes, str] | None:
     """Return body and content type, `""` if not asked for, of the object below the open `base`, or None."""
+    found = _read_directly(base, key, read_body, with_type=with_type)
+    return _read_by_steps(base, key, with_type=with_type) if found is UNDETERMINED else found
+
+
+def _read_by_steps(base: int, key: str, *, with_type: bool) -> tuple[bytes, str] | None:
+    """Read an object whose type may stand in another file, until both are of one write."""
     for _ in range(ATTEMPTS):
         with Parent(base, key) as (parent, name):
             opened = None if parent is None else open_file(name, parent)
@@ -133,7 +136,7 @@ def read_object(
                 return None
             file, status = opened
             try:
-                body = read_body(file, status.st_size)
+                body = read_all(file, status.st_size)
                 if not with_type and not is_legacy_name(key):
                     return body, ""
                 own = own_content_type(base, key, file, body)
@@ -166,17 +169,41 @@ def legacy_content_type(base: int, key: str) -> str | None:
             os.close(file)
 
 
-def _read_cached(file: int) -> bytes | None:
-    """Read the whole body; None if it is large, not all in memory, or not of the size stated."""
+def _read_plain(file: int, read_body: ReadBody, *, with_type: bool) -> Found:
+    """Read the open file, unless its content type stands elsewhere or `read_body` gives up."""
+    content_type = type_on_file(file) if with_type else ""
     status = os.fstat(file)
-    size = status.st_size
-    if size > MAX_INLINE_BYTES or not stat.S_ISREG(status.st_mode):
+    if content_type is None or not stat.S_ISREG(status.st_mode):
+        return UNDETERMINED
+    body = read_body(file, status.st_size)
+    return UNDETERMINED if body is None else (body, content_type)
+
+
+def _read_cached(file: int, size: int) -> bytes | None:
+    """Read the whole body; None if it is large, not all in memory, or not of the size stated."""
+    if size > MAX_INLINE_BYTES:
         return None
     body = bytearray(size + 1)
     if os.preadv(file, [body], 0, _NO_WAIT) != size:
         return None
     body.pop()
     return bytes(body)
+
+
+def _read_directly(base: int, key: str, read_body: ReadBody, *, with_type: bool) -> Found:
+    """Read in as few system calls as will do. No error is raised: the steps meet it again, and name it."""
+    if is_legacy_name(key):
+        return UNDETERMINED
+    try:
+        file = _open_beneath(base, key.encode())
+        try:
+            return _read_plain(file, read_body, with_type=with_type)
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return UNDETERMINED
 
 
 def _is_current(name: str, parent: int, file: int, status: os.stat_result) -> bool:
