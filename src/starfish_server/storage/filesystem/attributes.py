@@ -18,10 +18,18 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, header_or_none
-from starfish_server.storage.filesystem.paths import Sync, make_directory, open_directory, open_file, walk
+from starfish_server.storage.filesystem.paths import (
+    BENEATH,
+    FILE,
+    NO_LINKS,
+    Sync,
+    make_directory,
+    open_directory,
+    open_reserved,
+    opener,
+)
 from starfish_server.storage.filesystem.staging import StagedFile
 
 LEGACY_SUFFIX = ".__meta__"
@@ -35,6 +43,8 @@ _READ_BYTES = 1024 * 1024
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 # The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
+
+_open_side_file = opener(FILE, NO_LINKS | BENEATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +71,16 @@ def read_all(file: int, size: int) -> bytes:
     if len(body) == size:
         return body
     parts = [body]
-    missing = size - len(body)
     while parts[-1]:
-        parts.append(os.read(file, max(missing, _READ_BYTES)))
-        missing -= len(parts[-1])
+        parts.append(os.read(file, _READ_BYTES))
     return b"".join(parts)
 
 
 def write_all(file: int, body: bytes) -> None:
     """Write all of `body`, in as many system calls as it takes."""
-    written = os.write(file, body)
-    if written < len(body):
-        rest = memoryview(body)
-        while written < len(body):
-            written += os.write(file, rest[written:])
+    rest = memoryview(body)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
@@ -155,7 +161,7 @@ def write_side_file(
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)
-        folder = walk(base, (_FOLDER,), partial(make_directory, sync=sync))
+        folder = make_directory(_FOLDER, base, sync)
         try:
             staged.move(_side_name(key), folder)
             sync(folder)
@@ -175,18 +181,11 @@ def remove_side_file(base: int, key: str) -> None:
 
 def _read_side_file(base: int, key: str) -> list[_Entry]:
     try:
-        folder = open_directory(_FOLDER, base)
+        file = open_reserved(base, _FOLDER, _side_name(key), FILE, _open_side_file)
     except FileNotFoundError:
         return []
     try:
-        opened = open_file(_side_name(key), folder)
-    finally:
-        os.close(folder)
-    if opened is None:
-        return []
-    file, status = opened
-    try:
-        bodies = json.loads(read_all(file, status.st_size))["bodies"]
+        bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
         return [_Entry(**body) for body in bodies]
     except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
         return []

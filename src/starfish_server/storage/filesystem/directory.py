@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_keys, conflict, decode_text, version_of
@@ -22,14 +23,15 @@ from starfish_server.storage.filesystem.listing import list_keys
 from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
-    Parent,
     entry_status,
     make_base,
-    make_folder,
+    make_directory,
     nearest_directory,
     open_base,
+    parent_of,
     prune,
     remove_empty_tree,
+    walk,
 )
 from starfish_server.storage.filesystem.reading import legacy_content_type, read_object
 from starfish_server.storage.filesystem.staging import StagedFile, prepare
@@ -174,10 +176,11 @@ class Directory:
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {key.removesuffix(LEGACY_SUFFIX)!r} there"
             )
-        folder, _, name = key.rpartition("/")
+        *parents, name = key.split("/")
+        make = partial(make_directory, sync=self._sync)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = make_folder(base, folder, self._sync)
+                parent = walk(base, parents, make)
                 try:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
@@ -197,14 +200,14 @@ class Directory:
 
     def _clean_up(self, base: int, key: str) -> None:
         """After a failed write, remove what it made for an object that does not exist; best effort."""
-        with contextlib.suppress(OSError), Parent(base, key) as (parent, name):
+        with contextlib.suppress(OSError), parent_of(base, key) as (parent, name):
             if parent is None or not _is_file(name, parent):
                 remove_side_file(base, key)
         prune(base, key.split("/")[:-1])
 
     def _remove(self, base: int, key: str, commit: Commit) -> bool:
         """Remove the object and what is known of it; False if there was none."""
-        with Parent(base, key) as (parent, name):
+        with parent_of(base, key) as (parent, name):
             if parent is None or not _is_file(name, parent):
                 return False
             with key_lock(base, key, make=False), commit:

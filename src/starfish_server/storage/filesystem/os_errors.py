@@ -17,7 +17,8 @@ from starfish_server.errors import (
 )
 
 _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
-    StoreAccessDeniedError: ("EACCES", "EPERM", "ELOOP"),
+    # ENXIO: a socket, or a device without a driver.
+    StoreAccessDeniedError: ("EACCES", "EPERM", "ELOOP", "ENXIO"),
     ReadOnlyStoreError: ("EROFS",),
     # A file system may hold shorter names than the key rules allow.
     InvalidKeyError: ("ENAMETOOLONG",),
@@ -29,7 +30,7 @@ _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     KeyConflictError: ("ENOTDIR", "ENOTEMPTY"),
     StoreError: (
         "E2BIG", "EBADF", "EEXIST", "EFBIG", "EINVAL", "EISDIR", "EMLINK", "ENODATA", "ENODEV", "ENOSYS",
-        "ENOTSUP", "ENXIO", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
+        "ENOTSUP", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
     ),
 }  # fmt: skip
 

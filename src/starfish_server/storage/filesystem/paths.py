@@ -15,12 +15,11 @@ import errno
 import os
 import stat
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Opener = Callable[[int, bytes], int]
 
@@ -141,13 +140,6 @@ def open_reserved(base: int, folder: str, name: str, flags: int, direct: Opener)
         os.close(parent)
 
 
-def make_folder(base: int, path: str, sync: Sync) -> int:
-    """Open the directory at `path`, made where it is missing; `base` itself, opened again, for `""`."""
-    with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
-        return _open_beneath(base, os.fsencode(path) or b".")
-    return walk(base, path.split("/") if path else (), partial(make_directory, sync=sync))
-
-
 def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
     """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
     if not segments:
@@ -165,28 +157,19 @@ def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = 
     return here
 
 
-class Parent:
-    """`with Parent(base, key) as (parent, name)`: the open folder of `key`, or None if there is none, and the
-    last segment of `key`.
-    """
-
-    __slots__ = ("_base", "_key", "_parent")
-
-    def __init__(self, base: int, key: str) -> None:
-        self._base = base
-        self._key = key
-
-    def __enter__(self) -> tuple[int | None, str]:
-        *parents, name = self._key.split("/")
-        try:
-            self._parent: int | None = walk(self._base, parents)
-        except (FileNotFoundError, NotADirectoryError):
-            self._parent = None
-        return self._parent, name
-
-    def __exit__(self, *_: object) -> None:
-        if self._parent is not None:
-            os.close(self._parent)
+@contextlib.contextmanager
+def parent_of(base: int, key: str) -> Iterator[tuple[int | None, str]]:
+    """Open the folder of `key`, None if there is none; with it comes the last segment of `key`."""
+    *parents, name = key.split("/")
+    try:
+        parent = walk(base, parents)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None, name
+        return
+    try:
+        yield parent, name
+    finally:
+        os.close(parent)
 
 
 def nearest_directory(start: int, segments: Sequence[str]) -> int:
@@ -204,10 +187,6 @@ def open_file(name: str, parent: int) -> tuple[int, os.stat_result] | None:
         file = os.open(name, FILE, dir_fd=parent)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-            _refuse_special(os.lstat(name, dir_fd=parent))
-        raise
     try:
         status = os.fstat(file)
         _refuse_special(status)

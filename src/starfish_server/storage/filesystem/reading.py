@@ -27,9 +27,9 @@ from starfish_server.storage.filesystem.paths import (
     FILE,
     FROM_HERE,
     NO_LINKS,
-    Parent,
     open_file,
     opener,
+    parent_of,
 )
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def read_object(
 def _read_by_steps(base: int, key: str, *, with_type: bool) -> tuple[bytes, str] | None:
     """Read an object whose type may stand in another file, until both are of one write."""
     for _ in range(ATTEMPTS):
-        with Parent(base, key) as (parent, name):
+        with parent_of(base, key) as (parent, name):
             opened = None if parent is None else open_file(name, parent)
             if parent is None or opened is None:
                 return None
@@ -155,7 +155,7 @@ def legacy_content_type(base: int, key: str) -> str | None:
     """Return what the legacy side file at `key` says; None if there is none, or an object."""
     if not is_legacy_name(key):
         return None
-    with Parent(base, key) as (parent, name):
+    with parent_of(base, key) as (parent, name):
         opened = None if parent is None else _open_if_plain(name, parent)
         if opened is None:
             return None

@@ -109,8 +109,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         return f"FilesystemObjectStore({self._base_dir!r})"
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._check_open("get_string", key)
-        check_key(key, "get_string")
+        self._check("get_string", key)
         found = self._inline.read(key, with_type=False)
         if found is UNDETERMINED:
             return await self._get_string(key)
@@ -125,8 +124,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put", key)
-        check_key(key, "put")
+        self._check("put", key)
         check_headers(content_type, cache_control)
         attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
         encoded = encode_text(body, "put", key)
@@ -146,8 +144,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         return await self._list_keys(prefix, start_after, limit)
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._check_open("delete", key)
-        check_key(key, "delete")
+        self._check("delete", key)
         await _changed(self._delete, key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
@@ -157,8 +154,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         await _changed(self._delete_many, keys)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        self._check_open("get_bytes", key)
-        check_key(key, "get_bytes")
+        self._check("get_bytes", key)
         found = self._inline.read(key, with_type=True)
         return await self._get_bytes(key) if found is UNDETERMINED else found
 
@@ -171,8 +167,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put_bytes", key)
-        check_key(key, "put_bytes")
+        self._check("put_bytes", key)
         check_header("content_type", content_type)
         check_headers(None, cache_control)
         attributes = Attributes(content_type, cache_control)
@@ -180,8 +175,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         await _changed(self._write, "put_bytes", key, copied, attributes)
 
     async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        self._check_open("get_versioned", key)
-        check_key(key, "get_versioned")
+        self._check("get_versioned", key)
         found = self._inline.read(key, with_type=False)
         if found is UNDETERMINED:
             return await self._get_versioned(key)
@@ -199,8 +193,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> str:
-        self._check_open("put_if", key)
-        check_key(key, "put_if")
+        self._check("put_if", key)
         check_version(version)
         check_headers(content_type, cache_control)
         attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
@@ -219,6 +212,10 @@ class FilesystemObjectStore(AbstractObjectStore):
     async def close(self) -> None:
         """Refuse further operations; those in flight end as they would have."""
         self._closed = True
+
+    def _check(self, operation: str, key: str) -> None:
+        self._check_open(operation, key)
+        check_key(key, operation)
 
     def _check_open(self, operation: str, key: str | None) -> None:
         if self._closed:
