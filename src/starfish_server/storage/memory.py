@@ -35,26 +35,26 @@ __all__ = ["CustomObjectStore", "MemoryObjectStore"]
 
 
 class _Text(str):
-    """Text with the content type it was stored with; equal to the plain str."""
+    """Text with its content type; equal to the plain str."""
 
     __slots__ = ("content_type",)
     content_type: str
 
 
 class _Bytes(bytes):
-    """Bytes with the content type they were stored with; equal to the plain bytes."""
+    """Bytes with their content type; equal to the plain bytes."""
 
     content_type: str
 
 
 _shared: dict[str, str | bytes] = {}
-# Held around each change, so that `put_if` compares and writes as one step among threads too.
+# Held around each change, so that no other thread writes between the comparison and the write of `put_if`.
 _writing = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """In a forked child: another thread may have held the lock, and there nobody would ever let it go."""
-    global _writing  # noqa: PLW0603 - a lock that is held cannot be made free
+    """Replace the lock in a forked child: a thread of the parent may have held it during the fork."""
+    global _writing  # noqa: PLW0603 - a lock that another thread holds cannot be released
     _writing = threading.Lock()
 
 
@@ -65,8 +65,8 @@ if hasattr(os, "register_at_fork"):
 class MemoryObjectStore(AbstractObjectStore):
     """A leaf that keeps objects in a dict; they are gone when the process ends.
 
-    data: the dict that backs the store, live: what is put shows there as str or bytes, and what is put there
-        can be read. Without it, all stores of the process share one dict; `data={}` is a store apart.
+    data: the dict that backs the store. Writes appear in it as str or bytes, and values added to it are
+        objects. Without it, all stores of the process share one dict; `data={}` gives a separate store.
     """
 
     context_dependent = False
@@ -86,7 +86,7 @@ class MemoryObjectStore(AbstractObjectStore):
         body = self._data.get(key)
         if isinstance(body, bytes):
             return decode_text(body, "get_string", key)
-        # Not `str(body)`: a class of text may have another `__str__`.
+        # Not `str(body)`: a subclass of str may define another `__str__`.
         return None if body is None else str.__str__(body)
 
     async def put(

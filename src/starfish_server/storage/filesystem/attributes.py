@@ -2,9 +2,9 @@
 
 They are extended attributes of the file itself, `user.mime_type` (the name that desktops use) and
 `user.starfish.cache_control`, so that one rename switches body and type together. Where the file system has
-none, they stand in a JSON side file `~attributes/<sha256 of the key>`, beside the digest of the body they
-belong to, which a copy, a restore and a remount keep. It is written before the body's rename, with the entry
-of the body that is there and one for the body to come, so that a reader finds the type of the one it opened.
+none, they are in a JSON side file `~attributes/<sha256 of the key>`, with the digest of the body they belong
+to, so that they survive a copy, a restore and a remount. The side file is written before the body is renamed.
+It has entries for the current body and for the next, so that a reader finds the type of the one it opened.
 
 Earlier servers wrote `<key>.__meta__` beside `<key>`, holding `{"contentType": ...}`. Such a legacy side file
 carries no attributes of its own, which tells it from an object.
@@ -37,11 +37,11 @@ _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
 _FOLDER = "~attributes"
 MAX_LEGACY_BYTES = 64 * 1024
-# Entries kept of earlier bodies where inode numbers do not tell which is the current one's.
+# Entries kept of earlier bodies where inode numbers do not show which belongs to the current one.
 _MAX_KEPT = 7
 _READ_BYTES = 1024 * 1024
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
-# The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
+# The last four mean that attributes of this size do not fit. On a full disk the side file fails too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
 
 _open_side_file = opener(FILE, NO_LINKS | BENEATH)
@@ -49,7 +49,7 @@ _open_side_file = opener(FILE, NO_LINKS | BENEATH)
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is stored with a body."""
+    """Metadata stored with a body."""
 
     content_type: str
     cache_control: str | None = None
@@ -57,7 +57,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The attributes of one body of a key. Of several with the same digest the inode number tells."""
+    """The attributes of one body of a key. The inode number decides between equal bodies."""
 
     sha256: str
     inode: int
@@ -66,7 +66,7 @@ class _Entry:
 
 
 def read_all(file: int, size: int) -> bytes:
-    """Read an open file of `size` bytes, as far as is known, to its end."""
+    """Read an open file to its end, which may not be at the `size` that its status says."""
     body = os.read(file, size + 1)
     if len(body) == size:
         return body
@@ -84,7 +84,7 @@ def write_all(file: int, body: bytes) -> None:
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
-    """Store them as extended attributes; False where there are none, so that a side file is needed."""
+    """Store them as extended attributes; False if a side file is needed instead."""
     if not hasattr(os, "setxattr"):
         return False
     try:
@@ -99,12 +99,12 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
 
 
 def type_on_file(file: int) -> str | None:
-    """Return the content type in the extended attribute, None if it is no header's; `OSError` without one."""
+    """Return the content type in the extended attribute, None if it is not valid; `OSError` without one."""
     return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
 
 
 def own_content_type(base: int, key: str, file: int, body: bytes) -> str | None:
-    """Return the content type that this very body, of the open file, was stored with, or None."""
+    """Return the content type stored with the body of the open file, or None."""
     if hasattr(os, "getxattr"):
         try:
             return type_on_file(file)
@@ -122,7 +122,7 @@ def own_content_type(base: int, key: str, file: int, body: bytes) -> str | None:
 
 
 def parse_legacy(body: bytes) -> str | None:
-    """Return the content type in the legacy side file with this body; None if it cannot be one."""
+    """Return the content type in a legacy side file with this body; None if it is not one."""
     if len(body) > MAX_LEGACY_BYTES:
         return None
     try:
@@ -147,16 +147,16 @@ def write_side_file(
     attributes: Attributes,
     sync: Sync,
 ) -> None:
-    """Write the attributes of the body to come into the side file of `key`; keep those of the current one.
+    """Add the attributes of the next body to the side file of `key`; keep those of the current one.
 
-    inodes: of the current body, if there is one, and of the body to come.
+    inodes: of the current body, if there is one, and of the next.
 
-    The caller holds the lock of `key`, and renames the body after this.
+    The caller holds the lock of `key`, and renames the body afterwards.
     """
-    current, to_come = inodes
+    current, next_inode = inodes
     known = [] if current is None else _read_side_file(base, key)
     kept = [entry for entry in known if entry.inode == current][-1:] or known[-_MAX_KEPT:]
-    entry = _Entry(_digest(body), to_come, attributes.content_type, attributes.cache_control)
+    entry = _Entry(_digest(body), next_inode, attributes.content_type, attributes.cache_control)
     content = {"key": key, "bodies": [asdict(entry) for entry in [*kept, entry]]}
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
@@ -170,7 +170,7 @@ def write_side_file(
 
 
 def remove_side_file(base: int, key: str) -> None:
-    """Remove what is known of `key`, after its body is gone."""
+    """Remove the side file of `key`, after its body."""
     with contextlib.suppress(FileNotFoundError):
         folder = open_directory(_FOLDER, base)
         try:

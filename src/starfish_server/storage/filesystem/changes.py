@@ -1,4 +1,4 @@
-"""What makes a change of a key one step for everyone else: the lock of the key, and the commit of the caller.
+"""When a change of a key may become visible: the lock of the key, and the commit of the caller.
 
 `~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
 to them. A thread enters the `Commit` of its caller around what becomes visible to others.
@@ -23,7 +23,7 @@ _FOLDER = "~locks"
 _MADE = WRITABLE | os.O_CREAT
 _open_lock = opener(WRITABLE, NO_LINKS | BENEATH)
 _make_lock = opener(_MADE, NO_LINKS | BENEATH, 0o666)
-# Files that this process has locked, for a forked child to close: it would keep the locks of a dead parent.
+# Files that this process has locked. A forked child closes its copies, lest it keep a dead parent's locks.
 _held: set[int] = set()
 
 
@@ -41,7 +41,7 @@ def lock(file: int) -> None:
 
 
 def unlock(file: int) -> None:
-    """Unlock the file; closing it would not do if a child forked meanwhile holds a copy of the descriptor."""
+    """Unlock the file. Closing alone is not enough while a forked child holds a copy of the descriptor."""
     _held.discard(file)  # first, or a child might close a file that gets the number next
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -101,10 +101,10 @@ class WithdrawnError(Exception):
 
 
 class Commit:
-    """The point from which a change counts, shared by a worker thread and the coroutine that awaits it.
+    """The decision whether a change takes effect, shared by a worker thread and the coroutine that awaits it.
 
-    The thread enters it (`with commit:`) around what becomes visible to others, several times if need be, and
-    gets `WithdrawnError` once the coroutine was cancelled.
+    The thread enters it (`with commit:`) around each step that becomes visible to others. It gets
+    `WithdrawnError` once the coroutine was cancelled.
     """
 
     def __init__(self) -> None:

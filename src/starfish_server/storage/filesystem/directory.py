@@ -1,4 +1,4 @@
-"""The objects below one directory, by plain system calls: what `FilesystemObjectStore` does in a thread."""
+"""The operations of `FilesystemObjectStore` as blocking functions, which it runs in threads."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Directory:
         attributes: Attributes,
         check_current: CheckCurrent | None = None,
     ) -> None:
-        """Put the object in place, whole or not at all; not if `check_current` raises on what is there."""
+        """Write the object, whole or not at all; not if `check_current` raises on the current body."""
         with typed_errors(self._path, operation, key):
             base = make_base(self._path, self._sync)
             try:
@@ -170,7 +170,7 @@ class Directory:
     def _place(self, base: int, key: str, staged: StagedFile, body: bytes, side: Attributes | None) -> None:
         """Move the written file into its place; `side` is the attributes if it cannot hold them itself.
 
-        The caller holds the lock of `key`. A folder that is pruned meanwhile is made again.
+        The caller holds the lock of `key`. A folder that a deletion prunes in between is made again.
         """
         if legacy_content_type(base, key) is not None:
             raise KeyConflictError(
@@ -199,14 +199,14 @@ class Directory:
                     raise
 
     def _clean_up(self, base: int, key: str) -> None:
-        """After a failed write, remove what it made for an object that does not exist; best effort."""
+        """Remove what a failed write made, if there is no object; best effort."""
         with contextlib.suppress(OSError), parent_of(base, key) as (parent, name):
             if parent is None or not _is_file(name, parent):
                 remove_side_file(base, key)
         prune(base, key.split("/")[:-1])
 
     def _remove(self, base: int, key: str, commit: Commit) -> bool:
-        """Remove the object and what is known of it; False if there was none."""
+        """Remove the object and its side files; False if there was none."""
         with parent_of(base, key) as (parent, name):
             if parent is None or not _is_file(name, parent):
                 return False
@@ -214,7 +214,7 @@ class Directory:
                 if not _is_file(name, parent) or legacy_content_type(base, key) is not None:
                     return False
                 os.unlink(name, dir_fd=parent)
-                with contextlib.suppress(OSError):  # the object is gone, whatever else stays
+                with contextlib.suppress(OSError):  # the object itself is gone
                     remove_side_file(base, key)
             with contextlib.suppress(OSError):
                 self._remove_legacy(base, key + LEGACY_SUFFIX, parent)
@@ -238,7 +238,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _existing(self, operation: str, key: str | None) -> Iterator[int | None]:
-        """Open the base directory, None before the first write has made it; make typed errors of others."""
+        """Open the base directory, None before the first write has made it, and type the block's errors."""
         with typed_errors(self._path, operation, key):
             try:
                 base = open_base(self._path)

@@ -1,4 +1,4 @@
-"""The walk over the keys below a directory, in key order, that reads no directory it can do without."""
+"""Listing keys in order, reading only the directories that can hold them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from starfish_server.storage.filesystem.paths import walk
 from starfish_server.storage.filesystem.reading import legacy_content_type
 
 _NO_KEY_HOLDS = re.compile(r"[^A-Za-z0-9._:@-]")
-# As many entries as one system call gives, however long their names: libc asks for 32 KiB.
+# Entries that one system call returns, whatever the length of their names: libc asks for 32 KiB.
 _IN_ONE_PIECE = 100
 _MOST_READS = 3
 # Times of files may be this coarse.
 _CLOCK_STEP_NS = 20_000_000
-# Names that are sorted in one step; the event loop cannot run meanwhile.
+# Names that are sorted in one step, during which the event loop cannot run.
 _AT_ONCE = 4000
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -70,7 +70,7 @@ def list_keys(base: int, base_dir: str, prefix: str, start_after: str, limit: in
 
 
 def _enter(base: int, path: str, prefix: str, start_after: str, room: int | None) -> _Level:
-    """Read the directory at `path`, as one without entries if it is gone or a link by now.
+    """Read the directory at `path`; it has no entries if it was removed or is a link.
 
     It is not kept open, so that no tree, however deep, takes all descriptors.
     """
@@ -107,8 +107,8 @@ def _enter(base: int, path: str, prefix: str, start_after: str, room: int | None
 def _read(directory: int) -> tuple[list[str], list[str]]:
     """Return the names of its files and of its directories.
 
-    Read in several pieces while a file is replaced, a directory may show neither the old nor the new one (on
-    tmpfs and Btrfs): then it is read again, and what was seen at any time counts.
+    If a file is replaced while a large directory is read, tmpfs and Btrfs may show neither the old nor the
+    new file. Then the directory is read again, and the names of all reads count.
     """
     files: list[str] = []
     directories: list[str] = []

@@ -1,4 +1,4 @@
-"""One object as its readers see it: body and content type are of the same write. No lock is taken."""
+"""Reading one object, body and content type of the same write, without a lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MAX_INLINE_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
-# There is no openat2 or no RESOLVE_CACHED here, or no RWF_NOWAIT on this file system.
+# Raised where openat2, RESOLVE_CACHED or, on this file system, RWF_NOWAIT is missing.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 _open_beneath = opener(FILE, NO_LINKS | BENEATH)
@@ -49,7 +49,7 @@ _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
 
 
 class Undetermined(Enum):
-    """In place of what is stored: this way of looking cannot tell, and a slower one has to."""
+    """Returned in place of an object by a fast read that cannot tell; a slower one then reads."""
 
     UNDETERMINED = 0
 
@@ -61,11 +61,11 @@ Found: TypeAlias = "tuple[bytes, str] | Literal[Undetermined.UNDETERMINED] | Non
 class InlineReads:
     """Reads on the event loop, by calls that fail rather than wait for the disk.
 
-    They find objects below `base_dir` whose folders, file and pages are all in memory, up to 64 KiB. Anything
-    else is `UNDETERMINED`, errors too: a thread looks again. Nothing is kept open.
+    They find objects below `base_dir` of at most 64 KiB whose folders, file and pages are all in memory.
+    Anything else, errors included, is `UNDETERMINED`, and a thread reads again. Nothing stays open.
 
-    Nothing is opened on the event loop before a thread has read an object here without waiting: a file
-    system of another process (FUSE) or machine (NFS), which cannot, may make even an `open` wait for long.
+    Nothing is opened on the event loop until a thread has read an object here without waiting. On a file
+    system of another process (FUSE) or machine (NFS) that fails, and even an `open` may wait for long.
     """
 
     def __init__(self, base_dir: str, *, enabled: bool) -> None:
@@ -76,7 +76,7 @@ class InlineReads:
         self._base_is_linked = False
 
     def read_in_thread(self, file: int, size: int) -> bytes:
-        """Read a whole body, and learn from it whether reads here may wait."""
+        """Read a whole body; the first time, find out whether reads here can avoid waiting."""
         if self._untried:
             self._untried = False
             with suppress(OSError):
@@ -128,7 +128,7 @@ def read_object(
 
 
 def _read_by_steps(base: int, key: str, *, with_type: bool) -> tuple[bytes, str] | None:
-    """Read an object whose type may stand in another file, until both are of one write."""
+    """Read an object whose type may be in another file, again until both are of the same write."""
     for _ in range(ATTEMPTS):
         with parent_of(base, key) as (parent, name):
             opened = None if parent is None else open_file(name, parent)
@@ -170,7 +170,7 @@ def legacy_content_type(base: int, key: str) -> str | None:
 
 
 def _read_plain(file: int, read_body: ReadBody, *, with_type: bool) -> Found:
-    """Read the open file, unless its content type stands elsewhere or `read_body` gives up."""
+    """Read the open file; `UNDETERMINED` if its content type is in another file or `read_body` gives up."""
     content_type = type_on_file(file) if with_type else ""
     status = os.fstat(file)
     if content_type is None or not stat.S_ISREG(status.st_mode):
@@ -191,7 +191,7 @@ def _read_cached(file: int, size: int) -> bytes | None:
 
 
 def _read_directly(base: int, key: str, read_body: ReadBody, *, with_type: bool) -> Found:
-    """Read in as few system calls as will do. No error is raised: the steps meet it again, and name it."""
+    """Read in as few system calls as possible. Errors are `UNDETERMINED`: the steps raise them again."""
     if is_legacy_name(key):
         return UNDETERMINED
     try:
@@ -207,7 +207,7 @@ def _read_directly(base: int, key: str, read_body: ReadBody, *, with_type: bool)
 
 
 def _is_current(name: str, parent: int, file: int, status: os.stat_result) -> bool:
-    """Return whether the open file is still at `name`; one that was replaced may look as if without type."""
+    """Return whether the open file is still at `name`. The type of a replaced one may be gone already."""
     try:
         now = os.lstat(name, dir_fd=parent)
     except FileNotFoundError:

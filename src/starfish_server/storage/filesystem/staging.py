@@ -29,8 +29,10 @@ _create = opener(_NEW, NO_LINKS | BENEATH, 0o666)
 
 
 class StagedFile:
-    """A new file, open for writing. As a context manager it is closed at the end, and removed if the block
-    raises; otherwise it must have been moved.
+    """A new file, open for writing.
+
+    As a context manager it is closed at the end, and removed if the block raises. Otherwise the block must
+    have moved it.
     """
 
     __slots__ = ("_base", "_path", "descriptor")
@@ -63,7 +65,7 @@ class StagedFile:
             self._discard()
 
     def move(self, name: str, parent: int) -> None:
-        """Rename it to `name` in the open folder `parent`, in place of what is there."""
+        """Rename it to `name` in the open folder `parent`, replacing any file there."""
         os.rename(self._path, name, src_dir_fd=self._base, dst_dir_fd=parent)
 
     def _discard(self) -> None:
@@ -77,7 +79,7 @@ class StagedFile:
 
 
 def prepare(base: int) -> None:
-    """Make the folder, remove what dead processes left in it, and refuse a file system that ignores case."""
+    """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
     folder = make_directory(_FOLDER, base, lambda _: None)
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -47,12 +47,12 @@ class FilesystemStorageOptions:
     """Where a `FilesystemObjectStore` keeps its objects.
 
     base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
-        relative one is taken from the current folder now, not when it is used.
+        relative path is resolved when the options are made.
     fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
     inline_reads: whether an object of at most 64 KiB that is in the page cache is read on the event loop,
-        without a thread; what may have to wait for the disk never is. Linux only. Default True.
+        without a thread. Reads that may have to wait for the disk never are. Linux only. Default True.
 
-    Raises `TypeError` or `ValueError` for what cannot be a folder's path.
+    Raises `TypeError` or `ValueError` if `base_dir` cannot be a path.
     """
 
     base_dir: str | os.PathLike[str]
@@ -74,12 +74,12 @@ class FilesystemStorageOptions:
 class FilesystemObjectStore(AbstractObjectStore):
     """A leaf that keeps the object `key` in the file `base_dir/key`. POSIX only.
 
-    Any number of stores, threads and processes may share a folder. A write is whole or not there. An
+    Any number of stores, threads and processes may share a folder. A write is visible whole or not at all. An
     operation is one hop to a thread of the loop's default executor, or none for a small object in memory
-    (`inline_reads`). Content types are extended attributes of the files, or stand in `base_dir/~attributes`
-    where the file system has none. `a` and `a/b` cannot both be objects: putting the second raises
-    `KeyConflictError`. What is neither a file nor a folder below `base_dir`, such as a link, is
-    `StoreAccessDeniedError` to each operation on its key, and is not listed.
+    (`inline_reads`). Content types are extended attributes of the files, or are kept in
+    `base_dir/~attributes`. `a` and `a/b` cannot both be objects: the second raises `KeyConflictError`. A link
+    or another special file below `base_dir` is not listed, and operations on it raise
+    `StoreAccessDeniedError`.
     """
 
     context_dependent = False
@@ -149,7 +149,7 @@ class FilesystemObjectStore(AbstractObjectStore):
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         self._check_open("delete_many", None)
-        # The thread checks them, as many take a while; here they are only kept from changing.
+        # A thread checks them, since that may take long. The copy keeps the caller from changing them.
         keys = keys if isinstance(keys, str | bytes) else list(keys)
         await _changed(self._delete_many, keys)
 
@@ -225,7 +225,7 @@ class FilesystemObjectStore(AbstractObjectStore):
 async def _changed(
     work: Callable[Concatenate[Commit, P], Awaitable[T]], *arguments: P.args, **options: P.kwargs
 ) -> T:
-    """Await a change made by a thread; if cancelled, only until it can no longer take effect."""
+    """Await a change made by a thread. If cancelled, return once it can no longer take effect."""
     commit = Commit()
     try:
         return await work(commit, *arguments, **options)
