@@ -1,7 +1,7 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
 ROWS ?=
-.PHONY: help test test-full bench bench-layers demo serve lint types unit format clean
+.PHONY: help test test-full bench demo serve lint types unit format clean
 
 # The newest of these that runs here, unless PYTHON names one.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
@@ -25,7 +25,7 @@ demo: .venv/ready  ## this repository through bare leaves and through a full sta
 serve: .venv/ready  ## leave the embedded server running: files and audit log in this folder
 	$(BIN)/starfish serve
 
-test: lint types unit  ## linter, formatter check, strict type check and all tests
+test: lint types unit  ## linter, formatter check, type checks and all tests
 
 test-full: .venv/ready  ## the tests again, with the reliability runs at full size
 	$(BIN)/python -m pytest --full --timeout 1800
@@ -40,15 +40,13 @@ bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## this 
 	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-layers: .venv/ready  ## what each layer costs, beside its target
-	$(BIN)/python -m pytest benchmarks/test_layers.py --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
-
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 unit: .venv/ready
 	$(BIN)/python -m pytest
@@ -58,4 +56,4 @@ format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and caches
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .hypothesis

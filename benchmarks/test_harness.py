@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -63,6 +64,13 @@ def test_the_text_above_the_figures_is_kept(tmp_path: Path) -> None:
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("# How to run\n")
     assert readme.count("- date: today") == 1
+
+
+def test_the_published_page_is_that_of_the_published_results(tmp_path: Path) -> None:
+    for name in ("README.md", "results.json"):
+        shutil.copy(ROOT / "benchmarks" / name, tmp_path)
+    assert program.main(["--report", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text() == (ROOT / "benchmarks" / "README.md").read_text()
 
 
 def test_a_contender_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Seen:
     target: str
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+    connection: object = field(repr=False)  # the same for requests on one connection
 
 
 class FaultyProxy:
@@ -85,6 +87,12 @@ class FaultyProxy:
         await self._session.close()
         await self._runner.cleanup()
 
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
     async def arrived(self, count: int) -> None:
         """Wait until `count` requests were seen, for at most ten seconds."""
         async with asyncio.timeout(10.0), self._news:
@@ -121,7 +129,8 @@ class FaultyProxy:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         with self._on_its_way(request.path):
             body = await request.read()
-        self.seen.append(Seen(request.method, request.raw_path, dict(request.headers), body))
+        connection = request.transport and request.transport.get_extra_info("peername")
+        self.seen.append(Seen(request.method, request.raw_path, dict(request.headers), body, connection))
         async with self._news:
             self._news.notify_all()
 
@@ -142,6 +151,8 @@ class FaultyProxy:
             return await fault(request, forward)
         return (await forward()).response()
 
+
+_flips = itertools.count()
 
 # The one that answers the current request, for faults that tell it how far they are.
 _proxy: ContextVar[FaultyProxy] = ContextVar("proxy")
@@ -228,11 +239,11 @@ def paced(pause: float) -> Fault:
 
 
 async def flipped(_request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Damage one bit in the middle of the server's body, if it has one."""
+    """Damage one bit of the server's body, if it has one: another one each time."""
     whole = await forward()
     body = bytearray(whole.body)
     if body:
-        body[len(body) // 2] ^= 1
+        body[(len(body) // 2 + next(_flips)) % len(body)] ^= 1
     return Forwarded(whole.status, whole.headers, bytes(body)).response()
 
 

@@ -51,11 +51,16 @@ class S3Server:
     def make_bucket(self) -> str:
         """Create a new, empty bucket and return its name."""
         bucket = f"bucket-{uuid.uuid4().hex}"
+        self.ask("create_bucket", Bucket=bucket)
+        return bucket
+
+    def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
+        """Call a method of botocore's client of S3 and return what the server replies."""
         try:
-            self._client.create_bucket(Bucket=bucket)
+            reply: dict[str, Any] = getattr(self._client, operation)(**arguments)
+            return reply
         finally:
             self._client.close()  # its connections; it opens others when it is used again
-        return bucket
 
 
 @contextmanager

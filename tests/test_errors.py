@@ -66,5 +66,5 @@ def test_delete_many_error_tells_which_keys_failed_and_why() -> None:
     failures = {"a": StoreAccessDeniedError("no"), "b": StoreError("odd")}
     error = DeleteManyError(failures)
     assert error.failures == failures
-    assert str(error) == "2 not deleted: 'a': no (and 1 more)"
+    assert str(error) == "2 keys were not deleted: 'a': no (and 1 more)"
     assert pickle.loads(pickle.dumps(error)).failures.keys() == failures.keys()

@@ -1,4 +1,4 @@
-"""The steps of a shutdown: each runs once, within the time limit, whatever the others do."""
+"""The steps of a shutdown: each runs once and within the time limit, even if others fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def released() -> Iterator[threading.Event]:
 
 
 class Part:
-    """A replica manager and a queue that note when they are ended."""
+    """A replica manager and a queue that note when they are stopped."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self._name = name
@@ -63,7 +63,7 @@ async def test_without_options_there_is_nothing_to_do() -> None:
     assert (await GracefulShutdown().shutdown()).ok
 
 
-async def test_replicas_end_first_then_the_queue_then_callbacks_in_order_then_stores() -> None:
+async def test_replicas_stop_first_then_the_queue_then_callbacks_in_order_then_stores() -> None:
     notes: list[str] = []
 
     class Store(MemoryObjectStore):
@@ -203,7 +203,7 @@ async def test_a_step_that_is_slow_but_in_time_is_not_cut_short() -> None:
     assert (await shutdown.shutdown()).ok
 
 
-async def test_a_step_that_refuses_to_be_cancelled_does_not_hold_up_the_end() -> None:
+async def test_a_step_that_ignores_cancellation_does_not_delay_the_end() -> None:
     give_up = asyncio.Event()
 
     async def stubborn() -> None:
@@ -220,7 +220,7 @@ async def test_a_step_that_refuses_to_be_cancelled_does_not_hold_up_the_end() ->
     assert seconds < TIMEOUT + 0.1
 
 
-async def test_a_plain_callback_that_blocks_holds_up_neither_the_loop_nor_the_end(
+async def test_a_plain_callback_that_blocks_delays_neither_the_loop_nor_the_end(
     released: threading.Event,
 ) -> None:
     store = MemoryObjectStore(data={})
@@ -232,6 +232,20 @@ async def test_a_plain_callback_that_blocks_holds_up_neither_the_loop_nor_the_en
     assert seconds < TIMEOUT + 0.1
     with pytest.raises(StoreClosedError):
         await store.get_string("k")
+
+
+async def test_a_plain_callback_runs_even_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    options = GracefulShutdownOptions(on_shutdown=lambda: notes.append("flushed"))
+    assert (await GracefulShutdown(options).shutdown()).ok
+    assert notes == ["flushed"]
 
 
 async def test_ten_steps_that_hang_still_keep_the_limit() -> None:
@@ -265,7 +279,7 @@ def test_a_callback_that_cannot_be_called_is_refused() -> None:
 
 
 @pytest.mark.parametrize("option", ["queue", "replica_manager"])
-def test_a_part_that_cannot_be_ended_is_refused(option: str) -> None:
+def test_a_part_that_cannot_be_stopped_is_refused(option: str) -> None:
     with pytest.raises(AttributeError):
         GracefulShutdownOptions(**{option: object()})  # type: ignore[arg-type]  # that is the test
 

@@ -1,4 +1,4 @@
-"""Signals start a shutdown, and a second one forces the end: real processes that get real signals."""
+"""A signal starts a shutdown, and a second one forces the end: real processes and real signals."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ asyncio.run(main())
 
 @contextmanager
 def running(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with this code, which said that it is ready, killed in the end."""
+    """Run a Python process with this code, and kill it in the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(code)],
         stdout=subprocess.PIPE,
@@ -126,7 +126,7 @@ def test_a_signal_starts_the_shutdown_and_the_process_ends_by_itself(number: sig
 
 @pytest.mark.parametrize("step", ["hang", "block", "block_the_loop"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_process_at_once(step: str, second: signal.Signals) -> None:
+def test_a_second_signal_ends_the_process_immediately(step: str, second: signal.Signals) -> None:
     with running(STEPS + WORKER.format(step=step)) as process:
         assert line(process) == ["ready"]
         process.send_signal(signal.SIGTERM)
@@ -177,7 +177,7 @@ def test_uvicorn_finishes_its_requests_before_the_steps_run(in_lifespan: bool) -
         client.join(10)
         assert replies == [b'"v"']
         assert (line(process), line(process)) == (["steps"], ["failures", "0"])
-        # uvicorn ends as the signal does by default once all is done, where nobody else handles it.
+        # uvicorn ends as the signal does by default once all is done, unless another handler is in force.
         assert process.wait(10) == (-signal.SIGTERM if in_lifespan else 0)
 
 
@@ -200,7 +200,7 @@ def shutdown() -> Iterator[GracefulShutdown]:
     shutdown.unregister()
 
 
-async def test_the_former_handler_is_put_back(former: object, shutdown: GracefulShutdown) -> None:
+async def test_the_former_handler_is_restored(former: object, shutdown: GracefulShutdown) -> None:
     shutdown.register()
     shutdown.register()
     assert signal.getsignal(signal.SIGUSR1) != former
@@ -227,7 +227,7 @@ async def test_the_steps_run_in_place_of_a_former_handler(shutdown: GracefulShut
 
 
 @pytest.mark.usefixtures("former")
-async def test_a_callback_of_the_event_loop_is_left_with_its_own(shutdown: GracefulShutdown) -> None:
+async def test_a_signal_callback_of_the_event_loop_is_restored(shutdown: GracefulShutdown) -> None:
     loop = asyncio.get_running_loop()
     called = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, called.set)

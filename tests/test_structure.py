@@ -13,16 +13,19 @@ import pytest
 import starfish_server
 
 ROOT = Path(starfish_server.__file__).parent
-GATHERING = {"builder.py", "stack_file.py"}
-THIRD_PARTY_HOMES = {
-    "aiobotocore": ("storage/",),
-    "botocore": ("storage/",),
-    "aiohttp": ("storage/",),
-    "yarl": ("storage/",),
-    "aiofiles": ("storage/",),
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+
+# Third-party packages and the only places that may import them.
+HOMES = {
+    "aiobotocore": ("storage/s3/",),
+    "botocore": ("storage/s3/",),
+    "aiohttp": ("storage/s3/",),
+    "yarl": ("storage/s3/",),
+    "aiofiles": ("storage/filesystem/",),
+    "anyio": ("router/",),
     "opentelemetry": ("layers/tracing.py", "layers/metrics.py"),
-    "tenacity": ("layers/retry/",),
-    "cachetools": ("layers/caching/",),
+    "tenacity": ("layers/retry", "storage/s3/"),
+    "cachetools": ("layers/caching",),
     "fastapi": ("router/",),
     "starlette": ("router/",),
     "pydantic": ("router/",),
@@ -30,86 +33,92 @@ THIRD_PARTY_HOMES = {
     "rich": ("cli/",),
     "uvicorn": ("cli/",),
 }
-# Modules of `layers/` that are no layer, for all of them to use.
-SHARED_BY_LAYERS = {
-    *("base", "fields", "operations", "outcome", "printable", "record", "rethrow"),
+
+# The parts of the package, each with those it may import. A part that is not here may import all of them.
+KERNEL = {"context", "errors", "operations", "checks", "printable"}
+ALLOWED = {
+    "errors": set(),
+    "context": {"errors"},
+    "printable": set(),
+    "checks": {"errors", "printable"},
+    "operations": {"errors", "context", "checks"},
+    "storage/base": KERNEL,
+    "storage": KERNEL | {"storage/base", "storage"},
+    "audit": KERNEL,
+    "layers": KERNEL | {"storage/base", "layers", "audit"},
+    "builder": KERNEL | {"storage/base", "layers"},
+    "explain": KERNEL | {"storage/base", "layers"},
+    "lifecycle": set(),
 }
-FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+# Modules of `layers/` that are not layers, for all of them to use.
+SHARED_BY_LAYERS = {"base", "copy_error", "deadline", "fields", "outcome", "transform"}
+
+
+def part_of(path: str) -> str:
+    """Name the part that a file or a dotted module belongs to."""
+    path = path.removesuffix(".py").removesuffix("/__init__")
+    return path if path == "storage/base" else path.split("/", 1)[0]
 
 
 def imported(file: str) -> set[str]:
-    tree = ast.parse((ROOT / file).read_text())
+    """Return the modules that a file imports when it runs, at its top or inside a function."""
+    nodes: list[ast.AST] = [ast.parse((ROOT / file).read_text())]
     names: set[str] = set()
-    for node in ast.walk(tree):
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.module is not None
+            names.add(node.module)
     return names
 
 
-def own_imports(file: str) -> list[list[str]]:
-    return [name.split(".")[1:] for name in imported(file) if name.startswith("starfish_server.")]
-
-
-def is_public_leaf(file: str) -> bool:
-    return file.startswith("storage/") and not file.endswith("__init__.py")
+def own_imports(file: str) -> set[str]:
+    prefix = "starfish_server."
+    return {name.removeprefix(prefix).replace(".", "/") for name in imported(file) if name.startswith(prefix)}
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_third_party_packages_are_imported_only_at_home(file: str) -> None:
     for name in imported(file):
         package = name.split(".")[0]
-        if package in THIRD_PARTY_HOMES:
-            assert file.startswith(THIRD_PARTY_HOMES[package]), f"{file} imports {name}"
+        if package in HOMES:
+            assert file.startswith(HOMES[package]), f"{file} imports {name}"
         else:
             assert package in sys.stdlib_module_names | {"starfish_server"}, f"{file} imports {name}"
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if is_public_leaf(file)])
-def test_leaves_import_only_errors_options_and_other_storage(file: str) -> None:
-    assert {parts[0] for parts in own_imports(file)} <= {"errors", "options", "storage"}
+@pytest.mark.parametrize("file", [file for file in FILES if part_of(file) in ALLOWED])
+def test_each_part_imports_only_what_stands_below_it(file: str) -> None:
+    part = part_of(file)
+    parts = {part_of(module) for module in own_imports(file)}
+    assert parts <= ALLOWED[part] | {part}, f"{file} imports {parts - ALLOWED[part] - {part}}"
 
 
-@pytest.mark.parametrize("file", ["errors.py", "options.py"])
-def test_errors_and_options_import_nothing_of_the_package(file: str) -> None:
-    assert own_imports(file) == []
+@pytest.mark.parametrize("file", [f for f in FILES if f.startswith("storage/") and f.count("/") > 1])
+def test_leaves_import_no_other_leaf(file: str) -> None:
+    leaf = file.split("/")[1]
+    for module in own_imports(file):
+        if part_of(module) == "storage":
+            assert module.split("/")[1] == leaf, f"{file} imports {module}"
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("layers/") and f != "layers/__init__.py"])
-def test_layers_import_no_leaf_and_no_other_layer(file: str) -> None:
+def test_layers_import_no_other_layer(file: str) -> None:
     layer = file.split("/")[1].removesuffix(".py")
-    for parts in own_imports(file):
-        match parts:
-            case ["errors" | "options", *_] | ["storage", "base" | "checks" | "request_ids", *_]:
-                pass
-            case ["layers", module, *_]:
-                assert module in SHARED_BY_LAYERS | {layer}, f"{file} imports layers.{module}"
-            case _:
-                pytest.fail(f"{file} imports {'.'.join(parts)}")
+    for module in own_imports(file):
+        if part_of(module) == "layers":
+            assert module.split("/")[1] in SHARED_BY_LAYERS | {layer}, f"{file} imports {module}"
 
 
-@pytest.mark.parametrize("module", sorted(SHARED_BY_LAYERS))
-def test_what_layers_share_imports_no_layer(module: str) -> None:
-    imports = own_imports(f"layers/{module}.py")
-    assert {parts[1] for parts in imports if parts[0] == "layers"} <= SHARED_BY_LAYERS
-
-
-@pytest.mark.parametrize("file", [f for f in FILES if not f.startswith(("router/", "cli/", "__init__"))])
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(f) not in {"router", "cli", "__init__"}])
 def test_nothing_imports_router_or_command_line(file: str) -> None:
-    assert not {parts[0] for parts in own_imports(file)} & {"router", "cli"}
-
-
-@pytest.mark.parametrize("file", [f for f in FILES if "__init__" not in f and f not in GATHERING])
-def test_only_the_builder_gathers_layers_and_leaves(file: str) -> None:
-    if file.startswith(("router/", "cli/", "testing/")):
-        return
-    homes = {parts[0] for parts in own_imports(file)} & {"layers", "storage"}
-    if homes == {"layers", "storage"}:
-        shared = {"base", "checks", "request_ids"}
-        leaves = [p for p in own_imports(file) if p[0] == "storage" and p[1] not in shared]
-        assert leaves == [], f"{file} imports leaves and layers"
+    assert not {part_of(module) for module in own_imports(file)} & {"router", "cli"}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -119,7 +128,7 @@ def modules_after(statement: str) -> set[str]:
 
 
 def third_party(modules: set[str]) -> set[str]:
-    return {name.split(".")[0] for name in modules} & set(THIRD_PARTY_HOMES)
+    return {name.split(".")[0] for name in modules} & set(HOMES)
 
 
 def test_importing_the_package_imports_nothing_optional() -> None:
@@ -130,14 +139,8 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
     modules = modules_after("import starfish_server") - modules_after("pass")
     slow = {"asyncio", "email", "hashlib", "importlib.metadata", "json", "logging", "threading", "tomllib"}
     assert modules & slow == set()
-    own = {name for name in modules if name.startswith("starfish_server.")}
-    assert own == {
-        f"starfish_server.{name}"
-        for name in (
-            *("builder", "errors", "explain", "storage", "storage.base"),
-            *("layers", "layers.base", "layers.operations", "layers.record"),
-        )
-    }
+    leaves = {name for name in modules if name.startswith("starfish_server.storage.")}
+    assert leaves == {"starfish_server.storage.base"}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
         ("layers.SizeLimit", set()),
         ("layers.Timeout", set()),
         ("layers.Tracing", {"opentelemetry"}),
+        ("layers.Transform", set()),
         ("CustomObjectStore", set()),
         ("FilesystemObjectStore", {"aiofiles"}),
         ("GracefulShutdown", set()),

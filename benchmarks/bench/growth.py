@@ -60,7 +60,7 @@ GROWTH = (
             plan=Plan(workload="layer", objects=5_000),
             entrants=(
                 Entrant(STACK, "Layer, passing through", "pass-through"),
-                Entrant(STACK, "Around, one hook", "one hook"),
+                Entrant(STACK, "a layer with one hook", "one hook"),
                 Entrant(STACK, "Timeout", "timeout"),
                 Entrant(WRAPPERS, "py-key-value, prefix", "prefix"),
             ),

@@ -1,10 +1,10 @@
-"""Writes what people read: the README's tables and the charts in the docs."""
+"""Write the tables of `benchmarks/README.md` and the charts of the docs from the results of a run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import bars, lines, table
+from bench import charts, table
 from bench.growth import GROWTH
 from bench.rows import ROWS
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 MARK = "<!-- Everything below is written by make bench. -->"
 
 
-def write(results: Results, readme: Path, charts: Path) -> None:
-    """Replaces what is below the mark in `readme`, and the charts of all that was measured."""
+def write(results: Results, readme: Path, pictures: Path) -> None:
+    """Replace the part of `readme` below the mark, and the chart of each row in the folder `pictures`."""
     above = readme.read_text().partition(MARK)[0] if readme.exists() else ""
     readme.write_text(above + MARK + "\n\n" + "\n".join(_sections(results)))
-    charts.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
     for row in ROWS:
         if figures := results.rows.get(row.name):
-            (charts / f"{row.name}.svg").write_text(bars.chart(row, figures))
+            (pictures / f"{row.name}.svg").write_text(charts.bars(row, figures))
     for growth in GROWTH:
         if points := results.growth.get(growth.row.name):
-            (charts / f"{growth.row.name}.svg").write_text(lines.chart(growth, points))
+            (pictures / f"{growth.row.name}.svg").write_text(charts.lines(growth, points))
 
 
 def _sections(results: Results) -> Iterator[str]:

@@ -60,7 +60,7 @@ async def round_trip(name: str, store: AbstractObjectStore, files: dict[str, byt
 
 
 async def run(server: S3Server, files: dict[str, bytes], folder: str, console: Console) -> list[str]:
-    """The round trip through both leaves; returns what went wrong."""
+    """Make the round trip through both leaves and return what went wrong."""
     options = S3StorageOptions(
         access_key_id=server.access_key_id,
         secret_access_key=server.secret_access_key,
@@ -84,6 +84,9 @@ def _content_type(key: str) -> str:
 
 
 def _show(outcomes: list[Outcome], console: Console) -> None:
+    console.print(
+        "Every file is stored, listed, read back and deleted, all concurrently; times are for all of them."
+    )
     table = Table("store", "objects", "KiB", "put ms", "list ms", "read ms", "delete ms", "result")
     for o in outcomes:
         times = (f"{seconds * 1000:.0f}" for seconds in (o.put, o.listed, o.read, o.deleted))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TOKENS = {"alice": "the-demo-token-of-alice", "bob": "the-demo-token-of-bob"}
-_LISTENING = re.compile(r"running on (http://[0-9.:]+)")
+_LISTENING = re.compile(r"Running on (http://[0-9.:]+)")
 
 
 async def run(folder: Path, console: Console) -> list[str]:
@@ -64,7 +64,8 @@ async def _use(address: str, console: Console) -> list[str]:
         ("alice", "GET", "/list/notes", None, 200),
     ]
     problems = []
-    table = Table("caller", "request", "status", "answer", title=f"starfish serve at {address}")
+    console.print(f"Two callers with bearer tokens at {address}: both read every note, each writes only one.")
+    table = Table("caller", "request", "status", "answer")
     async with aiohttp.ClientSession(address) as client:
         for caller, method, path, body, expected in asked:
             headers = {"Authorization": f"Bearer {TOKENS[caller]}"}
@@ -79,7 +80,8 @@ async def _use(address: str, console: Console) -> list[str]:
 
 def _show_audit(audit: Path, console: Console) -> None:
     columns = ("identity", "action", "operation", "keys", "outcome")
-    table = Table(*columns, title="What it left in the audit log")
+    console.print("The audit log that the server wrote: every operation on the store, and who asked for it.")
+    table = Table(*columns)
     for line in audit.read_text().splitlines():
         record = json.loads(line)
         table.add_row(*(str(record[column]) for column in columns))

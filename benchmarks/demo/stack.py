@@ -58,7 +58,7 @@ async def run(server: S3Server, files: dict[str, bytes], audit: Path, console: C
         return (await forward()).response()
 
     def count(event: RetryEvent) -> None:
-        retries[event.operation] += 1
+        retries[event.operation.name] += 1
 
     async with FaultyProxy(server.endpoint) as proxy:
         proxy.fault = one_in_ten
@@ -79,6 +79,7 @@ async def run(server: S3Server, files: dict[str, bytes], audit: Path, console: C
             .layer(Tracing, tracer_provider=tracing, per_attempt=True)
             .over(S3ObjectStore(options))
         )
+        console.print("What explain() says of the stack: each layer, its settings and its purpose.")
         console.print(explain(store))
         async with store:
             problems = await _push_and_pull(store, files)
@@ -138,19 +139,25 @@ def _layer(store: AbstractObjectStore, kind: type[Caching]) -> Caching:
 
 def _show_records(records: list[dict[str, object]], console: Console) -> None:
     columns = ("identity", "namespace", "operation", "keys", "outcome", "bytes", "attempts")
-    table = Table(*columns, title="Audit of pushes")
+    console.print(
+        f"Each push left an audit record with the caller's key; these {SHOWN_RECORDS} took the most attempts."
+    )
+    table = Table(*columns)
     for record in sorted(records, key=lambda record: -int(str(record["attempts"])))[:SHOWN_RECORDS]:
         table.add_row(*(str(record[column]) for column in columns))
     pushes = Counter(str(record["identity"]) for record in records)
-    table.caption = f"the {SHOWN_RECORDS} with most attempts, of {dict(pushes)}"
+    table.caption = f"pushes by caller: {dict(pushes)}"
     console.print(table)
 
 
 def _show_trace(spans: Iterable[ReadableSpan], console: Console) -> None:
-    """The operation with the most attempts, as an indented tree."""
+    """Print the operation with the most attempts as an indented tree."""
     spans = list(spans)
     roots = [span for span in spans if span.parent is None]
     root = max(roots, key=lambda span: int(str((span.attributes or {}).get("objectstore.attempts", 0))))
+    console.print(
+        "The trace of the operation with the most attempts: a span for it and one for each attempt."
+    )
     tree = Tree(f"{root.name} {dict(root.attributes or {})}")
     for span in sorted(spans, key=lambda span: span.start_time or 0):
         if span.parent and root.context and span.parent.span_id == root.context.span_id:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from starfish_server.stack_file import load_stack
     from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
     from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
+    from starfish_server.store_url import open_store
 
 __all__ = [
     "AbstractObjectStore",
@@ -71,6 +72,7 @@ __all__ = [
     "VersionConflictError",
     "explain",
     "load_stack",
+    "open_store",
 ]
 
 _HOMES = {
@@ -83,6 +85,7 @@ _HOMES = {
     "MemoryObjectStore": "storage.memory",
     "SyncConfig": "router",
     "load_stack": "stack_file",
+    "open_store": "store_url",
 }
 
 

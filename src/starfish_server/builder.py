@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Concatenate, ParamSpec
 
 from starfish_server.errors import StackError
-from starfish_server.layers.base import Slot, Wrapper
+from starfish_server.layers.base import Layer, Slot
+from starfish_server.layers.transform import Transform
 from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["StoreBuilder", "check_order", "stores_of"]
@@ -15,48 +17,53 @@ __all__ = ["StoreBuilder", "check_order", "stores_of"]
 P = ParamSpec("P")
 Step = Callable[[AbstractObjectStore], AbstractObjectStore]
 
-# What goes wrong when the second slot's layer stands inside the first's, though it belongs outside.
-_DAMAGE = {
+# What goes wrong when a layer of the second slot stands inside one of the first, though it belongs outside.
+_CONSEQUENCES = {
     (Slot.TIMEOUT, Slot.RETRY): "one time limit would cover all attempts and the back-off between them, so "
-    "one slow attempt would use it up and nothing would be tried again",
-    (Slot.LIMIT, Slot.RETRY): "a permit would be held during back-off, so that failing "
-    "operations would keep others waiting",
-    (Slot.CACHE, Slot.NAMESPACE): "the cache would not know the namespaces apart, and could answer one "
-    "tenant with another's object",
-    (Slot.CACHE, Slot.GUARD): "a cached object would be served without asking the guard",
-    (Slot.CACHE, Slot.AUDIT): "a read that the cache answers would leave no record",
+    "one slow attempt would use it up and nothing would be retried",
+    (Slot.LIMIT, Slot.RETRY): "a permit would be held during back-off, so failing operations would keep "
+    "others waiting",
+    (Slot.CACHE, Slot.NAMESPACE): "the cache could not tell the namespaces apart, and could return one "
+    "tenant's object to another",
+    (Slot.CACHE, Slot.GUARD): "a cached object would be returned without asking the guard",
+    (Slot.CACHE, Slot.AUDIT): "a cache hit would leave no record",
     (Slot.COMPRESSION, Slot.CACHE): "every hit would be decompressed again",
     (Slot.ENCRYPTION, Slot.CACHE): "every hit would be decrypted again",
-    (Slot.ENCRYPTION, Slot.COMPRESSION): "what is encrypted no longer compresses",
-    (Slot.RETRY, Slot.RETRY): "their attempts would multiply",
-}  # fmt: skip
-# The same, whatever layer is outside.
-_DAMAGE_INSIDE = {
-    Slot.AUDIT: "its records would not show what the caller asked and got, once and in the end",
+    (Slot.ENCRYPTION, Slot.COMPRESSION): "encrypted bodies do not compress",
+    (
+        Slot.RETRY,
+        Slot.RETRY,
+    ): "only the outer one would retry, so the inner one's settings would have no effect",
+}
+# The same for every other pair, by the slot of the inner layer.
+_CONSEQUENCE_OF_INSIDE = {
+    Slot.AUDIT: "its records would not show what the caller asked for, once and with the final outcome",
     Slot.OBSERVE: "it would not see one logical operation as one",
     Slot.GUARD: "work would be done before the operation is refused",
-    Slot.NAMESPACE: "layers outside it would see keys of different namespaces as one",
+    Slot.NAMESPACE: "layers outside it would take keys of different namespaces for the same",
     Slot.CACHE: "a hit would not skip the work of the layers outside it",
-    Slot.REDUNDANCY: "the sources would not have retries and limits of their own",
-    Slot.COMPRESSION: "what is repeated or stored outside it would be the uncompressed body",
-    Slot.ENCRYPTION: "what is repeated or stored outside it would be the plain body",
-    Slot.BREAKER: "it would count single attempts and not outcomes after retries",
-    Slot.RETRY: "what the layers outside it do would not be part of an attempt",
+    Slot.COMPRESSION: "layers outside it would store or cache the uncompressed body",
+    Slot.ENCRYPTION: "layers outside it would store or cache the plain body",
+    Slot.REDUNDANCY: "its stores would not have retries and limits of their own",
+    Slot.BREAKER: "it would count single attempts instead of outcomes after retries",
+    Slot.RETRY: "the work of the layers outside it would not be part of an attempt",
     Slot.LIMIT: "it would not count each attempt's use of the backend",
     Slot.TIMEOUT: "it would not limit each attempt alone",
 }
+CHECK_ORDER_OPTION = "StoreBuilder(check_order=False)"
+_TRANSFORMS = (Slot.COMPRESSION, Slot.ENCRYPTION)
 
 
 class StoreBuilder:
-    """Layers, outermost first, to be put over a leaf. Immutable: `layer` gives a new builder.
+    """Collects layers, outermost first, and puts them over a leaf. Immutable: `layer` returns a new builder.
 
     check_order: refuse an order that `docs/layer-order.md` calls wrong; True by default. Layers without a
-        slot, such as one's own, may stand anywhere.
+        slot, such as your own, may stand anywhere.
     """
 
     def __init__(self, *, check_order: bool = True) -> None:
         self._check_order = check_order
-        self._steps: tuple[Step, ...] = ()
+        self._steps: tuple[tuple[object, Step], ...] = ()
 
     def layer(
         self,
@@ -64,7 +71,7 @@ class StoreBuilder:
         *args: P.args,
         **options: P.kwargs,
     ) -> StoreBuilder:
-        """A builder with `layer(inner, *args, **options)` inside all layers so far.
+        """Return a builder with `layer(inner, *args, **options)` inside all layers so far.
 
         layer: a layer class, or a function that wraps a store. A wrong option is a `TypeError` at once.
         """
@@ -82,65 +89,102 @@ class StoreBuilder:
         def step(inner: AbstractObjectStore) -> AbstractObjectStore:
             made = layer(inner, *args, **options)
             if not isinstance(made, AbstractObjectStore):
-                raise StackError(f"{name} made {made!r}, which is no store")
+                raise StackError(f"{name} returned {made!r}, not an AbstractObjectStore")
             return made
 
         extended = StoreBuilder(check_order=self._check_order)
-        extended._steps = (*self._steps, step)
+        extended._steps = (*self._steps, (layer, step))
         return extended
 
     def over(self, leaf: AbstractObjectStore) -> AbstractObjectStore:
-        """The finished store. `StackError` if the order is wrong or a layer refuses its place."""
+        """Return the finished store. `StackError` if the order is wrong or a layer refuses its place."""
         if not isinstance(leaf, AbstractObjectStore):
-            raise StackError(f"a stack stands over a store, not over {leaf!r}")
+            raise StackError(f"a stack stands over an AbstractObjectStore, not over {leaf!r}")
         store = leaf
-        for step in reversed(self._steps):
-            store = step(store)
+        for layer, step in reversed(self._steps):
+            with order_first(layer, store) if self._check_order else nullcontext():
+                store = step(store)
         if self._check_order:
             check_order(store)
         return store
 
 
 def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
-    """The store and all that it wraps, outermost first, the leaf last."""
+    """Yield the store and everything that it wraps, each store before those inside it."""
     yield store
-    while isinstance(store, Wrapper):
-        store = store.inner
-        yield store
+    if isinstance(store, Layer):
+        for inner in store.inners:
+            yield from stores_of(inner)
 
 
-def check_order(
-    store: AbstractObjectStore, *, turned_off_by: str = "StoreBuilder(check_order=False)"
-) -> None:
-    """Raise `StackError` if two layers of a stack stand in the wrong order."""
-    placed = [layer for layer in stores_of(store) if isinstance(layer, Wrapper) and layer.slot is not None]
+def check_order(store: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION) -> None:
+    """Raise `StackError` if two layers stand in the wrong order on the way to any leaf of a stack."""
+    for layer in stores_of(store):
+        if isinstance(layer, Layer) and layer.slot in _TRANSFORMS and not isinstance(layer, Transform):
+            raise StackError(
+                f"{_name(layer)} is in a slot for layers that change bodies: derive it from Transform"
+            )
+    for placed in _ways(store):
+        _check_way(placed, turned_off_by)
+
+
+@contextmanager
+def order_first(
+    layer: object, inner: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION
+) -> Iterator[None]:
+    """Surround the making of `layer` over `inner`: if it is refused and the order is wrong, say so instead.
+
+    A layer may refuse a store only because that store contains what belongs outside the layer.
+    """
+    try:
+        yield
+    except StackError:
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            for placed in _ways(inner):
+                _check_way([layer, *placed], turned_off_by)
+        raise
+
+
+def _check_way(placed: Sequence[Layer | type[Layer]], turned_off_by: str) -> None:
     for position, outer in enumerate(placed):
         for inner in placed[position + 1 :]:
-            damage = _damage(outer.slot, inner.slot)
-            if damage is not None:
+            consequence = _consequence(outer.slot, inner.slot)
+            if consequence is not None:
                 raise StackError(
-                    f"{_name(outer)} stands outside {_name(inner)}: {damage}. {_remedy(placed)} "
+                    f"{_name(outer)} stands outside {_name(inner)}: {consequence}. {_suggestion(placed)} "
                     f"({turned_off_by} turns this check off.)"
                 )
 
 
-def _damage(outer: Slot | None, inner: Slot | None) -> str | None:
+def _ways(store: AbstractObjectStore) -> Iterator[list[Layer]]:
+    """Yield the layers with a slot on the way to each leaf, outermost first."""
+    if not isinstance(store, Layer):
+        yield []
+        return
+    for inner in store.inners:
+        for way in _ways(inner):
+            yield way if store.slot is None else [store, *way]
+
+
+def _consequence(outer: Slot | None, inner: Slot | None) -> str | None:
     if outer is None or inner is None or outer < inner:
         return None
     if outer == inner:
-        return _DAMAGE.get((outer, inner))
-    return _DAMAGE.get((outer, inner)) or _DAMAGE_INSIDE[inner]
+        return _CONSEQUENCES.get((outer, inner))
+    return _CONSEQUENCES.get((outer, inner)) or _CONSEQUENCE_OF_INSIDE[inner]
 
 
-def _remedy(placed: list[Wrapper]) -> str:
+def _suggestion(placed: Sequence[Layer | type[Layer]]) -> str:
     if sum(layer.slot is Slot.RETRY for layer in placed) > 1:
         return "Keep one of them."
     order = sorted(placed, key=lambda layer: layer.slot or 0)
     return f"Use the order {' -> '.join(map(_name, order))}, outermost first."
 
 
-def _name(layer: Wrapper) -> str:
-    """With its settings, where they moved it from the slot of its class."""
+def _name(layer: Layer | type[Layer]) -> str:
+    """Return the layer's name, with the settings if they moved it from the slot of its class."""
+    if isinstance(layer, type):
+        return layer.__name__
     name = type(layer).__name__
     if layer.slot is type(layer).slot:
         return name

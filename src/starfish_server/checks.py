@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from typing import TYPE_CHECKING
@@ -24,6 +23,14 @@ is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
 # Complete segments, then the start of one: whatever a key may begin with.
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
+_ANY = r"[^/\x00-\x1f\x7f-\x9f]"
+_ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_ANY}++"
+_any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
+_any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_ANY}*+").fullmatch
+_ANY_RULE = (
+    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
+    "'/'-separated segments, none empty, '.' or '..'"
+)
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
     f"each at most {MAX_SEGMENT_BYTES} and together at most {MAX_KEY_BYTES} bytes"
@@ -48,16 +55,26 @@ def check_prefix(prefix: str, operation: str) -> None:
 
 
 def check_any_key(key: str, operation: str) -> None:
-    """Check a key of a store with `portable_keys=False`: non-empty text of at most 1,024 UTF-8 bytes."""
-    check_any_prefix(key, operation)
-    if not key:
-        raise _invalid("key", key, "it is empty", operation)
+    """Raise `InvalidKeyError` unless `key` follows the rule of stores with `portable_keys=False`."""
+    if not isinstance(key, str) or not is_any_key(key):
+        raise _invalid("key", key, _ANY_RULE, operation)
+
+
+def is_any_key(text: str) -> bool:
+    """Return whether `text` follows the rule of stores with `portable_keys=False`."""
+    return _fits(text) and _any_segments(text) is not None
 
 
 def check_any_prefix(prefix: str, operation: str) -> None:
-    """Check a prefix of a store with `portable_keys=False`: text of at most 1,024 UTF-8 bytes."""
-    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _fits(prefix):
-        raise _invalid("key", prefix, f"not text of at most {MAX_KEY_BYTES} UTF-8 bytes", operation)
+    """Raise `InvalidKeyError` unless a key that `check_any_key` accepts could begin with `prefix`."""
+    if not isinstance(prefix, str) or not _fits(prefix) or not _any_prefix(prefix):
+        raise _invalid("prefix", prefix, _ANY_RULE, operation)
+
+
+def check_text(what: str, text: str, operation: str) -> None:
+    """Raise `InvalidKeyError` unless `text` is text that a key of any rule could hold; a key is not empty."""
+    if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
+        raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
 
 
 def check_page(start_after: str | None, limit: int | None, *, any_text: bool = False) -> None:
@@ -68,7 +85,7 @@ def check_page(start_after: str | None, limit: int | None, *, any_text: bool = F
     `InvalidKeyError`, `TypeError` or, for a negative limit, `ValueError`.
     """
     if start_after is not None:
-        check_any_prefix(start_after, "list_keys")
+        check_text("start_after", start_after, "list_keys")
         if not (any_text or start_after.isprintable()):
             raise _invalid("start_after", start_after, "it has an unprintable character", "list_keys")
     if limit is not None:
@@ -152,6 +169,8 @@ def version_of(body: bytes) -> str:
 
     The same body has the same version, as with the ETag of S3.
     """
+    import hashlib  # here, because every program imports this module and few need it
+
     return hashlib.sha256(body).hexdigest()
 
 
@@ -214,13 +233,14 @@ def secret_bytes(name: str, value: bytes | str) -> bytes:
 
 
 def _invalid(what: str, value: object, why: str, operation: str) -> InvalidKeyError:
-    key = value if isinstance(value, str) else None
-    return InvalidKeyError(f"invalid {what} {_shown(value)}: {why}", operation=operation, key=key)
+    if isinstance(value, str):
+        return InvalidKeyError(f"invalid {what}: {why}", operation=operation, key=value)
+    return InvalidKeyError(f"invalid {what} of type {type(value).__name__}: {why}", operation=operation)
 
 
 def _fits(text: str) -> bool:
     try:
-        return len(text.encode()) <= MAX_KEY_BYTES
+        return len(text) <= MAX_KEY_BYTES and len(text.encode()) <= MAX_KEY_BYTES
     except UnicodeEncodeError:
         return False
 

@@ -119,7 +119,13 @@ class VersionConflictError(StoreError):
 
 
 class StoreUnavailableError(StoreError):
-    """The backend cannot answer now; another try may succeed. `retry_after`: seconds, if the server said."""
+    """The backend cannot answer now; a retry may succeed. `retry_after`: seconds, if the server said.
+
+    undetermined: whether a write may have been done. False in a class or an error that says for certain that
+        nothing was written: a `VersionConflictError` of the retry is then no reply to an earlier attempt.
+    """
+
+    undetermined = True
 
     def __init__(
         self,

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from starfish_server.builder import stores_of
-from starfish_server.layers.base import Wrapper
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.layers.base import Layer
+from starfish_server.operations import OPERATIONS
+from starfish_server.printable import mask, shown_setting
+from starfish_server.storage.base import AbstractObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["explain"]
 
-# A key is a secret, but `record_key`, an option of `Tracing`, says how keys are shown.
-_SECRET = re.compile(
-    r"secret|password|passwd|passphrase|token|credential|private|hmac|(?<!^record_)key$", re.IGNORECASE
-)
-
 
 def explain(store: AbstractObjectStore) -> str:
-    """The stack as a tree, outermost first: each store, its settings, what it adds; then what it can do.
+    """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
 
-    A setting whose name says that it is a secret shows as `***`.
+    What a name calls a secret, and the users of URLs, are shown as `***`, in nested settings too.
     """
     if not isinstance(store, AbstractObjectStore):
         raise TypeError(
             f"explain takes a store, not {type(store).__name__}; a builder's .over(leaf) makes one"
         )
-    lines = []
-    for depth, part in enumerate(stores_of(store)):
-        branch = "   " * (depth - 1) + "└─ " if depth else ""
-        lines += [branch + _title(part), "   " * depth + "     " + _purpose(part)]
-    able = [name for name in operation_names() if store.supports(name)]
-    unable = [name for name in operation_names() if not store.supports(name)]
+    lines = list(_tree(store, "", ""))
+    able = [name for name in OPERATIONS if store.supports(name)]
+    unable = [name for name in OPERATIONS if not store.supports(name)]
     lines.append(f"can: {', '.join(able) or 'nothing'}")
     if unable:
         lines.append(f"cannot: {', '.join(unable)}")
@@ -38,18 +35,25 @@ def explain(store: AbstractObjectStore) -> str:
     return "\n".join(lines)
 
 
+def _tree(store: AbstractObjectStore, branch: str, margin: str) -> Iterator[str]:
+    """Yield the lines of a store and those inside it; `margin` stands before every line but the first."""
+    inners = store.inners if isinstance(store, Layer) else ()
+    yield branch + _title(store)
+    yield f"{margin}{'│' if len(inners) > 1 else ' '}    {_purpose(store)}"
+    for inner in inners[:-1]:
+        yield from _tree(inner, f"{margin}├─ ", f"{margin}│  ")
+    for inner in inners[-1:]:
+        yield from _tree(inner, f"{margin}└─ ", f"{margin}   ")
+
+
 def _title(store: AbstractObjectStore) -> str:
-    if not isinstance(store, Wrapper):
-        return repr(store)
-    settings = (f"{name}={_shown(name, value)}" for name, value in store.settings().items())
+    if not isinstance(store, Layer):
+        return mask(repr(store))
+    settings = (f"{name}={shown_setting(name, value)}" for name, value in store.settings().items())
     return f"{type(store).__name__}({', '.join(settings)})"
 
 
-def _shown(name: str, value: object) -> str:
-    return "***" if _SECRET.search(name) else repr(value)
-
-
 def _purpose(store: AbstractObjectStore) -> str:
-    """The first sentence of the class's docstring."""
+    """Return the first sentence of the class's docstring."""
     text = " ".join((type(store).__doc__ or "no description").split())
     return re.split(r"(?<=[.:;])\s", text, maxsplit=1)[0].rstrip(".:;")

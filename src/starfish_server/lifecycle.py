@@ -1,4 +1,4 @@
-"""`GracefulShutdown`: ends what a server holds, once, within a time limit, whatever goes wrong."""
+"""`GracefulShutdown`: closes what a server holds, once, within a time limit, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutinefunction
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "Sh
 
 _logger = logging.getLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
-# A signal that the system gives to another thread is handled when the event loop next wakes.
+# A signal that the system delivers to another thread is handled when the event loop next wakes.
 _WAKE_SECONDS = 0.1
 
 Callback = Callable[[], Awaitable[object] | object]
@@ -46,17 +45,17 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GracefulShutdownOptions:
-    """What a `GracefulShutdown` ends, and how long it may take.
+    """What a `GracefulShutdown` closes, and how long it may take.
 
     on_shutdown: a callback without arguments, as in `store.close`, or several. An async one runs on the event
-        loop. A plain one runs in a thread of its own, so that one that blocks holds nothing up; what it
-        returns is awaited on the loop if it can be.
+        loop. A plain one runs in a thread of its own, so it may block; an awaitable result is awaited on the
+        loop.
     timeout_s: seconds for all steps together, 10.0 by default.
-    stores: closed last, all at once.
-    signals: that start the shutdown once `register()` was called; SIGTERM and SIGINT by default.
+    stores: closed last, concurrently.
+    signals: the signals that start the shutdown after `register()`; SIGTERM and SIGINT by default.
     replica_manager, queue: shut down first, with `stop()` and `close()`.
 
-    Raises `TypeError`, `ValueError` or `AttributeError` for what cannot work.
+    Raises `TypeError`, `ValueError` or `AttributeError` for options that cannot work.
     """
 
     on_shutdown: Callback | Sequence[Callback] | None = None
@@ -73,14 +72,15 @@ class GracefulShutdownOptions:
             raise TypeError("stores is a list of stores; write [store]")
         object.__setattr__(self, "stores", tuple(self.stores))
         object.__setattr__(self, "signals", tuple(signal.Signals(number) for number in self.signals))
-        for step in chain.from_iterable(_stages(self)):
-            if not callable(step.callback):
-                raise TypeError(f"{step.name} must be callable, not {step.callback!r}")
+        for stage in _stages(self):
+            for name, callback in stage.items():
+                if not callable(callback):
+                    raise TypeError(f"{name} must be callable, not {callback!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class ShutdownFailure:
-    """A step that failed: its name, and the error, a `TimeoutError` if it had not ended in time."""
+    """A step that failed: its name, and its error, a `TimeoutError` if it had not ended in time."""
 
     step: str
     error: BaseException
@@ -88,7 +88,7 @@ class ShutdownFailure:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownResult:
-    """What became of a shutdown. `duration` in seconds; `failures` in the order of the steps."""
+    """The outcome of a shutdown: the failures in the order of the steps, and the duration in seconds."""
 
     failures: tuple[ShutdownFailure, ...]
     duration: float
@@ -98,18 +98,12 @@ class ShutdownResult:
         return not self.failures
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    name: str
-    callback: Callback
-
-
 class GracefulShutdown:
     """Runs every step of a shutdown once: the replica manager, the queue, the callbacks, then the stores.
 
-    A step that fails is logged and returned, and the next one runs. A step that hangs delays the next by its
-    equal share of the time left, and then goes on beside it; at the time limit it is cancelled. Only an
-    async callback that blocks the event loop itself can hold all up: a second signal ends that too.
+    A step that fails is logged and returned, and the next one runs. A step that hangs delays the next one by
+    an equal share of the time left, then both run; at the time limit it is cancelled. Only an async callback
+    that blocks the event loop itself can stop the others: a second signal ends that too.
     """
 
     def __init__(self, options: GracefulShutdownOptions | None = None) -> None:
@@ -127,9 +121,9 @@ class GracefulShutdown:
         self._signalled = False
 
     async def shutdown(self) -> ShutdownResult:
-        """Run all steps, or wait for the run that someone else began; every caller gets the same result.
+        """Run all steps, or wait for a run that has begun; every caller gets the same result.
 
-        Cancelling a caller does not stop the run. Raises nothing of what the steps raise.
+        Cancelling a caller does not stop the run. Raises nothing that the steps raise.
         """
         self._start()
         return await self.wait()
@@ -139,14 +133,14 @@ class GracefulShutdown:
         return await asyncio.shield(asyncio.wrap_future(self._result))
 
     def register(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """From now on the first signal starts the shutdown, and a second one ends the process at once.
+        """Handle the signals: the first starts the shutdown, a second one ends the process immediately.
 
         loop: where the steps run; the running one by default.
 
-        Of uvicorn, whose handlers are in force during a lifespan, the first signal goes to uvicorn alone: it
-        finishes its requests, and the end of the lifespan awaits `shutdown()`. Any other handler is out of
-        force until `unregister()`. Outside the main thread, where Python allows no handlers, this logs that
-        and does nothing, so that a lifespan can run in a test client. Twice is fine.
+        If uvicorn's handlers are in force, as during a lifespan, the first signal goes to uvicorn only: it
+        finishes its requests, and the end of the lifespan awaits `shutdown()`. Any other handler is replaced
+        until `unregister()`. Outside the main thread, where Python allows no handlers, this logs that and
+        does nothing, so that a lifespan can run in a test client. Registering twice is fine.
         """
         self._loop = loop or asyncio.get_running_loop()
         if threading.current_thread() is not threading.main_thread():
@@ -155,11 +149,11 @@ class GracefulShutdown:
         for number in self._options.signals:
             if number not in self._former:
                 former = signal.signal(number, self._on_signal)
-                # None stands for a handler that is not Python's, which cannot be put back.
+                # None stands for a handler that is not Python's, which cannot be restored.
                 self._former[number] = signal.SIG_DFL if former is None else former
 
     def unregister(self) -> None:
-        """Put the former handlers back, except where someone has set another one since."""
+        """Restore the former handlers, except where another one has been set since."""
         for number, former in self._former.items():
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, former)
@@ -168,7 +162,7 @@ class GracefulShutdown:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number not in self._former:
-            # Another handler was in force when this one was taken back, and has put it in force again.
+            # Another handler was in force at `unregister()`, and has restored this one since.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         elif self._signalled or self._loop is None or self._loop.is_closed():
@@ -176,7 +170,8 @@ class GracefulShutdown:
         else:
             self._signalled = True
             former = self._former[number]
-            if _stops_a_server(former):
+            # The handler of a `uvicorn.Server`, recognised without importing uvicorn.
+            if hasattr(getattr(former, "__self__", None), "should_exit"):
                 former(number, frame)
             else:
                 self._loop.call_soon_threadsafe(self._start)
@@ -189,64 +184,64 @@ class GracefulShutdown:
                 self._running.add_done_callback(lambda _: self._result.cancel())
 
     async def _run(self) -> None:
-        _logger.info("shutting down, within %g s", self._options.timeout_s)
-        run = _Run(_stages(self._options), self._options.timeout_s)
-        self._result.set_result(await run.result())
-
-
-class _Run:
-    """One run of all steps, on the running event loop."""
-
-    def __init__(self, stages: list[list[_Step]], seconds: float) -> None:
-        self._stages = stages
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
-        self._seconds = seconds
-        self._deadline = self._began + seconds
-        self._tasks: dict[asyncio.Task[BaseException | None], _Step] = {}
-
-    async def result(self) -> ShutdownResult:
-        for position, stage in enumerate(self._stages):
-            started = [self._start(step) for step in stage]
-            now = self._now()
-            await self._settle(started, now + (self._deadline - now) / (len(self._stages) - position))
-        await self._settle(self._tasks, self._deadline)
-        late = {task for task in self._tasks if not task.done()}
+        limit = self._options.timeout_s
+        _logger.info("shutting down, within %g s", limit)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        deadline = began + limit
+        tasks: dict[asyncio.Task[BaseException | None], str] = {}
+        stages = _stages(self._options)
+        for position, stage in enumerate(stages):
+            started = {asyncio.create_task(_attempt(step)): name for name, step in stage.items()}
+            tasks |= started
+            now = loop.time()
+            await _settle(started, now + (deadline - now) / (len(stages) - position))
+        await _settle(tasks, deadline)
+        late = {task for task in tasks if not task.done()}
         for task in late:
             task.cancel()
-        await self._settle(late, self._deadline + _CLEAN_UP_SECONDS)
+        await _settle(late, deadline + _CLEAN_UP_SECONDS)
         failures = []
-        for task, step in self._tasks.items():
+        for task, name in tasks.items():
             error: BaseException | None
             if task in late:
-                error = TimeoutError(f"{step.name} had not ended after {self._seconds:g} s in all")
+                error = TimeoutError(f"{name} had not ended after {limit:g} s in all")
             else:
                 error = asyncio.CancelledError() if task.cancelled() else task.result()
             if error is not None:
-                _logger.error("shutdown: %s failed", step.name, exc_info=error)
-                failures.append(ShutdownFailure(step.name, error))
-        return ShutdownResult(tuple(failures), self._now() - self._began)
+                _logger.error("shutdown: %s failed", name, exc_info=error)
+                failures.append(ShutdownFailure(name, error))
+        self._result.set_result(ShutdownResult(tuple(failures), loop.time() - began))
 
-    def _start(self, step: _Step) -> asyncio.Task[BaseException | None]:
-        task = asyncio.create_task(_attempt(step.callback), name=f"shutdown: {step.name}")
-        self._tasks[task] = step
-        return task
 
-    async def _settle(self, tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
-        """Wait until all are done or it is `until`, even if cancelled: the steps still to come must run.
+def _stages(options: GracefulShutdownOptions) -> list[dict[str, Callback]]:
+    """Return the steps by name: those of one stage run concurrently, one stage after another."""
+    stages: list[dict[str, Callback]] = []
+    if options.replica_manager is not None:
+        stages.append({"replica_manager.stop": options.replica_manager.stop})
+    if options.queue is not None:
+        stages.append({"queue.close": options.queue.close})
+    callbacks = options.on_shutdown
+    for number, callback in enumerate(callbacks if isinstance(callbacks, Sequence) else [callbacks]):
+        if callback is not None:
+            stages.append({f"on_shutdown[{number}]": callback})
+    stages.append({f"stores[{number}].close": store.close for number, store in enumerate(options.stores)})
+    return [stage for stage in stages if stage]
 
-        Callers are shielded, so a cancellation comes from an event loop that is being closed, which waits.
-        """
-        while waiting := [task for task in tasks if not task.done()]:
-            left = until - self._now()
-            if left <= 0:
-                return
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait(waiting, timeout=min(left, _WAKE_SECONDS))
+
+async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
+    """Wait until all tasks are done or it is `until`, even if cancelled: the steps still to come must run.
+
+    Callers are shielded, so a cancellation comes from an event loop that is closing, which waits.
+    """
+    now = asyncio.get_running_loop().time
+    while (waiting := [task for task in tasks if not task.done()]) and (left := until - now()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(waiting, timeout=min(left, _WAKE_SECONDS))
 
 
 async def _attempt(callback: Callback) -> BaseException | None:
-    """Call it and return what it raised; a SystemExit would end the event loop if a task let it out."""
+    """Call it and return what it raised; a SystemExit that a task raised would end the event loop."""
     try:
         result = callback() if iscoroutinefunction(callback) else await _in_thread(callback)
         if isawaitable(result):
@@ -257,46 +252,30 @@ async def _attempt(callback: Callback) -> BaseException | None:
 
 
 def _in_thread(callback: Callback) -> asyncio.Future[object]:
-    """Call it in a daemon thread, which cannot keep the process from ending as one of an executor would."""
+    """Call it in a daemon thread, which cannot keep the process alive as an executor's thread would."""
     outcome: Future[object] = Future()
-    outcome.set_running_or_notify_cancel()  # from now on it is not cancelled, only left alone
+    outcome.set_running_or_notify_cancel()  # from now on it can be abandoned and not cancelled
 
     def call() -> None:
         try:
             outcome.set_result(callback())
-        except StopIteration:  # an asyncio future takes none
+        except StopIteration:  # which an asyncio future refuses
             outcome.set_exception(RuntimeError("StopIteration"))
-        except BaseException as error:  # noqa: BLE001 - handed to the loop
+        except BaseException as error:  # noqa: BLE001 - raised on the loop
             outcome.set_exception(error)
 
-    threading.Thread(target=copy_context().run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    run = copy_context().run
+    try:
+        threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    except RuntimeError:  # no thread can be started, and a step that blocks is better than one left out
+        run(call)
     return asyncio.wrap_future(outcome)
 
 
-def _stages(options: GracefulShutdownOptions) -> list[list[_Step]]:
-    """The steps, those of one stage side by side, one stage after another."""
-    stages = []
-    if options.replica_manager is not None:
-        stages.append([_Step("replica_manager.stop", options.replica_manager.stop)])
-    if options.queue is not None:
-        stages.append([_Step("queue.close", options.queue.close)])
-    callbacks = options.on_shutdown
-    for number, callback in enumerate(callbacks if isinstance(callbacks, Sequence) else [callbacks]):
-        if callback is not None:
-            stages.append([_Step(f"on_shutdown[{number}]", callback)])
-    stores = [_Step(f"stores[{number}].close", store.close) for number, store in enumerate(options.stores)]
-    return [*stages, stores] if stores else stages
-
-
-def _stops_a_server(handler: object) -> bool:
-    """Whether it is that of a `uvicorn.Server`, recognised without importing uvicorn."""
-    return hasattr(getattr(handler, "__self__", None), "should_exit") and callable(handler)
-
-
 def _end_process(number: int) -> None:
-    """End as the signal does by default, or exit where that is ignored: in the first process of a container.
+    """End as the signal does by default, or exit if that is ignored, as in the first process of a container.
 
-    Nothing is logged: whoever hangs may hold the lock of the log.
+    Nothing is logged: a thread that hangs may hold the lock of the log.
     """
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)

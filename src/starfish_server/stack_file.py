@@ -6,20 +6,27 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from starfish_server.builder import check_order
+from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["load_stack", "read_toml"]
+__all__ = ["StackFile", "hint", "load_stack", "read_toml"]
 
+# The place of a value in a file, as in ("layer", 0, "sink", "path").
+Keys = tuple[str | int, ...]
+
+# Errors whose text says enough without their type.
+_PLAIN = (StackError, ImportError, AttributeError, TypeError, ValueError, OSError)
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
-_HEADER = re.compile(r"\s*\[\[?\s*([\w.]+)\s*\]\]?")
 
 
 def load_stack(
@@ -28,143 +35,158 @@ def load_stack(
     """Build the stack that a TOML file, or a mapping of the same shape, describes.
 
     `[leaf]` and each `[[layer]]`, outermost first, name their `type`; the rest of the table is its options.
-    An option that is itself a table with a `type` is made first, as in
-    `sink = {type = "JsonLinesSink", path = "audit.jsonl"}`. `${NAME}` in text is that environment variable's
-    value, `$$` a dollar sign. `check_order = false` at the top turns the order check off. Paths are relative
-    to the working directory.
+    An option that is a table with a `type` is made first, as in
+    `sink = {type = "JsonLinesSink", path = "audit.jsonl"}`. An option that is a table with a `leaf` is a
+    stack of its own, written as `[layer.backup.leaf]` and `[[layer.backup.layer]]`; an option for several
+    stores is a list of such tables. `${NAME}` in text is that environment variable's value, `$$` a dollar
+    sign. `check_order = false` at the top turns the order check off. Paths are relative to the working
+    directory.
 
     Types are entry points of the groups `starfish_server.leaves`, `starfish_server.layers` and
     `starfish_server.parts`, so that any package can add its own. Everything that is not understood is a
-    `StackError` that names the file and the line: the option's, or for a value that the type refuses its
-    table's.
+    `StackError` that names the file and the line.
 
-    other_tables: names of tables that stand in the same file for someone else; none by default.
+    other_tables: names of tables in the same file that are not part of the stack; none by default.
     """
     if isinstance(source, Mapping):
-        return _build(_without(other_tables, source), _Lines("stack", ""))
-    text, table = read_toml(source)
-    return _build(_without(other_tables, table), _Lines(str(source), text))
+        text, table = "", dict(source)
+    else:
+        text, table = read_toml(source)
+    file = StackFile("stack" if isinstance(source, Mapping) else str(source), text)
+    try:
+        return file.build(table, other_tables)
+    except RecursionError:
+        raise StackError(f"{file.name}: tables are nested too deep") from None
 
 
 def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """Text and content of a TOML file; `StackError` for one that cannot be read."""
+    """Return the text and the content of a TOML file; `StackError` if it cannot be read."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         return text, tomllib.loads(text)
     except OSError as error:
         raise StackError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StackError(f"{path}: {error}") from error
+    except RecursionError:
+        raise StackError(f"{path}: values are nested too deep") from None
 
 
-def _without(names: Collection[str], table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name not in names}
-
-
-def _build(table: Mapping[str, Any], lines: _Lines) -> AbstractObjectStore:
-    leaf, layers, checked = table.get("leaf"), table.get("layer", []), table.get("check_order", True)
-    if unknown := sorted(table.keys() - {"leaf", "layer", "check_order"}):
-        place = lines.place(option=unknown[0])
-        raise StackError(f"{place}: unknown: {', '.join(unknown)}; there are leaf, layer and check_order")
-    if not isinstance(leaf, Mapping):
-        raise StackError(f"{lines.place(option='leaf')}: a stack needs a [leaf]")
-    if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
-        raise StackError(f"{lines.place(option='layer')}: layers are written as [[layer]]")
-    if not isinstance(checked, bool):
-        raise StackError(f"{lines.place(option='check_order')}: check_order is true or false")
-    store = _Table("leaf", 0, leaf, lines).make("starfish_server.leaves")
-    for number, layer in reversed(list(enumerate(layers))):
-        store = _Table("layer", number, layer, lines).make("starfish_server.layers", store)
-    if checked:
-        with _errors_at(lines.place("layer")):
-            check_order(store, turned_off_by="check_order = false")
-    return store
-
-
-class _Lines:
-    """The lines of the file, to say where something stands."""
+class StackFile:
+    """A file's name and text, and what its tables make. `at` is where a table stands in the file."""
 
     def __init__(self, name: str, text: str) -> None:
-        self._name = name
-        self._lines = text.split("\n")  # not splitlines, which knows more ends of lines than TOML
+        self.name = name
+        self._text = text
+        self._checked = True
 
-    def place(self, table: str = "", number: int = 0, option: str | None = None) -> str:
-        """`file:line` of an option of the `number`-th table of a name, or else of the table's header.
+    def build(self, table: Mapping[str, Any], other_tables: Collection[str]) -> AbstractObjectStore:
+        """Return the store that the whole file describes."""
+        checked = table.get("check_order", True)
+        with self.errors_at("check_order"):
+            if not isinstance(checked, bool):
+                raise StackError("check_order must be true or false")
+        self._checked = checked
+        store = self._stack((), table, "leaf", "layer", "check_order", *other_tables)
+        if checked:
+            with self.errors_at("layer"):
+                check_order(store, turned_off_by="check_order = false")
+        return store
 
-        Without a table: of what stands at the top of the file, be it an option or a table.
-        """
-        current, seen, header = "", {"": 0}, 0
-        for line, content in enumerate(self._lines, 1):
-            if match := _HEADER.match(content):
-                current = match[1]
-                seen[current] = seen.get(current, -1) + 1
-            if not table and current == option:
-                return f"{self._name}:{line}"
-            if current != table or seen[current] != number:
-                continue
-            header = header or line
-            if option is not None and re.match(rf"\s*[\"']?{re.escape(option)}[\"']?\s*[=.]", content):
-                return f"{self._name}:{line}"
-        return f"{self._name}:{header}" if table and header else self._name
+    def _stack(self, at: Keys, table: Mapping[str, Any], *known: str) -> AbstractObjectStore:
+        for name in table:
+            with self.errors_at(*at, name):
+                if name not in known:
+                    raise StackError(f"unknown: {hint(name, known)}")
+        leaf, layers = table.get("leaf"), table.get("layer", [])
+        with self.errors_at(*at, "leaf"):
+            if not isinstance(leaf, Mapping):
+                raise StackError("a stack needs a [leaf]")
+        with self.errors_at(*at, "layer"):
+            if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+                raise StackError("layers are written as [[layer]]")
+        store: AbstractObjectStore = self._make((*at, "leaf"), leaf, "leaves")
+        for number, layer in reversed(list(enumerate(layers))):
+            store = self._make((*at, "layer", number), layer, "layers", store)
+        return store
 
-
-class _Table:
-    """One `[leaf]` or `[[layer]]`."""
-
-    def __init__(self, name: str, number: int, content: Mapping[str, Any], lines: _Lines) -> None:
-        self._content = dict(content)
-        self._place: Callable[[str | None], str] = lambda option: lines.place(name, number, option)
-
-    def make(self, group: str, *inner: AbstractObjectStore) -> AbstractObjectStore:
-        with _errors_at(self._place("type")):
-            kind = _loaded(group, self._content.pop("type", None))
-        # A leaf whose options are one object says of which class.
-        options_type = getattr(kind, "options_type", kind)
-        known = [p for p in inspect.signature(options_type).parameters.values() if p.name != "inner"]
+    def _make(self, at: Keys, table: Mapping[str, Any], group: str, *inner: AbstractObjectStore) -> Any:
+        """Return what a table describes: a leaf, a layer over `inner`, or a part."""
+        with self.errors_at(*at, "type"):
+            kind = _load(f"starfish_server.{group}", table.get("type"))
+        with self.errors_at(*at):
+            # A leaf whose options are one object says of which class.
+            options_type = getattr(kind, "options_type", kind)
+            parameters = list(inspect.signature(options_type).parameters.values())[len(inner) :]
         options = {}
-        for name, value in self._content.items():
-            with _errors_at(self._place(name)):
-                if name not in {p.name for p in known}:
-                    raise StackError(f"unknown option {name!r}; there are {', '.join(p.name for p in known)}")
-                options[name] = _filled(value)
-        with _errors_at(self._place(None)):
-            made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
-            if not isinstance(made, AbstractObjectStore):
-                raise StackError(f"{kind!r} does not make a store")
+        for name, value in table.items():
+            if name != "type":
+                with self.errors_at(*at, name):
+                    known = [p.name for p in parameters if p.kind not in _ANY]
+                    if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                        raise StackError(f"unknown option {hint(name, known)}")
+                options[name] = self._value((*at, name), value)
+        with self.errors_at(*at, options=options):
+            missing = [p.name for p in parameters if p.default is p.empty and p.kind not in _ANY]
+            if missing := [name for name in missing if name not in options]:
+                raise StackError(f"{table['type']} needs the option {missing[0]!r}")
+            turned_off_by = "check_order = false"
+            order = (
+                order_first(kind, *inner, turned_off_by=turned_off_by) if inner and self._checked else None
+            )
+            with order or nullcontext():
+                made = kind(*inner, **options) if options_type is kind else kind(options_type(**options))
+            if group != "parts" and not isinstance(made, AbstractObjectStore):
+                raise StackError(f"{table['type']} does not make a store")
             return made
 
+    def _value(self, at: Keys, value: Any) -> Any:
+        """Return `value` with variables filled in, and nested parts and stacks made."""
+        if isinstance(value, str):
+            with self.errors_at(*at):
+                return _VARIABLE.sub(_variable, value)
+        if isinstance(value, list):
+            return [self._value((*at, number), item) for number, item in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        if "type" in value:
+            return self._make(at, value, "parts")
+        if isinstance(value.get("leaf"), Mapping):
+            return self._stack(at, value, "leaf", "layer")
+        return {name: self._value((*at, name), item) for name, item in value.items()}
 
-@contextmanager
-def _errors_at(place: str) -> Iterator[None]:
-    try:
-        yield
-    except (StackError, ImportError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise StackError(f"{place}: {error}") from error
+    @contextmanager
+    def errors_at(self, *at: str | int, options: Iterable[str] = ()) -> Iterator[None]:
+        """Raise errors as a `StackError` with the line of `at`, or of the first of `options` it names."""
+        try:
+            yield
+        except RecursionError:
+            raise
+        except Exception as error:
+            text = str(error) if isinstance(error, _PLAIN) else f"{type(error).__name__}: {error}"
+            named = next((word for word in re.findall(r"\w+", text) if word in options), None)
+            line = _line_of(self._text, at if named is None else (*at, named))
+            raise StackError(f"{self.name}{line}: {text}") from error
 
 
-def _loaded(group: str, name: object) -> Any:
-    """The class that an entry point registers under `name`."""
+def _load(group: str, name: object) -> Any:
+    """Return the class that an entry point registers under `name`."""
     registered = entry_points(group=group)
-    if not isinstance(name, str):
-        raise StackError(f"no type; there are {', '.join(sorted(registered.names))}")
-    found = registered.select(name=name)
+    known = sorted(registered.names)
+    if name is None:
+        raise StackError(f"no type; there are {', '.join(known)}")
+    found = registered.select(name=name) if isinstance(name, str) else ()
     if not found:
-        raise StackError(f"unknown type {name!r}; there are {', '.join(sorted(registered.names))}")
+        raise StackError(f"unknown type {hint(name, known)}")
     if len({point.value for point in found}) > 1:
         raise StackError(f"{name!r} is registered more than once: {', '.join(p.value for p in found)}")
     return next(iter(found)).load()
 
 
-def _filled(value: Any) -> Any:
-    """`value` with variables filled in and nested parts made."""
-    if isinstance(value, str):
-        return _VARIABLE.sub(_variable, value)
-    if isinstance(value, list):
-        return [_filled(item) for item in value]
-    if isinstance(value, Mapping):
-        options = {name: _filled(item) for name, item in value.items() if name != "type"}
-        return _loaded("starfish_server.parts", value["type"])(**options) if "type" in value else options
-    return value
+def hint(name: object, known: Collection[str]) -> str:
+    """Return `name` with the known one that is meant, if one is close, or with all of them."""
+    close = get_close_matches(name, known, 1) if isinstance(name, str) else []
+    return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known)}"
 
 
 def _variable(match: re.Match[str]) -> str:
@@ -174,3 +196,31 @@ def _variable(match: re.Match[str]) -> str:
         return os.environ[match[1]]
     except KeyError:
         raise StackError(f"the environment variable {match[1]!r} is not set") from None
+
+
+def _line_of(text: str, at: Keys) -> str:
+    """Return ":" and the line, from 1, on which the value at `at` begins, or the last table on the way to it.
+
+    Parse growing parts of the text: the value begins with the first line that is needed to have it.
+    """
+    lines = text.split("\n")  # not splitlines, which knows more ends of lines than TOML
+
+    def depth(count: int) -> int:
+        """How many of `at` there are in the first `count` lines, with those that complete the last value."""
+        for end in range(count, len(lines) + 1):
+            with suppress(tomllib.TOMLDecodeError):
+                return _depth(tomllib.loads("\n".join(lines[:end])), at)
+        return 0
+
+    found = depth(len(lines))
+    return f":{bisect_left(range(len(lines)), found, key=depth)}" if found else ""
+
+
+def _depth(value: Any, at: Keys) -> int:
+    """Return how many steps of `at` there are in `value`."""
+    for steps, key in enumerate(at):
+        try:
+            value = value[key]
+        except (LookupError, TypeError):
+            return steps
+    return len(at)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from starfish_server.cli.exit_codes import MEANINGS
+from starfish_server.cli.output import MEANINGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = (
@@ -27,22 +27,30 @@ COMMANDS = (
 _HEAD = """\
 # Command line
 
-`starfish` comes with the extra `[cli]`; `serve` needs `[http]` too, and S3 `[s3]`: `pip install '.[all]'` in a clone.
+`starfish` comes with the extra `[cli]`. `serve` also needs `[http]`, and S3 needs `[s3]`; in a clone, `pip install '.[all]'`
+installs everything.
 
-A store is named by a URL or by the path of a stack file, as in [layer-order.md](layer-order.md):
+A store is named by a URL or a path, which [`open_store`](#open_store-in-python) opens:
 
 | name | store |
 |---|---|
-| `file:///var/lib/objects` | the files below that folder; `file:objects` for one below the current folder. Option: `fsync` |
-| `s3://bucket/prefix?endpoint=https://host&region=name` | the objects below a prefix of a bucket. Options: `endpoint`, `region`, `addressing_style`, `anonymous`, `portable_keys` |
-| `memory:` | a dict, gone at the end |
-| `stack.toml` | the stack that the file describes |
+| `data`, `/var/lib/objects`, `file:///var/lib/objects` | the files below that folder, which `put` and `cp` create. Options: `fsync`, `inline_reads` |
+| `s3://bucket/prefix?endpoint=https://host&region=name` | the objects of a bucket below a prefix. Options: `endpoint`, `region`, `addressing_style`, `anonymous`, `portable_keys` |
+| `memory:` | a dict, gone when the command ends |
+| `stack.toml` | the stack that the [stack file](layer-order.md#the-same-in-toml) describes |
 
-Secrets come from the environment only, never from a URL or an option: for S3 from `AWS_ACCESS_KEY_ID`,
-`AWS_SECRET_ACCESS_KEY` and the rest of the [standard chain](leaves.md#aws). `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`
-stands in for `endpoint`, `AWS_REGION` or `AWS_DEFAULT_REGION` for `region`.
+Options are the query of a URL. A path with a colon in its name is written as `./a:b`. Credentials never come from a URL
+or an option but from the environment: for S3, from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the rest of the
+[standard chain](leaves.md#aws). Without `endpoint`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` is used; without `region`,
+`AWS_REGION` or `AWS_DEFAULT_REGION`.
 
-Output is pretty on a terminal and plain in a pipe; errors are one line on stderr.
+Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
+
+## What is never skipped in silence
+
+A folder may hold files that are no objects: a link, a pipe, a name with a space or another character outside the [key
+rules](leaves.md#what-holds-on-every-leaf). `ls` and `cp` name each of them on stderr with the reason and exit with 1. An object that cannot be
+read is a failure of `cp`, which copies the others. Reading from a folder that does not exist is an error.
 
 ## Exit codes
 
@@ -53,9 +61,9 @@ Output is pretty on a terminal and plain in a pipe; errors are one line on stder
 _CONFIGURATION = """\
 ### The configuration file
 
-A [stack file](layer-order.md#the-same-in-toml) with two more tables: `[sync]`, the
-[collections](serve.md#collections), and `[[auth.token]]`, the callers. A token has at least 16 characters and comes
-from the environment only.
+The file is a [stack file](layer-order.md#the-same-in-toml) with two more tables: `[sync]` lists the
+[collections](serve.md#collections), and each `[[auth.token]]` is a caller. A token comes from the environment only. It has
+at least 16 characters, all of them visible ASCII. An error names the line.
 
 ```toml
 [leaf]
@@ -83,9 +91,30 @@ curl http://127.0.0.1:8000/push/notes/alice -H "Authorization: Bearer $ALICE_TOK
     -H "Content-Type: application/json" -d '{"data": {"text": "hello"}, "baseHash": null}'
 ```
 
-Without `--config` the tokens of alice and bob are those of `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or new ones.
+Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or are new ones.
+
+One process writes an audit log. A second server with the same log, or the second worker of `uvicorn --workers 2`, stops
+with an error that says so. Give each process a log of its own, as in `JsonLinesSink(f"audit-{os.getpid()}.jsonl")`.
 """
-_AFTER = {"serve": _CONFIGURATION}
+_OPEN_STORE = """\
+## open_store in Python
+
+```python
+from starfish_server import open_store
+
+async with open_store("data") as store:
+    await store.put("greeting", "hello")
+    print(await store.list_keys(""))
+```
+
+```text
+['greeting']
+```
+
+`open_store` takes what `STORE` takes. It raises `StackError` for anything that names no store, without repeating a URL, for
+people put credentials there all the same.
+"""
+_AFTER = {"serve": _CONFIGURATION, "audit verify": _OPEN_STORE}
 
 
 def help_of(*command: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 PROGRAM = Path(sys.executable).with_name("starfish")
 
@@ -27,11 +27,15 @@ class Ended:
 
 
 def starfish(
-    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: str,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    program: Sequence[str | Path] = (PROGRAM,),
 ) -> Ended:
     """Run it in pipes, without any credentials of this machine."""
     ended = subprocess.run(
-        [PROGRAM, *arguments], input=stdin, capture_output=True, env=environment(env), cwd=cwd, timeout=60
+        [*program, *arguments], input=stdin, capture_output=True, env=environment(env), cwd=cwd, timeout=60
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr.decode())
 

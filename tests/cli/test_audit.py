@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
-from starfish_server import MemoryObjectStore, StoreContext
+from starfish_server import MemoryObjectStore, StoreContext, StoreTimeoutError
 from starfish_server.layers import AccessLog, JsonLinesSink
+from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,12 +41,24 @@ def log(tmp_path: Path) -> str:
 def test_records_are_shown_oldest_first_separated_by_tabs(log: str) -> None:
     shown = [line.split("\t")[1:] for line in starfish("audit", "show", log).out.decode().splitlines()]
     assert shown == [
-        ["alice", "push", "put", "ok", "k"],
-        ["alice", "pull", "get_string", "ok", "k"],
-        ["bob", "push", "put", "ok", "k"],
-        ["bob", "pull", "get_string", "ok", "k"],
-        ["-", "system", "list_keys", "ok", ""],
+        ["alice", "push", "put", "ok", "-", "k"],
+        ["alice", "pull", "get_string", "ok", "-", "k"],
+        ["bob", "push", "put", "ok", "-", "k"],
+        ["bob", "pull", "get_string", "ok", "-", "k"],
+        ["-", "system", "list_keys", "ok", "-", ""],
     ]
+
+
+def test_an_error_is_shown_with_its_type(tmp_path: Path) -> None:
+    async def fail() -> None:
+        inner = FaultyStore(MemoryObjectStore(data={}), {"put": [Fault(StoreTimeoutError)]})
+        async with AccessLog(inner, sink=JsonLinesSink(tmp_path / "audit.jsonl")) as store:
+            with pytest.raises(StoreTimeoutError):
+                await store.put("k", "v")
+
+    asyncio.run(fail())
+    shown = starfish("audit", "show", str(tmp_path / "audit.jsonl")).out.decode().rstrip("\n")
+    assert shown.split("\t")[3:] == ["put", "error", "StoreTimeoutError", "k"]
 
 
 @pytest.mark.parametrize(

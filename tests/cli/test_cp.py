@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
-from starfish_server.cli.copying import Copying, Tally
+from starfish_server.cli.cp import Copying, Tally
 from starfish_server.layers import Layer
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Coroutine
 
     from servers import S3Server
-    from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server import AbstractObjectStore
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
 
+AS_NOBODY = """
+import os, sys
+from starfish_server.cli.app import run
+run(["ls", sys.argv[3]])  # imports all that is needed
+if os.geteuid() == 0:  # root may read everything
+    os.seteuid(65534)
+sys.exit(run(sys.argv[1:]))
+"""
+SLOW = """
+import asyncio, pathlib, sys
+from starfish_server.cli.app import run
+from starfish_server.storage.filesystem import FilesystemObjectStore
+
+get_bytes = FilesystemObjectStore.get_bytes
+
+async def slow(self, key, *, context=None):
+    if key == "k1":
+        pathlib.Path("reached").write_text("")
+        await asyncio.Event().wait()
+    return await get_bytes(self, key, context=context)
+
+FilesystemObjectStore.get_bytes = slow
+sys.exit(run(["cp", "from", "to", "--jobs", "1", "--json"]))
+"""
 BODIES = {f"folder/{number:02}": bytes([number]) * number for number in range(30)}
 
 
@@ -31,12 +63,12 @@ async def filled() -> MemoryObjectStore:
 
 
 async def copied(source: AbstractObjectStore, destination: AbstractObjectStore, *, jobs: int = 4) -> Tally:
-    copying = Copying(source, destination, "", jobs, None, None)
-    return await copying.run(lambda count: None, lambda: None)
+    copying = Copying(source, destination, jobs=jobs)
+    return await copying.run()
 
 
 def writes(store: RecordingStore) -> list[str]:
-    return sorted(call.arguments[0] for call in store.calls if call.operation == "put_bytes")
+    return sorted(str(call.key) for call in store.calls if call.name == "put_bytes")
 
 
 def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Server, tmp_path: Path) -> None:
@@ -87,8 +119,8 @@ async def test_a_copy_that_was_cut_short_goes_on_where_it_was() -> None:
             reached.set()
             task.cancel()
 
-    copying = Copying(source, destination, "", 2, None, None)
-    task = asyncio.create_task(copying.run(lambda count: None, step))
+    copying = Copying(source, destination, jobs=2)
+    task = asyncio.create_task(copying.run(step))
     with pytest.raises(asyncio.CancelledError):
         await task
     assert reached.is_set()
@@ -106,41 +138,28 @@ async def test_one_object_that_fails_leaves_the_others_alone() -> None:
 
 
 class Corrupting(Layer):
-    """Answers every write and keeps another body for one key."""
+    """Stores a shorter body for one key."""
 
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        kept = body[:-1] if key == "folder/07" else body
-        await self._inner.put_bytes(key, kept, content_type=content_type, context=context)
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        if operation.writes and operation.key == "folder/07" and operation.body is not None:
+            operation = operation.replace(body=operation.body[:-1])
+        return self.inner.perform(operation)
 
 
 async def test_an_object_that_reads_back_different_is_a_failure() -> None:
     tally = await copied(await filled(), Corrupting(MemoryObjectStore(data={})))
     assert {key: str(error) for key, error in tally.failures.items()} == {
-        "folder/07": "reads back different from what was written"
+        "folder/07": "put_bytes 'folder/07': reads back different from what was written"
     }
 
 
 class Guessing(Layer):
-    """Stores bytes of no known type under a type of its own."""
+    """Stores every object under a content type of its own."""
 
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        await self._inner.put_bytes(key, body, content_type="text/markdown", context=context)
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        if operation.writes:
+            operation = operation.replace(content_type="text/markdown")
+        return self.inner.perform(operation)
 
 
 async def test_an_object_that_reads_back_with_another_type_is_copied_and_told() -> None:
@@ -162,52 +181,129 @@ def test_a_bucket_whose_server_guesses_types_takes_a_folder(seaweedfs: S3Server,
     (tmp_path / "a.md").write_text("# A")
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     ended = starfish("cp", f"file://{tmp_path}", bucket, env=env)
-    assert (ended.code, ended.out.startswith(b"1 copied (3 bytes), 0 already there, 0 failed")) == (0, True)
+    assert (
+        ended.code,
+        ended.out.startswith(b"1 copied (3 bytes), 0 already there, 0 failed, 0 left out"),
+    ) == (0, True)
     assert ended.err.startswith("starfish: warning: a.md: the bytes agree, but the content type reads back")
 
 
 async def test_an_object_that_goes_away_meanwhile_is_a_failure() -> None:
     source = await filled()
-    tally = await Copying(source, Deleting(source), "", 1, None, None).run(lambda count: None, lambda: None)
+    tally = await Copying(source, Deleting(source), jobs=1).run()
     assert list(tally.failures) == ["folder/05"]
 
 
 class Deleting(Layer):
-    """A memory store whose first list makes an object of another store go away."""
+    """A memory store whose first list removes an object of another store."""
 
     def __init__(self, other: AbstractObjectStore) -> None:
         super().__init__(MemoryObjectStore(data={}))
         self._other = other
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        await self._other.delete("folder/05")
-        return []
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.name == "list_keys":
+            await self._other.delete("folder/05")
+        return await self.inner.perform(operation)
 
 
 class Counting(Layer):
-    """Notes how many reads are under way at once."""
+    """Counts the reads in flight."""
 
     now = most = 0
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.name != "get_bytes":
+            return await self.inner.perform(operation)
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
         self.now -= 1
-        return await self._inner.get_bytes(key, context=context)
+        return await self.inner.perform(operation)
 
 
 async def test_no_more_objects_are_under_way_than_jobs() -> None:
     source = Counting(await filled())
     await copied(source, MemoryObjectStore(data={}), jobs=4)
     assert source.most == 4
+
+
+def test_nothing_of_a_tree_is_left_out_in_silence() -> None:
+    # Not in tmp_path, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "from").mkdir()
+        for name in ("plain", "a b", "caf\u00e9", "c+", "d~", "secret"):
+            (root / "from" / name).write_text(name)
+        os.mkfifo(root / "from/fifo")
+        (root / "from/broken").symlink_to("nowhere")
+        (root / "from/secret").chmod(0)
+        root.chmod(0o755)
+        (root / "to").mkdir()
+        (root / "to").chmod(0o777)
+        program = (sys.executable, "-c", AS_NOBODY)
+        ended = starfish("cp", f"{root}/from", f"{root}/to", "--json", program=program)
+        copied = [path.name for path in (root / "to").iterdir() if "~" not in path.name]
+    told = json.loads(ended.out)
+    assert (ended.code, copied, [failed["key"] for failed in told["failed"]]) == (1, ["plain"], ["secret"])
+    named = {"a b", "caf\u00e9", "c+", "d~", "fifo", "broken"}
+    assert {found["path"] for found in told["left_out"]} == named
+    assert all(f"starfish: left out: {name}: " in ended.err for name in named)
+    assert ended.err.count("\n") == len(named) + 1
+
+
+def test_keys_of_a_bucket_that_break_the_rules_are_named(seaweedfs: S3Server, tmp_path: Path) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
+    }
+    bucket = seaweedfs.make_bucket()
+    for key in ("below/a b", "below/ok", "c d"):
+        assert starfish("put", f"s3://{bucket}?portable_keys=false", key, env=env, stdin=b"x").code == 0
+    for command in (("ls", f"s3://{bucket}/below"), ("cp", f"s3://{bucket}/below", f"{tmp_path}/to")):
+        ended = starfish(*command, env=env)
+        wanted = "starfish: left out: a b: the key breaks the key rules; portable_keys=False allows it\n"
+        assert (ended.code, ended.err) == (1, wanted)
+
+
+def test_a_tree_below_a_namespace_is_compared_below_it(tmp_path: Path) -> None:
+    for name in ("tenants/t1/a b", "tenants/t1/ok", "tenants/t2/c d", "e f"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("x")
+    (tmp_path / "stack.toml").write_text(
+        '[leaf]\ntype = "filesystem"\nbase_dir = "data"\n'
+        '[[layer]]\ntype = "Namespace"\nprefix = "tenants/{namespace}/"\n'
+    )
+    ended = starfish("cp", "stack.toml", "to", "--context", "namespace=t1", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "starfish: left out: a b: " + ended.err.partition("a b: ")[2])
+    assert ended.out.startswith(b"1 copied (1 bytes), 0 already there, 0 failed, 1 left out")
+
+
+@pytest.mark.parametrize(
+    "command", [("cp", "missing", "to"), ("ls", "missing"), ("get", "file:missing", "k")]
+)
+def test_a_missing_source_is_an_error(command: tuple[str, ...], tmp_path: Path) -> None:
+    ended = starfish(*command, cwd=tmp_path)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == f"starfish: there is no folder '{tmp_path}/missing'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_copy_prints_its_summary(tmp_path: Path) -> None:
+    for number in range(3):
+        starfish("put", "from", f"k{number}", cwd=tmp_path, stdin=b"x")
+    os.mkfifo(tmp_path / "reached")
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "slow.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    (tmp_path / "reached").read_text()  # opens once the second object is being read
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    told = json.loads(out)
+    assert (process.returncode, told["copied"], told["interrupted"]) == (130, 1, True)
+    assert err == "starfish: interrupted, 2 objects are not copied: run it again to continue\n"
 
 
 def test_failures_are_named_and_the_exit_code_tells(tmp_path: Path) -> None:
@@ -226,4 +322,4 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     drawn = starfish_on_a_terminal("cp", "file:from", "file:to", cwd=tmp_path)
     plain = starfish("cp", "file:from", "file:to", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out, plain.err) == (0, True, "")
-    assert plain.out.startswith(b"0 copied (0 bytes), 1 already there, 0 failed")
+    assert plain.out.startswith(b"0 copied (0 bytes), 1 already there, 0 failed, 0 left out")

@@ -7,23 +7,30 @@ import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from cli.program import starfish
-from starfish_server import MemoryObjectStore
+from starfish_server import MemoryObjectStore, StoreAccessDeniedError, StoreNotSupportedError
 from starfish_server.cli import doctor as doctor_module
 from starfish_server.cli.app import run
-from starfish_server.cli.doctor_checks import CHECKS
+from starfish_server.cli.doctor import CHECKS
 from starfish_server.layers import Layer
+from starfish_server.operations import ListKeys, PutIf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
     from servers import S3Server
-    from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server import AbstractObjectStore
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
+
+
+ALL = [name.replace("_", " ") for name in CHECKS]
+FIRST = ALL[0]
 
 
 class Examined:
@@ -51,7 +58,7 @@ def test_a_folder_is_healthy_and_empty_afterwards(tmp_path: Path) -> None:
     found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
     assert (ended.code, found) == (
         0,
-        {"clock": "not checked"} | dict.fromkeys(CHECKS, "ok") | {"clean up": "ok"},
+        {"clock": "not checked"} | dict.fromkeys((*ALL, "latency", "clean up"), "ok"),
     )
     assert starfish("ls", f"file://{tmp_path}/data").out == b""
 
@@ -65,79 +72,81 @@ def test_a_server_s_clock_is_compared_and_its_faults_found(seaweedfs: S3Server) 
     ended = starfish("doctor", bucket, "--json", env=env)
     found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
     # It lists folder by folder, so that a place in the list is not where S3 has it.
-    assert (ended.code, found["clock"], found["start_after"]) == (1, "ok", "failed")
-    assert found["write and read"] == found["clean up"] == "ok"
+    assert (ended.code, found["clock"]) == (1, "ok")
+    assert found["start after is exclusive and need not exist"] == "failed"
+    assert found[FIRST] == found["clean up"] == "ok"
     assert starfish("ls", bucket, env=env).out == b""
 
 
 class Forgetful(Layer):
     """Loses content types."""
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        found = await self._inner.get_bytes(key, context=context)
-        return found and (found[0], "application/octet-stream")
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        if operation.name == "put_bytes":
+            operation = operation.replace(content_type="application/octet-stream")
+        return self.inner.perform(operation)
 
 
 class Unordered(Layer):
-    """Lists backwards, and ignores where to start and where to stop."""
+    """Lists every key in no order, whatever `start_after` and `limit` are."""
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        return (await self._inner.list_keys(prefix, context=context))[::-1]
+    async def perform(self, operation: Operation[T]) -> T:
+        if not isinstance(operation, ListKeys):
+            return await self.inner.perform(operation)
+        result: Any = await self.inner.perform(operation.replace(start_after=None, limit=None))
+        return cast("T", result[::-1])
 
 
 class Careless(Layer):
     """Writes whatever the version."""
 
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        await self._inner.put(key, body, context=context)
-        return "1"
+    async def perform(self, operation: Operation[T]) -> T:
+        if isinstance(operation, PutIf):
+            await self.inner.put(operation.key, operation.body)
+            return cast("T", "1")
+        return await self.inner.perform(operation)
 
 
 class Sticky(Layer):
     """Deletes nothing in bulk."""
 
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None: ...
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.name == "delete_many":
+            return cast("T", None)
+        return await self.inner.perform(operation)
 
 
 class ReadOnlyDisk(Layer):
     """Takes no writes."""
 
-    async def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        raise OSError("read-only file system")
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.name == "put":
+            raise OSError("read-only file system")
+        return await self.inner.perform(operation)
+
+
+CONDITIONAL = {
+    "an object is created only if there is none",
+    "an object is replaced only if its version holds",
+    "one of many conditional writers wins",
+}
 
 
 @pytest.mark.parametrize(
     ("kind", "failed"),
     [
-        (Forgetful, {"bytes and content type"}),
-        (Unordered, {"order", "start_after", "paging"}),
-        (Careless, {"conditional writes"}),
-        (Sticky, {"bulk delete", "clean up"}),
-        (ReadOnlyDisk, {"write and read"}),
+        (Forgetful, {"bytes come back exactly", "the content type is the last writes"}),
+        (
+            Unordered,
+            {
+                "keys are listed in byte order",
+                "start after is exclusive and need not exist",
+                "pages by start after add up",
+            },
+        ),
+        (Careless, CONDITIONAL),
+        (Sticky, {"delete many removes all that are named", "clean up"}),
+        (ReadOnlyDisk, {FIRST}),
     ],
 )
 def test_what_a_store_does_wrong_is_found(kind: type[Layer], failed: set[str], examined: Examined) -> None:
@@ -148,19 +157,57 @@ def test_what_a_store_does_wrong_is_found(kind: type[Layer], failed: set[str], e
 
 def test_a_store_that_takes_no_writes_is_not_checked_further(examined: Examined) -> None:
     verdicts = examined.verdicts(ReadOnlyDisk(MemoryObjectStore(data={})))
-    assert {verdicts[check] for check in list(CHECKS)[1:]} == {"not checked"}
+    assert {verdicts[check.replace("_", " ")] for check in list(CHECKS)[1:]} == {"not checked"}
 
 
 class WithoutConditions(Layer):
     """Has no conditional writes."""
 
-    def supports(self, operation: str) -> bool:
-        return operation not in {"put_if", "get_versioned"}
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        if operation.name in {"put_if", "get_versioned"}:
+            raise operation.error(StoreNotSupportedError, "no conditional writes")
+        return self.inner.perform(operation)
 
 
 def test_what_is_not_supported_is_no_failure(examined: Examined) -> None:
     verdicts = examined.verdicts(WithoutConditions(MemoryObjectStore(data={})))
-    assert (verdicts["conditional writes"], examined.code) == ("not supported", 0)
+    assert ({verdicts[check] for check in CONDITIONAL}, examined.code) == ({"not supported"}, 0)
+
+
+class Locked(MemoryObjectStore):
+    """Denies every write."""
+
+    async def put(self, *arguments: Any, **options: Any) -> None:
+        raise StoreAccessDeniedError("denied", operation="put")
+
+
+class LockedFolder(Locked):
+    """Denies every write, as a folder of another user does."""
+
+    base_dir = "/data"
+
+
+class LockedBucket(Locked):
+    """Denies every write, as a bucket does without a right."""
+
+    endpoint = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (Locked, "nothing else can be checked until this works"),
+        (LockedFolder, "check the owner and the permissions of the folder"),
+        (LockedBucket, "check the credentials in the environment, their rights, the clock"),
+    ],
+)
+def test_the_advice_is_about_this_kind_of_leaf(
+    kind: type[Locked], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor_module, "open_store", lambda _: kind(data={}))
+    run(["doctor", "any", "--json"])
+    hints = [json.loads(line)["hint"] for line in capsys.readouterr().out.splitlines()]
+    assert hints[1] == advice
 
 
 def test_every_check_cleans_up_even_if_one_fails(examined: Examined) -> None:

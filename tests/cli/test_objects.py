@@ -9,9 +9,9 @@ import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
 from starfish_server import CustomObjectStore
-from starfish_server.cli import ls as ls_module
+from starfish_server.cli import sources
 from starfish_server.cli.app import run
-from starfish_server.cli.exit_codes import ExitCode
+from starfish_server.cli.output import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +56,7 @@ def test_the_content_type_is_given_or_guessed(
 
 
 def test_a_missing_object_is_code_3_and_nothing_on_stdout(store: str) -> None:
+    starfish("put", store, "k")
     got = starfish("get", store, "missing")
     assert (got.code, got.out, got.err) == (3, b"", "starfish: no such object: missing\n")
 
@@ -80,9 +81,7 @@ def test_a_hostile_key_of_another_store_is_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = "\x1b[2J\nforged\u202e"
-    monkeypatch.setattr(
-        ls_module, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile])
-    )
+    monkeypatch.setattr(sources, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile]))
     assert run(["ls", "any"]) == 0
     printed = capsys.readouterr().out
     assert (printed.count("\n"), printed.rstrip("\n").isprintable()) == (1, True)

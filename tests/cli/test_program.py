@@ -11,7 +11,7 @@ import pytest
 
 from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
 from starfish_server.cli.app import run
-from starfish_server.cli.exit_codes import MEANINGS, ExitCode
+from starfish_server.cli.output import MEANINGS, ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
         ("rm", "memory:"),
         ("rm", "memory:", "key", "--prefix", "p"),
         ("get", "memory:", "../key"),
-        ("get", "nowhere", "key"),
+        ("get", "nowhere:", "key"),
         ("get", "missing.toml", "key"),
         ("serve", "--config", "missing.toml"),
         ("serve", "--port", "99999"),
@@ -69,6 +69,11 @@ def test_no_error_is_a_traceback(tmp_path: Path) -> None:
     assert (ended.code, ended.err.count("\n"), "Traceback" in ended.err) == (1, 1, False)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    ended = starfish("put", "data", "key", "missing", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "starfish: missing: No such file or directory\n")
+
+
 def test_an_error_cannot_take_over_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     run(["get", "memory:", "\x1b]0;owned\x07"])
     run(["\x1b[2J\nstarfish: all is well"])
@@ -80,14 +85,15 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(3000):
         (folder / f"{number:0200}").touch()
-    command = f"'{PROGRAM}' ls 'file://{folder}' | head -n 1"
+    command = f"'{PROGRAM}' ls '{folder}' | head -n 1; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(None))
     assert (len(ended.stdout.splitlines()), ended.stderr) == (1, "")
+    assert ended.returncode == ExitCode.CLOSED_PIPE
 
 
 def test_a_terminal_without_the_characters_still_shows_the_keys(tmp_path: Path) -> None:
     script = "import sys; from starfish_server.cli import output; from starfish_server.cli.app import run\n"
-    script += "run(['ls', 'memory:']); output.line('\u00fc')"
+    script += "run(['ls', 'memory:']); output.print_line('\u00fc')"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -104,7 +110,7 @@ def test_every_exit_code_has_a_meaning() -> None:
 def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
     script = "import sys; from starfish_server.cli import app; from starfish_server.cli.app import run\n"
     script += "def stop(*a, **k): raise KeyboardInterrupt\n"
-    script += "import starfish_server.cli.ls as ls; ls.open_store = stop\n"
+    script += "import starfish_server.cli.keys as keys; keys.open_source = stop\n"
     script += "sys.exit(run(['ls', 'memory:']))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (130, b"")

@@ -1,24 +1,25 @@
-"""Stores by name: what each URL makes, and what is refused without a word of it."""
+"""Stores by URL: what each one makes, and what is refused without repeating it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cli.program import starfish
-from starfish_server import MemoryObjectStore, StackError
-from starfish_server.cli.stores import open_store
+from starfish_server import MemoryObjectStore, StackError, open_store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from servers import S3Server
 
 
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
+        ("/var/data", "FilesystemObjectStore('/var/data')"),
+        ("/var/my data?#%20", "FilesystemObjectStore('/var/my data?#%20')"),
+        (Path("/a:b"), "FilesystemObjectStore('/a:b')"),
         ("file:///var/data", "FilesystemObjectStore('/var/data')"),
         ("file://localhost/var/my%20data", "FilesystemObjectStore('/var/my data')"),
         ("file:///var/data?fsync=false", "FilesystemObjectStore('/var/data')"),
@@ -36,25 +37,29 @@ if TYPE_CHECKING:
         ),
     ],
 )
-async def test_a_url_makes_a_store(name: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_or_path_makes_a_store(
+    name: str | Path, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     store = open_store(name)
     await store.close()
     assert repr(store) == shown
 
 
-async def test_a_relative_folder_is_below_the_current_one(
+async def test_a_relative_path_is_below_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = open_store("file:data")
-    await store.put("k", "v")
-    await store.close()
-    assert (tmp_path / "data/k").read_text() == "v"
+    for url in ("file:data", "data", "./data", "./data:2", Path("data")):
+        async with open_store(url) as store:
+            await store.put("k", "v")
+    assert (tmp_path / "data/k").read_text() == (tmp_path / "data:2/k").read_text() == "v"
 
 
-def test_memory_is_this_process_s_own() -> None:
-    assert isinstance(open_store("memory:"), MemoryObjectStore)
+async def test_each_memory_store_is_empty() -> None:
+    async with open_store("memory:") as one, open_store("memory:") as other:
+        await one.put("k", "v")
+        assert await other.list_keys("") == []
 
 
 async def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +80,6 @@ async def test_a_stack_file_may_be_a_server_s(tmp_path: Path) -> None:
     "name",
     [
         "",
-        "data",
         "http://bucket",
         "file://",
         "file://host/folder",
@@ -90,7 +94,7 @@ async def test_a_stack_file_may_be_a_server_s(tmp_path: Path) -> None:
         "s3://[",
     ],
 )
-def test_what_names_no_store_is_refused(name: str) -> None:
+def test_a_url_that_names_no_store_is_refused(name: str) -> None:
     with pytest.raises(StackError):
         open_store(name)
 

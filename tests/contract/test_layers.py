@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from contract.leaves import LEAVES, new_store
 from contract.stacks import LAYERS, canonical_stack
-from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreContext
-from starfish_server.errors import DeleteManyError
-from starfish_server.layers import Around, Layer, Namespace, ReadOnly, Retry
-from starfish_server.storage.base import operation_names
-from starfish_server.testing import Behaviour, behaviours, check_layer
+from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server.errors import (
+    DeleteManyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StoreNotSupportedError,
+)
+from starfish_server.layers import ConcurrencyLimit, Layer, Namespace, ReadOnly, Retry, SizeLimit, Transform
+from starfish_server.operations import Bodies, Kind, Operation
+from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+    from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server.layers.base import T
 
 CASES = [
     (leaf, behaviour)
@@ -47,19 +56,20 @@ async def test_a_namespace_alone(behaviour: Behaviour) -> None:
 
 
 class DropsContext(Layer):
-    def get_string(self, key: str, *, context: StoreContext | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201 - short
-        return self._inner.get_string(key)
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        return self._inner.perform(operation.replace(context=None))
 
 
 class DropsOption(Layer):
-    def put(self, key, body, *, content_type=None, cache_control=None, context=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - short
-        return self._inner.put(key, body, content_type=content_type, context=context)
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        changed = operation.replace(cache_control=None) if operation.name == "put" else operation
+        return self._inner.perform(changed)
 
 
-class HidesErrors(Around):
-    async def around(self, operation, target, context, proceed):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - short
+class HidesErrors(Layer):
+    async def perform(self, operation: Operation[T]) -> T:
         try:
-            return await proceed()
+            return await self._inner.perform(operation)
         except LookupError as error:
             raise RuntimeError from error
 
@@ -71,14 +81,18 @@ class ClosesTwice(Layer):
 
 
 class KeepsToItself(Layer):
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        return
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.name == "delete":
+            return None  # type: ignore[return-value]  # a mistake that check_layer finds
+        return await self._inner.perform(operation)
 
 
 class SwallowsFailures(Layer):
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        with suppress(DeleteManyError):
-            await self._inner.delete_many(keys, context=context)
+    async def perform(self, operation: Operation[T]) -> T:
+        try:
+            return await self._inner.perform(operation)
+        except DeleteManyError:
+            return None  # type: ignore[return-value]  # a mistake that check_layer finds
 
 
 class HidesWhatItSupports(Layer):
@@ -106,87 +120,154 @@ async def test_check_layer_names_what_a_layer_does_wrong(
     assert f"in the check {check}" in {note for error in caught.value.exceptions for note in error.__notes__}
 
 
-def test_an_override_without_the_context_keyword_is_refused_when_the_class_is_made() -> None:
-    with pytest.raises(TypeError, match=r"Careless\.delete must take context"):
-
-        class Careless(Layer):
-            async def delete(self, key: str) -> None:  # type: ignore[override]  # that it is refused is the test
-                return
+def named(self: object, key: str, *, context: StoreContext | None = None) -> None: ...
 
 
-class ForgetsContext:
-    async def get_string(self, key: str) -> str | None:
-        return None
+@pytest.mark.parametrize("bases", [(Layer,), (Retry,), (type("Mixin", (), {"get_string": named}), Layer)])
+def test_a_layer_that_overrides_a_named_method_is_refused_when_the_class_is_made(
+    bases: tuple[type, ...],
+) -> None:
+    body = {} if len(bases) > 1 else {"get_string": named}
+    with pytest.raises(TypeError, match="Careless overrides get_string, which would be bypassed"):
+        type("Careless", bases, body)
 
 
-class OldStore(MemoryObjectStore):
-    async def get_string(self, key: str) -> str | None:  # type: ignore[override]  # as users wrote it for 2.x
-        return None
+async def perform(self: Layer, operation: Operation[T]) -> T:
+    return await self.inner.perform(operation)
 
 
-@pytest.mark.parametrize("mixin", [ForgetsContext, OldStore])
-def test_nor_does_it_come_in_with_another_base(mixin: type) -> None:
-    with pytest.raises(TypeError, match=r"Careless\.get_string must take context"):
-        type("Careless", (mixin, Layer), {})
-
-
-def reading(self: object, key: str, *, context: StoreContext | None = None) -> None: ...
-
-
-READING = type("Reading", (), dict.fromkeys(("around", *operation_names()), reading))
+PERFORMING = type("Performing", (), {"perform": perform})
 
 
 @pytest.mark.parametrize(
     ("bases", "body", "expected"),
     [
         ((Layer,), {}, False),
-        ((Layer,), {"get_string": reading}, True),
-        ((Layer,), {"put": reading}, False),
-        ((Layer,), {"get_string": reading, "context_dependent": False}, False),
-        ((READING, Layer), {}, True),
-        ((Around,), {}, False),
-        ((Around,), {"around": reading}, True),
-        ((Around,), {"around": reading, "context_dependent": False}, False),
+        ((Layer,), {"perform": perform}, True),
+        ((Layer,), {"perform": perform, "context_dependent": False}, False),
+        ((PERFORMING, Layer), {}, True),
         ((Retry,), {}, False),
-        ((Retry,), {"around": reading}, True),
+        ((Retry,), {"perform": perform}, True),
     ],
 )
-def test_a_layer_that_handles_reads_depends_on_the_caller_until_it_says_otherwise(
+def test_a_layer_with_a_perform_of_its_own_depends_on_the_caller_until_it_says_otherwise(
     bases: tuple[type, ...], body: dict[str, object], expected: bool
 ) -> None:
     made = type("Made", bases, dict(body))
     below = type("Below", (made,), {})
     for layer in (made, below):
         assert layer(MemoryObjectStore({})).context_dependent is expected
-        # What a layer says is of itself: behind it may be a store that does depend on the caller.
+        # The class speaks for the layer alone: the store inside may depend on the caller.
         assert layer(Namespace(MemoryObjectStore({}), "{identity}/")).context_dependent is True
 
 
-def test_a_layer_over_something_that_is_no_store_is_refused() -> None:
-    with pytest.raises(TypeError, match="Retry wraps a store"):
+def test_a_class_that_says_neither_true_nor_false_is_refused() -> None:
+    with pytest.raises(TypeError, match="must be True or False"):
+        type("Careless", (Layer,), {"context_dependent": property(lambda self: False)})
+
+
+def test_a_layer_over_something_else_than_a_store_is_refused() -> None:
+    with pytest.raises(TypeError, match="Retry wraps an AbstractObjectStore"):
         Retry(MemoryObjectStore)  # type: ignore[arg-type]  # that it is refused is the test
 
 
-async def test_an_operation_added_to_the_interface_cannot_slip_past_a_layer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """No layer can be constructed until its base handles the new operation, by the hook or by forwarding."""
-    leaf = MemoryObjectStore(data={})
+class Both(Layer):
+    """Writes to two stores and reads from the first."""
 
-    async def copy(self: object, source: str, *, context: StoreContext | None = None) -> str:
-        return f"copied {source}"
+    context_dependent = False
 
-    monkeypatch.setattr(AbstractObjectStore, "copy", copy, raising=False)
-    assert "copy" in operation_names()
-    for layer in (Layer, Around, ReadOnly, Retry, lambda inner: Namespace(inner, "t/")):
-        with pytest.raises(TypeError, match="cannot be constructed: it does not handle copy"):
-            layer(leaf)
+    def __init__(self, inner: AbstractObjectStore, second: AbstractObjectStore) -> None:
+        super().__init__(inner, second)
 
-    def forward(self: Layer, source: str, *, context: StoreContext | None = None) -> object:
-        return self.inner.copy(source, context=context)  # type: ignore[attr-defined]  # added above
+    async def perform(self, operation: Operation[T]) -> T:
+        first, second = self.inners
+        result = await first.perform(operation)
+        if operation.writes:
+            await second.perform(operation)
+        return result
 
-    monkeypatch.setattr(Layer, "copy", forward, raising=False)
-    assert await Layer(leaf).copy("k") == "copied k"  # type: ignore[attr-defined]  # added above
-    for layer in (ReadOnly, Retry, lambda inner: Namespace(inner, "t/")):
-        with pytest.raises(TypeError, match="does not handle copy"):
-            layer(leaf)
+
+async def test_a_layer_over_two_stores_speaks_for_both() -> None:
+    leaves = [RecordingStore(MemoryObjectStore(data={})) for _ in range(2)]
+    store = Both(*leaves)
+    await store.put("k", "v")
+    assert [await leaf.get_string("k") for leaf in leaves] == ["v", "v"]
+    assert (store.inner, store.inners) == (leaves[0], tuple(leaves))
+    assert store.supports("put_if") is True
+    assert Both(leaves[0], ReadOnly(leaves[1])).supports("put_if") is False
+    assert store.context_dependent is False
+    assert Both(leaves[0], Namespace(leaves[1], "{identity}/")).context_dependent is True
+    await store.close()
+    assert [leaf.closed for leaf in leaves] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [OSError("no"), asyncio.CancelledError()])
+async def test_a_store_is_closed_even_if_another_one_fails_to_close(error: BaseException) -> None:
+    class Failing(Layer):
+        async def close(self) -> None:
+            raise error
+
+    leaf = RecordingStore(MemoryObjectStore(data={}))
+    with pytest.raises(type(error)):
+        await Both(Failing(MemoryObjectStore(data={})), leaf).close()
+    assert leaf.closed == 1
+
+
+@dataclass(slots=True, eq=False)
+class Touch(Operation[str]):
+    """An operation added later: its result names the key, and it carries a body."""
+
+    kind = Kind("touch", "push", Bodies.WRITTEN, writes=True)
+    key: str = field()
+    body: bytes = field()
+    context: StoreContext | None = None
+    notes: dict[str, Any] | None = None
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, str]:
+        return store.touch(self.key, self.body)  # type: ignore[attr-defined, no-any-return]  # added below
+
+    def rename(self, change: Callable[[str], str]) -> Touch:
+        return self.replace(key=change(self.key))
+
+    def restore(self, result: str, change: Callable[[str], str]) -> str:
+        return change(result)
+
+
+class Touchable(MemoryObjectStore):
+    async def touch(self, key: str, body: bytes) -> str:
+        await self.put(key, body.decode())
+        return key
+
+
+async def test_an_operation_added_later_reaches_every_layer_by_itself() -> None:
+    leaf = Touchable(data={})
+    builder = StoreBuilder().layer(SizeLimit, max_bytes=9).layer(Namespace, "t/").layer(ConcurrencyLimit)
+    store = builder.over(leaf)
+    assert await store.perform(Touch("k", b"body")) == "k"
+    assert await leaf.list_keys("") == ["t/k"]
+    with pytest.raises(ObjectTooLargeError):
+        await store.perform(Touch("k", bytes(10)))
+    with pytest.raises(ReadOnlyStoreError):
+        await ReadOnly(leaf).perform(Touch("k", b"body"))
+
+
+async def test_an_operation_added_later_does_not_pass_a_transform_unchanged() -> None:
+    class Reversed(Transform):
+        async def encode(self, body: bytes, key: str) -> bytes:
+            return body[::-1]
+
+        async def decode(self, body: bytes, key: str) -> bytes:
+            return body[::-1]
+
+    leaf = Touchable(data={})
+    with pytest.raises(StoreNotSupportedError, match="Reversed cannot change its bodies"):
+        await Reversed(leaf).perform(Touch("k", b"body"))
+    assert await leaf.list_keys("") == []
+
+
+@pytest.mark.parametrize("missing", ["kind", "send", "rename", "restore"])
+def test_an_operation_that_leaves_out_what_layers_need_is_refused_when_it_is_made(missing: str) -> None:
+    body = {name: value for name, value in vars(Touch).items() if not name.startswith("__")}
+    del body[missing]
+    with pytest.raises(TypeError, match=f"Careless must define {missing}"):
+        type("Careless", (Operation,), body)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starfish_server.audit.records import AccessRecord
 from starfish_server.context import StoreContext
-from starfish_server.layers.access_log.record import AccessRecord
 
 if TYPE_CHECKING:
     import random

@@ -23,13 +23,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class GatedStore(MemoryObjectStore):
-    """Does its work at once and answers when the gate is open; `calls` counts what reached it.
+    """Does its work immediately and replies when the gate is open; `calls` has what reached it.
 
-    failure: raised in place of the next answer, after the work was done.
+    data: what is stored, live. failure: raised in place of the next reply, after the work was done.
     """
 
-    def __init__(self) -> None:
-        super().__init__(data={})
+    def __init__(self, data: dict[str, str | bytes] | None = None) -> None:
+        self.data: dict[str, str | bytes] = {} if data is None else data
+        super().__init__(data=self.data)
         self.calls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -126,11 +127,10 @@ class GatedStore(MemoryObjectStore):
 
 
 class Held(GatedStore):
-    """Holds back the reply to the first call of one operation; all others are answered at once."""
+    """Holds back the reply to the first call of one operation; it replies to all others immediately."""
 
     def __init__(self, operation: str) -> None:
-        super().__init__()
-        self._data["k"] = "old"
+        super().__init__({"k": "old"})
         self.operation = operation
         self.release = asyncio.Event()
 

@@ -31,11 +31,11 @@ class Racing(MemoryObjectStore):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__(data={})
+        self.data: dict[str, str | bytes] = {}
+        super().__init__(data=self.data)
         self.random = random.Random(seed)
         self.now = 0.0
         self.ended: dict[str, float] = {}
-        self.landing: Callable[[str], None] = lambda _: None
         self._landings: dict[str, list[Landing]] = {}
         self._late: set[asyncio.Task[None]] = set()
 
@@ -84,13 +84,12 @@ class Racing(MemoryObjectStore):
         for _ in range(5 * late):
             await self.pause()
         for key in keys:
-            self.landing(key)
             self.now += 1
             self._landings.setdefault(key, []).append(Landing(value, self.now, write))
             if value is None:
-                self._data.pop(key, None)
+                self.data.pop(key, None)
             else:
-                self._data[key] = value
+                self.data[key] = value
 
     async def put(self, key: str, body: str, *, context: StoreContext | None = None, **_: Any) -> None:
         await self.change([key], body, context)

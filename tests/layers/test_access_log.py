@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from starfish_server.audit.records import AccessRecord
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
@@ -16,8 +17,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.access_log.record import AccessRecord
-from starfish_server.layers.base import Layer, note_attempt, note_cache
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.storage.memory import MemoryObjectStore
 
 CONTEXT = StoreContext("notes", {"identity": "alice"}, "alice", ("user", "admin"), "push", "acme")
@@ -28,7 +28,7 @@ class Raising(Layer):
         super().__init__(MemoryObjectStore({}))
         self._error = error
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+    async def perform(self, operation: Operation[T]) -> T:
         raise self._error
 
 
@@ -106,11 +106,10 @@ async def test_a_failure_is_recorded_by_type_and_passed_on(error: BaseException,
 
 async def test_attempts_and_cache_are_noted_by_the_layers_inside() -> None:
     class Inside(Layer):
-        async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-            note_cache("miss")
-            note_attempt()
-            note_attempt(0.1)
-            return None
+        async def perform(self, operation: Operation[T]) -> T:
+            operation.note("cache", "miss")
+            operation.note("attempts", 2)
+            return await self._inner.perform(operation)
 
     records: list[AccessRecord] = []
     await AccessLog(Inside(MemoryObjectStore({})), sink=records.append).get_string("k")

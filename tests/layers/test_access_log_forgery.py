@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from layers.access_records import hostile_record, record
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
-from starfish_server.layers.access_log.logging_sink import LoggingSink
+from starfish_server.audit.json_lines import JsonLinesSink
+from starfish_server.audit.sinks import LoggingSink
 
 if TYPE_CHECKING:
     from pathlib import Path

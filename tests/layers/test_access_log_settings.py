@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from starfish_server.audit.queued import QueuedSink
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.access_log.queued_sink import QueuedSink
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.layers.access_log.record import AccessRecord
+    from starfish_server.audit.records import AccessRecord
 
 
 @pytest.mark.parametrize(

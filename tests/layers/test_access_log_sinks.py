@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from layers.gated import GatedStore
-from starfish_server.errors import InvalidKeyError, StoreUnavailableError
+from starfish_server.audit.json_lines import JsonLinesSink
+from starfish_server.builder import StoreBuilder
+from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.base import Layer
+from starfish_server.layers.base import Layer, Operation, T
+from starfish_server.layers.timeout import Timeout
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
-    from starfish_server.layers.access_log.record import AccessRecord
+    from pathlib import Path
+
+    from starfish_server.audit.records import AccessRecord
 
 
 class Sink:
-    """Takes records after `gate` is open, fails while `error` is set, and remembers whether it was closed."""
+    """Takes records after `gate` is open, fails while `error` is set, and counts its closings."""
 
     def __init__(self) -> None:
         self.records: list[AccessRecord] = []
@@ -51,9 +56,10 @@ class Stalled(Layer):
         super().__init__(MemoryObjectStore({}))
         self.entered = asyncio.Event()
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
+    async def perform(self, operation: Operation[T]) -> T:
         self.entered.set()
         await asyncio.Event().wait()
+        return await super().perform(operation)
 
 
 async def test_several_sinks_get_each_record_though_one_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -228,3 +234,40 @@ async def test_close_does_not_wait_for_ever_for_an_operation() -> None:
     assert sink.closed == 1
     delete.cancel()
     await asyncio.gather(delete, return_exceptions=True)
+
+
+async def test_a_sink_shared_by_two_stacks_is_closed_with_the_last_of_them() -> None:
+    sink = Sink()
+    builder = StoreBuilder().layer(AccessLog, sink=sink)
+    first, last = builder.over(MemoryObjectStore({})), builder.over(MemoryObjectStore({}))
+    await first.close()
+    await first.close()
+    assert sink.closed == 0
+    await last.put("k", "v")
+    await last.close()
+    assert (sink.outcomes, sink.closed) == (["ok"], 1)
+
+
+async def test_a_sink_used_twice_in_one_stack_takes_the_records_of_both(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "audit.jsonl")
+    store = AccessLog(AccessLog(MemoryObjectStore({}), sink=sink), sink=sink)
+    await store.put("k", "v")
+    await store.close()
+    assert sink.closed
+    assert (tmp_path / "audit.jsonl").read_text().count("\n") == 2
+
+
+async def test_a_stack_that_was_refused_does_not_keep_its_sink_open() -> None:
+    sink = Sink()
+    wrong = StoreBuilder().layer(Timeout).layer(AccessLog, sink=sink)
+    with suppress(StackError):
+        wrong.over(MemoryObjectStore({}))
+    await AccessLog(MemoryObjectStore({}), sink=sink).close()
+    assert sink.closed == 1
+
+
+async def test_a_sink_that_was_closed_is_refused(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "audit.jsonl")
+    await AccessLog(MemoryObjectStore({}), sink=sink).close()
+    with pytest.raises(StackError, match="was closed with the store that used it"):
+        AccessLog(MemoryObjectStore({}), sink=sink)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from layers.access_records import hostile_text, record
-from starfish_server.errors import StackError
-from starfish_server.layers.access_log.audit_chain import (
+from starfish_server.audit.chain import (
     AuditVerification,
     chained_line,
     link_of,
     verify_audit_log,
 )
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
+from starfish_server.audit.json_lines import JsonLinesSink
+from starfish_server.errors import StackError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +136,7 @@ def test_the_chain_goes_on_after_a_crash_in_the_middle_of_a_line(log: Path) -> N
 def test_a_chain_that_ends_badly_is_not_continued(log: Path) -> None:
     with log.open("a") as file:
         file.write("{}\n")
-    with pytest.raises(StackError, match="holds lines without a hash chain: use another file"):
+    with pytest.raises(StackError, match="is not of a hash chain made without a key"):
         JsonLinesSink(log, chain=True)
     assert log.read_text().endswith("{}\n")
     log.write_text("")
@@ -167,9 +167,9 @@ async def test_with_a_key_the_chain_can_be_made_and_checked_only_with_it(tmp_pat
     assert verify_audit_log(log, key=KEY).ok
     assert not verify_audit_log(log).ok
     assert not verify_audit_log(log, key=KEY[::-1]).ok
-    with pytest.raises(StackError, match="with this key"):
+    with pytest.raises(StackError, match="made with this key"):
         JsonLinesSink(log, chain=True, key=KEY[::-1])
-    with pytest.raises(StackError, match="not of a chain made without a key"):
+    with pytest.raises(StackError, match="not of a hash chain made without a key"):
         JsonLinesSink(log, chain=True)
 
 
@@ -200,3 +200,12 @@ def test_a_thoroughly_broken_log_shows_its_first_hundred_problems(tmp_path: Path
     log.write_text("x\n" * 1_000)
     found = verify_audit_log(log)
     assert (found.ok, found.lines, len(found.problems)) == (False, 1_000, 100)
+
+
+def test_an_emptied_log_shows_with_the_hash_of_a_line_kept_elsewhere(log: Path) -> None:
+    kept = verify_audit_log(log).last_hash
+    log.write_bytes(b"")
+    assert verify_audit_log(log).last_hash is None
+    assert [str(problem) for problem in verify_audit_log(log, last_hash=kept).problems] == [
+        f"{log}:0: the line with last_hash is gone: lines were cut off"
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,9 @@ class Predicate:
         self.answer = answer
         self.asked: list[tuple[str, tuple[str, ...], StoreContext | None]] = []
 
-    def __call__(self, operation: Operation, keys: tuple[str, ...], context: StoreContext | None) -> bool:
+    def __call__(
+        self, operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None
+    ) -> bool:
         self.asked.append((operation.name, keys, context))
         return self.answer  # type: ignore[return-value]  # some answer wrongly
 
@@ -50,21 +52,21 @@ async def test_a_denied_operation_reaches_nothing() -> None:
     with pytest.raises(StoreAccessDeniedError) as caught:
         await Authorize(store, allow=Predicate(False)).put("k", "v")
     assert store.calls == []
-    assert str(caught.value) == "put 'k' denied: allow answered False"
+    assert str(caught.value) == "put 'k': denied: allow returned False"
     assert (caught.value.operation, caught.value.key) == ("put", "k")
 
 
 @pytest.mark.parametrize("answer", [None, 1, "yes", [True]], ids=repr)
 async def test_anything_but_true_denies(answer: object) -> None:
     store = Scripted()
-    with pytest.raises(StoreAccessDeniedError, match=f"allow answered a {type(answer).__name__}"):
+    with pytest.raises(StoreAccessDeniedError, match=f"allow returned a {type(answer).__name__}"):
         await Authorize(store, allow=Predicate(answer)).get_string("k")
     assert store.calls == []
 
 
 @pytest.mark.parametrize("answer", [True, False, None])
 async def test_an_async_predicate_is_awaited(answer: bool) -> None:
-    async def allow(operation: Operation, keys: tuple[str, ...], context: StoreContext | None) -> bool:
+    async def allow(operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None) -> bool:
         await asyncio.sleep(0)
         return answer
 
@@ -81,21 +83,21 @@ async def test_an_async_predicate_is_awaited(answer: bool) -> None:
 async def test_a_predicate_that_raises_denies_and_keeps_the_cause() -> None:
     error = LookupError("a secret of the predicate")
 
-    def allow(operation: Operation, keys: tuple[str, ...], context: StoreContext | None) -> bool:
+    def allow(operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None) -> bool:
         raise error
 
     store = Scripted()
     with pytest.raises(StoreAccessDeniedError) as caught:
         await Authorize(store, allow=allow).get_string("k")
     assert store.calls == []
-    assert str(caught.value) == "get_string 'k' denied: allow raised LookupError"
+    assert str(caught.value) == "get_string 'k': denied: allow raised LookupError"
     assert caught.value.__cause__ is error
 
 
 async def test_cancellation_while_the_predicate_decides_passes() -> None:
     deciding = asyncio.Event()
 
-    async def allow(operation: Operation, keys: tuple[str, ...], context: StoreContext | None) -> bool:
+    async def allow(operation: Operation[Any], keys: tuple[str, ...], context: StoreContext | None) -> bool:
         deciding.set()
         await asyncio.Event().wait()
         return True
@@ -110,7 +112,7 @@ async def test_cancellation_while_the_predicate_decides_passes() -> None:
 async def test_keys_changed_while_the_predicate_decides_are_not_deleted() -> None:
     keys = ["mine"]
 
-    async def allow(operation: Operation, asked: tuple[str, ...], context: StoreContext | None) -> bool:
+    async def allow(operation: Operation[Any], asked: tuple[str, ...], context: StoreContext | None) -> bool:
         keys[:] = ["theirs"]
         return asked == ("mine",)
 

@@ -1,4 +1,4 @@
-"""What `Caching` remembers, for how long, for whom and how much of it."""
+"""What `Caching` caches, for how long and for which callers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
+from starfish_server.builder import StoreBuilder
 from starfish_server.context import StoreContext
 from starfish_server.errors import InvalidKeyError, StackError, StoreClosedError, StoreUnavailableError
 from starfish_server.layers.authorize import Authorize
-from starfish_server.layers.base import Around, Operation, Proceed, T, Target
-from starfish_server.layers.caching import CacheStats, Caching, entries, memory
-from starfish_server.layers.record import CallRecord
-from starfish_server.layers.retry import Retry
+from starfish_server.layers.base import Layer, Operation, T
+from starfish_server.layers.caching import CacheStats, Caching
+from starfish_server.layers.namespace import Namespace
+from starfish_server.layers.timeout import Timeout
+from starfish_server.operations import GetString
+from starfish_server.stack_file import load_stack
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
+
+
+STACK = {
+    "leaf": {"type": "memory"},
+    "layer": [{"type": "Caching"}, {"type": "Namespace", "prefix": "{namespace}/"}],
+}
 
 
 class Clock:
@@ -39,11 +48,8 @@ class PerCaller(GatedStore):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(entries, "monotonic", clock)
-    monkeypatch.setattr(memory, "monotonic", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def context(namespace: str, **fields: Any) -> StoreContext:
@@ -64,7 +70,7 @@ async def test_second_read_does_not_reach_the_backend() -> None:
 
 async def test_object_is_read_again_after_ttl(clock: Clock) -> None:
     leaf = GatedStore()
-    store = Caching(leaf, ttl=10.0)
+    store = Caching(leaf, ttl=10.0, clock=clock)
     await leaf.put("k", "old")
     await store.get_string("k")
     await leaf.put("k", "new")
@@ -80,7 +86,7 @@ async def test_age_counts_from_the_start_of_the_read(clock: Clock) -> None:
             clock.now += 8.0
 
     leaf = Slow()
-    store = Caching(leaf, ttl=10.0)
+    store = Caching(leaf, ttl=10.0, clock=clock)
     await leaf.put("k", "old")
     await store.get_string("k")
     await leaf.put("k", "new")
@@ -94,9 +100,9 @@ async def test_missing_object_is_asked_for_each_time_by_default() -> None:
     assert leaf.calls == ["get_string"] * 2
 
 
-async def test_missing_object_is_remembered_for_negative_ttl(clock: Clock) -> None:
+async def test_missing_object_is_cached_for_negative_ttl(clock: Clock) -> None:
     leaf = GatedStore()
-    store = Caching(leaf, ttl=100.0, negative_ttl=5.0)
+    store = Caching(leaf, ttl=100.0, negative_ttl=5.0, clock=clock)
     assert [await store.get_string("k"), await store.get_string("k")] == [None, None]
     assert leaf.calls == ["get_string"]
     clock.now += 5.1
@@ -114,7 +120,7 @@ async def test_key_that_is_not_text_is_the_leafs_to_refuse(key: Any) -> None:
         await store.delete_many([key])
 
 
-async def test_errors_are_not_remembered() -> None:
+async def test_errors_are_not_cached() -> None:
     leaf = GatedStore()
     store = Caching(leaf, negative_ttl=5.0)
     await leaf.put("k", "body")
@@ -152,19 +158,16 @@ async def test_outcome_is_noted_for_observers() -> None:
     store = Caching(MemoryObjectStore(data={"k": "body"}))
     seen = []
     for _ in range(2):
-        record = CallRecord()
-        await store.get_string("k")
-        record.close()
-        seen.append(record.cache)
+        operation = GetString("k").observed()
+        await store.perform(operation)
+        seen.append((operation.notes or {})["cache"])
     assert seen == ["miss", "hit"]
 
 
-class OnlyAlice(Around):
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        assert context is not None and context.identity == "alice"
-        return await proceed()
+class OnlyAlice(Layer):
+    async def perform(self, operation: Operation[T]) -> T:
+        assert operation.context is not None and operation.context.identity == "alice"
+        return await super().perform(operation)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +176,48 @@ class OnlyAlice(Around):
         PerCaller(),
         OnlyAlice(MemoryObjectStore({})),
         Authorize(MemoryObjectStore({}), allow=lambda *_: True),
-        Retry(Authorize(MemoryObjectStore({}), allow=lambda *_: True)),
+        Timeout(Authorize(MemoryObjectStore({}), allow=lambda *_: True)),
     ],
 )
 def test_context_dependent_store_is_refused_without_vary_by(store: AbstractObjectStore) -> None:
     with pytest.raises(StackError, match="vary_by"):
         Caching(store)
+
+
+@pytest.mark.parametrize(
+    ("build", "switch"),
+    [
+        (
+            lambda: (
+                StoreBuilder().layer(Caching).layer(Namespace, "{namespace}/").over(MemoryObjectStore({}))
+            ),
+            "StoreBuilder(check_order=False)",
+        ),
+        (lambda: load_stack(STACK), "check_order = false"),
+    ],
+    ids=["builder", "file"],
+)
+def test_cache_outside_a_namespace_is_refused_for_the_order_first(build: Any, switch: str) -> None:
+    with pytest.raises(StackError) as caught:
+        build()
+    assert "Caching stands outside Namespace: the cache could not tell the namespaces apart" in str(
+        caught.value
+    )
+    assert f"Use the order Namespace -> Caching, outermost first. ({switch} turns" in str(caught.value)
+    assert "vary_by" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: StoreBuilder(check_order=False).layer(Caching).layer(Namespace, "{namespace}/"),
+        lambda: StoreBuilder().layer(Caching),
+    ],
+    ids=["unchecked", "in order"],
+)
+def test_vary_by_is_demanded_where_the_order_is_not_to_blame(build: Any) -> None:
+    with pytest.raises(StackError, match="vary_by"):
+        build().over(PerCaller())
 
 
 @pytest.mark.parametrize("vary_by", [("namespace",), lambda c: c.namespace, ("identity", "namespace")])
@@ -207,7 +246,7 @@ async def test_write_drops_the_object_for_every_caller() -> None:
     assert leaf.calls.count("get_string") == 4
 
 
-async def test_closed_cache_answers_nothing_from_memory() -> None:
+async def test_closed_cache_returns_nothing_that_was_cached() -> None:
     leaf = GatedStore()
     store = Caching(leaf)
     await store.put("k", "body")
@@ -223,6 +262,9 @@ async def test_closed_cache_answers_nothing_from_memory() -> None:
         {"ttl": 0},
         {"ttl": float("nan")},
         {"ttl": "30"},
+        {"ttl": 10**400},
+        {"negative_ttl": 10**400},
+        {"list_ttl": 10**400},
         {"negative_ttl": -1},
         {"list_ttl": -0.5},
         {"max_bytes": 0},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import suppress
+
 import pytest
 
 from layers.gated import GatedStore
 from starfish_server.context import StoreContext
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.caching import Caching, VaryBy
 from starfish_server.storage.memory import MemoryObjectStore
 
 
-async def test_object_over_max_object_bytes_is_not_remembered() -> None:
+async def test_object_over_max_object_bytes_is_not_cached() -> None:
     leaf = GatedStore()
     store = Caching(leaf, max_object_bytes=10)
     for key, body in (("fits", "x" * 10), ("large", "x" * 11)):
@@ -61,3 +65,44 @@ async def test_where_a_list_starts_counts_as_held() -> None:
     stats = store.stats()
     assert stats.evictions == 2
     assert 2000 < stats.bytes <= 4000
+
+
+async def test_evicted_objects_leave_nothing_behind() -> None:
+    store = Caching(MemoryObjectStore(data={}), negative_ttl=5.0, max_bytes=10_000)
+
+    async def read(first: int) -> int:
+        for number in range(first, first + 3000):
+            await store.get_string(f"folder/{number}")
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await read(0)
+        after = await read(3000)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000
+
+
+async def test_failed_writes_leave_nothing_behind() -> None:
+    now = 0.0
+    leaf = GatedStore()
+    store = Caching(leaf, clock=lambda: now)
+
+    async def fail(first: int) -> int:
+        nonlocal now
+        for number in range(first, first + 3000):
+            now += 1.0
+            leaf.failure = StoreUnavailableError("down")
+            with suppress(StoreUnavailableError):
+                await store.delete(f"folder/{number}")
+        leaf.calls.clear()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await fail(0)
+        after = await fail(3000)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000

@@ -1,4 +1,4 @@
-"""No read that began before a write ended puts the old value back, whatever became of the write."""
+"""No read in flight when a write ends puts the old value back, whatever the outcome of the write."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from layers.gated import GatedStore, Held, until
-from starfish_server.errors import DeleteManyError, InvalidKeyError, StoreUnavailableError
-from starfish_server.layers.caching import Caching, entries, memory
+from starfish_server.errors import DeleteManyError, StoreError, StoreOverloadedError, StoreUnavailableError
+from starfish_server.layers.caching import Caching
 from starfish_server.storage.memory import MemoryObjectStore
 
 Write = Callable[[Caching], Coroutine[None, None, object]]
@@ -38,8 +38,7 @@ def cached(leaf: GatedStore) -> Caching:
 
 @every_write
 async def test_write_is_seen_by_the_next_read(write: Write) -> None:
-    leaf = GatedStore()
-    leaf._data["k"] = "old"
+    leaf = GatedStore({"k": "old"})
     store = cached(leaf)
     await read(store)
     await write(store)
@@ -48,7 +47,7 @@ async def test_write_is_seen_by_the_next_read(write: Write) -> None:
 
 @every_write
 @pytest.mark.parametrize("operation", ["get_string", "get_bytes", "list_keys"])
-async def test_read_begun_before_a_write_is_not_remembered(write: Write, operation: str) -> None:
+async def test_read_begun_before_a_write_is_not_cached(write: Write, operation: str) -> None:
     leaf = Held(operation)
     store = cached(leaf)
     early = asyncio.create_task(read(store))
@@ -59,7 +58,7 @@ async def test_read_begun_before_a_write_is_not_remembered(write: Write, operati
     assert await read(store) == await truth(leaf)
 
 
-async def test_read_begun_before_a_write_ended_is_not_joined_after_it() -> None:
+async def test_read_begun_before_a_write_ended_is_not_shared_after_it() -> None:
     leaf = Held("get_string")
     store = cached(leaf)
     early = asyncio.create_task(store.get_string("k"))
@@ -70,20 +69,20 @@ async def test_read_begun_before_a_write_ended_is_not_joined_after_it() -> None:
     assert await early == "old"
 
 
-async def test_read_begun_during_a_write_is_not_remembered() -> None:
+async def test_read_begun_during_a_write_is_not_cached() -> None:
     leaf = Held("put")
     store = cached(leaf)
     write = asyncio.create_task(store.put("k", "new"))
     await leaf.reached(1)
-    leaf._data["k"] = "old"  # as if the write had not landed yet
+    leaf.data["k"] = "old"  # as if the write had not landed yet
     assert await store.get_string("k") == "old"
-    leaf._data["k"] = "new"
+    leaf.data["k"] = "new"
     assert await store.get_string("k") == "new"
     leaf.release.set()
     await write
 
 
-async def test_read_during_a_write_does_not_get_what_was_remembered_before_it() -> None:
+async def test_read_during_a_write_does_not_get_what_was_cached_before_it() -> None:
     leaf = Held("put")
     store = cached(leaf)
     await store.get_string("k")
@@ -94,16 +93,16 @@ async def test_read_during_a_write_does_not_get_what_was_remembered_before_it() 
     await write
 
 
-async def test_read_begun_during_a_write_is_not_joined_after_it() -> None:
+async def test_read_begun_during_a_write_is_not_shared_after_it() -> None:
     leaf = Held("put")
     store = cached(leaf)
     write = asyncio.create_task(store.put("k", "new"))
     await leaf.reached(1)
-    leaf._data["k"] = "old"
+    leaf.data["k"] = "old"
     leaf.gate.clear()
     early = asyncio.create_task(store.get_string("k"))
     await leaf.reached(2)
-    leaf._data["k"] = "new"
+    leaf.data["k"] = "new"
     leaf.release.set()
     await write
     late = asyncio.create_task(store.get_string("k"))
@@ -112,16 +111,16 @@ async def test_read_begun_during_a_write_is_not_joined_after_it() -> None:
     assert (await early, await late) == ("old", "new")
 
 
-async def test_read_begun_during_a_write_and_answered_after_it_is_not_remembered() -> None:
+async def test_read_begun_during_a_write_and_answered_after_it_is_not_cached() -> None:
     leaf = Held("put")
     store = cached(leaf)
     write = asyncio.create_task(store.put("k", "new"))
     await leaf.reached(1)
-    leaf._data["k"] = "old"
+    leaf.data["k"] = "old"
     leaf.gate.clear()
     early = asyncio.create_task(store.get_string("k"))
     await leaf.reached(2)
-    leaf._data["k"] = "new"
+    leaf.data["k"] = "new"
     leaf.release.set()
     await write
     leaf.gate.set()
@@ -130,9 +129,8 @@ async def test_read_begun_during_a_write_and_answered_after_it_is_not_remembered
 
 
 @every_write
-async def test_failed_write_leaves_nothing_remembered(write: Write) -> None:
-    leaf = GatedStore()
-    leaf._data["k"] = "old"
+async def test_failed_write_leaves_nothing_cached(write: Write) -> None:
+    leaf = GatedStore({"k": "old"})
     store = cached(leaf)
     await read(store)
     leaf.failure = StoreUnavailableError("reply lost")
@@ -143,8 +141,7 @@ async def test_failed_write_leaves_nothing_remembered(write: Write) -> None:
 
 @every_write
 async def test_cancelled_write_that_lands_later_is_seen(write: Write) -> None:
-    leaf = GatedStore()
-    leaf._data["k"] = "old"
+    leaf = GatedStore({"k": "old"})
     store = cached(leaf)
     await read(store)
     leaf.gate.clear()
@@ -153,20 +150,16 @@ async def test_cancelled_write_that_lands_later_is_seen(write: Write) -> None:
     task.cancel()
     await asyncio.wait([task])
     leaf.gate.set()
-    leaf._data["k"] = "old"
+    leaf.data["k"] = "old"
     await read(store)
-    leaf._data["k"] = "landed late"
+    leaf.data["k"] = "landed late"
     assert await read(store) == await truth(leaf)
 
 
-async def test_key_is_remembered_again_once_an_unclear_write_can_no_longer_land(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_key_is_cached_again_once_an_undetermined_write_can_no_longer_land() -> None:
     now = 1000.0
-    for module in (memory, entries):
-        monkeypatch.setattr(module, "monotonic", lambda: now)
     leaf = GatedStore()
-    store = Caching(leaf, ttl=300.0)
+    store = Caching(leaf, ttl=300.0, clock=lambda: now)
     leaf.failure = StoreUnavailableError("reply lost")
     with pytest.raises(StoreUnavailableError):
         await store.put("k", "new")
@@ -177,19 +170,120 @@ async def test_key_is_remembered_again_once_an_unclear_write_can_no_longer_land(
     assert (store.stats().hits, store.stats().misses) == (1, 5)
 
 
-async def test_refused_write_does_not_keep_the_key_out_of_the_cache() -> None:
-    leaf = GatedStore()
-    store = Caching(leaf)
-    await leaf.put("k", "body")
-    leaf.failure = InvalidKeyError("refused")
-    with pytest.raises(InvalidKeyError):
+async def test_key_is_kept_out_of_the_cache_no_longer_than_an_entry_may_live() -> None:
+    now = 1000.0
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf, ttl=5.0, clock=lambda: now)
+    leaf.failure = StoreUnavailableError("reply lost")
+    with pytest.raises(StoreUnavailableError):
         await store.put("k", "new")
-    await store.get_string("k")
-    await store.get_string("k")
+    now += 5.1
+    assert [await store.get_string("k"), await store.get_string("k")] == ["new", "new"]
     assert store.stats().hits == 1
 
 
-async def test_only_the_keys_that_delete_many_failed_on_are_unclear() -> None:
+async def test_key_that_fails_again_does_not_keep_another_one_out_for_longer() -> None:
+    now = 1000.0
+    leaf = GatedStore({"first": "body", "second": "body"})
+    store = Caching(leaf, ttl=300.0, clock=lambda: now)
+    for moment, key in ((1000.0, "first"), (1001.0, "second"), (1050.0, "first")):
+        now = moment
+        leaf.failure = StoreUnavailableError("reply lost")
+        with pytest.raises(StoreUnavailableError):
+            await store.put(key, "new")
+    now = 1062.0
+    for key in ("first", "second"):
+        assert [await store.get_string(key), await store.get_string(key)] == ["new", "new"]
+    assert store.stats().hits == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.put("../k", "new"),
+        lambda store: store.put("k", "\ud800"),
+        lambda store: store.put("k", b"bytes"),
+        lambda store: store.put("k", "new", content_type="a\nb"),
+        lambda store: store.put_bytes("k", "text", content_type="text/plain"),
+        lambda store: store.put_if("k", "new", version="stale"),
+        lambda store: store.delete_many(["k", "../k"]),
+    ],
+    ids=["key", "text", "body", "header", "bytes", "version", "keys"],
+)
+async def test_refused_write_does_not_keep_the_key_out_of_the_cache(write: Write) -> None:
+    store = Caching(MemoryObjectStore(data={"k": "body"}))
+    with pytest.raises((StoreError, ValueError, TypeError)):
+        await write(store)
+    assert [await store.get_string("k"), await store.get_string("k")] == ["body", "body"]
+    assert (store.stats().hits, store.stats().misses) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "failure", [UnicodeError("unreadable reply"), OSError("reset"), StoreOverloadedError("full")]
+)
+async def test_write_that_may_have_reached_the_backend_keeps_the_key_out(failure: Exception) -> None:
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf)
+    leaf.failure = failure
+    with pytest.raises(type(failure)):
+        await store.put("k", "new")
+    await store.get_string("k")
+    await store.get_string("k")
+    assert store.stats().hits == 0
+
+
+async def test_concurrent_reads_after_an_undetermined_write_make_at_most_two_backend_reads() -> None:
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf)
+    leaf.failure = StoreOverloadedError("full")
+    with pytest.raises(StoreOverloadedError):
+        await store.put("k", "new")
+    leaf.gate.clear()
+    first = asyncio.create_task(store.get_string("k"))
+    await leaf.reached(2)
+    others = [asyncio.create_task(store.get_string("k")) for _ in range(50)]
+    await until(lambda: store.stats().shared == 49)
+    leaf.gate.set()
+    assert await asyncio.gather(first, *others) == ["new"] * 51
+    assert leaf.calls == ["put", "get_string", "get_string"]
+
+
+async def test_read_after_an_undetermined_write_shares_no_read_that_began_before_it() -> None:
+    leaf = GatedStore({"k": "old"})
+    store = Caching(leaf)
+    leaf.failure = StoreUnavailableError("reply lost")
+    with pytest.raises(StoreUnavailableError):
+        await store.put("k", "new")
+    leaf.data["k"] = "old"
+    leaf.gate.clear()
+    early = asyncio.create_task(store.get_string("k"))
+    await leaf.reached(2)
+    leaf.data["k"] = "landed late"
+    late = asyncio.create_task(store.get_string("k"))
+    await until(lambda: store.stats().misses == 2)
+    leaf.gate.set()
+    assert (await early, await late) == ("old", "landed late")
+
+
+async def test_cancelling_a_read_that_waits_behind_another_one_leaves_that_one_alone() -> None:
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf)
+    leaf.failure = StoreUnavailableError("reply lost")
+    with pytest.raises(StoreUnavailableError):
+        await store.delete("k")
+    leaf.gate.clear()
+    first = asyncio.create_task(store.get_string("k"))
+    await leaf.reached(2)
+    second = asyncio.create_task(store.get_string("k"))
+    await until(lambda: store.stats().misses == 2)
+    second.cancel()
+    await asyncio.wait([second])
+    leaf.gate.set()
+    assert await first is None
+    assert leaf.calls == ["delete", "get_string"]
+
+
+async def test_only_the_keys_that_delete_many_failed_on_are_undetermined() -> None:
     leaf = GatedStore()
     store = Caching(leaf, negative_ttl=9.0)
     leaf.failure = DeleteManyError({"failed": StoreUnavailableError("down")})
@@ -201,7 +295,7 @@ async def test_only_the_keys_that_delete_many_failed_on_are_unclear() -> None:
     assert (store.stats().hits, store.stats().misses) == (1, 3)
 
 
-async def test_two_writes_at_once_keep_the_key_out_until_both_end() -> None:
+async def test_two_concurrent_writes_keep_the_key_out_until_both_end() -> None:
     leaf = Held("put")
     store = cached(leaf)
     first = asyncio.create_task(store.put("k", "first"))
@@ -217,20 +311,31 @@ async def test_two_writes_at_once_keep_the_key_out_until_both_end() -> None:
     assert store.stats().hits == 1
 
 
-def test_a_write_given_up_may_be_collected_while_the_cache_is_at_work() -> None:
-    """The collector runs at any moment, also in a thread that has the cache locked."""
+def test_an_abandoned_write_may_be_collected_while_the_cache_is_at_work() -> None:
+    """The collector runs at any moment, also in a thread that is changing the cache."""
+    collected: list[bool] = []
 
     class Stuck(MemoryObjectStore):
         async def put(self, *_: Any, **__: Any) -> None:
             await asyncio.get_running_loop().create_future()
 
-    store = Caching(Stuck(data={}))
+    def clock() -> float:
+        if not collected:
+            collected.append(True)
+            writing.close()
+        return 0.0
+
+    store = Caching(Stuck(data={"k": "body", "other": "body"}), clock=clock)
     writing = store.put("k", "v")
     loop = asyncio.new_event_loop()
     loop.call_soon(writing.send, None)
     loop.call_soon(loop.stop)
     loop.run_forever()
     loop.close()
-    with store._memory._lock:
-        writing.close()
-    assert store._memory._writing == {}
+
+    async def reads() -> list[str | None]:
+        return [await store.get_string("other") for _ in range(3)]
+
+    asyncio.run(asyncio.wait_for(reads(), 10.0))
+    assert collected == [True]
+    assert store.stats().hits == 2

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layers.scripted import Scripted
 from starfish_server.errors import StoreOverloadedError, StoreUnavailableError
-from starfish_server.layers.base import Layer
+from starfish_server.layers.base import Layer, Operation
 from starfish_server.layers.concurrency_limit import ConcurrencyLimit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from starfish_server.context import StoreContext
-
 
 class Gated(Layer):
-    """Reads wait until let go, and count how many are inside at once."""
+    """Reads wait until the test releases them, and count how many are inside."""
 
     def __init__(self) -> None:
         super().__init__(Scripted())
@@ -29,7 +27,8 @@ class Gated(Layer):
         self.order: list[str] = []
         self.most = 0
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+    async def perform(self, operation: Operation[Any]) -> Any:
+        (key,) = operation.keys
         self.inside[key] = asyncio.Event()
         self.order.append(key)
         self.most = max(self.most, len(self.inside))
@@ -96,9 +95,7 @@ async def test_one_more_than_may_wait_is_refused_at_once(max_waiting: int) -> No
     await settle()
     with pytest.raises(StoreOverloadedError) as caught:
         await layer.get_string("more")
-    assert str(caught.value) == (
-        f"get_string 'more' refused: 1 operations are in flight and {max_waiting} wait"
-    )
+    assert str(caught.value) == (f"get_string 'more': 1 operations are in flight and {max_waiting} wait")
     assert (caught.value.operation, caught.value.key) == ("get_string", "more")
     await finish(gated, tasks)
     assert [task.exception() for task in tasks] == [None] * len(tasks)
@@ -162,9 +159,9 @@ def test_event_loops_are_counted_apart() -> None:
     both_inside = threading.Barrier(2, timeout=10)
 
     class Meets(Layer):
-        async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        async def perform(self, operation: Operation[Any]) -> Any:
             both_inside.wait()
-            return key
+            return operation.key
 
     layer = ConcurrencyLimit(Meets(Scripted()), max_in_flight=1, max_waiting=0)
     results: list[str | None] = []

@@ -29,7 +29,7 @@ async def test_a_read_only_store_refuses_every_write(
     assert store.calls == []
     assert caught.value.operation == operation
     assert caught.value.key == (None if operation == "delete_many" else "k")
-    assert str(caught.value).endswith("refused: the store is read-only")
+    assert str(caught.value).endswith(": the store is read-only")
 
 
 async def test_a_read_only_store_reads() -> None:
@@ -49,7 +49,7 @@ async def test_text_over_the_limit_is_refused_before_it_is_sent(body: str) -> No
     assert store.calls == []
     size = len(body.encode("utf-8", "surrogatepass"))
     assert (caught.value.size, caught.value.max_bytes) == (size, 8)
-    assert str(caught.value) == f"put 'k' refused: {size} bytes, over the limit of 8"
+    assert str(caught.value) == f"put 'k': {size} bytes are over the limit of 8"
 
 
 @pytest.mark.parametrize("body", ["", "x" * 8, "é" * 4, "😀" * 2])

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from layers.access_records import record
+from starfish_server.audit.chain import verify_audit_log
+from starfish_server.audit.json_lines import JsonLinesSink
 from starfish_server.errors import StackError, StoreClosedError
 from starfish_server.layers.access_log import AccessLog
-from starfish_server.layers.access_log.audit_chain import verify_audit_log
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def test_what_is_queued_is_written_at_the_end_of_a_process_that_forgot_to_close(
     path = tmp_path / "audit.jsonl"
     script = (
         "import sys\nfrom layers.access_records import record\n"
-        "from starfish_server.layers.access_log.json_lines import JsonLinesSink\n"
+        "from starfish_server.audit.json_lines import JsonLinesSink\n"
         "sink = JsonLinesSink(sys.argv[1])\n"
         "for number in range(50_000): sink(record(f'k{number}'))\n"
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from layers.access_records import record
-from starfish_server.layers.access_log.audit_chain import verify_audit_log
-from starfish_server.layers.access_log.json_lines import JsonLinesSink
+from starfish_server.audit.chain import verify_audit_log
+from starfish_server.audit.json_lines import JsonLinesSink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,15 +23,25 @@ def keys(file: Path) -> list[str]:
 
 
 class FullDisk:
-    """Takes the place of `os.write` in the log file: half a batch gets through, then the disk is full."""
+    """Takes the place of `os.write`: a part of a batch gets through, then the disk is full.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    Before that, `whole` writes succeed. No write returns until `gate` is set.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, whole: int = 0) -> None:
         self.full = True
+        self.whole = whole
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
         self._write = os.write
-        monkeypatch.setattr("starfish_server.layers.access_log.log_file.os.write", self)
+        monkeypatch.setattr(os, "write", self)
 
     def __call__(self, file: int, data: memoryview) -> int:
-        if not self.full:
+        self.entered.set()
+        assert self.gate.wait(60)
+        if self.whole or not self.full:
+            self.whole = max(0, self.whole - 1)
             return self._write(file, data)
         if len(data) > 100:
             return self._write(file, data[: len(data) - 100])
@@ -58,13 +70,20 @@ async def test_the_chain_goes_on_after_the_part_of_a_batch_that_reached_the_disk
 ) -> None:
     path = tmp_path / "audit.jsonl"
     sink = JsonLinesSink(path, chain=True)
-    disk = FullDisk(monkeypatch)
-    with pytest.raises(OSError, match="No space left"):
-        sink._write([record("a"), record("b")])
+    disk = FullDisk(monkeypatch, whole=1)
+    disk.gate.clear()
+    first = asyncio.ensure_future(sink.keep(record("first")))
+    await asyncio.to_thread(disk.entered.wait)
+    batch = [asyncio.ensure_future(sink.keep(record(key))) for key in ("a", "b")]
+    await asyncio.sleep(0)  # both are queued, for one batch
+    disk.gate.set()
+    await first
+    await asyncio.wait(batch)
+    assert all(isinstance(each.exception(), OSError) for each in batch)
     disk.full = False
     await sink.keep(record("c"))
     await sink.close()
-    assert keys(path) == ["a", "c"]
+    assert keys(path) == ["first", "a", "c"]
     assert verify_audit_log(path).ok
 
 

@@ -10,13 +10,11 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from starfish_server.context import StoreContext
 from starfish_server.errors import InvalidKeyError
 from starfish_server.layers import metrics
-from starfish_server.layers.base import Layer, note_attempt, note_cache
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.metrics import Metrics
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starfish_server.storage.base import AbstractObjectStore
 
 
@@ -111,13 +109,13 @@ class Gate(Layer):
         super().__init__(inner)
         self.entered = asyncio.Event()
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+    async def perform(self, operation: Operation[T]) -> T:
         self.entered.set()
         await asyncio.Event().wait()
-        return None
+        return await super().perform(operation)
 
 
-async def test_operations_under_way_are_counted_until_they_end_even_by_cancellation(meters: Meters) -> None:
+async def test_operations_in_flight_are_counted_until_they_end_even_by_cancellation(meters: Meters) -> None:
     gate = Gate(MemoryObjectStore({}))
     task = asyncio.create_task(Metrics(gate, meter_provider=meters.provider).get_string("k"))
     await gate.entered.wait()
@@ -132,30 +130,26 @@ async def test_operations_under_way_are_counted_until_they_end_even_by_cancellat
 
 
 class Noting(Layer):
-    def __init__(self, inner: AbstractObjectStore, note: Callable[[], None]) -> None:
-        super().__init__(inner)
-        self._note = note
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__(MemoryObjectStore({}))
+        self._note = name, value
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._note()
-        return await self._inner.get_string(key)
+    async def perform(self, operation: Operation[T]) -> T:
+        operation.note(*self._note)
+        return await self._inner.perform(operation)
 
 
 async def test_retries_are_the_attempts_after_the_first(meters: Meters) -> None:
-    def three_attempts() -> None:
-        for _ in range(3):
-            note_attempt()
-
-    await Metrics(Noting(MemoryObjectStore({}), note_attempt), meter_provider=meters.provider).get_string("k")
+    await Metrics(Noting("attempts", 1), meter_provider=meters.provider).get_string("k")
     assert meters.points("objectstore.retries") == []
-    store = Metrics(Noting(MemoryObjectStore({}), three_attempts), meter_provider=meters.provider)
+    store = Metrics(Noting("attempts", 3), meter_provider=meters.provider)
     await store.get_string("k")
     assert meters.points("objectstore.retries") == [({"operation": "get_string"}, 2)]
 
 
 async def test_hits_and_misses_of_the_cache_are_counted(meters: Meters) -> None:
-    for note in (lambda: note_cache("hit"), lambda: note_cache("hit"), lambda: note_cache("miss")):
-        store = Metrics(Noting(MemoryObjectStore({}), note), meter_provider=meters.provider)
+    for outcome in ("hit", "hit", "miss"):
+        store = Metrics(Noting("cache", outcome), meter_provider=meters.provider)
         await store.get_string("k")
     assert meters.points("objectstore.cache.requests") == [
         ({"operation": "get_string", "cache": "hit"}, 2),

@@ -16,7 +16,6 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from starfish_server.layers.base import Wrapper
 from starfish_server.layers.caching import Caching
 from starfish_server.layers.namespace import Namespace
 from starfish_server.storage.memory import MemoryObjectStore
@@ -211,10 +210,6 @@ def test_cache_outside_a_namespace_is_refused() -> None:
 
 def test_cache_outside_a_plain_namespace_is_allowed() -> None:
     Caching(Namespace(MemoryObjectStore(data={}), "app/"))
-
-
-def test_namespace_handles_every_operation_itself() -> None:
-    assert Namespace.__mro__[1] is Wrapper
 
 
 def test_repr_shows_the_prefix() -> None:

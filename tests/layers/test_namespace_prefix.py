@@ -167,7 +167,7 @@ async def test_what_a_prefix_function_gives_is_checked_each_time(given: Any) -> 
     leaf = GatedStore()
     store = Namespace(leaf, lambda _: given, without_context="system/")
     for _ in range(2):
-        with pytest.raises(InvalidKeyError, match="the prefix function gave"):
+        with pytest.raises(InvalidKeyError, match="the prefix function returned"):
             await store.get_string("k", context=context())
     assert leaf.calls == []
 

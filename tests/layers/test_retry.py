@@ -1,15 +1,19 @@
-"""Which failures are tried again, how often, and what is raised in the end."""
+"""Which failures are retried, how often, and what is raised in the end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import pickle
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from layers.scripted import Scripted
+from starfish_server.context import retries_outside
 from starfish_server.errors import (
-    DeleteManyError,
     InvalidKeyError,
     StoreAccessDeniedError,
     StoreClosedError,
@@ -20,8 +24,9 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from starfish_server.layers.base import CallRecord, Layer
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.retry import Retry, RetryEvent
+from starfish_server.operations import Bodies, GetString, Kind
 
 
 def quick(inner: Scripted | Layer, attempts: int = 4, **options: object) -> Retry:
@@ -43,7 +48,7 @@ def down(times: int) -> list[Exception]:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_failed_in_passing_is_tried_again(error: Exception) -> None:
+async def test_a_transient_failure_is_retried(error: Exception) -> None:
     store = Scripted(error, data={"k": "v"})
     assert await quick(store).get_string("k") == "v"
     assert store.calls == [("get_string", "k"), ("get_string", "k")]
@@ -61,7 +66,7 @@ async def test_what_failed_in_passing_is_tried_again(error: Exception) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_another_try_cannot_help_is_raised_at_once(error: Exception) -> None:
+async def test_a_permanent_failure_is_raised_at_once(error: Exception) -> None:
     store = Scripted(error)
     with pytest.raises(type(error)) as caught:
         await quick(store).get_string("k")
@@ -92,32 +97,51 @@ async def test_the_last_error_is_raised_as_it_came_and_says_attempts_and_time() 
     assert caught.value is errors[2]
     assert caught.value.__cause__ is cause
     (note,) = caught.value.__notes__
-    assert note.startswith("Retry gave up on get_string 'k' after 3 attempts in 0.")
+    assert note.startswith("Retry gave up after 3 attempts in 0.")
     assert pickle.loads(pickle.dumps(caught.value)).args == ("down 3",)
 
 
-async def test_an_outer_retry_does_not_start_over() -> None:
+async def test_an_error_that_is_raised_again_and_again_keeps_one_note() -> None:
+    error = StoreUnavailableError("down")
+    error.add_note("from the backend")
+    retry = quick(Scripted(*[error] * 6), 2)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError):
+            await retry.get_string("k")
+    assert error.__notes__[0] == "from the backend"
+    assert len(error.__notes__) == 2
+
+
+async def test_a_retry_inside_another_one_leaves_the_attempts_to_it() -> None:
     store = Scripted(*down(20))
     with pytest.raises(StoreUnavailableError):
         await quick(Layer(quick(store, 3)), 5).get_string("k")
-    assert len(store.calls) == 3
+    assert len(store.calls) == 5
 
 
-async def test_an_outer_retry_does_not_start_over_on_keys_of_a_delete_many() -> None:
-    class Rewrapping(Layer):
-        async def delete_many(self, keys: list[str], *, context: object = None) -> None:
-            try:
-                await self.inner.delete_many(keys)
-            except DeleteManyError as error:
-                raise DeleteManyError(error.failures) from error
+async def test_one_error_object_that_two_operations_share_is_retried_in_both() -> None:
+    """As a leaf raises it that shares one read in flight: `b` meets the error that `a` gives up on."""
+    error = StoreUnavailableError("down")
+    b_waits, a_ended = asyncio.Event(), asyncio.Event()
 
-    store = Scripted(*[DeleteManyError({"a": StoreUnavailableError("down")}) for _ in range(20)])
-    with pytest.raises(DeleteManyError):
-        await quick(Rewrapping(quick(store, 3)), 5).delete_many(["a"])
-    assert len(store.calls) == 3
+    class Shared(Scripted):
+        async def perform(self, operation: Operation[T]) -> T:
+            if operation.key == "b" and not b_waits.is_set():
+                b_waits.set()
+                await a_ended.wait()
+                raise error
+            return await super().perform(operation)
+
+    retry = quick(Shared(error, error, data={"b": "v"}), 2)
+    b = asyncio.create_task(retry.get_string("b"))
+    await b_waits.wait()
+    with pytest.raises(StoreUnavailableError):
+        await retry.get_string("a")
+    a_ended.set()
+    assert await b == "v"
 
 
-async def test_the_same_error_object_in_a_later_operation_is_tried_again() -> None:
+async def test_the_same_error_object_in_a_later_operation_is_retried() -> None:
     error = StoreUnavailableError("down")
     store = Scripted(error, error, error)
     retry = quick(store, 2)
@@ -127,27 +151,77 @@ async def test_the_same_error_object_in_a_later_operation_is_tried_again() -> No
     assert len(store.calls) == 4
 
 
-async def test_the_leaf_is_told_that_its_retries_are_taken_over() -> None:
-    store = Scripted()
-    Retry(Layer(store))
-    assert store.retries_taken_over == 1
+async def test_an_operation_that_is_not_idempotent_is_not_retried() -> None:
+    @dataclass(slots=True, eq=False)
+    class Append(Operation[None]):
+        kind = Kind("append", "push", Bodies.WRITTEN, writes=True, idempotent=False)
+        key: str = "k"
+        context: None = None
+        notes: dict[str, Any] | None = None
+        send = rename = restore = None  # type: ignore[assignment]  # it fails before any is called
+
+    store = Scripted(*down(1))
+    with pytest.raises(StoreUnavailableError):
+        await quick(store).perform(Append())
+    assert len(store.calls) == 1
 
 
-async def test_observers_see_attempts_and_the_time_between_them() -> None:
-    record = CallRecord()
-    try:
-        await Retry(Scripted(*down(2)), initial=0.001).get_string("k")
-    finally:
-        record.close()
-    assert record.attempts == 3
-    assert 0 < record.waited <= 0.003
+async def test_what_is_inside_learns_that_its_failures_are_retried() -> None:
+    seen: list[bool] = []
+
+    class Looking(Scripted):
+        async def perform(self, operation: Operation[T]) -> T:
+            seen.append(retries_outside.get())
+            return await super().perform(operation)
+
+    store = Looking(*down(1))
+    hook: list[bool] = []
+    await quick(store, on_retry=lambda _: hook.append(retries_outside.get())).get_string("k")
+    await store.get_string("k")
+    assert seen == [True, True, False]
+    assert hook == [False]
+    assert retries_outside.get() is False
+
+
+async def test_an_attempt_may_be_closed_in_another_context() -> None:
+    store = Scripted(60.0)
+    reading = quick(store).get_string("k")
+    contextvars.copy_context().run(reading.send, None)
+    reading.close()
+
+
+async def test_observers_see_attempts_and_the_seconds_between_them() -> None:
+    operation = GetString("k").observed()
+    await Retry(Scripted(*down(2)), initial=0.001).perform(operation)
+    assert operation.notes is not None
+    assert operation.notes["attempts"] == 3
+    assert 0 < operation.notes["waited"] <= 0.003
+
+
+async def test_each_retry_is_logged_at_debug_and_giving_up_at_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "starfish_server")
+    with pytest.raises(StoreUnavailableError):
+        await quick(Scripted(*down(2)), 2).put("the-key", "the-body")
+    retried, gave_up = caplog.records
+    assert (retried.levelname, gave_up.levelname) == ("DEBUG", "WARNING")
+    assert retried.message == (
+        "put: attempt 1 failed with StoreUnavailableError, the next one follows in 0.000 s"
+    )
+    assert gave_up.message.startswith("put: Retry gave up after 2 attempts in 0.")
+    assert {"operation": "put", "attempts": 2, "error_type": "StoreUnavailableError"}.items() <= vars(
+        gave_up
+    ).items()
+    assert "the-key" not in caplog.text
+    assert "the-body" not in caplog.text
 
 
 async def test_on_retry_is_told_of_each_back_off() -> None:
     events: list[RetryEvent] = []
     errors = down(2)
     await quick(Scripted(*errors), on_retry=events.append).put("k", "v")
-    assert [(e.operation, e.target, e.attempt, e.error) for e in events] == [
+    assert [(e.operation.name, e.operation.key, e.attempt, e.error) for e in events] == [
         ("put", "k", 1, errors[0]),
         ("put", "k", 2, errors[1]),
     ]
@@ -158,7 +232,7 @@ async def test_a_hook_that_raises_is_logged_and_breaks_nothing(caplog: pytest.Lo
         raise RuntimeError("hook")
 
     assert await quick(Scripted(*down(1), data={"k": "v"}), on_retry=on_retry).get_string("k") == "v"
-    assert [r.message for r in caplog.records] == ["on_retry failed; the operation goes on"]
+    assert [r.message for r in caplog.records] == ["on_retry failed; the operation continues"]
 
 
 async def test_cancellation_during_back_off_passes_at_once() -> None:
@@ -173,7 +247,7 @@ async def test_cancellation_during_back_off_passes_at_once() -> None:
     assert len(store.calls) == 1
 
 
-async def test_cancellation_of_a_repeated_try_is_not_tried_again() -> None:
+async def test_cancellation_of_a_later_attempt_is_not_retried() -> None:
     store = Scripted(*down(1), 30.0)
     task = asyncio.create_task(quick(store).get_string("k"))
     await asyncio.wait_for(store.called_twice.wait(), 5)
@@ -191,6 +265,9 @@ async def test_cancellation_of_a_repeated_try_is_not_tried_again() -> None:
         ({"initial": 0}, ValueError),
         ({"maximum": float("nan")}, ValueError),
         ({"deadline": "30"}, TypeError),
+        ({"initial": 10**400}, ValueError),
+        ({"maximum": 10**400}, ValueError),
+        ({"deadline": 10**400}, ValueError),
         ({"retry_on": ConnectionError}, TypeError),
         ({"retry_on": (asyncio.CancelledError,)}, TypeError),
         ({"retry_on": (InvalidKeyError,)}, ValueError),

@@ -12,23 +12,20 @@ import pytest
 from layers.scripted import Scripted
 from starfish_server.errors import StoreTimeoutError, StoreUnavailableError
 from starfish_server.layers.retry import Retry, RetryBudget
+from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starfish_server.context import StoreContext
 
-
-class Outage(Scripted):
-    """Every read fails."""
-
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self.calls.append(("get_string", key))
-        raise StoreUnavailableError("down")
+def outage() -> FaultyStore:
+    """Return a store of which every operation fails."""
+    return FaultyStore(MemoryObjectStore(data={}), chance=1.0, faults=[Fault(StoreUnavailableError)])
 
 
 async def test_a_thousand_calls_in_an_outage_make_at_most_a_fifth_more_attempts() -> None:
-    store = Outage()
+    store = RecordingStore(outage())
     budget = RetryBudget()
     layers = [Retry(store, initial=1e-6, budget=budget) for _ in range(2)]
     for n in range(1000):
@@ -95,7 +92,7 @@ async def test_calls_that_succeed_at_once_fill_the_budget_up_to_its_capacity() -
 async def test_the_last_attempt_pays_nothing() -> None:
     budget = RetryBudget(100)
     with pytest.raises(StoreUnavailableError):
-        await Retry(Outage(), attempts=2, initial=1e-6, budget=budget).get_string("k")
+        await Retry(outage(), attempts=2, initial=1e-6, budget=budget).get_string("k")
     assert budget.tokens == 95
 
 

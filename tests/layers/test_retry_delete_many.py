@@ -1,8 +1,6 @@
-"""`delete_many` repeats the keys that failed and may succeed, and no others."""
+"""`delete_many` retries the keys that failed and may succeed, and no others."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +13,6 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.retry import Retry
-
-if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
 
 DOWN = StoreUnavailableError("down")
 DENIED = StoreAccessDeniedError("no")
@@ -41,19 +36,19 @@ def failures_of(error: Exception | None) -> dict[str, Exception]:
     return error.failures
 
 
-async def test_only_the_keys_that_failed_are_repeated() -> None:
+async def test_only_the_keys_that_failed_are_retried() -> None:
     error, calls = await deletion(DeleteManyError({"b": DOWN, "d": DOWN}), DeleteManyError({"d": DOWN}))
     assert error is None
     assert calls == [KEYS, ["b", "d"], ["d"]]
 
 
-async def test_keys_that_another_try_cannot_help_are_not_repeated_and_raised_in_the_end() -> None:
+async def test_keys_that_failed_permanently_are_not_retried_and_raised_in_the_end() -> None:
     error, calls = await deletion(DeleteManyError({"a": DENIED, "b": DOWN}))
     assert failures_of(error) == {"a": DENIED}
     assert calls == [KEYS, ["b"]]
 
 
-async def test_nothing_is_repeated_when_no_key_can_be_helped() -> None:
+async def test_nothing_is_retried_when_every_failed_key_failed_permanently() -> None:
     only = DeleteManyError({"a": DENIED})
     error, calls = await deletion(only)
     assert error is only
@@ -72,7 +67,7 @@ async def test_one_error_names_every_key_still_failed_in_the_order_given() -> No
     assert "after 3 attempts" in error.__notes__[0] if error else None
 
 
-async def test_a_call_that_failed_as_a_whole_is_repeated_as_a_whole() -> None:
+async def test_a_call_that_failed_as_a_whole_is_retried_as_a_whole() -> None:
     error, calls = await deletion(DOWN, DOWN)
     assert error is None
     assert calls == [KEYS, KEYS, KEYS]
@@ -92,17 +87,13 @@ async def test_a_whole_failure_after_a_partial_one_is_told_key_by_key(whole: Sto
     assert error.__cause__ is whole
 
 
-async def test_duplicates_are_repeated_once() -> None:
+async def test_duplicates_are_retried_once() -> None:
     _, calls = await deletion(DeleteManyError({"a": DOWN}), keys=["a", "a", "b"])
     assert calls == [["a", "a", "b"], ["a"]]
 
 
-async def test_keys_from_a_generator_are_not_lost_for_the_second_try() -> None:
-    class FailsAfterReadingTheKeys(Scripted):
-        async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-            await super().delete_many(list(keys), context=context)
-
-    store = FailsAfterReadingTheKeys(DOWN, data={"a": "1", "b": "2"})
+async def test_keys_from_a_generator_are_not_lost_for_the_second_attempt() -> None:
+    store = Scripted(DOWN, data={"a": "1", "b": "2"})
     await Retry(store, initial=1e-6).delete_many(key for key in ("a", "b"))  # type: ignore[arg-type]  # not a list
     assert await store.list_keys("") == []
 

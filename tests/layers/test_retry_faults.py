@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from layers.virtual_time import run
 from starfish_server.errors import StoreError, StoreOverloadedError, StoreUnavailableError
-from starfish_server.layers.base import Around, Operation, Proceed, Target
+from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.retry import Retry
 from starfish_server.layers.timeout import Timeout
 from starfish_server.storage.memory import MemoryObjectStore
 
-if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
 
-T = TypeVar("T")
-
-
-class Faulty(Around):
+class Faulty(Layer):
     """Fails three calls in ten; some of them after the work was done."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(MemoryObjectStore(data={}))
         self._random = random.Random(seed)
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         await asyncio.sleep(self._random.uniform(0.001, 0.2))
         if self._random.random() > 0.3:
-            return await proceed()
+            return await self._inner.perform(operation)
         match self._random.choice(["reset", "503", "stall", "stalled answer", "lost answer"]):
             case "reset":
                 raise StoreUnavailableError("reset") from ConnectionResetError()
@@ -41,17 +33,17 @@ class Faulty(Around):
                 raise StoreOverloadedError("slow down", retry_after=self._random.choice([None, 1.0, 60.0]))
             case "stall":
                 await asyncio.sleep(3600)
-                return await proceed()
+                return await self._inner.perform(operation)
             case "stalled answer":
-                result = await proceed()
+                result = await self._inner.perform(operation)
                 await asyncio.sleep(3600)
                 return result
-        await proceed()
+        await self._inner.perform(operation)
         raise StoreUnavailableError("answer lost")
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_is_wrong_late_or_untyped(seed: int, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_wrong_late_or_untyped(seed: int, full: bool) -> None:
     deadline, operations = 6.0, 4000 if full else 400
     store = Retry(Timeout(Faulty(seed), seconds=2.0), attempts=4, deadline=deadline)
     chance = random.Random(seed)
@@ -79,6 +71,6 @@ def test_nothing_is_wrong_late_or_untyped(seed: int, full: bool, monkeypatch: py
             assert asyncio.get_running_loop().time() - started <= deadline + 1e-6
         return wrong, failed, untyped
 
-    (wrong, failed, untyped), _ = run(main(), monkeypatch)
+    (wrong, failed, untyped), _ = run(main())
     assert (wrong, untyped) == (0, 0)
     assert failed < operations / 10

@@ -1,4 +1,4 @@
-"""`put_if` under `Retry`: an answer that is lost neither loses a write nor doubles one."""
+"""`put_if` under `Retry`: a lost reply neither loses a write nor repeats one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from layers.scripted import Versioned
 from starfish_server.errors import (
     InvalidKeyError,
+    StoreAccessDeniedError,
     StoreDecodeError,
     StoreNotSupportedError,
     StoreTimeoutError,
@@ -18,7 +19,6 @@ from starfish_server.errors import (
 from starfish_server.layers.retry import Retry
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
 LOST = StoreTimeoutError("answer lost")
@@ -29,39 +29,50 @@ def retry(store: AbstractObjectStore) -> Retry:
     return Retry(store, attempts=3, initial=1e-6)
 
 
-async def test_a_write_that_was_done_is_not_repeated() -> None:
+async def test_a_write_that_was_done_is_not_done_again() -> None:
     store = Versioned(lost=[LOST])
     assert await retry(store).put_if("k", "ours", version=None) == "v1"
-    assert (store.objects["k"], store.puts) == (("ours", 1), 1)
+    assert store.objects["k"] == ("ours", 1)
 
 
-async def test_a_write_that_was_not_done_is_tried_again() -> None:
+async def test_a_write_that_was_not_done_is_retried() -> None:
     store = Versioned(refused=[REFUSED])
     store.write("k", "before")
     assert await retry(store).put_if("k", "ours", version="v1") == "v2"
     assert (store.objects["k"], store.puts) == (("ours", 2), 2)
 
 
-async def test_a_first_write_that_was_not_done_is_tried_again() -> None:
+async def test_a_first_write_that_was_not_done_is_retried() -> None:
     store = Versioned(refused=[REFUSED, REFUSED])
     assert await retry(store).put_if("k", "ours", version=None) == "v1"
     assert store.puts == 3
 
 
 async def test_another_writer_in_between_is_a_conflict_and_is_not_overwritten() -> None:
-    class Raced(Versioned):
-        async def get_versioned(
-            self, key: str, *, context: StoreContext | None = None
-        ) -> tuple[str, str] | None:
-            if self.puts == 1 and key not in self.objects:
-                self.write(key, "theirs")
-            return await super().get_versioned(key)
-
-    store = Raced(refused=[REFUSED])
+    store = Versioned(refused=[REFUSED])
+    store.before_retry = lambda: store.write("k", "theirs")
     with pytest.raises(VersionConflictError) as caught:
         await retry(store).put_if("k", "ours", version=None)
     assert (caught.value.operation, caught.value.key) == ("put_if", "k")
     assert store.objects["k"] == ("theirs", 1)
+
+
+async def test_the_same_body_of_another_writer_is_a_conflict_after_failures_that_wrote_nothing() -> None:
+    """As when two writers take a lock and the backend refuses one because the other is in progress."""
+    refused = StoreUnavailableError("another conditional write is in progress")
+    refused.undetermined = False
+    store = Versioned(refused=[refused])
+    store.write("lock", "locked")
+    with pytest.raises(VersionConflictError, match="changed"):
+        await retry(store).put_if("lock", "locked", version=None)
+
+
+async def test_one_undetermined_failure_among_others_is_enough_to_look() -> None:
+    refused = StoreUnavailableError("another conditional write is in progress")
+    refused.undetermined = False
+    store = Versioned(lost=[LOST], refused=[])
+    store.before_retry = lambda: store.refused.append(refused)
+    assert await retry(store).put_if("k", "ours", version=None) == "v1"
 
 
 async def test_an_object_deleted_in_between_is_a_conflict() -> None:
@@ -71,86 +82,46 @@ async def test_an_object_deleted_in_between_is_a_conflict() -> None:
     assert store.objects == {}
 
 
-async def test_a_write_that_lands_after_the_look_is_still_recognised_as_ours() -> None:
-    """The first try is slow on the wire: it arrives between reading back and the second try."""
-
-    class Late(Versioned):
-        async def get_versioned(
-            self, key: str, *, context: StoreContext | None = None
-        ) -> tuple[str, str] | None:
-            found = await super().get_versioned(key)
-            if self.looks == 0:
-                self.looks = 1
-                self.write(key, "ours")
-            return found
-
-        looks = -1
-
-    store = Late(refused=[LOST])
+async def test_a_write_that_lands_late_is_still_recognised_as_ours() -> None:
+    """The first attempt is slow on the wire: it arrives while the back-off lasts."""
+    store = Versioned(refused=[LOST])
     store.write("k", "before")
-    store.looks = 0
-    assert await Retry(store, initial=1e-6).put_if("k", "ours", version="v1") == "v2"
+    store.before_retry = lambda: store.write("k", "ours")
+    assert await retry(store).put_if("k", "ours", version="v1") == "v2"
     assert store.objects["k"] == ("ours", 2)
 
 
-async def test_a_conflict_on_the_first_try_is_raised_at_once() -> None:
+async def test_a_conflict_on_the_first_attempt_is_raised_at_once() -> None:
     store = Versioned()
     store.write("k", "ours")
-    with pytest.raises(VersionConflictError, match=r"^changed$"):
+    with pytest.raises(VersionConflictError, match=r"changed$"):
         await retry(store).put_if("k", "ours", version=None)
     assert store.puts == 1
 
 
-async def test_reading_back_is_tried_again_too() -> None:
-    class Unreadable(Versioned):
-        failures = 1
-
-        async def get_versioned(
-            self, key: str, *, context: StoreContext | None = None
-        ) -> tuple[str, str] | None:
-            if self.objects and self.failures:
-                self.failures = 0
-                raise REFUSED
-            return await super().get_versioned(key)
-
-    store = Unreadable(lost=[LOST])
+async def test_a_look_that_fails_transiently_is_retried() -> None:
+    store = Versioned(lost=[LOST], unreadable=[REFUSED])
     assert await retry(store).put_if("k", "ours", version=None) == "v1"
-    assert store.puts == 1
+    assert store.objects["k"] == ("ours", 1)
 
 
-async def test_without_a_way_to_read_back_the_lost_answer_is_raised_at_once() -> None:
-    """Not the error of reading back, which says that nothing was written."""
-
-    class WriteOnly(Versioned):
-        looks = 0
-
-        async def get_versioned(
-            self, key: str, *, context: StoreContext | None = None
-        ) -> tuple[str, str] | None:
-            if not self.objects:
-                return None
-            self.looks += 1
-            raise StoreNotSupportedError("cannot read")
-
-    store = WriteOnly(lost=[StoreTimeoutError("answer lost")])
-    with pytest.raises(StoreTimeoutError):
-        await retry(retry(store)).put_if("k", "ours", version=None)
-    assert (store.puts, store.looks) == (1, 1)
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreNotSupportedError("cannot read"),
+        StoreAccessDeniedError("may not read"),
+        StoreDecodeError("not text"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_conflict_that_cannot_be_looked_into_is_raised_with_the_reason(error: Exception) -> None:
+    store = Versioned(lost=[LOST], unreadable=[error])
+    with pytest.raises(VersionConflictError, match="an earlier attempt may have written it") as caught:
+        await retry(store).put_if("k", "ours", version=None)
+    assert caught.value.__cause__ is error
 
 
-async def test_bytes_written_in_between_are_a_conflict() -> None:
-    class Bytes(Versioned):
-        async def get_versioned(
-            self, key: str, *, context: StoreContext | None = None
-        ) -> tuple[str, str] | None:
-            raise StoreDecodeError("not text")
-
-    with pytest.raises(VersionConflictError) as caught:
-        await retry(Bytes(refused=[REFUSED])).put_if("k", "ours", version="v1")
-    assert isinstance(caught.value.__cause__, StoreDecodeError)
-
-
-async def test_an_error_that_another_try_cannot_help_is_raised_without_a_look() -> None:
+async def test_a_permanent_error_is_raised_without_a_look() -> None:
     store = Versioned(refused=[InvalidKeyError("bad")])
     with pytest.raises(InvalidKeyError):
         await retry(store).put_if("k", "ours", version=None)

@@ -11,12 +11,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from starfish_server.context import StoreContext
+from starfish_server.context import StoreContext, note
 from starfish_server.errors import StoreAccessDeniedError, StoreUnavailableError
-from starfish_server.layers.base import Layer, Slot, note_attempt, note_cache
+from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.tracing import Tracing
 from starfish_server.storage.memory import MemoryObjectStore
-from starfish_server.storage.request_ids import note_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +53,10 @@ class LikeS3(MemoryObjectStore):
         return f"S3.{method}", fixed, None if operation == "list_keys" else "aws.s3.key"
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        note_request_id("first")
+        note("request_id", "first")
 
         async def child() -> None:
-            note_request_id("second")
+            note("request_id", "second")
 
         await asyncio.create_task(child())
         return await super().get_string(key)
@@ -68,7 +67,7 @@ class Raising(Layer):
         super().__init__(MemoryObjectStore({}))
         self._error = error
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+    async def perform(self, operation: Operation[T]) -> T:
         raise self._error
 
 
@@ -153,7 +152,7 @@ async def test_a_failure_sets_the_status_and_an_exception_without_its_message(
     assert (span.attributes or {})["error.type"] == kind
     (event,) = span.events
     assert str((event.attributes or {})["exception.type"]).endswith(kind)
-    assert "in get_string" in str((event.attributes or {})["exception.stacktrace"])
+    assert "in perform" in str((event.attributes or {})["exception.stacktrace"])
     assert "k-secret" not in span.to_json()
 
 
@@ -178,12 +177,11 @@ async def test_neither_a_miss_nor_a_cancellation_is_an_error(spans: Spans) -> No
 
 async def test_attempts_and_cache_are_on_the_logical_span_and_tries_are_its_children(spans: Spans) -> None:
     class TwoTries(Layer):
-        async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-            note_cache("miss")
-            note_attempt()
-            await self._inner.get_string(key, context=context)
-            note_attempt()
-            return await self._inner.get_string(key, context=context)
+        async def perform(self, operation: Operation[T]) -> T:
+            operation.note("cache", "miss")
+            operation.note("attempts", 2)
+            await self._inner.perform(operation)
+            return await self._inner.perform(operation)
 
     attempts = Tracing(MemoryObjectStore({}), per_attempt=True, tracer_provider=spans.provider)
     store = Tracing(TwoTries(attempts), tracer_provider=spans.provider)

@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from starfish_server.layers import retry
-from starfish_server.layers.retry import recovery
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-
-    import pytest
 
 T = TypeVar("T")
 
@@ -33,11 +28,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]  # not in typeshed
 
 
-def run(main: Coroutine[Any, Any, T], monkeypatch: pytest.MonkeyPatch) -> tuple[T, float]:
-    """Result of `main` and the virtual seconds it took. Retry's clock is the loop's."""
+def run(main: Coroutine[Any, Any, T]) -> tuple[T, float]:
+    """Return the result of `main` and the virtual seconds it took."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        loop = runner.get_loop()
-        monkeypatch.setattr(retry, "monotonic", loop.time)
-        monkeypatch.setattr(recovery, "monotonic", loop.time)
         result = runner.run(main)
-        return result, loop.time()
+        return result, runner.get_loop().time()

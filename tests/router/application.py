@@ -50,7 +50,7 @@ CONFIG = SyncConfig.model_validate(
 
 
 async def resolve(request: Request) -> AuthResult | None:
-    """Takes the caller's word for it: "alice admin" is alice, who is an admin."""
+    """Believe the Authorization header: "alice admin" is alice with the role admin."""
     identity, *roles = request.headers.get("authorization", "").split(" ")
     return AuthResult(identity, roles) if identity else None
 
@@ -69,7 +69,7 @@ def make_app(store: AbstractObjectStore, config: SyncConfig = CONFIG, **options:
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:
-    """A client that calls the application in this process. What the application lets out is raised."""
+    """Return a client that calls the application in this process and raises its exceptions."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/v1")
 
 
@@ -103,7 +103,7 @@ async def pull(client: httpx.AsyncClient, path: str, **params: Any) -> dict[str,
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """The URL of a uvicorn that serves the application, prefix not included."""
+    """Serve the application with uvicorn and yield the URL without the prefix."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         task = asyncio.create_task(server.serve([listener]))
@@ -123,7 +123,7 @@ def _tenant(context: StoreContext) -> str:
 
 
 def canonical_stack_for_mounts(leaf: AbstractObjectStore) -> AbstractObjectStore:
-    """The canonical stack, with a prefix for the root as for each mount."""
+    """Return the canonical stack, with a prefix for the root and for each mount."""
     builder = StoreBuilder()
     for name, (layer, options) in LAYERS.items():
         changed = options | {"prefix": _tenant} if name == "Namespace" else options

@@ -26,7 +26,24 @@ async def test_the_bytes_come_back_with_type_and_tag(client: httpx.AsyncClient) 
     response = await client.get("/pull/pictures/p")
     assert (response.content, response.headers["content-type"]) == (BODY, "image/png")
     assert response.headers["etag"] == f'"{SHA_256}"'
-    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("content_type", ["image/svg+xml", 'image/png; x="a, text/html"'])
+async def test_a_browser_saves_a_blob_and_runs_nothing(client: httpx.AsyncClient, content_type: str) -> None:
+    pushed = await client.post("/push/pictures/p", content=BODY, headers={"Content-Type": content_type})
+    assert pushed.status_code == 200
+    headers = (await client.get("/pull/pictures/p")).headers
+    assert headers["content-type"] == content_type
+    assert (headers["x-content-type-options"], headers["content-disposition"]) == ("nosniff", "attachment")
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "image/png;,text/html", "image", "*/*"])
+async def test_a_type_that_another_program_stored_is_not_served(
+    client: httpx.AsyncClient, store: RecordingStore, content_type: str
+) -> None:
+    await store.inner.put_bytes("pictures/p", BODY, content_type=content_type)
+    response = await client.get("/pull/pictures/p")
+    assert (response.content, response.headers["content-type"]) == (BODY, "application/octet-stream")
 
 
 async def test_the_last_push_wins(client: httpx.AsyncClient) -> None:

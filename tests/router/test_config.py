@@ -1,4 +1,4 @@
-"""What a configuration may say; the rest is refused before anything is served."""
+"""Which configurations are valid; all others are refused before anything is served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starfish_server import MemoryObjectStore
 from starfish_server.router import CollectionConfig, SyncConfig, SyncRouterOptions
 
 
-def test_both_spellings_are_one() -> None:
+def test_fields_in_camel_case_and_snake_case_are_the_same() -> None:
     snake = CollectionConfig(
         name="notes",
         storage_path="notes/{id}",
@@ -46,6 +46,7 @@ def test_defaults() -> None:
         ({"maxBodyBytes": 0}, "greater than 0"),
         ({"name": "a/b"}, "name is one key segment"),
         ({"name": ""}, "name is one key segment"),
+        ({"storagePath": ""}, "storagePath is empty"),
         ({"storagePath": "/notes/{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "notes//{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "../{id}"}, "is not '/'-separated segments"),
@@ -88,11 +89,13 @@ def test_a_collection_that_cannot_be_served(changes: dict[str, Any], message: st
         ({"namespaces": {"": {"collections": [NOTES]}}}, "a namespace's name is"),
         ({"namespaces": {"pull": {"collections": [NOTES]}}}, "cannot be named 'pull'"),
         ({"namespaces": {"health": {"collections": [NOTES]}}}, "cannot be named 'health'"),
+        ({"namespaces": {"v1": {"collections": [NOTES]}}}, "cannot be named 'v1'"),
         ({"namespaces": {"acme": {"collections": []}}}, "at least 1 item"),
+        (None, "the configuration of the router is missing; it lists collections or namespaces"),
         ({"namespaces": {"acme": {"collections": [NOTES, NOTES]}}}, "two collections are named"),
     ],
 )
-def test_a_configuration_that_cannot_be_served(config: dict[str, Any], message: str) -> None:
+def test_a_configuration_that_cannot_be_served(config: dict[str, Any] | None, message: str) -> None:
     with pytest.raises(ValidationError) as raised:
         SyncConfig.model_validate(config)
     assert message in str(raised.value)
@@ -112,7 +115,7 @@ def test_a_configuration_does_not_change() -> None:
         ({"role_resolver_timeout": 0}, ValueError),
     ],
 )
-def test_options_that_are_something_else(option: dict[str, Any], error: type[Exception]) -> None:
+def test_options_of_another_type_are_refused(option: dict[str, Any], error: type[Exception]) -> None:
     options: dict[str, Any] = {
         "store": MemoryObjectStore(data={}),
         "config": CONFIG,
@@ -123,7 +126,7 @@ def test_options_that_are_something_else(option: dict[str, Any], error: type[Exc
 
 
 @pytest.mark.parametrize(("only", "pull", "push"), [("pullOnly", 200, 404), ("pushOnly", 404, 200)])
-async def test_a_collection_of_one_direction(only: str, pull: int, push: int) -> None:
+async def test_a_collection_serves_only_its_direction(only: str, pull: int, push: int) -> None:
     async with client_of(make_app(MemoryObjectStore(data={}), one_collection(**{only: True}))) as client:
         assert (await client.get("/pull/notes/a")).status_code == pull
         assert (await client.post("/push/notes/a", json=pushed({}))).status_code == push

@@ -1,4 +1,4 @@
-"""What every store call is told about the request."""
+"""The context of every store call."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ BLOB = {"content": b"x", "headers": {"Content-Type": "image/png"}}
         ),
     ],
 )
-async def test_every_store_call_carries_the_request(
+async def test_every_store_call_carries_the_context_of_the_request(
     client: httpx.AsyncClient,
     store: RecordingStore,
     method: str,
@@ -92,5 +92,5 @@ async def test_every_store_call_carries_the_request(
         await client.post(path, json=pushed({"n": 1}), headers=headers)
     else:
         await client.get(path, headers=headers)
-    assert [call.operation for call in store.calls] == operations
+    assert [call.name for call in store.calls] == operations
     assert {call.context for call in store.calls} == {expected}

@@ -31,11 +31,11 @@ async def test_a_missing_document(client: httpx.AsyncClient) -> None:
     assert "etag" not in response.headers
 
 
-async def test_a_push_answers_the_hash_that_the_client_would_compute(client: httpx.AsyncClient) -> None:
+async def test_a_push_returns_the_hash_that_the_client_computes(client: httpx.AsyncClient) -> None:
     assert (await push(client, "notes/a", DATA))["hash"] == compute_hash(DATA)
 
 
-async def test_a_pull_answers_what_the_push_did(client: httpx.AsyncClient) -> None:
+async def test_a_pull_returns_hash_and_timestamp_of_the_push(client: httpx.AsyncClient) -> None:
     answer = await push(client, "notes/a", DATA)
     assert await pull(client, "notes/a") == {"data": DATA} | answer
 
@@ -101,14 +101,14 @@ async def test_the_empty_hash_of_a_missing_document_is_a_base(client: httpx.Asyn
     await push(client, "notes/a", {"n": 1}, missing["hash"])
 
 
-async def test_a_checkpoint_gives_what_changed_and_the_hash_of_the_whole(client: httpx.AsyncClient) -> None:
+async def test_a_checkpoint_returns_what_changed_and_the_hash_of_the_whole(client: httpx.AsyncClient) -> None:
     first = await push(client, "notes/a", {"keep": 1, "in": {"keep": 1, "change": 1}})
     second = await push(client, "notes/a", {"keep": 1, "in": {"keep": 1, "change": 2}}, first["hash"])
     changed = await pull(client, "notes/a", checkpoint=first["timestamp"])
     assert changed == {"data": {"in": {"change": 2}}} | second
 
 
-async def test_the_latest_checkpoint_gives_nothing(client: httpx.AsyncClient) -> None:
+async def test_the_latest_checkpoint_returns_nothing(client: httpx.AsyncClient) -> None:
     answer = await push(client, "notes/a", {"n": 1})
     assert (await pull(client, "notes/a", checkpoint=answer["timestamp"]))["data"] == {}
 
@@ -126,7 +126,7 @@ async def test_a_known_tag_is_not_sent_again(client: httpx.AsyncClient, conditio
 
 
 @pytest.mark.parametrize("condition", ['"other"', "{}", '"{}', '"x{}"', ""])
-async def test_an_unknown_tag_is_answered_in_full(client: httpx.AsyncClient, condition: str) -> None:
+async def test_an_unknown_tag_gets_the_whole_response(client: httpx.AsyncClient, condition: str) -> None:
     answer = await push(client, "notes/a", {"n": 1})
     response = await client.get("/pull/notes/a", headers={"If-None-Match": condition.format(answer["hash"])})
     assert response.status_code == 200
@@ -140,7 +140,7 @@ async def test_any_tag_does_not_match_a_missing_document(client: httpx.AsyncClie
     ("path", "expected"),
     [("notes/a", "no-cache"), ("users/alice/profile", "private, no-cache")],
 )
-async def test_answers_are_kept_by_shared_caches_only_if_public(
+async def test_only_public_responses_are_kept_by_shared_caches(
     client: httpx.AsyncClient, path: str, expected: str
 ) -> None:
     response = await client.get(f"/pull/{path}", headers=as_caller("alice"))
@@ -157,7 +157,7 @@ async def test_answers_are_kept_by_shared_caches_only_if_public(
         '{"v":1,"data":{}}',
     ],
 )
-async def test_what_is_no_document_is_neither_given_out_nor_overwritten(
+async def test_a_corrupt_document_is_neither_returned_nor_overwritten(
     client: httpx.AsyncClient, store: RecordingStore, text: str
 ) -> None:
     await store.inner.put("notes/a", text)

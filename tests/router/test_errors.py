@@ -1,15 +1,17 @@
-"""Errors of stores as answers: the right status, a short code, and nothing else."""
+"""Errors of stores as responses: the right status, a short code, and nothing else."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import Depends, FastAPI, HTTPException
 
 import starfish_server.errors
-from router.application import client_of, make_app, pushed
+from router.application import CONFIG, client_of, make_app, pushed, resolve
 from starfish_server import (
     AbstractObjectStore,
     BucketNotFoundError,
@@ -32,6 +34,7 @@ from starfish_server import (
     VersionConflictError,
 )
 from starfish_server.layers import ReadOnly
+from starfish_server.router import SyncRouterOptions, create_sync_router
 from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
@@ -71,7 +74,7 @@ def raising(error: Exception, *operations: str) -> AbstractObjectStore:
 
 
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
-async def test_every_error_has_its_answer(kind: type[Exception]) -> None:
+async def test_every_store_error_has_its_status(kind: type[Exception]) -> None:
     store = raising(kind(SECRET), "get_string", "put_bytes", "list_keys")
     async with client_of(make_app(store)) as client:
         read = await client.get("/pull/notes/a")
@@ -101,7 +104,9 @@ def test_every_error_of_the_library_is_in_the_table() -> None:
         *[(0.0, "1"), (-5.0, "1"), (math.inf, "1"), (math.nan, "1"), ("soon", "1")],
     ],
 )
-async def test_the_time_to_wait_is_the_stores_if_it_makes_sense(retry_after: Any, expected: str) -> None:
+async def test_retry_after_is_that_of_the_store_if_it_is_a_sensible_number(
+    retry_after: Any, expected: str
+) -> None:
     store = raising(StoreOverloadedError("busy", retry_after=retry_after), "get_string")
     async with client_of(make_app(store)) as client:
         response = await client.get("/pull/notes/a")
@@ -109,7 +114,7 @@ async def test_the_time_to_wait_is_the_stores_if_it_makes_sense(retry_after: Any
 
 
 @pytest.mark.parametrize("operation", ["get_versioned", "put_if"])
-async def test_a_push_that_fails_says_so(operation: str) -> None:
+async def test_a_push_whose_store_fails_gets_the_status_of_the_failure(operation: str) -> None:
     async with client_of(make_app(raising(StoreTimeoutError(SECRET), operation))) as client:
         response = await client.post("/push/notes/a", json=pushed({"n": 1}))
     assert (response.status_code, response.json()) == (504, {"error": "store_timeout"})
@@ -121,17 +126,114 @@ async def test_a_read_only_store_refuses_pushes() -> None:
     assert (response.status_code, response.json()) == (403, {"error": "read_only"})
 
 
-async def test_the_log_has_what_the_answer_keeps_back(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_has_the_details_that_the_response_omits(caplog: pytest.LogCaptureFixture) -> None:
     async with client_of(make_app(raising(RuntimeError(SECRET), "get_string"))) as client:
         response = await client.get("/pull/notes/a")
     assert response.json() == {"error": "internal_error"}
     [record] = [record for record in caplog.records if record.name.startswith("starfish_server")]
-    assert record.getMessage() == "GET '/v1/pull/notes/a' answered with 500"
+    assert record.getMessage() == "GET '/v1/pull/notes/a' answered with 500 internal_error"
     assert SECRET in caplog.text
 
 
-async def test_refusals_of_the_caller_are_not_logged_as_failures(caplog: pytest.LogCaptureFixture) -> None:
-    async with client_of(make_app(MemoryObjectStore(data={}))) as client:
-        await client.get("/pull/notes/..%2f")
-        await client.get("/pull/users/alice/profile")
-    assert [record for record in caplog.records if record.name.startswith("starfish_server")] == []
+async def test_an_http_exception_of_a_dependency_of_the_application_stays_its_own() -> None:
+    def refuse() -> None:
+        raise HTTPException(418, "a teapot")
+
+    app = FastAPI()
+    options = SyncRouterOptions(store=MemoryObjectStore(data={}), config=CONFIG, role_resolver=resolve)
+    app.include_router(create_sync_router(options), prefix="/v1", dependencies=[Depends(refuse)])
+    async with client_of(app) as client:
+        response = await client.get("/pull/notes/a")
+    assert (response.status_code, response.json()) == (418, {"detail": "a teapot"})
+
+
+async def log_of(
+    caplog: pytest.LogCaptureFixture, method: str, path: str, **request: Any
+) -> logging.LogRecord:
+    """Return the one record that a request leaves in the log of the router."""
+    caplog.set_level(logging.INFO, "starfish_server.router")
+    async with client_of(make_app(raising(StoreAccessDeniedError("line\nbreak"), "get_bytes"))) as client:
+        await client.request(method, path, **request)
+    [record] = [record for record in caplog.records if record.name.startswith("starfish_server.router")]
+    return record
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "request_", "expected"),
+    [
+        ("GET", "/pull/nothing", {}, "404 not_found: no collection has this path"),
+        ("PUT", "/pull/notes/a", {}, "405 method_not_allowed: allowed: GET, HEAD"),
+        ("GET", "/pull/notes/a?checkpoint=x", {}, "400 invalid_checkpoint: Input should be a valid integer"),
+        (
+            "GET",
+            "/pull/notes/a?limit=2",
+            {},
+            "400 unsupported_limit: this server does not do what it asks for",
+        ),
+        ("GET", "/pull/users/alice/profile", {}, "401 unauthorized: the role resolver knows no such caller"),
+        (
+            "GET",
+            "/pull/users/alice/profile",
+            {"headers": {"Authorization": "bob"}},
+            "403 forbidden: bob has none of the roles of this collection",
+        ),
+        ("POST", "/push/notes/a", {"headers": JSON, "content": b"{"}, "400 invalid_json: Expecting property"),
+        (
+            "POST",
+            "/push/notes/a",
+            {"json": {"data": {}, "base\nhash": SECRET}},
+            "400 invalid_body: 'baseHash': Field required",
+        ),
+        (
+            "POST",
+            "/push/notes/a",
+            {"json": pushed({}, None, **{"base\n\u202ehash": SECRET})},
+            "400 invalid_body: 'base\\n\\u202ehash': Extra inputs are not permitted",
+        ),
+        (
+            "POST",
+            "/push/notes/a",
+            {"json": pushed({}, "0" * 64)},
+            "409 hash_mismatch: baseHash is not the hash of the stored document",
+        ),
+        (
+            "POST",
+            "/push/pictures/p",
+            {"headers": {"Content-Type": "text/\t\x1b[1mhtml"}, "content": b"x"},
+            "415 unsupported_media_type: Content-Type ['text/\\t\\x1b[1mhtml']",
+        ),
+        ("POST", "/push/pictures/p", {"content": b"x"}, "415 unsupported_media_type: Content-Type []"),
+        (
+            "POST",
+            "/push/notes/a",
+            {"headers": JSON, "content": b" " * 10_001},
+            "413 too_large: the limit is 10000 bytes",
+        ),
+        ("GET", "/pull/pictures/p", {}, "403 store_access_denied: 'StoreAccessDeniedError: line\\nbreak'"),
+    ],
+)
+async def test_a_refusal_is_one_line_with_its_reason_and_no_secret(
+    caplog: pytest.LogCaptureFixture, method: str, path: str, request_: dict[str, Any], expected: str
+) -> None:
+    record = await log_of(caplog, method, path, **request_)
+    message = record.getMessage()
+    shown = path.partition("?")[0]
+    assert message.startswith(f"{method} '/v1{shown}' answered with {expected}")
+    assert message.isprintable()
+    assert SECRET not in message
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+
+
+async def test_a_refusal_is_logged_with_fields(caplog: pytest.LogCaptureFixture) -> None:
+    record = await log_of(caplog, "GET", "/pull/notes/no%0Athing%1b%E2%80%AE")
+    fields = {name: getattr(record, name) for name in ("method", "path", "status", "error", "reason")}
+    assert fields == {
+        "method": "GET",
+        "path": "'/v1/pull/notes/no\\nthing\\x1b\\u202e'",
+        "status": 400,
+        "error": "invalid_path",
+        "reason": "a segment of the path is not a key segment",
+    }

@@ -61,13 +61,13 @@ async def test_a_hundred_by_default(client: httpx.AsyncClient, store: RecordingS
     assert (len(page["items"]), page["hasMore"]) == (101, False)
 
 
-async def test_folders_are_stepped_over_whole(client: httpx.AsyncClient, store: RecordingStore) -> None:
+async def test_a_folder_is_skipped_as_a_whole(client: httpx.AsyncClient, store: RecordingStore) -> None:
     await fill(store, *[f"notes/a/{number}" for number in range(500)], "notes/b")
     assert (await client.get("/list/notes?limit=1")).json() == {"items": ["b"], "hasMore": False}
     assert len(store.calls) <= 3
 
 
-async def test_keys_beyond_the_step_do_not_hold_the_listing_up() -> None:
+async def test_keys_that_sort_after_the_skip_do_not_stall_the_listing() -> None:
     class Unportable(MemoryObjectStore):
         async def list_keys(self, prefix: str, *, start_after=None, limit=None, context=None) -> list[str]:  # type: ignore[no-untyped-def]  # noqa: ANN001 - as in the base
             keys = ["notes/a/é1", "notes/a/é2", "notes/a/é3", "notes/b c", "notes/d"]

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: whatever is sent, the answer is one that it describes."""
+"""The OpenAPI document describes every response, whatever is sent."""
 
 from __future__ import annotations
 
@@ -55,3 +55,14 @@ def test_every_route_of_the_configuration_is_described() -> None:
         "/v1/push/pictures/{id}",
         "/v1/push/users/{identity}/profile",
     ]
+
+
+def test_collections_whose_names_meet_have_ids_of_their_own() -> None:
+    def named(name: str) -> dict[str, object]:
+        return {"collections": [NOTES | {"name": name}]}
+
+    mounts = {"tenant_a": named("b"), "tenant": named("a_b"), "pull_tenant": named("b")}
+    config = SyncConfig.model_validate(named("tenant_a_b") | {"namespaces": mounts})
+    paths = make_app(MemoryObjectStore(data={}), config).openapi()["paths"].values()
+    ids = [operation["operationId"] for path in paths for operation in path.values()]
+    assert len(ids) == len(set(ids)) == 4 * 3 + 1

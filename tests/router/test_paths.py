@@ -1,4 +1,4 @@
-"""Paths that are no keys never reach a store."""
+"""Paths that are not keys never reach a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.application import client_of, make_app, one_collection, serving
-from starfish_server.router.paths import PathTemplate
+from starfish_server.router.config import PathTemplate
 
 if TYPE_CHECKING:
     import httpx
@@ -56,7 +56,7 @@ ROUTES = [
 
 
 async def raw_request(url: str, method: str, target: str) -> bytes:
-    """The status line that a request for just this target gets; clients would tidy it up first."""
+    """Return the response to a request for exactly this target, which a client would normalise first."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = b'{"data":{},"baseHash":null}'
@@ -111,11 +111,11 @@ async def test_an_escaped_character_of_a_key_is_that_character(client: httpx.Asy
     assert (await client.get("/pull/notes/a@b")).json()["data"] == {"n": 1}
 
 
-async def test_a_value_with_text_around_it_is_a_segment_by_itself(store: RecordingStore) -> None:
+async def test_a_value_with_text_around_it_must_be_a_segment_itself(store: RecordingStore) -> None:
     async with client_of(make_app(store, one_collection(storagePath="n-{id}", listable=False))) as client:
         assert (await client.get("/pull/n-x")).status_code == 200
         assert (await client.get("/pull/n-%2e%2e")).status_code == 400
-    assert [call.arguments for call in store.calls] == [("n-x",)]
+    assert [call.keys for call in store.calls] == [("n-x",)]
 
 
 async def test_a_key_that_is_too_long_as_a_whole(store: RecordingStore) -> None:
@@ -130,13 +130,13 @@ async def test_a_key_that_is_too_long_as_a_whole(store: RecordingStore) -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.text(max_size=20))
-async def test_whatever_reaches_a_store_is_the_key_that_was_asked_for(
+async def test_only_the_requested_key_reaches_the_store(
     client: httpx.AsyncClient, store: RecordingStore, segment: str
 ) -> None:
     store.calls.clear()
     response = await client.get(f"/pull/notes/{quote(segment, safe='', errors='replace')}")
     expected = [(f"notes/{segment}",)] if response.status_code == 200 else []
-    assert [call.arguments for call in store.calls] == expected
+    assert [call.keys for call in store.calls] == expected
 
 
 @pytest.mark.parametrize(

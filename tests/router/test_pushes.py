@@ -10,17 +10,13 @@ import pytest
 
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
-from starfish_server.context import StoreContext
-from starfish_server.router.pushes import MAX_ATTEMPTS, Pushes
-from starfish_server.router.wire import PushRequest
+from starfish_server.router.pushes import MAX_ATTEMPTS
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     import httpx
 
-    from starfish_server import AbstractObjectStore
-
-CONTEXT = StoreContext("notes", {"id": "a"}, None, (), "push")
+    from starfish_server import AbstractObjectStore, StoreContext
 
 
 class Slow(MemoryObjectStore):
@@ -50,14 +46,14 @@ class Unconditional(Slow):
 
 
 class FindsOut(Slow):
-    """Over a service that turns out not to know conditional writes."""
+    """Over a service that turns out not to support conditional writes."""
 
     async def put_if(self, key: str, body: str, **options: Any) -> str:
         raise StoreNotSupportedError("not this service", operation="put_if", key=key)
 
 
 class Clientele:
-    """Two server processes over one store: nothing is shared but the store."""
+    """Two server processes that share one store and nothing else."""
 
     def __init__(self, store: AbstractObjectStore) -> None:
         self.clients = [client_of(make_app(store)) for _ in range(2)]
@@ -71,7 +67,7 @@ class Clientele:
 
 
 async def statuses(clients: list[httpx.AsyncClient], base: str | None) -> list[int]:
-    """Of two concurrent pushes with the same base."""
+    """Return the statuses of two concurrent pushes with the same base."""
     responses = await asyncio.gather(
         *(
             client.post("/push/notes/a", json=pushed({"by": i, "after": base}, base))
@@ -111,16 +107,16 @@ async def test_writers_that_follow_the_protocol_lose_nothing() -> None:
         assert (await pull(clients[0], "notes/a"))["data"] == {"n": 60}
 
 
-async def test_a_push_repeats_while_its_base_still_matches() -> None:
+async def test_a_push_is_retried_while_its_base_still_matches() -> None:
     conflicts = [Fault(VersionConflictError)] * 2
     store = FaultyStore(MemoryObjectStore(data={}), {"put_if": conflicts})
     recording = RecordingStore(store)
     async with client_of(make_app(recording)) as client:
         await push(client, "notes/a", {"n": 1})
-    assert [call.operation for call in recording.calls] == ["get_versioned", "put_if"] * 3
+    assert [call.name for call in recording.calls] == ["get_versioned", "put_if"] * 3
 
 
-async def test_a_push_that_is_always_overtaken_gives_up() -> None:
+async def test_a_push_that_conflicts_every_time_gives_up() -> None:
     store = FaultyStore(MemoryObjectStore(data={}), {"put_if": [Fault(VersionConflictError)] * MAX_ATTEMPTS})
     async with client_of(make_app(store)) as client:
         response = await client.post("/push/notes/a", json=pushed({"n": 1}))
@@ -128,7 +124,7 @@ async def test_a_push_that_is_always_overtaken_gives_up() -> None:
         await push(client, "notes/a", {"n": 1})
 
 
-async def test_conditional_writes_say_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_logged_about_conditional_writes(caplog: pytest.LogCaptureFixture) -> None:
     async with client_of(make_app(MemoryObjectStore(data={}))) as client:
         await push(client, "notes/a", {"n": 1})
     assert caplog.text == ""
@@ -155,18 +151,23 @@ async def test_a_store_that_wrote_conditionally_is_never_written_to_without() ->
         refused = await client.post("/push/notes/a", json=pushed({"n": 2}, base))
         assert (refused.status_code, refused.json()) == (500, {"error": "store_not_supported"})
         await push(client, "notes/a", {"n": 3}, base)
-    assert {call.operation for call in store.calls} == {"get_versioned", "put_if"}
+    assert {call.name for call in store.calls} == {"get_versioned", "put_if"}
+
+
+def count_locks() -> int:
+    gc.collect()
+    return sum(type(thing) is asyncio.Lock for thing in gc.get_objects())
 
 
 async def test_locks_are_kept_only_while_they_are_used() -> None:
-    pushes = Pushes(Unconditional(data={}))
-    request = PushRequest(data={"n": 1})
-    await asyncio.gather(*(pushes.push(f"notes/{name}", request, CONTEXT) for name in range(50)))
-    gc.collect()
-    assert len(pushes._locks) == 0
+    async with client_of(make_app(Unconditional(data={}))) as client:
+        await push(client, "notes/a", {"n": 1})
+        before = count_locks()
+        await asyncio.gather(*(push(client, f"notes/{name}", {"n": 1}) for name in range(50)))
+        assert count_locks() == before
 
 
-async def test_a_cancelled_push_lets_the_next_one_in() -> None:
+async def test_a_cancelled_push_releases_the_lock() -> None:
     reached = asyncio.Event()
 
     class Stuck(Unconditional):
@@ -176,12 +177,12 @@ async def test_a_cancelled_push_lets_the_next_one_in() -> None:
                 await asyncio.Event().wait()
             await super().put(key, body, **options)
 
-    pushes = Pushes(Stuck(data={}))
-    request = PushRequest(data={"n": 1})
-    first = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
-    await reached.wait()
-    second = asyncio.create_task(pushes.push("notes/a", request, CONTEXT))
-    await asyncio.sleep(0)
-    first.cancel()
-    assert (await second).data == {"n": 1}
-    assert first.cancelled()
+    async with client_of(make_app(Stuck(data={}))) as client:
+        first = asyncio.create_task(push(client, "notes/a", {"n": 1}))
+        await reached.wait()
+        second = asyncio.create_task(push(client, "notes/a", {"n": 2}))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled()
+        assert (await pull(client, "notes/a"))["data"] == {"n": 2}

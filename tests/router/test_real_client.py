@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from starfish_sdk import ConflictError, StarfishClient, StarfishHttpError, SyncManager
@@ -33,8 +33,8 @@ async def client(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Star
         yield client
 
 
-def manager(client: StarfishClient) -> SyncManager:
-    return SyncManager(client, "/v1/pull/users/alice/profile", "/v1/push/users/alice/profile")
+def manager(client: StarfishClient, **options: Any) -> SyncManager:
+    return SyncManager(client, "/v1/pull/users/alice/profile", "/v1/push/users/alice/profile", **options)
 
 
 async def test_a_missing_document_is_empty(client: StarfishClient) -> None:
@@ -82,6 +82,22 @@ async def test_a_manager_pulls_only_what_changed(client: StarfishClient) -> None
     pulled = await laptop.pull()
     assert pulled.data == {"theme": {"size": 14}}
     assert laptop.data == {"name": "Alice", "theme": {"dark": True, "size": 14}}
+
+
+async def test_an_encrypting_manager_pulls_what_did_not_change(client: StarfishClient) -> None:
+    phone, laptop = [manager(client, encryption_secret="s" * 32, encryption_salt="salt") for _ in range(2)]
+    await phone.push({"name": "Alice"})
+    for _ in range(2):
+        assert (await phone.pull()).data == {"name": "Alice"}
+    await laptop.pull()
+    await laptop.push({"name": "Alicia"})
+    assert (await phone.pull()).data == {"name": "Alicia"}
+
+
+async def test_the_last_items_alone_are_refused(client: StarfishClient) -> None:
+    await client.push("/v1/push/notes/a", {"items": [1, 2, 3]}, None)
+    with pytest.raises(StarfishHttpError, match="unsupported_last"):
+        await client.pull("/v1/pull/notes/a", append_field="items", last=2)
 
 
 async def test_a_signature_comes_back_with_its_author(client: StarfishClient) -> None:

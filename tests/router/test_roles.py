@@ -1,11 +1,14 @@
-"""Who may do what, and what becomes of a resolver that does not answer."""
+"""Roles, and resolvers that fail, hang or return the wrong type."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
+import socket
 import threading
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,7 +32,7 @@ MEMBERS = one_collection(readRoles=["member", "reader"], writeRoles=["member"])
 
 
 async def answer_of(resolver: Any, store: RecordingStore, **options: Any) -> tuple[int, object]:
-    """What a pull for members answers, with that resolver."""
+    """Return the status and body of a pull for members with this resolver."""
     app = make_app(store, MEMBERS, role_resolver=resolver, **options)
     async with client_of(app) as client:
         response = await client.get("/pull/notes/a")
@@ -45,7 +48,9 @@ async def test_a_public_route_does_not_ask_the_resolver(store: RecordingStore) -
 
 
 @pytest.mark.parametrize("action", ["pull", "push"])
-async def test_an_unknown_caller(client: httpx.AsyncClient, store: RecordingStore, action: str) -> None:
+async def test_an_unknown_caller_is_unauthorized(
+    client: httpx.AsyncClient, store: RecordingStore, action: str
+) -> None:
     call = client.get if action == "pull" else client.post
     response = await call(f"/{action}/users/alice/profile")
     assert (response.status_code, response.json()) == UNAUTHORIZED
@@ -54,7 +59,9 @@ async def test_an_unknown_caller(client: httpx.AsyncClient, store: RecordingStor
 
 
 @pytest.mark.parametrize("caller", ["bob", "bob self", "bob public", "Alice", "alic", "bob member"])
-async def test_what_belongs_to_another(client: httpx.AsyncClient, store: RecordingStore, caller: str) -> None:
+async def test_a_document_of_another_caller_is_forbidden(
+    client: httpx.AsyncClient, store: RecordingStore, caller: str
+) -> None:
     for response in (
         await client.get("/pull/users/alice/profile", headers=as_caller(caller)),
         await client.get("/list/users/alice/diary", headers=as_caller(caller)),
@@ -70,13 +77,13 @@ async def test_a_role_may_read_but_not_write(client: httpx.AsyncClient) -> None:
     assert (await client.post(f"/push/{path}", json=pushed({}), headers=admin)).status_code == 403
 
 
-async def test_nobody_is_self_where_the_path_has_no_identity(store: RecordingStore) -> None:
+async def test_no_caller_is_self_on_a_path_without_identity(store: RecordingStore) -> None:
     app = make_app(store, one_collection(storagePath="notes/{identity}", readRoles=["self"]))
     async with client_of(app) as client:
         assert (await client.get("/list/notes", headers=as_caller("alice"))).status_code == 403
 
 
-async def test_a_collection_without_roles_is_for_nobody(store: RecordingStore) -> None:
+async def test_a_collection_without_roles_admits_no_caller(store: RecordingStore) -> None:
     async with client_of(make_app(store, one_collection(readRoles=[]))) as client:
         assert (await client.get("/pull/notes/a", headers=as_caller("alice admin"))).status_code == 403
 
@@ -119,6 +126,10 @@ async def test_any_callable_resolves(store: RecordingStore, resolver: Any) -> No
         (HTTPException(418), UNAUTHORIZED),
         (TimeoutError(), UNAVAILABLE),
         (ConnectionRefusedError("10.0.0.7"), UNAVAILABLE),
+        (socket.gaierror(-3, "name resolution failed"), UNAVAILABLE),
+        (OSError(errno.EMFILE, "too many open files"), UNAVAILABLE),
+        (MemoryError(), UNAVAILABLE),
+        (FileNotFoundError("tokens/alice"), UNAUTHORIZED),
         (StoreUnavailableError("bucket"), UNAVAILABLE),
     ],
     ids=lambda value: type(value).__name__,
@@ -131,11 +142,27 @@ async def test_a_resolver_that_raises(store: RecordingStore, error: Exception, e
     assert store.calls == []
 
 
+async def test_a_caller_is_not_unknown_because_no_thread_could_be_started(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert await answer_of(lambda request: AuthResult("alice", ["member"]), store) == UNAVAILABLE
+
+
+async def test_a_plain_resolver_sees_the_context_variables_of_the_request(store: RecordingStore) -> None:
+    caller = ContextVar("caller", default="nobody")
+    caller.set("alice")
+    assert await answer_of(lambda request: AuthResult(caller.get(), ["member"]), store) == (200, None)
+
+
 async def hanging(request: Request) -> None:
     await asyncio.Event().wait()
 
 
-def test_a_thread_that_hangs_is_not_waited_for(store: RecordingStore) -> None:
+def test_a_request_does_not_wait_for_a_thread_that_hangs(store: RecordingStore) -> None:
     released = threading.Event()
     try:
         before = time.monotonic()
@@ -150,7 +177,7 @@ def test_a_thread_that_hangs_is_not_waited_for(store: RecordingStore) -> None:
         released.set()
 
 
-async def test_threads_that_hang_hold_up_no_public_route(tmp_path: Path) -> None:
+async def test_public_routes_work_while_every_resolver_thread_hangs(tmp_path: Path) -> None:
     released = threading.Event()
     store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
     app = make_app(store, role_resolver=lambda request: released.wait(30), role_resolver_timeout=0.05)
@@ -163,16 +190,16 @@ async def test_threads_that_hang_hold_up_no_public_route(tmp_path: Path) -> None
         released.set()
 
 
-async def test_a_resolver_that_takes_too_long(store: RecordingStore) -> None:
+async def test_a_resolver_that_times_out_is_unavailable(store: RecordingStore) -> None:
     assert await answer_of(hanging, store, role_resolver_timeout=0.05) == UNAVAILABLE
 
 
 @pytest.mark.parametrize("result", ["alice", {"identity": "alice"}, True])
-async def test_a_resolver_that_gives_something_else(
+async def test_a_resolver_that_returns_another_type_is_a_server_error(
     store: RecordingStore, result: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await answer_of(lambda request: result, store) == (500, {"error": "internal_error"})
-    assert f"role_resolver gave {type(result).__name__}, not AuthResult or None" in caplog.text
+    assert f"role_resolver returned {type(result).__name__}, not AuthResult or None" in caplog.text
 
 
 @pytest.mark.parametrize("identity", ["", "a/b", "..", "a b", "a\n", "ü", "x" * 256, None])
@@ -181,12 +208,12 @@ def test_an_identity_is_one_key_segment(identity: Any) -> None:
         AuthResult(identity, [])
 
 
-def test_roles_are_not_one_text() -> None:
+def test_roles_are_not_a_single_str() -> None:
     with pytest.raises(TypeError, match="roles must be several"):
         AuthResult("alice", "admin")
 
 
-async def test_another_challenge(store: RecordingStore) -> None:
+async def test_the_challenge_can_be_changed(store: RecordingStore) -> None:
     app = make_app(store, MEMBERS, role_resolver=resolve, challenge='Basic realm="notes"')
     async with client_of(app) as client:
         response = await client.get("/pull/notes/a")

@@ -1,15 +1,15 @@
-"""Who pulls since its last checkpoint misses no change, whatever the clocks say."""
+"""A client that pulls since its last checkpoint misses no change, even if clocks disagree."""
 
 from __future__ import annotations
 
 import pytest
 
-from starfish_server.router.document import Document, next_version, parse_document
+from starfish_server.router.documents import Document, content_hash, next_version, parse_document
 
 
 def version(previous: Document | None, data: dict[str, object], now: int) -> Document:
-    """The next version, after it was stored and read again."""
-    return parse_document(next_version(previous, data, now, None).to_json())
+    """Return the next version as it is stored and read again."""
+    return parse_document(next_version(previous, data, content_hash(data), now).to_json())
 
 
 def test_a_leaf_keeps_its_time_until_it_changes() -> None:
@@ -59,11 +59,16 @@ def test_an_object_in_place_of_a_leaf_is_new_throughout() -> None:
     assert second.changed_since(100) == {"a": {"x": 1}, "b": 2}
 
 
-def test_an_empty_object_in_place_of_a_leaf_is_told() -> None:
+def test_an_empty_object_in_place_of_a_leaf_is_a_change() -> None:
     first = version(None, {"a": 1, "b": 1}, 100)
     assert version(first, {"a": {}, "b": 1}, 200).changed_since(100) == {"a": {}}
 
 
-def test_leaves_without_a_time_are_always_told() -> None:
+def test_an_encrypted_document_is_always_returned_whole() -> None:
+    data: dict[str, object] = {"_encrypted": "c2VjcmV0", "note": 1}
+    assert version(version(None, data, 100), data, 200).changed_since(200) == data
+
+
+def test_leaves_without_a_time_are_always_returned() -> None:
     stored = '{"v":1,"data":{"old":1,"list":[1,2],"in":{"x":1}},"timestamps":{"list":[5,6]},"hash":"h"}'
     assert parse_document(stored).changed_since(100) == {"old": 1, "list": [1, 2], "in": {"x": 1}}

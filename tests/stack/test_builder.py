@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StackError, StoreBuilder, StoreContext
+from starfish_server.builder import stores_of
 from starfish_server.layers import (
     AccessLog,
     Authorize,
@@ -22,16 +24,29 @@ from starfish_server.layers import (
     Slot,
     Timeout,
     Tracing,
+    Transform,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Rot13(Layer):
-    """A transform, as a package of its own might add it."""
+ROT13 = str.maketrans(
+    ascii_lowercase + ascii_uppercase,
+    ascii_lowercase[13:] + ascii_lowercase[:13] + ascii_uppercase[13:] + ascii_uppercase[:13],
+)
+
+
+class Rot13(Transform):
+    """A transform, as another package might add it."""
 
     slot = Slot.ENCRYPTION
+
+    async def encode(self, body: bytes, key: str) -> bytes:
+        return body.decode().translate(ROT13).encode()
+
+    async def decode(self, body: bytes, key: str) -> bytes:
+        return await self.encode(body, key)
 
 
 class Unplaced(Layer):
@@ -89,27 +104,27 @@ def test_a_builder_is_immutable_and_can_be_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner", "damage"),
+    ("outer", "inner", "consequence"),
     [
         (Timeout, Retry, "one time limit would cover all attempts"),
         (ConcurrencyLimit, Retry, "a permit would be held during back-off"),
-        (Caching, CANONICAL[6], "answer one tenant with another's object"),
+        (Caching, CANONICAL[6], "return one tenant's object to another"),
         (Rot13, Caching, "every hit would be decrypted again"),
-        (Caching, audit, "a read that the cache answers would leave no record"),
+        (Caching, audit, "a cache hit would leave no record"),
         (Caching, ReadOnly, "without asking the guard"),
         (Retry, Tracing, "one logical operation"),
         (Retry, Caching, "would not skip the work"),
     ],
 )
-def test_a_wrong_order_is_refused_with_both_names_the_damage_and_the_right_order(
-    outer: Any, inner: Any, damage: str
+def test_a_wrong_order_is_refused_with_both_names_the_consequence_and_the_right_order(
+    outer: Any, inner: Any, consequence: str
 ) -> None:
     built = [type(layer(MemoryObjectStore(data={}))).__name__ for layer in (outer, inner)]
     with pytest.raises(StackError) as caught:
         stack(outer, Unplaced, inner)
     message = str(caught.value)
     assert message.startswith(f"{built[0]} stands outside {built[1]}: ")
-    assert damage in message
+    assert consequence in message
     assert f"Use the order {built[1]} -> {built[0]}, outermost first." in message
 
 
@@ -123,7 +138,7 @@ def test_a_layer_that_an_option_moved_to_another_slot_is_named_with_it() -> None
 
 
 def test_two_retries_are_refused() -> None:
-    with pytest.raises(StackError, match=r"Retry stands outside Retry: .* multiply\. Keep one"):
+    with pytest.raises(StackError, match=r"outside Retry: only the outer one would retry.* Keep one"):
         stack(Retry, Timeout, Retry)
 
 
@@ -165,17 +180,17 @@ def test_a_finished_layer_is_refused() -> None:
     )
 
 
-def test_a_leaf_that_is_no_store_is_refused() -> None:
-    with pytest.raises(StackError, match="a stack stands over a store"):
+def test_a_leaf_that_is_not_a_store_is_refused() -> None:
+    with pytest.raises(StackError, match="a stack stands over an AbstractObjectStore"):
         StoreBuilder().over(MemoryObjectStore)  # type: ignore[arg-type]  # that it is refused is the test
 
 
-def test_a_layer_that_makes_no_store_is_refused() -> None:
+def test_a_layer_function_that_returns_something_else_is_refused() -> None:
     def forgetful(inner: AbstractObjectStore) -> AbstractObjectStore:
         return None  # type: ignore[return-value]  # that it is refused is the test
 
     builder = StoreBuilder().layer(forgetful)
-    with pytest.raises(StackError, match="forgetful made None, which is no store"):
+    with pytest.raises(StackError, match="forgetful returned None, not an AbstractObjectStore"):
         builder.over(MemoryObjectStore(data={}))
 
 
@@ -219,3 +234,36 @@ async def test_a_leaf_without_the_context_keyword_works_under_every_layer() -> N
     assert Old.data == {"tenants/k": "v"}
     await store.delete_many(["k"], context=context)
     assert await store.get_string("k", context=context) is None
+
+
+def test_a_layer_in_a_transform_slot_that_is_not_a_transform_is_refused() -> None:
+    class Careless(Layer):
+        slot = Slot.COMPRESSION
+
+    with pytest.raises(StackError, match="Careless is in a slot for layers that change bodies"):
+        stack(Careless)
+
+
+class Both(Layer):
+    """A layer over two stores."""
+
+    slot = Slot.REDUNDANCY
+
+    def __init__(self, inner: AbstractObjectStore, second: AbstractObjectStore) -> None:
+        super().__init__(inner, second)
+
+
+def test_the_order_is_checked_on_the_way_to_every_leaf() -> None:
+    leaf = MemoryObjectStore(data={})
+    StoreBuilder().layer(Caching).layer(Both, Retry(leaf)).layer(Retry).over(leaf)
+    with pytest.raises(StackError, match="Both stands outside Caching"):
+        StoreBuilder().layer(Both, Caching(leaf)).over(leaf)
+    with pytest.raises(StackError, match="Timeout stands outside Retry"):
+        StoreBuilder().layer(Both, Timeout(Retry(leaf))).over(leaf)
+
+
+def test_all_stores_of_a_tree_are_found_each_before_those_inside_it() -> None:
+    first, second = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    limited = Timeout(second)
+    store = Both(first, limited)
+    assert list(stores_of(store)) == [store, first, limited, second]

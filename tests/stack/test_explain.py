@@ -74,3 +74,25 @@ def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> No
 def test_a_builder_without_a_leaf_is_refused() -> None:
     with pytest.raises(TypeError, match=r"explain takes a store, not StoreBuilder.*\.over\(leaf\)"):
         explain(StoreBuilder())  # type: ignore[arg-type]  # that is the test
+
+
+def test_a_layer_over_two_stores_shows_both_branches() -> None:
+    class Both(Layer):
+        """Wraps two stores."""
+
+        def __init__(self, inner: AbstractObjectStore, second: AbstractObjectStore) -> None:
+            super().__init__(inner, second)
+
+    leaves = MemoryObjectStore(data={}), MemoryObjectStore(data={"k": "v"})
+    lines = explain(Timeout(Both(Retry(leaves[0]), leaves[1]))).splitlines()
+    assert [line for line in lines if "─" in line or "│" in line] == [
+        "└─ Both()",
+        "   │    Wraps two stores",
+        lines[4],
+        lines[5],
+        "   │  └─ MemoryObjectStore(0 objects)",
+        "   │       A leaf that keeps objects in a dict",
+        "   └─ MemoryObjectStore(1 objects)",
+    ]
+    assert lines[4].startswith("   ├─ Retry(attempts=4, ")
+    assert lines[5].startswith("   │       ")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from starfish_server.storage.s3 import attempts
+from starfish_server.storage.s3 import transport
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow at once."""
-    monkeypatch.setattr(attempts, "INITIAL_SECONDS", 0.0)
+    """Retries follow immediately."""
+    monkeypatch.setattr(transport, "INITIAL_SECONDS", 0.0)

@@ -131,7 +131,7 @@ async def test_a_store_without_the_context_keyword_is_called_without_it(cls: typ
 async def test_operations_left_out_say_that_they_are_not_supported_when_awaited() -> None:
     store = WithoutContext()
     pending = store.get_bytes("k")
-    with pytest.raises(NotImplementedError, match="WithoutContext does not support get_bytes"):
+    with pytest.raises(NotImplementedError, match="get_bytes 'k': WithoutContext does not support it"):
         await pending
     with pytest.raises(StoreNotSupportedError):
         await store.put_bytes("k", b"", content_type="a/b")

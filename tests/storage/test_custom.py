@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections import ChainMap
 from typing import TYPE_CHECKING, Any, Optional, cast
 from unittest.mock import sentinel
 
@@ -61,8 +62,20 @@ class Backend:
     def get_with_context(self, key: str, ctx: Any) -> str:
         return saw(key, ctx)
 
+    def get_for(self, key: str, who: Any = None) -> str:
+        return saw(key, who)
+
     def __call__(self, key: str, *, context: Any) -> str:
         return saw(key, context)
+
+
+def plain(key: str, who: Any = None) -> str:
+    return saw(key, who)
+
+
+class Stub:
+    def __call__(self, key: str, who: Any = None) -> str:
+        return saw(key, who)
 
 
 async def asynchronous(key: str, ctx: Any) -> str:
@@ -110,6 +123,24 @@ GET_SHAPES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("partial and ctx",   functools.partial(lambda db, key, ctx: saw(db, key, ctx), db), (db, "k", CONTEXT)),
     ("async",             asynchronous,                                       ("k", CONTEXT)),
     ("keyword other",     keyword_only_any_name,                              ("k", None)),
+    ("who=None",          lambda key, who=None: saw(key, who),                ("k", CONTEXT)),
+    ("who=None, /",       lambda key, who=None, /: saw(key, who),             ("k", CONTEXT)),
+    ("who=None, *args",   lambda key, who=None, *args: saw(key, who, *args),  ("k", CONTEXT)),
+    ("db=db, who=None",   lambda key, db=db, who=None: saw(key, db, who),     ("k", db, CONTEXT)),
+    ("x=1, *, ctx, **kw", lambda key, x=1, *args, ctx=None, **kw: saw(key, x, args, ctx, kw), ("k", 1, (), CONTEXT, {})),
+    ("two of None",       lambda key, who=None, why=None: saw(key, who, why), ("k", CONTEXT, None)),
+    ("who, why=None",     lambda key, who, why=None: saw(key, who, why),      ("k", CONTEXT, None)),
+    ("why=None, ctx=None", lambda key, why=None, ctx=None: saw(key, why, ctx), ("k", None, CONTEXT)),
+    ("why=None, *, ctx",  lambda key, why=None, *, ctx: saw(key, why, ctx),   ("k", None, CONTEXT)),
+    ("version=None",      lambda key, version=None: saw(key, version),        ("k", None)),
+    ("limit=None, who=None", lambda key, limit=None, who=None: saw(key, limit, who), ("k", None, CONTEXT)),
+    ("default=None",      lambda key, default=None: saw(key, default),        ("k", None)),
+    ("bound who=None",    Backend().get_for,                                  ("k", CONTEXT)),
+    ("object who=None",   Stub(),                                             ("k", CONTEXT)),
+    ("partial who=None",  functools.partial(lambda db, key, who=None: saw(db, key, who), db), (db, "k", CONTEXT)),
+    ("partial bound None", functools.partial(lambda key, who=None: saw(key, who), who=None), ("k", None)),
+    ("cached who=None",   functools.lru_cache(lambda key, who=None: saw(key, who)), ("k", CONTEXT)),
+    ("wrapped who=None",  functools.wraps(plain)(lambda *args: saw(*args)), ("k", CONTEXT)),
 ]
 
 PUT_SHAPES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
@@ -125,6 +156,9 @@ PUT_SHAPES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("type and ctx",      lambda k, b, content_type, ctx: saw(k, b, content_type, ctx), ("k", "b", "a/b", CONTEXT)),
     ("*args",             lambda *args: saw(*args),                           ("k", "b", CONTEXT)),
     ("x=1",               lambda key, body, x=1: saw(key, body, x),           ("k", "b", 1)),
+    ("who=None",          lambda key, body, who=None: saw(key, body, who),    ("k", "b", CONTEXT)),
+    ("metadata=None",     lambda key, body, metadata=None: saw(key, body, metadata), ("k", "b", None)),
+    ("type and who=None", lambda k, b, content_type=None, who=None: saw(k, b, content_type, who), ("k", "b", "a/b", CONTEXT)),
     ("partial bound",     functools.partial(lambda k, b, **kw: saw(k, b, kw), content_type="c/d"),
      ("k", "b", {"content_type": "c/d", "cache_control": "no-store"})),
 ]
@@ -141,6 +175,13 @@ LIST_SHAPES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("keyword only",      lambda prefix, *, limit, start_after: saw(prefix, start_after, limit), ("p", "a", 5)),
     ("with ctx",          lambda prefix, start_after=None, limit=1, ctx=None: saw(prefix, start_after, limit, ctx),
      ("p", "a", 5, CONTEXT)),
+    ("who=None",          lambda prefix, who=None: saw(prefix, who),          ("p", CONTEXT)),
+    ("limit, who=None",   lambda prefix, limit, who=None: saw(prefix, limit, who), ("p", 5, CONTEXT)),
+    ("page, who=None",    lambda prefix, start_after=None, limit=100, who=None: saw(prefix, start_after, limit, who),
+     ("p", "a", 5, CONTEXT)),
+    ("two of None",       lambda p, after=None, n=None: saw(p, after, n),     ("p", "a", 5)),
+    ("three of None",     lambda p, after=None, n=None, who=None: saw(p, after, n, who), ("p", "a", 5, CONTEXT)),
+    ("delimiter=None",    lambda prefix, delimiter=None: saw(prefix, delimiter), ("p", None)),
     ("*args",             lambda *args: saw(*args),                           ("p", "a", 5, CONTEXT)),
     ("**kwargs",          lambda prefix, **kw: saw(prefix, kw),               ("p", {"start_after": "a", "limit": 5})),
 ]
@@ -150,6 +191,7 @@ REFUSED: list[tuple[str, str, Callable[..., Any]]] = [
     ("two required",      "on_get",  lambda key, db, other: None),
     ("keyword-only key",  "on_get",  lambda *, key: None),
     ("required keyword",  "on_get",  lambda key, *, db: None),
+    ("another's value",   "on_get",  lambda key, version: None),
     ("one for two",       "on_put",  lambda key: None),
     ("unclear list",      "on_list", lambda prefix, after: None),
     ("unreadable list",   "on_list", {}.pop),
@@ -220,6 +262,12 @@ async def test_dict_methods_work_and_never_take_the_context_as_their_default() -
     await store.put("new", "b", context=CONTEXT)
     await store.delete("k", context=CONTEXT)
     assert data == {"new": "b"}
+
+
+async def test_a_mapping_written_in_python_keeps_the_default_of_its_get() -> None:
+    store = CustomObjectStore(on_get=ChainMap({"k": "v"}).get)
+    assert await store.get_string("k", context=CONTEXT) == "v"
+    assert await store.get_string("missing", context=CONTEXT) is None
 
 
 async def test_an_operation_without_its_callback_is_not_supported() -> None:
@@ -293,7 +341,7 @@ async def test_a_result_that_is_not_bytes_with_a_type_is_a_typed_error(result: A
 
 @pytest.mark.parametrize("content_type", ["", "a/b\r\nX: y", "é"])
 async def test_a_content_type_that_cannot_be_a_header_is_a_typed_error(content_type: str) -> None:
-    with pytest.raises(StoreError, match="on_get_bytes: content_type must be one line"):
+    with pytest.raises(StoreError, match=r"on_get_bytes must return .* a content type in printable ASCII"):
         await CustomObjectStore(on_get_bytes=lambda key: (b"", content_type)).get_bytes("k")
 
 
@@ -301,6 +349,23 @@ async def test_a_content_type_that_cannot_be_a_header_is_a_typed_error(content_t
 async def test_a_result_that_is_not_a_list_of_matching_keys_is_a_typed_error(result: Any) -> None:
     with pytest.raises(StoreError, match="on_list"):
         await CustomObjectStore(on_list=lambda prefix: result).list_keys("p")
+
+
+@pytest.mark.parametrize("outside", ["q/other", "P/k", "k"])
+async def test_a_key_outside_the_prefix_is_an_error_and_not_left_out(outside: str) -> None:
+    store = CustomObjectStore(on_list=lambda prefix: ["p/k", outside])
+    with pytest.raises(StoreError) as caught:
+        await store.list_keys("p/")
+    assert str(caught.value) == f"list_keys 'p/': on_list returned {outside!r}, which is outside the prefix"
+
+
+@pytest.mark.parametrize("prefix", ["a//", "../", "a b", "a\n", "/"])
+async def test_a_prefix_that_no_portable_key_can_have_reaches_the_callback(prefix: str) -> None:
+    store = CustomObjectStore(on_list=lambda prefix: [prefix + "k"])
+    assert await store.list_keys(prefix) == [prefix + "k"]
+    with pytest.raises(InvalidKeyError):
+        await CustomObjectStore(on_list=saw, portable_keys=True).list_keys(prefix)
+    assert calls == []
 
 
 async def test_what_a_callback_raises_passes_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""How often the S3 leaf tries: counted on the wire."""
+"""How many attempts the S3 leaf makes: counted on the wire."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faulty_proxy import Fault, FaultyProxy, cut_short, lost_reply, passed_on, reply, reset, s3_error, stalled
+from faulty_proxy import Fault, FaultyProxy, cut_short, lost_reply, passed_on, reset, s3_error, stalled
+from starfish_server.context import retries_outside
 from starfish_server.errors import (
     DeleteManyError,
     StoreError,
@@ -17,7 +18,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from starfish_server.storage.s3 import S3ObjectStore, attempts
+from starfish_server.storage.s3 import S3ObjectStore, transport
 
 if TYPE_CHECKING:
     from servers import S3Server
@@ -30,7 +31,6 @@ OUTAGES: dict[str, Fault] = {
     "reset": reset,
     "503": s3_error(503, "SlowDown"),
     "500": s3_error(500, "InternalError"),
-    "empty": reply(200),
 }
 OPERATIONS: dict[str, Callable[[S3ObjectStore], object]] = {
     "get": lambda store: store.get_string("k"),
@@ -46,19 +46,14 @@ OPERATIONS: dict[str, Callable[[S3ObjectStore], object]] = {
 async def test_in_an_outage_the_attempts_on_the_wire_are_max_attempts(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, operation: str, outage: str, maximum: int
 ) -> None:
-    """On a connection that was used before, too: HTTP clients like to repeat a request there."""
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=maximum)
-    proxy.fault = s3_error(403, "AccessDenied")
-    with pytest.raises(StoreError):
-        await store.get_string("k")
-    proxy.seen.clear()
     proxy.fault = OUTAGES[outage]
     with pytest.raises((StoreUnavailableError, DeleteManyError)):
         await OPERATIONS[operation](store)  # type: ignore[misc]  # each gives a coroutine
     assert len(proxy.seen) == maximum
 
 
-async def test_a_failure_that_passes_is_not_noticed(
+async def test_a_transient_failure_is_retried(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(seaweedfs, endpoint=proxy.endpoint)
@@ -68,7 +63,7 @@ async def test_a_failure_that_passes_is_not_noticed(
     assert await store.get_string("k") == "v" * 1000
 
 
-async def test_what_another_try_cannot_change_is_tried_once(
+async def test_a_permanent_failure_is_not_retried(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
@@ -82,11 +77,26 @@ async def test_a_retry_layer_leaves_one_attempt(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=5)
-    store.take_over_retries()
     proxy.fault = reset
+    retries_outside.set(True)
     with pytest.raises(StoreUnavailableError):
         await store.get_string("k")
     assert len(proxy.seen) == 1
+
+
+async def test_a_store_in_two_stacks_makes_its_own_attempts_where_no_layer_does(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=3)
+    proxy.fault = s3_error(503, "SlowDown")
+
+    async def retried_outside() -> None:
+        retries_outside.set(True)
+        await store.get_string("outside")
+
+    outcomes = await asyncio.gather(retried_outside(), store.get_string("k"), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreOverloadedError] * 2
+    assert sorted(seen.target for seen in proxy.seen) == ["/b/k"] * 3 + ["/b/outside"]
 
 
 async def test_the_server_says_how_long_to_wait(
@@ -97,7 +107,7 @@ async def test_the_server_says_how_long_to_wait(
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(attempts, "asyncio", type("fake", (), {"sleep": staticmethod(sleep)}))
+    monkeypatch.setattr(transport, "sleep", sleep)
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
     proxy.fault = s3_error(503, "SlowDown", Retry_After="7")
     with pytest.raises(StoreOverloadedError) as caught:
@@ -153,3 +163,12 @@ async def test_a_host_that_refuses_or_is_unknown_is_unavailable(seaweedfs: S3Ser
         with pytest.raises(StoreUnavailableError, match="no connection could be made") as caught:
             await store.get_string("k")
         assert caught.value.__cause__ is not None
+
+
+async def test_a_host_that_refuses_is_named_with_its_reason_and_without_talk_of_tls(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint="http://127.0.0.1:1", max_attempts=1)
+    with pytest.raises(StoreUnavailableError) as caught:
+        await store.get_string("k")
+    assert caught.value.reason == "no connection could be made, bucket 'b': 127.0.0.1:1: Connection refused"

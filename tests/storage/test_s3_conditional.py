@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
-from faulty_proxy import FaultyProxy, Forward, lost_reply, passed_on, s3_error
+from faulty_proxy import FaultyProxy, Forward, lost_reply, passed_on, reply, s3_error
 from starfish_server import StoreNotSupportedError, StoreUnavailableError, VersionConflictError
 from starfish_server.layers import Retry
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from servers import S3Server
-    from starfish_server.storage.s3 import S3ObjectStore
 
 CONDITIONS = ("If-Match", "If-None-Match")
 
 
 @pytest.fixture
-def store(make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server) -> S3ObjectStore:
-    return make_s3(seaweedfs, endpoint=proxy.endpoint)
+def bucket(seaweedfs: S3Server) -> str:
+    return seaweedfs.make_bucket()
 
 
-def conditional_requests(proxy: FaultyProxy, key: str) -> int:
-    """How many conditional writes of the key itself were sent."""
-    return sum(
-        seen.target.endswith(key) and any(c in seen.headers for c in CONDITIONS) for seen in proxy.seen
-    )
+@pytest.fixture
+def store(
+    make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server, bucket: str
+) -> S3ObjectStore:
+    return make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint)
+
+
+def conditional_writes(proxy: FaultyProxy) -> int:
+    return sum(any(condition in seen.headers for condition in CONDITIONS) for seen in proxy.seen)
 
 
 def deaf_to(condition: str) -> Callable[[web.Request, Forward], object]:
@@ -50,20 +55,33 @@ async def test_a_service_that_does_not_heed_if_match_is_not_trusted_with_it(
     found = await store.get_versioned("k")
     assert found is not None
     proxy.fault = deaf_to("If-Match")  # type: ignore[assignment]  # it is one
-    for _ in range(2):
-        with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
-            await store.put_if("k", "lost", version=found[1])
-    assert conditional_requests(proxy, "/k") == 0
+    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match: it may have overwritten"):
+        await store.put_if("k", "2", version=found[1])
+    proxy.seen.clear()
+    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
+        await store.put_if("k", "3", version=found[1])
+    assert proxy.seen == []
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+async def test_a_service_that_is_not_trusted_yet_does_not_get_a_write_whose_condition_fails(
+    store: S3ObjectStore, proxy: FaultyProxy, condition: str
+) -> None:
+    await store.put("k", "v")
+    proxy.fault = deaf_to(condition)  # type: ignore[assignment]  # it is one
+    with pytest.raises(VersionConflictError):
+        await store.put_if("k", "lost", version=None if condition == "If-None-Match" else '"another"')
+    assert conditional_writes(proxy) == 0
 
 
 async def test_a_service_that_does_not_heed_if_none_match_is_not_trusted_with_it(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
-    await store.put("k", "v")
     proxy.fault = deaf_to("If-None-Match")  # type: ignore[assignment]  # it is one
-    with pytest.raises(StoreNotSupportedError, match="does not heed If-None-Match"):
-        await store.put_if("k", "lost", version=None)
-    assert await store.get_string("k") == "v"
+    for _ in range(2):
+        with pytest.raises(StoreNotSupportedError, match="does not heed If-None-Match"):
+            await store.put_if("k", "v", version=None)
+    assert conditional_writes(proxy) == 2
 
 
 async def test_a_service_that_refuses_conditions_is_not_supported(
@@ -79,43 +97,94 @@ async def test_a_service_that_refuses_conditions_is_not_supported(
         await store.put_if("k", "v", version=None)
 
 
-async def test_trying_the_service_out_leaves_nothing_and_is_done_once(
-    make_s3: Callable[..., S3ObjectStore], store: S3ObjectStore, proxy: FaultyProxy, seaweedfs: S3Server
+async def test_the_first_conditional_write_touches_no_other_key(
+    store: S3ObjectStore, proxy: FaultyProxy, bucket: str
 ) -> None:
     version = await store.put_if("folder/k", "1", version=None)
-    version = await store.put_if("folder/k", "2", version=version)
-    requests = len(proxy.seen)
-    await store.put_if("folder/k", "3", version=version)
-    await store.put_if("folder/other", "1", version=None)
-    assert len(proxy.seen) == requests + 2
-    bucket = store._transport.address.bucket
-    everything = make_s3(seaweedfs, bucket=bucket, portable_keys=False)
-    assert await everything.list_keys("") == ["folder/k", "folder/other"]
+    await store.put_if("folder/k", "2", version=version)
+    assert {seen.target for seen in proxy.seen} == {f"/{bucket}/folder/k"}
+    assert {seen.method for seen in proxy.seen} == {"HEAD", "PUT"}
+    assert await store.get_string("folder/k") == "2"
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["/".join("d" * size for size in sizes) for sizes in ((250, 250, 250, 250, 20), (255, 255, 255, 254, 1))]
-    + ["é" * 510 + "/key"],
-    ids=["long folder", "longest folder", "one folder of two-byte letters"],
-)
-async def test_the_service_is_tried_out_for_the_longest_key(
-    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server, key: str
+async def test_what_was_learnt_from_the_first_conditional_write_is_used_from_then_on(
+    store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
-    assert len(key.encode()) == 1024
-    store = make_s3(seaweedfs, portable_keys=False)
-    await store.put_if(key, "v", version=None)
-    assert await store.get_string(key) == "v"
+    version = await store.put_if("k", "1", version=None)
+    version = await store.put_if("k", "2", version=version)
+    proxy.seen.clear()
+    await store.put_if("k", "3", version=version)
+    await store.put_if("other", "1", version=None)
+    assert [seen.method for seen in proxy.seen] == ["PUT", "PUT"]
+
+
+async def test_many_first_conditional_writes_learn_together(store: S3ObjectStore, proxy: FaultyProxy) -> None:
+    await asyncio.gather(*(store.put_if(f"k{number}", "v", version=None) for number in range(20)))
+    assert sum(seen.method == "HEAD" for seen in proxy.seen) == 1
+    assert conditional_writes(proxy) == 21
+
+
+async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_used(
+    store: S3ObjectStore, proxy: FaultyProxy
+) -> None:
+    present: set[str] = set()
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if "If-Match" in request.headers and request.path not in present:
+            return web.Response(headers={"ETag": '"written"'})
+        if request.method == "PUT":
+            present.add(request.path)
+        return (await forward()).response()
+
+    proxy.fault = fault
+    await store.put("k", "1")
+    found = await store.get_versioned("k")
+    assert found is not None
+    await store.put_if("k", "2", version=found[1])
+    assert await store.get_string("k") == "2"
+
+
+async def test_credentials_that_may_only_write_suffice(store: S3ObjectStore, proxy: FaultyProxy) -> None:
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method == "HEAD":
+            return await s3_error(403, "AccessDenied")(request, forward)
+        return (await forward()).response()
+
+    proxy.fault = fault
+    await store.put_if("k", "v", version=None)
+    proxy.fault = None
+    assert await store.get_string("k") == "v"
+
+
+async def test_aws_is_known_to_heed_conditions(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy.endpoint)
+    monkeypatch.delenv("no_proxy", raising=False)
+    options = S3StorageOptions(bucket="buck", anonymous=True, endpoint="http://s3.us-east-1.amazonaws.com")
+    proxy.fault = reply(200, ETag='"e"')
+    async with S3ObjectStore(options) as store:
+        assert await store.put_if("k", "v", version=None) == '"e"'
+    assert [seen.method for seen in proxy.seen] == ["PUT"]
+
+
+async def test_a_write_that_met_another_one_in_progress_is_tried_again(
+    store: S3ObjectStore, proxy: FaultyProxy, no_waiting: None
+) -> None:
+    """Nothing was written, and which of the two wins is not decided yet."""
+    version = await store.put_if("k", "1", version=None)
+    version = await store.put_if("k", "2", version=version)
+    proxy.next_faults += [s3_error(409, "ConditionalRequestConflict")] * 2
+    await store.put_if("k", "3", version=version)
+    assert await store.get_string("k") == "3"
 
 
 async def test_a_lost_reply_is_not_tried_again_by_the_leaf(store: S3ObjectStore, proxy: FaultyProxy) -> None:
     version = await store.put_if("k", "1", version=None)
     version = await store.put_if("k", "2", version=version)
-    before = conditional_requests(proxy, "/k")
+    before = conditional_writes(proxy)
     proxy.next_faults.append(lost_reply)
     with pytest.raises(StoreUnavailableError):
         await store.put_if("k", "3", version=version)
-    assert conditional_requests(proxy, "/k") == before + 1
+    assert conditional_writes(proxy) == before + 1
 
 
 async def test_retry_finds_out_that_its_own_write_won(store: S3ObjectStore, proxy: FaultyProxy) -> None:
@@ -128,9 +197,13 @@ async def test_retry_finds_out_that_its_own_write_won(store: S3ObjectStore, prox
 
 
 async def test_retry_reports_a_conflict_with_another_writer(
-    store: S3ObjectStore, make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server
+    store: S3ObjectStore,
+    make_s3: Callable[..., S3ObjectStore],
+    proxy: FaultyProxy,
+    seaweedfs: S3Server,
+    bucket: str,
 ) -> None:
-    other = make_s3(seaweedfs, bucket=store._transport.address.bucket)
+    other = make_s3(seaweedfs, bucket=bucket)
     retrying = Retry(store, initial=0.001)
     version = await retrying.put_if("k", "1", version=None)
     version = await retrying.put_if("k", "2", version=version)
@@ -145,15 +218,13 @@ async def test_retry_reports_a_conflict_with_another_writer(
     assert await other.get_string("k") == "theirs"
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict"), (404, "NoSuchKey")]
-)
+@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (404, "NoSuchKey")])
 async def test_each_way_to_say_so_is_a_conflict(
     store: S3ObjectStore, proxy: FaultyProxy, status: int, code: str
 ) -> None:
     version = await store.put_if("k", "1", version=None)
     version = await store.put_if("k", "2", version=version)
     proxy.next_faults.extend([s3_error(status, code), passed_on])
-    with pytest.raises(VersionConflictError, match="'k' was not written"):
+    with pytest.raises(VersionConflictError, match="nothing was written"):
         await store.put_if("k", "3", version=version)
     assert await store.get_string("k") == "2"

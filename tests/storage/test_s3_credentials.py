@@ -1,14 +1,16 @@
-"""Who asks: keys of the options, the standard chain, nobody; and that no secret is ever shown."""
+"""Credentials of the options, of the standard chain, and none; and that no secret is ever shown."""
 
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,14 +20,13 @@ from faulty_proxy import Fault, FaultyProxy, Forward, reply, reset, s3_error
 from starfish_server.errors import (
     DeleteManyError,
     StoreAccessDeniedError,
+    StoreClosedError,
     StoreError,
     StoreUnavailableError,
 )
-from starfish_server.storage.s3 import S3ObjectStore
+from starfish_server.storage.s3 import S3ObjectStore, credentials
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aiohttp import web
 
     from servers import S3Server
@@ -45,7 +46,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-async def test_keys_are_found_in_the_environment(
+async def test_credentials_are_found_in_the_environment(
     seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweedfs.access_key_id)
@@ -55,7 +56,7 @@ async def test_keys_are_found_in_the_environment(
     assert await store.get_string("k") == "v"
 
 
-async def test_keys_are_found_in_a_profile(
+async def test_credentials_are_found_in_a_profile(
     seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "credentials").write_text(
@@ -66,25 +67,10 @@ async def test_keys_are_found_in_a_profile(
     assert await make_s3(seaweedfs, **CHAIN).get_string("k") is None
 
 
-async def test_keys_that_expire_are_refreshed(seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path) -> None:
-    """A credential process whose keys are always about to expire, so that each request runs it anew."""
-    expires = (datetime.now(UTC) + timedelta(seconds=300)).isoformat()
-    keys = {
-        "Version": 1,
-        "AccessKeyId": seaweedfs.access_key_id,
-        "SecretAccessKey": seaweedfs.secret_access_key,
-        "Expiration": expires,
-    }
-    program, runs = tmp_path / "keys.py", tmp_path / "runs"
-    program.write_text(
-        f"open({str(runs)!r}, 'a').write('x')\nprint({json.dumps(keys)!r})\n",
-    )
-    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
-    store = make_s3(seaweedfs, **CHAIN)
-    await store.put("k", "v")
-    before = len(runs.read_text())
-    assert await store.get_string("k") == "v"
-    assert len(runs.read_text()) > before
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not happened():  # noqa: ASYNC110 - another process sets no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -92,14 +78,14 @@ def numbered_tokens(tmp_path: Path) -> Callable[[timedelta], Path]:
     """`numbered_tokens(valid)`: a credential process that gives token-1, token-2 and so on, and its runs."""
 
     def make(valid: timedelta) -> Path:
-        program, runs = tmp_path / "keys.py", tmp_path / "runs"
+        program, runs = tmp_path / "credentials.py", tmp_path / "runs"
         expires = (datetime.now(UTC) + valid).isoformat()
-        keys = {"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "secret", "Expiration": expires}
+        printed = {"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "secret", "Expiration": expires}
         program.write_text(
             "import json\n"
             f"open({str(runs)!r}, 'a').write('x')\n"
             f"number = len(open({str(runs)!r}).read())\n"
-            f"print(json.dumps({keys!r} | {{'SessionToken': f'token-{{number}}'}}))\n"
+            f"print(json.dumps({printed!r} | {{'SessionToken': f'token-{{number}}'}}))\n"
         )
         (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
         return runs
@@ -122,7 +108,186 @@ def tokens_sent(proxy: FaultyProxy) -> list[str]:
     return [seen.headers["X-Amz-Security-Token"] for seen in proxy.seen]
 
 
-async def test_keys_that_the_service_says_have_expired_are_replaced(
+async def test_credentials_that_expire_are_refreshed_while_they_are_used(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3, numbered_tokens: Callable[[timedelta], Path]
+) -> None:
+    """Those of the credential process are always about to expire."""
+    runs = numbered_tokens(timedelta(minutes=5))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = reply(200, "v", ETag='"e"')
+    await store.get_string("k")
+    await store.get_string("k")
+    first, second = tokens_sent(proxy)
+    assert first == second
+    before = len(runs.read_text())
+    await until(lambda: len(runs.read_text()) > before)
+    while tokens_sent(proxy)[-1] == first:
+        await store.get_string("k")
+
+
+async def test_credentials_that_are_valid_are_used_while_a_refresh_hangs(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    expires = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    found = {"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "s", "SessionToken": "t"}
+    program, runs, release = tmp_path / "credentials.py", tmp_path / "runs", tmp_path / "release"
+    program.write_text(
+        "import os, time\n"
+        f"open({str(runs)!r}, 'a').write('x')\n"
+        f"while len(open({str(runs)!r}).read()) > 2 and not os.path.exists({str(release)!r}):\n"
+        "    time.sleep(0.01)\n"
+        f"print({json.dumps(found | {'Expiration': expires})!r})\n"
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = reply(200, "v", ETag='"e"')
+    await store.get_string("k")
+    async with asyncio.timeout(5.0):
+        assert await asyncio.gather(*(store.get_string("k") for _ in range(10))) == ["v"] * 10
+    await until(lambda: runs.read_text() == "xxx")
+    release.touch()
+
+
+@pytest.fixture
+async def metadata_service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[object]]:
+    """A service of roles that hangs up; its list grows by one with each request."""
+    asked: list[object] = []
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        writer.close()
+
+    listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
+    yield asked
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_a_look_up_that_fails_does_so_once_for_all_that_wait(
+    moto: S3Server, make_s3: MakeS3, metadata_service: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "FAILURE_SECONDS", 0.0)
+    store = make_s3(moto, bucket="b", max_attempts=1, **CHAIN)
+    with pytest.raises(StoreAccessDeniedError):
+        await store.get_string("k")
+    alone = len(metadata_service)
+    gets = [store.get_string(f"k{number}") for number in range(20)]
+    outcomes = await asyncio.gather(*gets, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreAccessDeniedError] * 20
+    assert len(metadata_service) == 2 * alone
+    assert [outcome.key for outcome in outcomes if isinstance(outcome, StoreError)] == [
+        f"k{number}" for number in range(20)
+    ]
+
+
+async def test_a_failed_look_up_stands_for_a_while(
+    moto: S3Server, make_s3: MakeS3, metadata_service: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "FAILURE_SECONDS", 60.0)
+    store = make_s3(moto, bucket="b", max_attempts=1, **CHAIN)
+    with pytest.raises(StoreAccessDeniedError, match="no credentials"):
+        await store.get_string("k")
+    asked = len(metadata_service)
+    with pytest.raises(StoreAccessDeniedError, match="no credentials"):
+        await store.get_string("k")
+    assert len(metadata_service) == asked
+
+
+async def test_a_get_that_is_cancelled_leaves_the_look_up_to_the_others(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3, numbered_tokens: Callable[[timedelta], Path]
+) -> None:
+    runs = numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = reply(200, "v", ETag='"e"')
+    first, second = (asyncio.create_task(store.get_string("k")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == "v"
+    assert first.cancelled()
+    assert runs.read_text() == "x"
+
+
+async def test_close_ends_a_look_up(moto: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, end = asyncio.Event(), asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await end.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "60")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
+    store = make_s3(moto, bucket="b", **CHAIN)
+    get = asyncio.create_task(store.get_string("k"))
+    await asked.wait()
+    async with asyncio.timeout(5.0):
+        await store.close()
+        with pytest.raises(StoreClosedError):
+            await get
+    end.set()
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_close_ends_a_credential_process(moto: S3Server, make_s3: MakeS3, tmp_path: Path) -> None:
+    program, begun = tmp_path / "credentials.py", tmp_path / "begun"
+    program.write_text(
+        f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    store = make_s3(moto, bucket="b", **CHAIN)
+    get = asyncio.create_task(store.get_string("k"))
+    await until(lambda: begun.exists() and begun.read_text() != "")
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await get
+    await until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+async def test_a_profile_that_wants_an_mfa_code_is_an_error_and_asks_for_nothing(
+    moto: S3Server, make_s3: MakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prompt(*_: object) -> str:
+        raise AssertionError("it asked for the code")
+
+    monkeypatch.setattr(getpass, "getpass", prompt)
+    (tmp_path / "config").write_text(
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = s\nregion = us-east-1\n"
+        "mfa_serial = arn:aws:iam::123456789012:mfa/u\n"
+        "[profile s]\naws_access_key_id = AKID\naws_secret_access_key = secret\n"
+    )
+    with pytest.raises(StoreAccessDeniedError, match="needs an MFA code"):
+        await make_s3(moto, bucket="b", **CHAIN).get_string("k")
+
+
+async def test_a_credential_process_reads_nothing_from_the_terminal(
+    moto: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    (tmp_path / "credentials.py").write_text("input()\n")
+    program = f"{sys.executable} {tmp_path / 'credentials.py'}"
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    async with asyncio.timeout(10.0):
+        with pytest.raises(StoreAccessDeniedError, match="CredentialRetrievalError"):
+            await make_s3(moto, bucket="b", **CHAIN).get_string("k")
+
+
+async def test_a_web_identity_file_that_is_not_there_is_named(
+    moto: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(StoreAccessDeniedError, match="FileNotFoundError: '/nowhere/token'"):
+        await make_s3(moto, bucket="b", **CHAIN).get_string("k")
+
+
+async def test_credentials_that_the_service_says_have_expired_are_replaced(
     proxy: FaultyProxy,
     moto: S3Server,
     make_s3: MakeS3,
@@ -136,7 +301,7 @@ async def test_keys_that_the_service_says_have_expired_are_replaced(
     assert tokens_sent(proxy) == ["token-1", "token-2", "token-2"]
 
 
-async def test_keys_that_many_requests_find_expired_are_replaced_once(
+async def test_credentials_that_many_requests_find_expired_are_replaced_once(
     proxy: FaultyProxy,
     moto: S3Server,
     make_s3: MakeS3,
@@ -149,7 +314,7 @@ async def test_keys_that_many_requests_find_expired_are_replaced_once(
     assert runs.read_text() == "xx"
 
 
-async def test_keys_that_are_expired_however_new_are_refused_after_one_more_try(
+async def test_credentials_that_are_expired_however_new_are_refused_after_one_retry(
     proxy: FaultyProxy,
     moto: S3Server,
     make_s3: MakeS3,
@@ -163,7 +328,7 @@ async def test_keys_that_are_expired_however_new_are_refused_after_one_more_try(
     assert tokens_sent(proxy) == ["token-1", "token-2"]
 
 
-async def test_keys_of_the_options_that_have_expired_are_sent_once(
+async def test_credentials_of_the_options_that_have_expired_are_sent_once(
     proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3
 ) -> None:
     store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, session_token="token-1")
@@ -174,7 +339,7 @@ async def test_keys_of_the_options_that_have_expired_are_sent_once(
 
 
 @pytest.mark.parametrize("operation", ["get_string", "delete_many"])
-async def test_a_token_that_was_refreshed_while_its_request_was_under_way_is_not_shown(
+async def test_a_token_that_was_refreshed_while_its_request_was_in_flight_is_not_shown(
     proxy: FaultyProxy,
     moto: S3Server,
     make_s3: MakeS3,
@@ -208,20 +373,20 @@ async def test_a_token_that_was_refreshed_while_its_request_was_under_way_is_not
 async def test_the_chain_is_searched_once_for_many_first_requests(
     seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path
 ) -> None:
-    keys = {
+    printed = {
         "Version": 1,
         "AccessKeyId": seaweedfs.access_key_id,
         "SecretAccessKey": seaweedfs.secret_access_key,
     }
-    program, runs = tmp_path / "keys.py", tmp_path / "runs"
-    program.write_text(f"open({str(runs)!r}, 'a').write('x')\nprint({json.dumps(keys)!r})\n")
+    program, runs = tmp_path / "credentials.py", tmp_path / "runs"
+    program.write_text(f"open({str(runs)!r}, 'a').write('x')\nprint({json.dumps(printed)!r})\n")
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
     store = make_s3(seaweedfs, **CHAIN)
     await asyncio.gather(*(store.get_string("k") for _ in range(10)))
     assert runs.read_text() == "x"
 
 
-async def test_a_chain_without_keys_says_what_to_do(seaweedfs: S3Server, make_s3: MakeS3) -> None:
+async def test_a_chain_without_credentials_says_what_to_do(seaweedfs: S3Server, make_s3: MakeS3) -> None:
     with pytest.raises(StoreAccessDeniedError, match="anonymous=True") as caught:
         await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
     assert (caught.value.operation, caught.value.key) == ("get_string", "k")
@@ -248,10 +413,10 @@ async def test_a_chain_that_fails_is_an_error_without_its_output(
         '{"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "s", "SessionToken": "hunter2\\n"}',
     ],
 )
-async def test_a_credential_process_that_prints_no_keys_is_an_error_without_its_output(
+async def test_a_credential_process_that_prints_no_credentials_is_an_error_without_its_output(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path, printed: str
 ) -> None:
-    (tmp_path / "keys.py").write_text(f"print({printed!r})\n")
+    (tmp_path / "credentials.py").write_text(f"print({printed!r})\n")
     (tmp_path / "config").write_text(
         f"[default]\ncredential_process = {sys.executable} {tmp_path / 'keys.py'}\n"
     )
@@ -267,7 +432,7 @@ async def test_a_credential_process_that_is_not_there_is_tried_once(
     seaweedfs: S3Server, make_s3: MakeS3, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text("[default]\ncredential_process = /no/such/program\n")
-    with pytest.raises(StoreAccessDeniedError, match="FileNotFoundError"):
+    with pytest.raises(StoreAccessDeniedError, match="FileNotFoundError: '/no/such/program'"):
         await make_s3(seaweedfs, bucket="b", **CHAIN).get_string("k")
 
 
@@ -309,7 +474,7 @@ async def test_an_anonymous_store_signs_nothing(proxy: FaultyProxy, moto: S3Serv
     assert not {"Authorization", "X-Amz-Date", "X-Amz-Security-Token"} & set(proxy.seen[0].headers)
 
 
-async def test_an_anonymous_store_is_refused_where_keys_are_needed(
+async def test_an_anonymous_store_is_refused_where_credentials_are_needed(
     seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
     bucket = seaweedfs.make_bucket()
@@ -320,8 +485,8 @@ async def test_an_anonymous_store_is_refused_where_keys_are_needed(
 async def test_a_wrong_secret_is_refused_by_every_operation_naming_the_bucket_alone(
     seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:
-    store = make_s3(seaweedfs, secret_access_key="hunter2-wrong")
-    bucket = store._transport.address.bucket
+    bucket = seaweedfs.make_bucket()
+    store = make_s3(seaweedfs, bucket=bucket, secret_access_key="hunter2-wrong")
     operations = (store.get_string("k"), store.put("k", "v"), store.list_keys(""), store.delete("k"))
     for operation in operations:
         with pytest.raises(StoreAccessDeniedError, match=bucket) as caught:

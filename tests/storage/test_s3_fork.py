@@ -8,22 +8,22 @@ import sys
 FORK_DURING_A_FIRST_USE = """
 import asyncio, os, signal, sys, threading
 from aiohttp import ClientSession
-from starfish_server.storage.s3.connections import Connections
-from starfish_server.storage.s3.credentials import FixedKeys
+from starfish_server.storage.s3.sessions import Sessions
+from starfish_server.storage.s3.credentials import CredentialSource
 
 begun, end = threading.Event(), threading.Event()
 
-def open_keys():
+def open_credentials():
     if not begun.is_set():
         begun.set()
         assert end.wait(10.0)
-    return FixedKeys(None)
+    return CredentialSource()
 
-connections = Connections(ClientSession, open_keys, 30.0)
+sessions = Sessions(ClientSession, open_credentials, 30.0)
 
 async def use():
-    assert await connections.current() is await connections.current()
-    await connections.close()
+    assert await sessions.current() is await sessions.current()
+    await sessions.close()
 
 thread = threading.Thread(target=asyncio.run, args=(use(),))
 thread.start()
@@ -39,6 +39,6 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_child_forked_while_another_thread_opens_its_connections_can_open_its_own() -> None:
+def test_a_child_forked_while_another_thread_opens_its_session_can_open_its_own() -> None:
     program = [sys.executable, "-W", "ignore", "-c", FORK_DURING_A_FIRST_USE]
     assert subprocess.run(program, timeout=60, check=False).returncode == 0

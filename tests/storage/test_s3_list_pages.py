@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starfish_server.storage.s3.replies import MalformedReplyError, Reply, read_list_page
+from starfish_server.storage.s3.errors import MalformedReplyError
+from starfish_server.storage.s3.replies import ListPage, Reply, read_list_page
 
 SPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 PLAIN = "<Contents><Key>{}</Key><ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
@@ -47,6 +48,25 @@ def test_a_key_is_decoded_once_and_only_if_the_page_says_so() -> None:
     assert read_list_page(page(PLAIN.format("a&amp;b"))).keys == ["a&b"]
 
 
+def test_keys_that_are_not_utf8_are_left_out_and_no_others() -> None:
+    keys = ["a", "%ff", "b", "caf%E9", "%ff", "%EF%BF%BD", "z"]
+    encoded = page("".join(map(PLAIN.format, keys)), more="<EncodingType>url</EncodingType>")
+    assert read_list_page(encoded).keys == ["a", "b", "\ufffd", "z"]
+
+
+@pytest.mark.parametrize("truncated", ["False", "FALSE", " false\n"])
+def test_a_page_says_in_any_form_that_it_is_the_last(truncated: str) -> None:
+    reply = page(PLAIN.format("a"))
+    reply = reply._replace(body=reply.body.replace(b">false<", f">{truncated}<".encode()))
+    assert read_list_page(reply) == ListPage(["a"], None)
+
+
+def test_elements_without_the_name_space_of_their_root_are_read() -> None:
+    entry = "<Contents><Key>a</Key></Contents>"
+    body = f"<s:L xmlns:s='http://s3'><IsTruncated>false</IsTruncated>{entry}</s:L>"
+    assert read_list_page(Reply(200, {}, body.encode())).keys == ["a"]
+
+
 @pytest.mark.parametrize(
     "entries",
     [
@@ -55,7 +75,6 @@ def test_a_key_is_decoded_once_and_only_if_the_page_says_so() -> None:
         "<Contents><Key>k</Key></Contents",
         "<Contents><Key>k</Key><Size></Key></Contents>",
         PLAIN.format("a") + "<Contents>",
-        PLAIN.format("%ff") + "<EncodingType>url</EncodingType>",
     ],
 )
 def test_a_page_that_is_not_whole_is_an_error(entries: str) -> None:

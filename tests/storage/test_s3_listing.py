@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from faulty_proxy import FaultyProxy, reply
-from starfish_server.errors import StoreError, StoreUnavailableError
+from starfish_server.errors import StoreError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
@@ -116,9 +116,11 @@ async def test_no_page_is_asked_for_that_is_longer_than_the_limit_or_before_the_
 async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
     moto: S3Server, make_s3: MakeS3
 ) -> None:
-    anything = make_s3(moto, portable_keys=False)
-    bucket = anything._transport.address.bucket
-    odd = ["a b", "a//b", "a+b", "a%2Fb", "ä", "\N{GRINNING FACE}/x", "/a", "a/", "<&>'\""]
+    bucket = moto.make_bucket()
+    anything = make_s3(moto, bucket=bucket, portable_keys=False)
+    odd = ["a b", "a+b", "a%2Fb", "ä", "\N{GRINNING FACE}/x", "<&>'\""]
+    for key in ("a//b", "/a", "a/", "a/../b"):
+        moto.ask("put_object", Bucket=bucket, Key=key)
     for key in [*odd, "a", "b", "z"]:
         await anything.put(key, key)
     assert await anything.list_keys("") == sorted([*odd, "a", "b", "z"])
@@ -130,12 +132,13 @@ async def test_keys_that_break_the_rules_are_left_out_and_do_not_count(
 
 
 async def test_keys_that_are_left_out_cost_no_request_each(moto: S3Server, make_s3: MakeS3) -> None:
-    anything = make_s3(moto, portable_keys=False)
+    bucket = moto.make_bucket()
+    anything = make_s3(moto, bucket=bucket, portable_keys=False)
     await asyncio.gather(*(anything.put(f"a photo {number:02}.jpg", "") for number in range(20)))
     for key in ("b", "c", "d"):
         await anything.put(key, "")
     async with FaultyProxy(moto.endpoint) as proxy:
-        store = make_s3(moto, bucket=anything._transport.address.bucket, endpoint=proxy.endpoint)
+        store = make_s3(moto, bucket=bucket, endpoint=proxy.endpoint)
         assert await store.list_keys("", limit=2) == ["b", "c"]
     assert len(proxy.seen) == 2
 
@@ -182,7 +185,7 @@ async def test_pages_that_lead_nowhere_are_an_error(
 ) -> None:
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
     proxy.next_faults += [reply(200, body) for body in pages]
-    with pytest.raises(StoreError, match=r"do not come to an end|outside the prefix"):
+    with pytest.raises(StoreError, match=r"do not end|outside the prefix"):
         await store.list_keys("a")
 
 
@@ -196,9 +199,7 @@ async def test_pages_that_lead_nowhere_are_an_error(
         "<ListBucketResult/>",
         page("a")[:-20],
         page("a", truncated=True),
-        page("%FF"),
         page(""),
-        page("a").replace("ListBucketResult", "DeleteResult"),
         '<!DOCTYPE a [<!ENTITY b "c">]>' + page("&b;"),
         b"\xff\xfe<",
     ],
@@ -208,6 +209,7 @@ async def test_a_200_that_is_no_list_is_an_error(
 ) -> None:
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=1)
     proxy.fault = reply(200, body)
-    with pytest.raises(StoreUnavailableError) as caught:
+    with pytest.raises(StoreError) as caught:
         await store.list_keys("")
+    assert type(caught.value) is StoreError
     assert (caught.value.operation, caught.value.key) == ("list_keys", "")

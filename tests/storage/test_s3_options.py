@@ -1,4 +1,4 @@
-"""What `S3StorageOptions` accepts, shows and hides, and where requests go for it."""
+"""What `S3StorageOptions` accepts, shows and hides, and where requests go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 from typing import Any
 
+import botocore.session
 import pytest
 
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
@@ -59,7 +60,14 @@ def test_options_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_attempts": 2.5}, {"max_connections": True}, {"read_timeout": "5"}, {"verify": None}]
+    "wrong",
+    [
+        {"max_attempts": 2.5},
+        {"max_connections": True},
+        {"read_timeout": "5"},
+        {"verify": None},
+        {"verify_bodies": "no"},
+    ],
 )
 def test_options_of_the_wrong_type_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
@@ -91,7 +99,7 @@ def test_certificates_that_are_not_there_are_refused() -> None:
 def test_options_with_a_secret_show_it_nowhere_and_are_not_pickled() -> None:
     options = S3StorageOptions(bucket="b", session_token="hunter2-token", **KEYS)
     store = S3ObjectStore(options)
-    shown = repr(options) + str(options) + repr(store) + str(store) + repr(store._transport.address)
+    shown = repr(options) + str(options) + repr(store) + str(store)
     assert "hunter2" not in shown
     for refuse in (pickle.dumps, copy.copy, copy.deepcopy):
         for held in (options, store):
@@ -116,6 +124,8 @@ def test_options_are_frozen_and_can_be_varied() -> None:
     [
         ({}, "https://b.s3.us-east-1.amazonaws.com/k"),
         ({"region": "cn-north-1"}, "https://b.s3.cn-north-1.amazonaws.com.cn/k"),
+        ({"region": "eusc-de-east-1"}, "https://b.s3.eusc-de-east-1.amazonaws.eu/k"),
+        ({"region": "us-new-9"}, "https://b.s3.us-new-9.amazonaws.com/k"),
         ({"bucket": "with.dot"}, "https://s3.us-east-1.amazonaws.com/with.dot/k"),
         ({"addressing_style": "path"}, "https://s3.us-east-1.amazonaws.com/b/k"),
         ({"endpoint": "https://s3.amazonaws.com"}, "https://b.s3.amazonaws.com/k"),
@@ -140,6 +150,20 @@ def test_options_are_frozen_and_can_be_varied() -> None:
 def test_requests_go_to_the_address_that_the_service_expects(changes: dict[str, Any], url: str) -> None:
     address = Address.of(S3StorageOptions(**{"bucket": "b"} | changes))
     assert str(address.url(address.target("k", ""))) == url
+
+
+def test_the_default_endpoint_of_every_region_is_the_one_of_botocore() -> None:
+    session = botocore.session.Session()
+    names = session.get_available_regions
+    regions = [region for each in session.get_available_partitions() for region in names("s3", each)]
+    assert len(regions) > 35
+    for region in regions:
+        client = session.create_client(
+            "s3", region_name=region, aws_access_key_id="a", aws_secret_access_key="b"
+        )
+        address = Address.of(S3StorageOptions(bucket="b", region=region))
+        assert client.meta.endpoint_url in (f"https://{address.host}", "https://s3.amazonaws.com")
+        assert address.is_aws
 
 
 @pytest.mark.parametrize(

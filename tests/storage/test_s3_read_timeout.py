@@ -6,13 +6,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 
 from faulty_proxy import FaultyProxy, paced, passed_on, stalled, trickled
 from starfish_server import StoreTimeoutError
-from starfish_server.storage.s3.connections import Connection
-from starfish_server.storage.s3.credentials import FixedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,43 +65,13 @@ async def test_each_of_many_requests_has_its_own(proxy: FaultyProxy, make_store:
         assert kinds == [str, StoreTimeoutError, StoreTimeoutError, StoreTimeoutError, str]
 
 
-async def _stand_still(connection: Connection, longer: float = 0.0) -> None:
-    """A request that makes one step and no more."""
-    async with asyncio.timeout(None) as limit:
-        progress = connection.begin(limit)
-        try:
-            progress(longer)
-            await asyncio.Event().wait()
-        finally:
-            connection.end(progress)
-            progress()  # as the task that sends a body may
-
-
-async def test_a_limit_that_was_made_longer_delays_no_other() -> None:
-    async with aiohttp.ClientSession() as session:
-        connection = Connection(session, FixedKeys(None), 0.1)
-        long = asyncio.create_task(_stand_still(connection, 60.0))
-        await asyncio.sleep(0)
-        short = asyncio.create_task(_stand_still(connection))
-        done, _ = await asyncio.wait([short, long], timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
-        assert done == {short}
-        with pytest.raises(TimeoutError):
-            await short
-        long.cancel()
-        await asyncio.gather(long, return_exceptions=True)
-        assert connection._under_way == set()
-        await connection.close(0.0)
-
-
-async def test_requests_that_begin_meanwhile_put_off_no_short_limit() -> None:
-    async with aiohttp.ClientSession() as session:
-        connection = Connection(session, FixedKeys(None), 0.02)
-        still = asyncio.create_task(_stand_still(connection))
-        async with asyncio.timeout(10.0):
-            while not still.done():
-                other = asyncio.create_task(_stand_still(connection))
-                await asyncio.sleep(0.005)
-                other.cancel()
-        with pytest.raises(TimeoutError):
-            await still
-        await connection.close(0.0)
+async def test_requests_that_begin_meanwhile_put_off_no_limit(proxy: FaultyProxy, make_store: MakeS3) -> None:
+    store = make_store(read_timeout=0.2)
+    proxy.next_faults.append(stalled)
+    still = asyncio.create_task(store.get_string("k"))
+    await proxy.arrived(1)
+    async with asyncio.timeout(10.0):
+        while not still.done():
+            assert await store.get_string("k") == BODY
+    with pytest.raises(StoreTimeoutError):
+        await still

@@ -11,31 +11,31 @@ from botocore.awsrequest import AWSRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starfish_server.storage.s3.credentials import Keys, Signer
+from starfish_server.storage.s3.credentials import Credentials, Signer
 
 HASH = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
-SESSION_KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+signs==")
+STATIC = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
+TEMPORARY = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+signs==")
 VALUES = st.text('aZ09 ~/%+=,;"', min_size=1, max_size=30)
 
 
 def botocore_authorization(
-    keys: Keys, method: str, target: str, headers: dict[str, str], now: datetime
+    credentials: Credentials, method: str, target: str, headers: dict[str, str], now: datetime
 ) -> str:
-    auth = S3SigV4Auth(keys, "s3", "eu-central-1")
+    auth = S3SigV4Auth(credentials, "s3", "eu-central-1")
     request = AWSRequest(method=method, url=f"https://{headers['Host']}{target}", headers=headers)
     request.context["timestamp"] = now.strftime(SIGV4_TIMESTAMP)
     request.headers["X-Amz-Content-SHA256"] = HASH
     request.headers["X-Amz-Date"] = request.context["timestamp"]
-    if keys.token is not None:
-        request.headers["X-Amz-Security-Token"] = keys.token
+    if credentials.token is not None:
+        request.headers["X-Amz-Security-Token"] = credentials.token
     text = auth.string_to_sign(request, auth.canonical_request(request))
     auth._inject_signature_to_request(request, auth.signature(text, request))
     return str(request.headers["Authorization"])
 
 
 @given(
-    keys=st.sampled_from([KEYS, SESSION_KEYS]),
+    credentials=st.sampled_from([STATIC, TEMPORARY]),
     method=st.sampled_from(["GET", "PUT", "POST", "DELETE"]),
     key=st.text(min_size=1, max_size=30),
     query=st.dictionaries(st.sampled_from(["prefix", "pre", "pre-fix", "uploads", "delete", "a"]), VALUES),
@@ -45,26 +45,31 @@ def botocore_authorization(
     now=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)),  # noqa: DTZ001 - UTC is put on below
 )
 def test_a_signature_is_the_one_that_botocore_makes(
-    keys: Keys, method: str, key: str, query: dict[str, str], headers: dict[str, str], now: datetime
+    credentials: Credentials,
+    method: str,
+    key: str,
+    query: dict[str, str],
+    headers: dict[str, str],
+    now: datetime,
 ) -> None:
     path = f"/bucket/{quote(key.encode(errors='replace'), safe='/~')}"
     arguments = urlencode(query, quote_via=quote, safe="~")
     target = f"{path}?{arguments}" if arguments else path
     headers = {"Host": "s3.example.com:9000", **headers}
     moment = now.replace(tzinfo=UTC)
-    expected = botocore_authorization(keys, method, target, headers, moment)
-    signer = Signer(keys, "eu-central-1")
-    for _ in range(2):  # with the key of the day made, and with it kept
+    expected = botocore_authorization(credentials, method, target, headers, moment)
+    signer = Signer(credentials, "eu-central-1")
+    for _ in range(2):  # with the signing key of the day made, and with it cached
         signed = dict(headers)
         signer.sign(method, target, signed, HASH, moment)
         assert signed["Authorization"] == expected
-        assert signed.get("X-Amz-Security-Token") == keys.token
+        assert signed.get("X-Amz-Security-Token") == credentials.token
 
 
 @pytest.mark.parametrize("day", [1, 2])
-def test_the_key_that_is_kept_is_the_one_of_the_day(day: int) -> None:
-    signer, headers = Signer(KEYS, "eu-central-1"), {"Host": "s3.example.com"}
+def test_the_signing_key_that_is_cached_is_the_one_of_the_day(day: int) -> None:
+    signer, headers = Signer(STATIC, "eu-central-1"), {"Host": "s3.example.com"}
     for moment in (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, day, tzinfo=UTC)):
         signed = dict(headers)
         signer.sign("GET", "/b/k", signed, HASH, moment)
-        assert signed["Authorization"] == botocore_authorization(KEYS, "GET", "/b/k", headers, moment)
+        assert signed["Authorization"] == botocore_authorization(STATIC, "GET", "/b/k", headers, moment)

@@ -1,13 +1,19 @@
-"""What a type checker sees of the public interface. The type check itself, in strict mode, is the test."""
+"""What type checkers see of the public interface: mypy in strict mode and pyright are the test."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import assert_type
+from typing import TYPE_CHECKING, Any, TypeVar, assert_type
 
 import starfish_server
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
-from starfish_server.layers import Caching, Namespace, Retry, Timeout
+from starfish_server.layers import Caching, Layer, Namespace, Retry, Timeout
+from starfish_server.operations import ListKeys, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+T = TypeVar("T")
 
 
 async def test_operations_keep_their_types_through_tasks_and_gather() -> None:
@@ -63,6 +69,30 @@ class NoStore(AbstractObjectStore):
 
 async def test_a_leaf_that_takes_the_context_type_checks_and_can_be_cached() -> None:
     assert await Caching(NoStore()).get_string("k") is None
+
+
+class CountingGets(Layer):
+    """A layer as `docs/write-your-own-layer.md` types it."""
+
+    context_dependent = False
+
+    def __init__(self, inner: AbstractObjectStore) -> None:
+        super().__init__(inner)
+        self.gets = 0
+
+    def settings(self) -> Mapping[str, object]:
+        return {"gets": self.gets}
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        self.gets += not operation.writes
+        return super().perform(operation)
+
+
+async def test_a_layer_of_the_users_own_type_checks_and_keeps_the_type_of_each_operation() -> None:
+    layer = CountingGets(MemoryObjectStore(data={"k": "v"}))
+    assert_type(await layer.get_string("k"), str | None)
+    assert_type(await layer.perform(ListKeys("")), list[str])
+    assert layer.settings() == {"gets": 2}
 
 
 def test_the_version_is_text() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.layered import adds, quiet_logger
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
 from starfish_server.layers import (
     AccessLog,
     AccessRecord,
-    Around,
     Authorize,
     Caching,
     ConcurrencyLimit,
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 
     from bench.plan import Plan
     from bench.sample import Sample
+    from starfish_server.operations import Operation
+
+T = TypeVar("T")
 
 CONTEXT = StoreContext("notes", {"identity": "alice"}, "alice", ("self",), "pull", namespace="t1")
 IN_ALL = {"cache hit", "canonical stack"}
@@ -37,6 +39,15 @@ IN_ALL = {"cache hit", "canonical stack"}
 
 def leaf() -> MemoryObjectStore:
     return MemoryObjectStore(data={"k": "v", "t1/k": "v"})
+
+
+class OneHook(Layer):
+    """A layer that could do something before and after each operation."""
+
+    context_dependent = False
+
+    async def perform(self, operation: Operation[T]) -> T:
+        return await self.inner.perform(operation)
 
 
 def keep(record: AccessRecord) -> None:
@@ -58,7 +69,7 @@ def canonical(inner: AbstractObjectStore) -> AbstractObjectStore:
 
 LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {
     "pass-through": Layer,
-    "one hook": Around,
+    "one hook": OneHook,
     "namespace": lambda inner: Namespace(inner, "{namespace}/"),
     "retry": Retry,
     "timeout": Timeout,

@@ -1,4 +1,4 @@
-"""The commands, gathered, and the one place where their errors become a line and an exit code."""
+"""The commands together, and the one place where an error becomes a line and an exit code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import typer
 
 from starfish_server.cli.audit import audit
 from starfish_server.cli.cp import cp
-from starfish_server.cli.doctor import doctor
-from starfish_server.cli.exit_codes import ExitCode, code_of
-from starfish_server.cli.explain import explain_store
-from starfish_server.cli.get import get
-from starfish_server.cli.ls import ls
-from starfish_server.cli.output import complain, line, one_line
-from starfish_server.cli.put import put
-from starfish_server.cli.rm import rm
+from starfish_server.cli.doctor import doctor, explain_store
+from starfish_server.cli.keys import ls, rm
+from starfish_server.cli.objects import get, put
+from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
 from starfish_server.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -39,7 +35,7 @@ app.add_typer(audit)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        line(f"starfish-server {metadata.version('starfish-server')}")
+        print_line(f"starfish-server {metadata.version('starfish-server')}")
         raise typer.Exit
 
 
@@ -50,7 +46,7 @@ def starfish(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    """Object stores from the command line, and a server over one."""
+    """Work with object stores from the command line, or serve one over HTTP."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -64,26 +60,27 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except typer.Abort:
         return ExitCode.FAILED
-    except BrokenPipeError:
-        return _without_reader()
+    except (BrokenPipeError, SystemExit) as error:
+        # typer turns a broken pipe into an exit with code 1.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
+        # Nothing can be printed any more, not even what Python flushes when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost place
-        # Of the command line's own parser, whose exception types are not public.
+        # An error of the command line's own parser, whose exception types are not public.
         usage = getattr(error, "format_message", None)
-        message = usage() if usage else _described(error)
+        message = usage() if usage else _description(error)
         if usage and message.startswith("Usage:"):
             sys.stderr.write(f"{message}\n")
         else:
-            complain(" ".join(message.split()))
-        return ExitCode.USAGE if usage else code_of(error)
+            print_error(" ".join(message.split()))
+        return ExitCode.USAGE if usage else exit_code_of(error)
     return int(code)
 
 
-def _described(error: Exception) -> str:
+def _description(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     known = isinstance(error, OSError | ValueError | ImportError) or hasattr(error, "operation")
     return one_line(error) if known else f"unexpected {type(error).__name__}: {one_line(error)}"
-
-
-def _without_reader() -> int:
-    """Whoever read the output is gone, as in `starfish ls STORE | head`; nothing can be printed any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.FAILED

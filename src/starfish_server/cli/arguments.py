@@ -8,11 +8,11 @@ import typer
 
 from starfish_server.context import StoreContext
 
-StoreName = Annotated[
+StoreURL = Annotated[
     str,
     typer.Argument(
         metavar="STORE",
-        help="file:///folder, s3://bucket/prefix?endpoint=URL&region=NAME, memory:, or a stack file (*.toml)",
+        help="A folder, s3://bucket/prefix?endpoint=URL&region=NAME, memory:, or a stack file (*.toml).",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -21,14 +21,14 @@ ContextFields = Annotated[
     typer.Option(
         "--context",
         metavar="FIELD=VALUE",
-        help="Who asks, for a stack whose layers want to know: identity, namespace, collection, role or "
+        help="A field of the context that the stack's layers see: identity, namespace, collection, role or "
         "params.NAME. Can be given several times.",
     ),
 ]
 
 
 def context_of(fields: list[str] | None, action: str) -> StoreContext | None:
-    """The context that `--context` describes; None without it."""
+    """Return the context that `--context` describes, or None without it."""
     if not fields:
         return None
     single: dict[str, str] = {}

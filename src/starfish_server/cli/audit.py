@@ -9,17 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
+from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.exit_codes import ExitCode
-from starfish_server.cli.output import complain, json_line, line
+from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
 from starfish_server.layers import verify_audit_log
-from starfish_server.layers.access_log.log_file import rotated_files
-from starfish_server.layers.printable import printable
+from starfish_server.printable import printable
 
 audit = typer.Typer(
     name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
 )
-_COLUMNS = {"timestamp": 27, "identity": 12, "action": 7, "operation": 13, "outcome": 9}
+_COLUMNS = {
+    "timestamp": 27,
+    "identity": 12,
+    "action": 7,
+    "operation": 13,
+    "outcome": 9,
+    "error_type": 22,
+}
+"""The fields that are shown, each with its width on a terminal."""
+
 _COLOURS = {"ok": typer.colors.GREEN, "miss": typer.colors.YELLOW, "started": typer.colors.YELLOW}
 
 LogFile = Annotated[Path, typer.Argument(metavar="FILE", help="The log; its rotated files are read as well.")]
@@ -43,15 +51,15 @@ def show(
 ) -> int:
     """Show the records of an audit log, oldest first.
 
-    In a pipe the columns time, caller, action, operation, outcome, keys are separated by tabs. Lines that are
-    no records are named on stderr, and the exit code is then 1.
+    The columns are time, caller, action, operation, outcome, type of the error, and keys; in a pipe they are
+    separated by tabs. Lines that are not records are named on stderr, and the exit code is then 1.
     """
     wanted = {"identity": identity, "action": action, "outcome": outcome}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     broken = False
     for place, record in _records(file):
         if record is None:
-            complain(f"{place}: not a record")
+            print_error(f"{place}: not a record")
             broken = True
         elif all(record.get(name) == value for name, value in wanted.items()):
             _print(record, json)
@@ -64,12 +72,14 @@ def verify(
     last_hash: Annotated[
         str | None,
         typer.Option(
-            "--last-hash", metavar="HASH", help="Of an earlier check: that line must still be there."
+            "--last-hash", metavar="HASH", help="From an earlier check; its line must still be there."
         ),
     ] = None,
     key_env: Annotated[
         str | None,
-        typer.Option("--key-env", metavar="NAME", help="Environment variable with the key of the chain."),
+        typer.Option(
+            "--key-env", metavar="NAME", help="Environment variable that holds the secret of the chain."
+        ),
     ] = None,
     missing_start: Annotated[
         bool, typer.Option("--missing-start", help="Accept that the oldest lines were deleted.")
@@ -78,12 +88,12 @@ def verify(
 ) -> int:
     """Check the hash chain of an audit log: each line removed, changed, inserted or moved is shown.
 
-    Keep the last hash that it prints elsewhere, and give it the next time: only so does it show
-    that a log was cut off at its end. Exit code 1 if anything is wrong.
+    Keep the last hash that it prints somewhere else and pass it the next time. Without it, a log that was cut
+    off at its end passes. Exit code 1 if anything is wrong.
     """
     found = verify_audit_log(file, key=_key(key_env), last_hash=last_hash, missing_start=missing_start)
     if json:
-        json_line(
+        print_json(
             {
                 "ok": found.ok,
                 "lines": found.lines,
@@ -94,12 +104,12 @@ def verify(
             }
         )
     else:
-        line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
-        line(f"last hash: {found.last_hash}")
+        print_line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
+        print_line(f"last hash: {found.last_hash}")
         if found.unfinished_bytes:
-            line(f"{found.unfinished_bytes} bytes of lines that a crash cut short are set aside")
+            print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short were moved aside")
     for problem in found.problems:
-        complain(str(problem))
+        print_error(str(problem))
     return ExitCode.OK if found.ok else ExitCode.FAILED
 
 
@@ -113,7 +123,7 @@ def _key(variable: str | None) -> bytes | None:
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Each line's place and its record, None for a line that holds none."""
+    """Yield each line's place and its record, or None for a line that is not a record."""
     live = Path(os.path.realpath(file))
     rotated = rotated_files(live)
     for path in [*rotated, live] if live.exists() or not rotated else rotated:
@@ -128,7 +138,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 def _print(record: dict[str, Any], json: bool) -> None:
     if json:
-        json_line(record)
+        print_json(record)
         return
     cells = {name: _text(record.get(name)) for name in _COLUMNS}
     keys = record.get("keys")
@@ -137,7 +147,8 @@ def _print(record: dict[str, Any], json: bool) -> None:
         sys.stdout.write("\t".join([*cells.values(), target]) + "\n")
         return
     shown = [f"{text:{_COLUMNS[name]}}" for name, text in cells.items()]
-    shown[-1] = typer.style(shown[-1], fg=_COLOURS.get(cells["outcome"], typer.colors.RED))
+    colour = _COLOURS.get(cells["outcome"], typer.colors.RED)
+    shown[-2:] = [typer.style(text, fg=colour) for text in shown[-2:]]
     sys.stdout.write(" ".join([*shown, target]) + "\n")
 
 

@@ -1,21 +1,26 @@
-"""`starfish doctor`."""
+"""`starfish explain` and `starfish doctor`: what a store is, and whether it works."""
 
 import asyncio
+import secrets
 import sys
-from collections.abc import Awaitable
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreName, context_of
-from starfish_server.cli.clock import clock_skew
-from starfish_server.cli.doctor_checks import CHECKS, Trial
-from starfish_server.cli.exit_codes import ExitCode
-from starfish_server.cli.output import json_line, line, one_line
-from starfish_server.cli.stores import open_store
+from starfish_server.builder import stores_of
+from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
+from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
+from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
     ContextRequiredError,
@@ -23,20 +28,52 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
-from starfish_server.layers.printable import printable
+from starfish_server.explain import explain
+from starfish_server.layers import Layer, Namespace
+from starfish_server.layers.base import T
+from starfish_server.operations import OPERATIONS, Operation
+from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.store_url import open_store
+from starfish_server.testing import behaviours
 
-_MOST_SKEW = 60.0
-_HINTS = {
-    BucketNotFoundError: "create the bucket, or correct its name, the endpoint or the region",
-    StoreAccessDeniedError: "check the credentials in the environment and their rights, and the clock",
-    ContextRequiredError: "say who asks: --context namespace=NAME, identity=NAME and so on",
-    StoreUnavailableError: "check the endpoint and the network, and try again",
+_PAGES = "pages lose or repeat keys: list without start_after and limit"
+_CONDITIONAL = "run one server process only, or updates are lost"
+CHECKS = {
+    "text_comes_back_exactly": "nothing else can be checked until this works",
+    "the_last_write_wins": "readers see old objects; look for a cache between here and the store",
+    "a_missing_object_is_none": "without the right to list, some services refuse instead: grant it",
+    "bytes_come_back_exactly": "images and other blobs are not kept faithfully",
+    "the_content_type_is_the_last_writes": "content types are lost",
+    "upper_and_lower_case_are_different_keys": "use a file system that distinguishes case",
+    "keys_are_listed_in_byte_order": "sort lists, and do not page through them",
+    "start_after_is_exclusive_and_need_not_exist": _PAGES,
+    "pages_by_start_after_add_up": _PAGES,
+    "an_object_is_created_only_if_there_is_none": _CONDITIONAL,
+    "an_object_is_replaced_only_if_its_version_holds": _CONDITIONAL,
+    "one_of_many_conditional_writers_wins": _CONDITIONAL,
+    "delete_removes_one_object": "grant the right to delete objects",
+    "deleting_a_missing_key_is_no_error": "delete only objects that exist",
+    "delete_many_removes_all_that_are_named": "delete objects one by one, or grant the right to delete",
 }
+"""The conformance behaviours that are tried, each with what to do if it fails."""
+
+# By an attribute that tells the leaf, here a folder, S3 or any store.
+_ADVICE = [
+    ("base_dir", StoreAccessDeniedError, "check the owner and the permissions of the folder"),
+    ("endpoint", StoreAccessDeniedError, "check the credentials in the environment, their rights, the clock"),
+    ("endpoint", BucketNotFoundError, "create the bucket, or correct its name, the endpoint or the region"),
+    ("endpoint", StoreUnavailableError, "check the endpoint and the network"),
+    ("perform", ContextRequiredError, "give the context: --context namespace=NAME, identity=NAME and so on"),
+]
+_ROUNDS = 20
+_MOST_SKEW = 60.0  # seconds
+_CLOCK_TIMEOUT = 5.0  # seconds
+_SHOWN = 300  # characters of a detail
 
 
 class Verdict(StrEnum):
-    """What became of a check."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
@@ -46,71 +83,163 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was seen, and, if it failed, what to do."""
+    """One check, what was seen, and what to do if it failed."""
 
     check: str
     verdict: Verdict
-    detail: str
+    detail: str = ""
     hint: str = ""
 
 
-def doctor(store: StoreName, context: ContextFields = None, json: AsJson = False) -> int:
+def explain_store(store: StoreURL, json: AsJson = False) -> int:
+    """Show how a store is put together, its settings, and what it can do. Secrets are masked."""
+    opened = open_store(store)
+    lines = explain(opened).splitlines()
+    if json:
+        able = [name for name in OPERATIONS if opened.supports(name)]
+        unable = [name for name in OPERATIONS if not opened.supports(name)]
+        depends = opened.context_dependent
+        print_json({"tree": lines, "can": able, "cannot": unable, "context_dependent": depends})
+    else:
+        for line in lines:
+            print_line(line)
+    asyncio.run(opened.close())
+    return ExitCode.OK
+
+
+def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
     """Try a store and report what works.
 
-    Writes, reads, lists and deletes under a new random prefix, and deletes all of it in the end, also when
-    interrupted. Exit code 1 if a check failed; what a store does not support is not a failure.
+    Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, also
+    when interrupted. Exit code 1 if a check failed; what a store does not support is not a failure.
     """
     findings = asyncio.run(_examine(store, context))
     for finding in findings if json else ():
-        json_line(asdict(finding))
+        print_json(asdict(finding))
     if not json and sys.stdout.isatty():
         Console().print(_table(findings))
     elif not json:
         for finding in findings:
+            detail = f": {finding.detail}" if finding.detail else ""
             hint = f" ({finding.hint})" if finding.hint else ""
-            line(f"{finding.verdict}: {finding.check}: {finding.detail}{hint}")
+            print_line(f"{finding.verdict}: {finding.check}{detail}{hint}")
     failed = any(finding.verdict is Verdict.FAILED for finding in findings)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _examine(name: str, context: list[str] | None) -> list[Finding]:
-    async with open_store(name) as store:
-        trial = Trial(store, context_of(context, "push"))
+class _Trial(Layer):
+    """Gives every operation the context of the command line, and notes the keys that are written."""
+
+    context_dependent = False
+
+    def __init__(self, inner: AbstractObjectStore, context: StoreContext | None) -> None:
+        super().__init__(inner)
+        self.prefix = f"starfish-doctor-{secrets.token_hex(8)}/"
+        self._context = context
+        self._written: set[str] = set()
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        if operation.writes:
+            self._written.update(operation.keys)
+        return self.inner.perform(operation.replace(context=self._context))
+
+    def part(self, name: str) -> AbstractObjectStore:
+        """Return what looks like an empty store: the objects below a prefix of this trial alone."""
+        return Namespace(self, f"{self.prefix}{name}/")
+
+    async def clean_up(self) -> str:
+        """Delete all that was written, whether it is listed or not."""
+        await self.delete_many(sorted(self._written))
+        left = await self.list_keys(self.prefix)
+        await self.delete_many(left)
+        if left:
+            raise AssertionError(f"{len(left)} objects were still there after they were deleted")
+        return f"nothing left under {self.prefix}"
+
+
+async def _examine(url: str, context: list[str] | None) -> list[Finding]:
+    checks = {behaviour.name: behaviour for behaviour in behaviours()}
+    async with open_store(url) as store:
+        trial = _Trial(store, context_of(context, "push"))
         findings = [await _clock(store)]
         try:
-            for check, (attempt, hint) in CHECKS.items():
-                findings.append(await _finding(check, attempt(trial), hint))
-                if check == "write and read" and findings[-1].verdict is not Verdict.OK:
-                    rest = list(CHECKS)[1:]
-                    findings += [
-                        Finding(skipped, Verdict.NOT_CHECKED, "nothing can be written") for skipped in rest
-                    ]
-                    break
+            for name, hint in CHECKS.items():
+                readable = name.replace("_", " ")
+                if len(findings) > 1 and findings[1].verdict is not Verdict.OK:
+                    findings.append(Finding(readable, Verdict.NOT_CHECKED, "nothing can be written"))
+                else:
+                    findings.append(await _finding(store, readable, checks[name](trial.part(name)), hint))
+            if findings[1].verdict is Verdict.OK:
+                latency = _latency(trial.part("latency"))
+                findings.append(await _finding(store, "latency", latency, "small writes and reads fail"))
         finally:
-            cleaned = await _finding("clean up", trial.clean_up(), f"delete what is under {trial.prefix}")
+            hint = f"delete what is under {trial.prefix}"
+            cleaned = await _finding(store, "clean up", trial.clean_up(), hint)
         return [*findings, cleaned]
 
 
-async def _finding(check: str, attempt: Awaitable[str], hint: str) -> Finding:
+async def _finding(
+    store: AbstractObjectStore, check: str, attempt: Awaitable[str | None], hint: str
+) -> Finding:
     try:
-        return Finding(check, Verdict.OK, await attempt)
+        return Finding(check, Verdict.OK, await attempt or "")
     except StoreNotSupportedError as error:
         return Finding(check, Verdict.NOT_SUPPORTED, one_line(error), hint)
     except Exception as error:  # noqa: BLE001 - whatever a store raises is a finding
-        known = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), hint)
-        return Finding(check, Verdict.FAILED, one_line(error), known)
+        return Finding(check, Verdict.FAILED, one_line(error)[:_SHOWN], _advice(store, error) or hint)
+
+
+def _advice(store: AbstractObjectStore, error: Exception) -> str | None:
+    """Return what to do about an error of this kind of leaf, or None."""
+    for attribute, kind, advice in _ADVICE:
+        if isinstance(error, kind) and any(hasattr(part, attribute) for part in stores_of(store)):
+            return advice
+    return None
+
+
+async def _latency(store: AbstractObjectStore) -> str:
+    writes, reads = [], []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        await store.put("object", "x" * 1024)
+        written = time.perf_counter()
+        await store.get_string("object")
+        writes.append(written - began)
+        reads.append(time.perf_counter() - written)
+    return f"put {median(writes) * 1000:.1f} ms, get {median(reads) * 1000:.1f} ms (median of {_ROUNDS})"
 
 
 async def _clock(store: AbstractObjectStore) -> Finding:
-    skew = await clock_skew(store)
+    """Compare this machine's clock with that of the leaf's server."""
+    endpoints = [getattr(part, "endpoint", None) for part in stores_of(store)]
+    endpoint = next(filter(None, endpoints), None)
+    skew = await asyncio.to_thread(_skew, endpoint) if endpoint else None
     if skew is None:
         return Finding("clock", Verdict.NOT_CHECKED, "no server told the time")
     seen = f"the server is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) > _MOST_SKEW:
-        return Finding(
-            "clock", Verdict.FAILED, seen, "set this machine's clock: signatures fail at 15 minutes"
-        )
+        hint = "set this machine's clock: signatures fail at 15 minutes"
+        return Finding("clock", Verdict.FAILED, seen, hint)
     return Finding("clock", Verdict.OK, seen)
+
+
+def _skew(endpoint: str) -> float | None:
+    """Return how many seconds, to about one, the server is ahead; None if it does not tell.
+
+    Asked without credentials: any reply, a refusal too, has a Date.
+    """
+    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow http(s) alone
+    began = time.time()
+    try:
+        with urllib.request.urlopen(request, timeout=_CLOCK_TIMEOUT) as reply:  # noqa: S310 - as above
+            date = reply.headers["Date"]
+    except urllib.error.HTTPError as error:
+        with error:
+            date = error.headers["Date"]
+    except OSError:
+        return None
+    # The header has whole seconds: on average it says half a second too little.
+    return parsedate_to_datetime(date).timestamp() + 0.5 - (began + time.time()) / 2 if date else None
 
 
 def _table(findings: list[Finding]) -> Table:

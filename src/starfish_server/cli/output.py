@@ -1,28 +1,60 @@
-"""What commands print: results on stdout, complaints on stderr, nothing that could take over a terminal."""
+"""What commands print and the codes they exit with. Nothing that is printed can take over a terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
+from enum import IntEnum
 
-from starfish_server.layers.printable import printable
+from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
+from starfish_server.printable import printable
 
 
-def line(text: str) -> None:
-    """One line on stdout; what is not printable in it is escaped."""
+class ExitCode(IntEnum):
+    """The exit codes of every command; 130 and 141 are what a shell reports for SIGINT and SIGPIPE."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_OBJECT = 3
+    UNAVAILABLE = 4
+    INTERRUPTED = 130
+    CLOSED_PIPE = 141
+
+
+MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "failed: refused, broken, incomplete, or a check found something wrong",
+    ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
+    ExitCode.NO_OBJECT: "there is no such object",
+    ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
+}
+
+
+def exit_code_of(error: Exception) -> ExitCode:
+    """Return the exit code of a command that ended with this error."""
+    if isinstance(error, StackError | InvalidKeyError):
+        return ExitCode.USAGE
+    return ExitCode.UNAVAILABLE if isinstance(error, StoreUnavailableError) else ExitCode.FAILED
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout; characters that are not printable are escaped."""
     sys.stdout.write(f"{printable(text)}\n")
 
 
-def json_line(value: object) -> None:
-    """One line of ASCII JSON on stdout."""
+def print_json(value: object) -> None:
+    """Print one line of ASCII JSON on stdout."""
     sys.stdout.write(f"{json.dumps(value)}\n")
 
 
-def complain(message: str) -> None:
-    """One line on stderr, as of an error."""
+def print_error(message: str) -> None:
+    """Print one line on stderr."""
     sys.stderr.write(f"starfish: {printable(message)}\n")
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line: its message, without line breaks, or its type where it has none."""
+    """Return an error's message without line breaks, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

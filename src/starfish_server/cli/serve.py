@@ -1,14 +1,16 @@
 """`starfish serve`."""
 
 import asyncio
+import signal
+import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starfish_server.cli.exit_codes import ExitCode
-from starfish_server.cli.output import complain, one_line
+from starfish_server.cli.output import ExitCode, one_line, print_error
 from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
 
 if TYPE_CHECKING:
@@ -32,15 +34,13 @@ def serve(
     """Serve collections over HTTP.
 
     Without --config: files under ./starfish-data, an audit log in ./audit.jsonl, and a collection of notes
-    for two callers, whose tokens are printed. SIGTERM or Ctrl-C finishes the requests under way, for up to 10
-    seconds, then closes the store and its audit log. Needs the extra `http` as well.
+    for two callers, whose tokens are printed. SIGTERM or Ctrl-C finishes the requests in flight, for up to 10
+    seconds, then closes the store and its audit log; a second one ends the process at once. Needs the extra
+    `http` as well.
     """
     from starfish_server.cli.serving import configured, embedded
 
-    serving = embedded() if config is None else configured(config)
-    for text in serving.notice:
-        sys.stderr.write(f"{text}\n")
-    return asyncio.run(_serve(serving, host, port))
+    return asyncio.run(_serve(embedded() if config is None else configured(config), host, port))
 
 
 async def _serve(serving: "Serving", host: str, port: int) -> int:
@@ -48,26 +48,41 @@ async def _serve(serving: "Serving", host: str, port: int) -> int:
 
     from starfish_server.router.application import sync_application
 
-    shutdown = GracefulShutdown(GracefulShutdownOptions(stores=[serving.options.store]))
-    shutdown.register()
+    options = GracefulShutdownOptions(stores=[serving.options.store])
+    shutdown = GracefulShutdown(options)
     try:
+        listener = _listen(host, port)
         server = uvicorn.Server(
             uvicorn.Config(
                 sync_application(serving.options),
-                host=host,
-                port=port,
                 lifespan="off",
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
-        try:
-            await server.serve()
-        except SystemExit:  # how uvicorn ends where it cannot listen, which it has logged
-            return ExitCode.FAILED
+        # The shutdown hands the first signal to the server, and ends the process at the second one. By itself
+        # the server would swallow the second, and raise both again when it has ended.
+        server.capture_signals = nullcontext  # type: ignore[assignment]  # as above
+        for number in options.signals:
+            signal.signal(number, server.handle_exit)
+        shutdown.register()
+        address, port = listener.getsockname()[:2]
+        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        for text in (*serving.notice, f"Running on http://{place} (Ctrl-C to stop)"):
+            sys.stderr.write(f"{text}\n")
+        await server.serve([listener])
     finally:
         result = await shutdown.shutdown()
         shutdown.unregister()
     for failure in result.failures:
-        complain(f"{failure.step}: {one_line(failure.error)}")
+        print_error(f"{failure.step}: {one_line(failure.error)}")
     return ExitCode.OK if result.ok else ExitCode.FAILED
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error

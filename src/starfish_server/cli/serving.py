@@ -1,128 +1,155 @@
-"""What `starfish serve` serves: by a configuration file, or the embedded default."""
+"""What `starfish serve` serves: a configuration file, or the embedded default, which is one as well."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.builder import StoreBuilder
-from starfish_server.cli.callers import BearerTokens
-from starfish_server.cli.stores import SERVER_TABLES
 from starfish_server.errors import StackError
-from starfish_server.layers import AccessLog, JsonLinesSink
-from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions
-from starfish_server.stack_file import load_stack, read_toml
-from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from starfish_server.router import (
+    AuthResult,
+    BearerTokens,
+    CollectionConfig,
+    NamespaceConfig,
+    SyncConfig,
+    SyncRouterOptions,
+)
+from starfish_server.stack_file import StackFile, hint, load_stack, read_toml
+from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-DATA, AUDIT = "starfish-data", "audit.jsonl"
-DEMO_CALLERS = ("alice", "bob")
+_TOKEN_OPTIONS = ("identity", "roles", "token")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_DEMO = {
-    "version": 1,
-    "collections": [
-        {
-            "name": "notes",
-            "storagePath": "notes/{identity}",
-            "readRoles": ["member"],
-            "writeRoles": ["self"],
-            "maxBodyBytes": 2**20,
-            "listable": True,
-        }
-    ],
-}
+_EMBEDDED = """
+[leaf]
+type = "filesystem"
+base_dir = "starfish-data"
+
+[[layer]]
+type = "AccessLog"
+sink = {type = "JsonLinesSink", path = "audit.jsonl", chain = true}
+
+[[sync.collections]]
+name = "notes"
+storagePath = "notes/{identity}"
+readRoles = ["member"]
+writeRoles = ["self"]
+maxBodyBytes = 1048576
+listable = true
+
+[[auth.token]]
+identity = "alice"
+roles = ["member"]
+token = "${STARFISH_ALICE_TOKEN}"
+
+[[auth.token]]
+identity = "bob"
+roles = ["member"]
+token = "${STARFISH_BOB_TOKEN}"
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is served, and what to tell whoever started it."""
+    """What is served, and what to print when it starts."""
 
     options: SyncRouterOptions
     notice: tuple[str, ...] = ()
 
 
 def configured(path: Path) -> Serving:
-    """What a file describes: a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
+    """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
 
-    `StackError` for anything in it that is not understood.
+    Raises `StackError`, which names the line, for anything in it that is not understood.
     """
-    _, table = read_toml(path)
-    try:
-        config = SyncConfig.model_validate(table.get("sync"))
-    except ValueError as error:
-        raise StackError(f"{path}: [sync]: {_reasons(error)}") from error
-    try:
-        tokens = BearerTokens(_tokens(table.get("auth", {})))
-    except (StackError, ValueError, TypeError) as error:
-        raise StackError(f"{path}: [auth]: {error}") from error
-    store = load_stack(path, other_tables=SERVER_TABLES)
-    return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve))
+    text, table = read_toml(path)
+    return Serving(_options(table, StackFile(str(path), text), path))
 
 
 def embedded() -> Serving:
-    """Files under `./starfish-data`, audit to `audit.jsonl`, and a collection for two callers.
+    """Make the default: files under `./starfish-data`, an audit log, and a collection for two callers.
 
-    Their tokens are those of STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN, or else new ones, which are told.
+    Their tokens come from STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN; without them, new ones are printed.
     """
-    callers, told = [], []
-    for name in DEMO_CALLERS:
-        variable = f"STARFISH_{name.upper()}_TOKEN"
-        given = os.environ.get(variable)
-        token = given or secrets.token_urlsafe(24)
-        callers.append((token, AuthResult(identity=name, roles=("member",))))
-        told.append(f"  {name:8} " + (f"the token in {variable}" if given else f"Bearer {token}"))
-    tokens = BearerTokens(callers)
-    store = (
-        StoreBuilder()
-        .layer(AccessLog, sink=JsonLinesSink(AUDIT, chain=True))
-        .over(FilesystemObjectStore(FilesystemStorageOptions(base_dir=DATA)))
-    )
+    callers = []
+    for name in ("alice", "bob"):
+        variable, token = f"STARFISH_{name.upper()}_TOKEN", secrets.token_urlsafe(24)
+        known = os.environ.setdefault(variable, token) != token
+        callers.append(f"  {name:8} " + (f"the token in {variable}" if known else f"Bearer {token}"))
+    table = tomllib.loads(_EMBEDDED)
     notice = (
-        "No --config: the embedded default, to try things out.",
-        f"  objects  files under ./{DATA}",
-        f"  audit    ./{AUDIT} (starfish audit show {AUDIT})",
-        "  routes   /pull/notes/NAME, /push/notes/NAME (one's own), /list/notes",
-        *told,
+        "No --config: serving the embedded default, to try things out.",
+        "  objects  files under ./starfish-data",
+        "  audit    ./audit.jsonl (starfish audit show audit.jsonl)",
+        "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
+        *callers,
     )
-    config = SyncConfig.model_validate(_DEMO)
-    return Serving(SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve), notice)
+    return Serving(_options(table, StackFile("embedded default", _EMBEDDED), table), notice)
 
 
-def _tokens(table: object) -> Iterator[tuple[str, AuthResult]]:
-    if (
-        not isinstance(table, Mapping)
-        or table.keys() - {"token"}
-        or not isinstance(table.get("token", []), list)
-    ):
-        raise StackError("callers are written as [[auth.token]]")
-    for entry in table.get("token", []):
-        yield _token(entry)
+def _options(table: Mapping[str, Any], file: StackFile, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:
+    with file.errors_at("sync"):
+        if not isinstance(table.get("sync"), Mapping):
+            raise StackError("a [sync] table is missing; its [[sync.collections]] say what is served")
+    try:
+        config = SyncConfig.model_validate(table["sync"])
+    except ValueError as error:
+        reason = _reason(error)
+        with file.errors_at("sync", *reason[0]):
+            raise StackError(reason[1]) from None
+    tokens = BearerTokens(_callers(table.get("auth", {}), file))
+    store = load_stack(stack, other_tables=SERVER_TABLES)
+    return SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve)
 
 
-def _token(entry: object) -> tuple[str, AuthResult]:
-    if not isinstance(entry, Mapping) or entry.keys() != {"identity", "roles", "token"}:
-        raise StackError("a token has identity, roles and token")
-    variable = _VARIABLE.fullmatch(str(entry["token"]))
+def _callers(auth: object, file: StackFile) -> list[tuple[str, AuthResult]]:
+    entries = auth.get("token", []) if isinstance(auth, Mapping) and not auth.keys() - {"token"} else None
+    with file.errors_at("auth"):
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise StackError("callers are written as [[auth.token]]")
+    callers = []
+    for number, entry in enumerate(entries):
+        for name in entry:
+            with file.errors_at("auth", "token", number, name):
+                if name not in _TOKEN_OPTIONS:
+                    raise StackError(f"unknown option {hint(name, _TOKEN_OPTIONS)}")
+        with file.errors_at("auth", "token", number, options=_TOKEN_OPTIONS):
+            if missing := [name for name in _TOKEN_OPTIONS if name not in entry]:
+                raise StackError(f"a caller needs the option {missing[0]!r}")
+            callers.append(_caller(**entry))
+            BearerTokens(callers)  # refuses the token here, where its line is known
+    return callers
+
+
+def _caller(identity: str, roles: object, token: object) -> tuple[str, AuthResult]:
+    if not isinstance(roles, list):
+        raise StackError('roles are written as an array, as in roles = ["member"]')
+    variable = _VARIABLE.fullmatch(str(token))
     if variable is None:
-        raise StackError('secrets come from the environment only: token = "${NAME_OF_A_VARIABLE}"')
-    token = os.environ.get(variable[1])
-    if token is None:
-        raise StackError(f"the environment variable {variable[1]} is not set")
-    if not isinstance(entry["roles"], list):
-        raise StackError('roles are written as a list, as in roles = ["member"]')
-    return token, AuthResult(identity=entry["identity"], roles=tuple(entry["roles"]))
+        raise StackError('token comes from the environment only: token = "${NAME_OF_A_VARIABLE}"')
+    if variable[1] not in os.environ:
+        raise StackError(f"token: the environment variable {variable[1]} is not set")
+    return os.environ[variable[1]], AuthResult(identity, tuple(roles))
 
 
-def _reasons(error: ValueError) -> str:
-    """Each reason of a validation error with its place, without what was given."""
-    reasons: Any = getattr(error, "errors", None)
-    if reasons is None:
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, reason['loc'])) or 'it'}: {reason['msg']}" for reason in reasons())
+def _reason(error: Any) -> tuple[tuple[str | int, ...], str]:
+    """Return the place of the first reason why the router refuses `[sync]`, and the reason in our words."""
+    reason = error.errors(include_input=False, include_url=False)[0]
+    place: tuple[str | int, ...] = reason["loc"]
+    option = place[-1] if place else "sync"
+    if reason["type"] == "missing":
+        return place, f"the option {option!r} is missing"
+    if reason["type"] == "extra_forbidden":
+        in_collection = any(isinstance(part, int) for part in place)
+        model = CollectionConfig if in_collection else NamespaceConfig if len(place) > 1 else SyncConfig
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        return place, f"unknown option {hint(option, known)}"
+    text = reason["msg"].removeprefix("Value error, ").replace("Input should be", f"{option} must be")
+    return place, text.replace("tuple", "array")

@@ -1,4 +1,4 @@
-"""Layers: stores that wrap exactly one other store and add one concern, one layer a file.
+"""Layers: stores that wrap another store and add one concern, one layer a file.
 
 Each is imported on first use, so that a stack imports only the packages that its own layers need.
 """
@@ -7,27 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from starfish_server.audit.chain import AuditProblem as AuditProblem
+    from starfish_server.audit.chain import AuditVerification as AuditVerification
+    from starfish_server.audit.chain import verify_audit_log as verify_audit_log
+    from starfish_server.audit.json_lines import JsonLinesSink as JsonLinesSink
+    from starfish_server.audit.queued import QueuedSink as QueuedSink
+    from starfish_server.audit.records import AccessRecord as AccessRecord
+    from starfish_server.audit.records import Sink as Sink
+    from starfish_server.audit.sinks import LoggingSink as LoggingSink
     from starfish_server.layers.access_log import AccessLog as AccessLog
-    from starfish_server.layers.access_log.audit_chain import AuditProblem as AuditProblem
-    from starfish_server.layers.access_log.audit_chain import AuditVerification as AuditVerification
-    from starfish_server.layers.access_log.audit_chain import verify_audit_log as verify_audit_log
-    from starfish_server.layers.access_log.json_lines import JsonLinesSink as JsonLinesSink
-    from starfish_server.layers.access_log.logging_sink import LoggingSink as LoggingSink
-    from starfish_server.layers.access_log.queued_sink import QueuedSink as QueuedSink
-    from starfish_server.layers.access_log.record import AccessRecord as AccessRecord
-    from starfish_server.layers.access_log.record import Sink as Sink
     from starfish_server.layers.authorize import Authorize as Authorize
-    from starfish_server.layers.base import Around as Around
     from starfish_server.layers.base import Layer as Layer
-    from starfish_server.layers.base import Wrapper as Wrapper
-    from starfish_server.layers.base import written_body as written_body
+    from starfish_server.layers.base import Operation as Operation
+    from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.namespace import Namespace as Namespace
-    from starfish_server.layers.operations import Operation as Operation
-    from starfish_server.layers.operations import Slot as Slot
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
     from starfish_server.layers.retry import RetryBudget as RetryBudget
@@ -35,36 +32,35 @@ if TYPE_CHECKING:
     from starfish_server.layers.size_limit import SizeLimit as SizeLimit
     from starfish_server.layers.timeout import Timeout as Timeout
     from starfish_server.layers.tracing import Tracing as Tracing
+    from starfish_server.layers.transform import Transform as Transform
 
 _HOMES = {
     "AccessLog": "access_log",
-    "AccessRecord": "access_log.record",
-    "Around": "base",
-    "AuditProblem": "access_log.audit_chain",
-    "AuditVerification": "access_log.audit_chain",
+    "AccessRecord": ".audit.records",
+    "AuditProblem": ".audit.chain",
+    "AuditVerification": ".audit.chain",
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
     "ConcurrencyLimit": "concurrency_limit",
-    "JsonLinesSink": "access_log.json_lines",
+    "JsonLinesSink": ".audit.json_lines",
     "Layer": "base",
-    "LoggingSink": "access_log.logging_sink",
+    "LoggingSink": ".audit.sinks",
     "Metrics": "metrics",
     "Namespace": "namespace",
-    "Operation": "operations",
-    "QueuedSink": "access_log.queued_sink",
+    "Operation": "base",
+    "QueuedSink": ".audit.queued",
     "ReadOnly": "read_only",
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",
-    "Sink": "access_log.record",
+    "Sink": ".audit.records",
     "SizeLimit": "size_limit",
-    "Slot": "operations",
+    "Slot": "base",
     "Timeout": "timeout",
     "Tracing": "tracing",
-    "Wrapper": "base",
-    "verify_audit_log": "access_log.audit_chain",
-    "written_body": "base",
+    "Transform": "transform",
+    "verify_audit_log": ".audit.chain",
 }
 
 __all__ = list(_HOMES)
@@ -73,7 +69,7 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

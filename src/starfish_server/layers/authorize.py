@@ -1,43 +1,43 @@
-"""`Authorize`: a guard that asks a predicate before every operation."""
+"""`Authorize`: a guard that asks a function of yours before every operation."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
-from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
-from starfish_server.layers.operations import describe, key_of
-from starfish_server.layers.printable import name_of
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Authorize"]
 
-Allow = Callable[[Operation, tuple[str, ...], StoreContext | None], bool | Awaitable[bool]]
+Allow = Callable[[Operation[Any], tuple[str, ...], StoreContext | None], bool | Awaitable[bool]]
 
 
-class Authorize(Around):
-    """Lets an operation through only if `allow` answers True, and raises `StoreAccessDeniedError` otherwise.
+class Authorize(Layer):
+    """Performs an operation only if `allow` returns True, and raises `StoreAccessDeniedError` otherwise.
 
-    A guard: outside namespaces, so that it sees the keys as the caller wrote them, and outside the cache, so
-    that a hit is asked for too.
+    A guard: outside namespaces, so that `allow` sees the keys as the caller wrote them, and outside the
+    cache, so that a hit is checked too.
 
     allow: `allow(operation, keys, context)`, sync or async. `operation.name` and `operation.writes` say what
-        is asked; `keys` is the key, the keys of `delete_many` or the prefix of `list_keys`. Anything but
-        exactly True denies, and so does an exception, which is kept as `__cause__`. A function of other
-        parameters is a `TypeError` at once.
+        the caller wants; `keys` has the key, the keys of `delete_many` or the prefix of a listing. Any result
+        but True denies. So does an exception, which becomes the `__cause__`. A function with other parameters
+        is a `TypeError` at once.
     """
 
     slot = Slot.GUARD
+    context_dependent = True
 
     def __init__(self, inner: AbstractObjectStore, *, allow: Allow) -> None:
         super().__init__(inner)
-        # Builtins may have no signature; from Python 3.14 on, annotations may name what is not there.
+        # Builtins may have no signature; from Python 3.14 on, annotations may name what does not exist.
         with contextlib.suppress(ValueError, NameError):
             try:
                 inspect.signature(allow).bind(None, None, None)
@@ -48,23 +48,16 @@ class Authorize(Around):
     def settings(self) -> dict[str, object]:
         return {"allow": name_of(self._allow)}
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        keys = tuple(target) if isinstance(target, list) else (target,)
+    async def perform(self, operation: Operation[T]) -> T:
+        keys = tuple(operation.keys) if operation.prefix is None else (operation.prefix,)
         try:
-            verdict = self._allow(operation, keys, context)
+            verdict = self._allow(operation, keys, operation.context)
             if inspect.isawaitable(verdict):
                 verdict = await verdict
         except Exception as error:
-            raise _denied(operation, target, f"allow raised {type(error).__name__}") from error
+            reason = f"denied: allow raised {type(error).__name__}"
+            raise operation.error(StoreAccessDeniedError, reason) from error
         if verdict is not True:
-            answer = "False" if verdict is False else f"a {type(verdict).__name__}"
-            raise _denied(operation, target, f"allow answered {answer}")
-        return await proceed()
-
-
-def _denied(operation: Operation, target: Target, why: str) -> StoreAccessDeniedError:
-    return StoreAccessDeniedError(
-        f"{describe(operation, target)} denied: {why}", operation=operation.name, key=key_of(target)
-    )
+            shown = "False" if verdict is False else f"a {type(verdict).__name__}"
+            raise operation.error(StoreAccessDeniedError, f"denied: allow returned {shown}")
+        return await self._inner.perform(operation)

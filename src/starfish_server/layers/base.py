@@ -1,148 +1,143 @@
-"""The bases of every layer, `Layer` and `Around`, and all that one layer may know of another."""
+"""`Layer`, the base of every layer, and `Slot`, its place in the canonical order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from contextlib import AsyncExitStack
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from starfish_server.layers.operations import (
-    DELETE,
-    DELETE_MANY,
-    GET_BYTES,
-    GET_STRING,
-    GET_VERSIONED,
-    LIST_KEYS,
+from starfish_server.operations import (
     OPERATIONS,
-    PUT,
-    PUT_BYTES,
-    PUT_IF,
+    Delete,
+    DeleteMany,
+    GetBytes,
+    GetString,
+    GetVersioned,
+    ListKeys,
     Operation,
-    Slot,
+    Put,
+    PutBytes,
+    PutIf,
 )
-from starfish_server.layers.record import CallRecord, note_attempt, note_cache
-from starfish_server.storage.base import AbstractObjectStore, accepts_context, operation_names
+from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
     from starfish_server.context import StoreContext
 
-__all__ = [
-    "DELETE",
-    "DELETE_MANY",
-    "GET_BYTES",
-    "GET_STRING",
-    "GET_VERSIONED",
-    "LIST_KEYS",
-    "PUT",
-    "PUT_BYTES",
-    "PUT_IF",
-    "Around",
-    "CallRecord",
-    "Layer",
-    "Operation",
-    "Proceed",
-    "Slot",
-    "Target",
-    "Wrapper",
-    "note_attempt",
-    "note_cache",
-    "take_over_retries",
-    "written_body",
-]
+__all__ = ["Layer", "Operation", "Slot", "T"]
 
 T = TypeVar("T")
-Target = str | Sequence[str]
-Proceed = Callable[[], Coroutine[None, None, T]]
-_ANSWERING = ("around", *(operation.name for operation in OPERATIONS.values() if not operation.writes))
 
 
-class Wrapper(AbstractObjectStore):
-    """A store over one other, `inner`, that handles every operation itself.
+class Slot(IntEnum):
+    """A layer's place in the canonical order, outermost first; see `docs/layer-order.md`."""
 
-    The base of layers that must fail closed, such as those that rewrite keys: a class that does not handle an
-    operation of the interface cannot be constructed (`TypeError`), so that nothing added later slips past it.
+    AUDIT = 1
+    OBSERVE = 2
+    GUARD = 3
+    NAMESPACE = 4
+    CACHE = 5
+    COMPRESSION = 6
+    ENCRYPTION = 7
+    REDUNDANCY = 8
+    BREAKER = 9
+    RETRY = 10
+    LIMIT = 11
+    TIMEOUT = 12
+    ATTEMPT = 13
 
-    A class that handles an operation that reads, itself or in `around`, may answer each caller differently:
-    until it says `context_dependent = False`, a cache outside of it demands `vary_by`. What that says is of
-    the layer alone; a store over one that depends on the caller does so all the same.
+
+class Layer(AbstractObjectStore):
+    """A store that wraps another one and adds one concern: override `perform`, nothing else is needed.
+
+    Every named method makes its operation and passes it to `perform`, which passes it to the store inside. A
+    class that overrides a named method is a `TypeError` when it is made: a layer outside it calls `perform`,
+    so the method would be bypassed.
+
+    A class that overrides `perform` may return different results to different callers, so a cache outside it
+    demands `vary_by` until the class says `context_dependent = False`. A layer over a store that depends on
+    the caller does so too, whatever its class says.
+
+    inner: the store to wrap. others: further stores, for a layer over several.
     """
 
+    context_dependent = False
+
     slot: Slot | None = None
-    """Where the order check expects this layer; None anywhere."""
-
-    _unhandled_if_from: ClassVar[tuple[type, ...]] = (AbstractObjectStore,)
-
-    _answers_by_caller: ClassVar[bool] = False
+    """The place where the order check expects this layer; None for any place."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        for name in operation_names():
-            if not accepts_context(getattr(cls, name)):
-                raise TypeError(f"{cls.__name__}.{name} must take context, or the context would be lost here")
-        declared = vars(cls).get("context_dependent")
-        if isinstance(declared, bool):
-            del cls.context_dependent  # the property stays, which asks the inner store too
-            cls._answers_by_caller = declared
-        else:
-            parent = next(base for base in cls.__mro__[1:] if issubclass(base, Wrapper))
-            if any(getattr(cls, name, None) is not getattr(parent, name, None) for name in _ANSWERING):
-                cls._answers_by_caller = True
         super().__init_subclass__(**kwargs)
+        for name in OPERATIONS:
+            if getattr(cls, name) is not getattr(Layer, name):
+                raise TypeError(
+                    f"{cls.__name__} overrides {name}, which is bypassed: override perform instead"
+                )
+        if not isinstance(vars(cls).get("context_dependent", False), bool):
+            raise TypeError(f"{cls.__name__}.context_dependent must be True or False")
+        parent = next(base for base in cls.__mro__[1:] if issubclass(base, Layer))
+        if cls.perform is not parent.perform and "context_dependent" not in vars(cls):
+            cls.context_dependent = True
 
-    def __init__(self, inner: AbstractObjectStore) -> None:
-        cls = type(self)
-        for name in operation_names():
-            if any(getattr(cls, name) is getattr(base, name, None) for base in cls._unhandled_if_from):
-                raise TypeError(f"{cls.__name__} cannot be constructed: it does not handle {name}")
-        if not isinstance(inner, AbstractObjectStore):
-            raise TypeError(f"{cls.__name__} wraps a store, not {inner!r}")
+    def __init__(self, inner: AbstractObjectStore, *others: AbstractObjectStore) -> None:
+        self._inners = (inner, *others)
+        for store in self._inners:
+            if not isinstance(store, AbstractObjectStore):
+                raise TypeError(f"{type(self).__name__} wraps an AbstractObjectStore, not {store!r}")
         self._inner = inner
+        if any(store.context_dependent for store in self._inners):
+            self.context_dependent = True
 
     @property
     def inner(self) -> AbstractObjectStore:
-        """The store that this layer wraps."""
+        """The store that this layer wraps, the first one of several."""
         return self._inner
 
     @property
-    def context_dependent(self) -> bool:
-        return self._answers_by_caller or self._inner.context_dependent
+    def inners(self) -> tuple[AbstractObjectStore, ...]:
+        """All stores that this layer wraps."""
+        return self._inners
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        """Perform `operation`, or refuse it; this one passes it on to `inner`.
+
+        May be `async def`, or a plain function that returns the coroutine of the store inside.
+        """
+        return self._inner.perform(operation)
 
     def supports(self, operation: str) -> bool:
-        return self._inner.supports(operation)
+        return all(store.supports(operation) for store in self._inners)
 
-    def settings(self) -> dict[str, object]:
-        """The options that `repr` and `explain` show; never a secret."""
+    def settings(self) -> Mapping[str, object]:
+        """Return the options that `repr` and `explain` show; never a secret."""
         return {}
 
-    def take_over_retries(self) -> None:
-        """Pass on that a `Retry` layer outside repeats what fails, so that the leaf makes one attempt."""
-        take_over_retries(self._inner)
-
     async def close(self) -> None:
-        await self._inner.close()
+        """Close every store inside, each even if another one fails."""
+        async with AsyncExitStack() as stack:
+            for store in reversed(self._inners):
+                stack.push_async_callback(store.close)
 
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.settings().items()]
-        return f"{type(self).__name__}({', '.join([*shown, repr(self._inner)])})"
-
-
-class Layer(Wrapper):
-    """A store that forwards every operation to `inner`; a subclass overrides what it changes."""
-
-    context_dependent = False
+        return f"{type(self).__name__}({', '.join([*shown, *map(repr, self._inners)])})"
 
     def get_string(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, str | None]:
-        return self._inner.get_string(key, context=context)
+        return self.perform(GetString(key, context))
 
     def get_bytes(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, tuple[bytes, str] | None]:
-        return self._inner.get_bytes(key, context=context)
+        return self.perform(GetBytes(key, context))
 
     def get_versioned(
         self, key: str, *, context: StoreContext | None = None
     ) -> Coroutine[None, None, tuple[str, str] | None]:
-        return self._inner.get_versioned(key, context=context)
+        return self.perform(GetVersioned(key, context))
 
     def list_keys(
         self,
@@ -152,7 +147,7 @@ class Layer(Wrapper):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, list[str]]:
-        return self._inner.list_keys(prefix, start_after=start_after, limit=limit, context=context)
+        return self.perform(ListKeys(prefix, start_after, limit, context))
 
     def put(
         self,
@@ -163,9 +158,7 @@ class Layer(Wrapper):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, None]:
-        return self._inner.put(
-            key, body, content_type=content_type, cache_control=cache_control, context=context
-        )
+        return self.perform(Put(key, body, content_type, cache_control, context))
 
     def put_bytes(
         self,
@@ -176,9 +169,7 @@ class Layer(Wrapper):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, None]:
-        return self._inner.put_bytes(
-            key, body, content_type=content_type, cache_control=cache_control, context=context
-        )
+        return self.perform(PutBytes(key, body, content_type, cache_control, context))
 
     def put_if(
         self,
@@ -190,199 +181,13 @@ class Layer(Wrapper):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Coroutine[None, None, str]:
-        return self._inner.put_if(
-            key,
-            body,
-            version=version,
-            content_type=content_type,
-            cache_control=cache_control,
-            context=context,
-        )
+        return self.perform(PutIf(key, body, version, content_type, cache_control, context))
 
     def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
-        return self._inner.delete(key, context=context)
-
-    def delete_many(
-        self, keys: list[str], *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, None]:
-        return self._inner.delete_many(keys, context=context)
-
-
-class Around(Layer):
-    """A layer whose every operation goes through one hook, `around`.
-
-    An operation added to the interface must be led through the hook here before any such layer can be
-    constructed again.
-    """
-
-    context_dependent = False
-    _unhandled_if_from = (AbstractObjectStore, Layer)
-
-    # The reads hand on what they were called with as defaults of `proceed`: the cells of a closure would take
-    # a quarter of the time that the whole hook does.
-
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        """Called in place of every operation; `await proceed()` performs it, as often as it is called.
-
-        target: the key, the prefix of `list_keys` or the keys of `delete_many`. The body of a write is
-        `written_body(proceed)`.
-        """
-        return await proceed()
-
-    def get_string(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, str | None]:
-        def proceed(
-            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
-        ) -> Coroutine[None, None, str | None]:
-            return inner.get_string(key, context=context)
-
-        return self.around(GET_STRING, key, context, proceed)
-
-    def get_bytes(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, tuple[bytes, str] | None]:
-        def proceed(
-            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
-        ) -> Coroutine[None, None, tuple[bytes, str] | None]:
-            return inner.get_bytes(key, context=context)
-
-        return self.around(GET_BYTES, key, context, proceed)
-
-    def get_versioned(
-        self, key: str, *, context: StoreContext | None = None
-    ) -> Coroutine[None, None, tuple[str, str] | None]:
-        def proceed(
-            inner: AbstractObjectStore = self._inner, key: str = key, context: StoreContext | None = context
-        ) -> Coroutine[None, None, tuple[str, str] | None]:
-            return inner.get_versioned(key, context=context)
-
-        return self.around(GET_VERSIONED, key, context, proceed)
-
-    def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> Coroutine[None, None, list[str]]:
-        inner = self._inner
-        return self.around(
-            LIST_KEYS,
-            prefix,
-            context,
-            lambda: inner.list_keys(prefix, start_after=start_after, limit=limit, context=context),
-        )
-
-    def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> Coroutine[None, None, None]:
-        inner = self._inner
-        return self.around(
-            PUT,
-            key,
-            context,
-            _Write(
-                body,
-                lambda: inner.put(
-                    key, body, content_type=content_type, cache_control=cache_control, context=context
-                ),
-            ),
-        )
-
-    def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> Coroutine[None, None, None]:
-        inner = self._inner
-        return self.around(
-            PUT_BYTES,
-            key,
-            context,
-            _Write(
-                body,
-                lambda: inner.put_bytes(
-                    key, body, content_type=content_type, cache_control=cache_control, context=context
-                ),
-            ),
-        )
-
-    def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> Coroutine[None, None, str]:
-        inner = self._inner
-        return self.around(
-            PUT_IF,
-            key,
-            context,
-            _Write(
-                body,
-                lambda: inner.put_if(
-                    key,
-                    body,
-                    version=version,
-                    content_type=content_type,
-                    cache_control=cache_control,
-                    context=context,
-                ),
-            ),
-        )
-
-    def delete(self, key: str, *, context: StoreContext | None = None) -> Coroutine[None, None, None]:
-        inner = self._inner
-        return self.around(DELETE, key, context, lambda: inner.delete(key, context=context))
+        return self.perform(Delete(key, context))
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        # A copy: what the hook sees is what is deleted. One str stays, for the leaf to refuse.
-        given = keys if isinstance(keys, str) else list(keys)
-        inner = self._inner
-        await self.around(DELETE_MANY, given, context, lambda: inner.delete_many(given, context=context))
-
-
-class _Write(Generic[T]):
-    """A `proceed` that also shows the body it would write."""
-
-    __slots__ = ("_call", "body")
-
-    def __init__(self, body: str | bytes, call: Proceed[T]) -> None:
-        self.body = body
-        self._call = call
-
-    def __call__(self) -> Coroutine[None, None, T]:
-        return self._call()
-
-
-def written_body(proceed: Proceed[T]) -> str | bytes | None:
-    """The body that `proceed` would write, or None for an operation without one."""
-    return getattr(proceed, "body", None)
-
-
-def take_over_retries(store: AbstractObjectStore) -> None:
-    """Tell the leaf under `store` that its failures are retried further out, so that attempts never multiply.
-
-    A store that retries by itself has a method of this name; for any other there is nothing to tell.
-    """
-    take_over = getattr(store, "take_over_retries", None)
-    if take_over is not None:
-        take_over()
+        if isinstance(keys, str | bytes):
+            raise TypeError("delete_many takes a list of keys, not one key; delete takes one")
+        # A copy, so that what a layer sees is what is deleted.
+        await self.perform(DeleteMany(list(keys), context))

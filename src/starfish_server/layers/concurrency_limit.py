@@ -1,4 +1,4 @@
-"""`ConcurrencyLimit`: a limit on operations under way at once, with a bounded queue."""
+"""`ConcurrencyLimit`: a limit on operations in flight, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from weakref import WeakKeyDictionary, ref
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import StoreOverloadedError
-from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
-from starfish_server.layers.operations import describe, key_of
+from starfish_server.layers.base import Layer, Operation, Slot, T
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["ConcurrencyLimit"]
 
 
-class ConcurrencyLimit(Around):
-    """Lets `max_in_flight` operations run at once and makes others wait their turn, first come, first served.
+class ConcurrencyLimit(Layer):
+    """Lets `max_in_flight` operations run concurrently; others wait for a permit, first come, first served.
 
-    Stands inside `Retry`, so that no permit is held during back-off and a refusal is tried again, and outside
+    Stands inside `Retry`, so that no permit is held during back-off and a refusal is retried, and outside
     `Timeout`, so that waiting does not count as the backend's time.
 
-    max_in_flight: operations under way at once, 64 by default. Event loops are counted apart: a store used
-        from two threads with a loop each lets through twice as many.
-    max_waiting: operations that may wait for their turn; one more raises `StoreOverloadedError` at once.
+    max_in_flight: operations in flight, 64 by default. Each event loop is counted alone: a store used from
+        two threads with a loop each lets through twice as many.
+    max_waiting: operations that may wait for a permit; one more raises `StoreOverloadedError` immediately.
         None, the default, for any number; 0 for no waiting.
     """
 
@@ -43,29 +41,23 @@ class ConcurrencyLimit(Around):
             positive_int("max_waiting", max_waiting)
         self._max_waiting = max_waiting
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()
-        self._latest: _Gate | None = None  # asking the dictionary takes longer than all else here
+        self._latest: _Gate | None = None  # a look into the dictionary takes longer than all else here
 
     def settings(self) -> dict[str, object]:
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         loop = asyncio.get_running_loop()
         gate = self._latest
         if gate is None or gate.loop() is not loop:
             gate = self._latest = self._gate_of(loop)
         if not gate.enter():
             if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
-                raise StoreOverloadedError(
-                    f"{describe(operation, target)} refused: {self._max_in_flight} operations are in flight "
-                    f"and {self._max_waiting} wait",
-                    operation=operation.name,
-                    key=key_of(target),
-                )
+                reason = f"{self._max_in_flight} operations are in flight and {self._max_waiting} wait"
+                raise operation.error(StoreOverloadedError, reason)
             await gate.wait(loop.create_future())
         try:
-            return await proceed()
+            return await self._inner.perform(operation)
         finally:
             gate.leave()
 
@@ -77,10 +69,10 @@ class ConcurrencyLimit(Around):
 
 
 class _Gate:
-    """The permits of one event loop. One that is left goes straight to the first in line, so none overtakes.
+    """The permits of one event loop. A returned permit goes straight to the first in line.
 
-    Not `asyncio.Semaphore`: how it behaves when a waiter is cancelled at the moment of its wake-up differs
-    between the patch releases of Python that are supported.
+    Not `asyncio.Semaphore`: the supported patch releases of Python differ in what it does when a waiter is
+    cancelled at the moment of its wake-up.
     """
 
     __slots__ = ("_free", "loop", "waiting")

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import get_meter
 
 from starfish_server.checks import flag
-from starfish_server.layers.base import Around, CallRecord, Operation, Proceed, Slot, Target, written_body
+from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
-from starfish_server.layers.printable import printable
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.operations import OPERATIONS
+from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-    from starfish_server.context import StoreContext
     from starfish_server.layers.outcome import Outcome
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Metrics"]
-
-T = TypeVar("T")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Metrics(Around):
+class Metrics(Layer):
     """Counts and times every operation as the caller sees it. Stands beside `Tracing`, outside the cache.
 
     Instruments, each with the attribute `objectstore.operation`:
 
     - `objectstore.operation.duration`: histogram in seconds, by `objectstore.outcome` ("ok", "miss", "error",
       "denied", "cancelled") and, for the errors, `error.type`
-    - `objectstore.operation.active`: operations under way
+    - `objectstore.operation.active`: operations in flight
     - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes only
     - `objectstore.retries`: attempts after the first
     - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss" or "shared"
@@ -63,7 +61,7 @@ class Metrics(Around):
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._active = meter.create_up_down_counter(
-            "objectstore.operation.active", unit="{operation}", description="Operations under way"
+            "objectstore.operation.active", unit="{operation}", description="Operations in flight"
         )
         self._written = meter.create_counter("objectstore.io.written", unit="By", description="Bytes written")
         self._read = meter.create_counter("objectstore.io.read", unit="By", description="Bytes read")
@@ -73,50 +71,44 @@ class Metrics(Around):
         self._cache = meter.create_counter(
             "objectstore.cache.requests", unit="{request}", description="How the cache answered"
         )
-        self._of_operation = {name: {"objectstore.operation": name} for name in operation_names()}
+        self._of_operation = {name: {"objectstore.operation": name} for name in OPERATIONS}
         self._of_outcome: dict[tuple[str, Outcome, str | None], dict[str, str]] = {}
 
     def settings(self) -> dict[str, object]:
         return {"namespace_attribute": True} if self._namespace_attribute else {}
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
+        operation = operation.observed()
         active = self._of_operation[operation.name]
-        common = self._attributes(active, context)
-        call = CallRecord()
+        common = self._attributes(active, operation)
         began = perf_counter()
         self._active.add(1, active)
         try:
-            result = await proceed()
+            result = await self._inner.perform(operation)
         except BaseException as error:
-            outcome = outcome_of_error(error)
-            kind = None if outcome == "cancelled" else type(error).__name__
-            self._record_duration(operation, outcome, kind, perf_counter() - began, context)
+            outcome, kind = outcome_of_error(error)
+            error_type = None if outcome == "cancelled" else kind
+            self._record_duration(operation, outcome, error_type, perf_counter() - began)
             raise
         else:
-            outcome = outcome_of_result(operation, result)
-            self._record_duration(operation, outcome, None, perf_counter() - began, context)
-            if (size := size_of_body(written_body(proceed))) is not None:
+            self._record_duration(
+                operation, outcome_of_result(operation, result), None, perf_counter() - began
+            )
+            if (size := size_of_body(operation.body)) is not None:
                 self._written.add(size, common)
             elif (size := size_of_result(operation, result)) is not None:
                 self._read.add(size, common)
             return result
         finally:
-            call.close()
             self._active.add(-1, active)
-            if call.attempts > 1:
-                self._retries.add(call.attempts - 1, common)
-            if call.cache is not None:
-                self._cache.add(1, {**common, "objectstore.cache": call.cache})
+            notes = operation.notes or {}
+            if (attempts := notes.get("attempts", 0)) > 1:
+                self._retries.add(attempts - 1, common)
+            if "cache" in notes:
+                self._cache.add(1, {**common, "objectstore.cache": notes["cache"]})
 
     def _record_duration(
-        self,
-        operation: Operation,
-        outcome: Outcome,
-        error_type: str | None,
-        duration: float,
-        context: StoreContext | None,
+        self, operation: Operation[Any], outcome: Outcome, error_type: str | None, duration: float
     ) -> None:
         case = (operation.name, outcome, error_type)
         attributes = self._of_outcome.get(case)
@@ -125,9 +117,10 @@ class Metrics(Around):
             if error_type is not None:
                 attributes["error.type"] = error_type
             self._of_outcome[case] = attributes
-        self._duration.record(duration, self._attributes(attributes, context))
+        self._duration.record(duration, self._attributes(attributes, operation))
 
-    def _attributes(self, attributes: dict[str, str], context: StoreContext | None) -> dict[str, str]:
+    def _attributes(self, attributes: dict[str, str], operation: Operation[Any]) -> dict[str, str]:
+        context = operation.context
         if not self._namespace_attribute or context is None or context.namespace is None:
             return attributes
         return {**attributes, "starfish.namespace": printable(context.namespace)}

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import ObjectTooLargeError
-from starfish_server.layers.base import (
-    GET_BYTES,
-    GET_STRING,
-    GET_VERSIONED,
-    Around,
-    Operation,
-    Proceed,
-    Slot,
-    T,
-    Target,
-    written_body,
-)
-from starfish_server.layers.operations import describe, key_of
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.outcome import size_of_body, size_of_result
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["SizeLimit"]
 
-_READS = frozenset({GET_STRING, GET_BYTES, GET_VERSIONED})
-_MOST_BYTES_A_CHARACTER = 4
 
-
-class SizeLimit(Around):
+class SizeLimit(Layer):
     """Refuses bodies over `max_bytes` with `ObjectTooLargeError`, going in and coming out.
 
-    A write is refused before it is sent. An object over the limit that is stored already is refused once it
-    has been read, so the caller is spared it, the network is not. A guard: outside namespaces and cache.
+    A write is refused before it is sent. A stored object over the limit is refused after it was read: the
+    caller is spared it, the network is not. A guard: outside namespaces and cache.
 
-    max_bytes: the largest body let through, in bytes; text counts as its UTF-8 bytes.
+    max_bytes: the largest body that passes, in bytes; text counts as its UTF-8 bytes.
     """
 
     slot = Slot.GUARD
@@ -49,34 +34,18 @@ class SizeLimit(Around):
     def settings(self) -> dict[str, object]:
         return {"max_bytes": self._max_bytes}
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        body = written_body(proceed)
-        if body is not None:
-            self._check(body, operation, target)
-        result = await proceed()
-        if operation in _READS:
-            self._check(result[0] if isinstance(result, tuple) else result, operation, target)
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.body is not None:
+            self._check(size_of_body(operation.body), operation)
+        result = await self._inner.perform(operation)
+        self._check(size_of_result(operation, result), operation)
         return result
 
-    def _check(self, body: object, operation: Operation, target: Target) -> None:
-        if body is None or (isinstance(body, str) and len(body) * _MOST_BYTES_A_CHARACTER <= self._max_bytes):
-            return
-        size = _size(body)
-        if size > self._max_bytes:
-            raise ObjectTooLargeError(
-                f"{describe(operation, target)} refused: {size} bytes, over the limit of {self._max_bytes}",
-                operation=operation.name,
-                key=key_of(target),
+    def _check(self, size: int | None, operation: Operation[Any]) -> None:
+        if size is not None and size > self._max_bytes:
+            raise operation.error(
+                ObjectTooLargeError,
+                f"{size} bytes are over the limit of {self._max_bytes}",
                 size=size,
                 max_bytes=self._max_bytes,
             )
-
-
-def _size(body: object) -> int:
-    if not isinstance(body, str):
-        return memoryview(body).nbytes  # type: ignore[arg-type]  # anything but a buffer is the TypeError due
-    if body.isascii():
-        return len(body)
-    return len(body.encode("utf-8", "surrogatepass"))

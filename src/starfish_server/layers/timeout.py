@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from starfish_server.checks import positive_number
-from starfish_server.errors import StoreTimeoutError
-from starfish_server.layers.base import Around, Operation, Proceed, Slot, T, Target
-from starfish_server.layers.operations import describe, key_of
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.deadline import Deadlines
+from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Timeout"]
 
 
-class Timeout(Around):
+class Timeout(Layer):
     """Cancels an operation that takes longer than `seconds` and raises `StoreTimeoutError`.
 
-    Stands inside `Retry`, so that each attempt has its own limit and a cut one is tried again, and inside
-    `ConcurrencyLimit`, so that waiting for a turn does not count. A write that was cut may have been done.
+    Stands inside `Retry`, so that each attempt has a limit of its own and a cancelled one is retried, and
+    inside `ConcurrencyLimit`, so that waiting for a permit does not count. A write that was cancelled may
+    have been done.
 
     seconds: limit of every operation, 10.0 by default.
     operations: other limits in seconds by operation name, as in `{"list_keys": 60.0}`; None for no limit.
 
-    A timeout that the store inside raises by itself passes as it is. `ValueError` for a limit that is not
-    over 0 and for an operation that does not exist.
+    A timeout that the store inside raises itself passes unchanged. Raises `ValueError` for a limit that is
+    not over 0 and for an operation that does not exist.
     """
 
     slot = Slot.TIMEOUT
@@ -45,35 +45,25 @@ class Timeout(Around):
         super().__init__(inner)
         self._seconds = positive_number("seconds", seconds)
         self._operations = dict(operations or {})
-        names = operation_names()
-        for name, limit in self._operations.items():
-            if name not in names:
-                raise ValueError(f"operations: there is no operation {name!r}, only {', '.join(names)}")
-            if limit is not None:
-                positive_number(f"operations[{name!r}]", limit)
-        self._limits = {name: self._operations.get(name, seconds) for name in names}
+        if unknown := sorted(self._operations.keys() - OPERATIONS.keys()):
+            raise ValueError(
+                f"operations: there is no operation {unknown[0]!r}, only {', '.join(OPERATIONS)}"
+            )
+        self._limits = {name: self._limit(self._operations.get(name, seconds)) for name in OPERATIONS}
+
+    @staticmethod
+    def _limit(seconds: float | None) -> Deadlines | None:
+        if seconds is None or positive_number("operations", seconds) == math.inf:
+            return None
+        return Deadlines(seconds, f"took longer than {seconds:g} s")
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"seconds": self._seconds}
         return shown | {"operations": self._operations} if self._operations else shown
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         limit = self._limits[operation.name]
-        inner_error: TimeoutError | None = None
-        try:
-            async with asyncio.timeout(limit):
-                try:
-                    return await proceed()
-                except TimeoutError as error:
-                    inner_error = error
-                    raise
-        except TimeoutError as error:
-            if error is inner_error:
-                raise
-            raise StoreTimeoutError(
-                f"{describe(operation, target)} took longer than {limit:g} s",
-                operation=operation.name,
-                key=key_of(target),
-            ) from error
+        if limit is None:
+            return await self._inner.perform(operation)
+        with limit.limit(operation):
+            return await self._inner.perform(operation)

@@ -2,53 +2,43 @@
 
 A leaf may have a method `span_of(operation)` that says how its client spans are named: the name, the fixed
 attributes, and the attribute that holds the key (None for an operation without one), as in
-`("S3.GetObject", {"rpc.system.name": "aws-api"}, "aws.s3.key")`. Ids that its backend gave to requests go to
-`storage/request_ids.py`. For neither does a leaf need OpenTelemetry.
+`("S3.GetObject", {"rpc.system.name": "aws-api"}, "aws.s3.key")`. Its note "request_id" is the id that the
+backend gave to a request. A leaf needs OpenTelemetry for neither.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import SpanKind, StatusCode, get_tracer, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode, get_tracer, set_span_in_context
 
 from starfish_server.checks import flag, secret_bytes
-from starfish_server.layers.base import (
-    DELETE_MANY,
-    LIST_KEYS,
-    Around,
-    CallRecord,
-    Operation,
-    Proceed,
-    Slot,
-    Target,
-    Wrapper,
-)
+from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import outcome_of_error, outcome_of_result
-from starfish_server.layers.printable import printable
-from starfish_server.storage.base import AbstractObjectStore, operation_names
-from starfish_server.storage.request_ids import request_ids
+from starfish_server.operations import OPERATIONS, ListKeys
+from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
-    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Tracing"]
 
-T = TypeVar("T")
 Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 
+_log = logging.getLogger(__name__)
 _PROCESS_KEY = secrets.token_bytes(32)
 
 
-class Tracing(Around):
+class Tracing(Layer):
     """One span per operation, or per try with `per_attempt=True`.
 
     Stands outside cache and retries, so that a span is one operation as the caller sees it, named
@@ -97,43 +87,45 @@ class Tracing(Around):
         self._show_identity = _recording("record_identity", record_identity, secret)
         self._show_key = _recording("record_key", record_key, secret)
         self._show_messages = record_identity == record_key == "plain"
-        span_of: Callable[[str], _SpanOf] = _plain_span
-        if per_attempt:
-            span_of = getattr(_leaf(inner), "span_of", _plain_span)
-        self._spans = {name: span_of(name) for name in operation_names()}
+        span_of = _span_of(inner) if per_attempt else _plain_span
+        self._spans = {name: span_of(name) for name in OPERATIONS}
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"per_attempt": True} if self._per_attempt else {}
         recorded = {"record_identity": self._record_identity, "record_key": self._record_key}
         return shown | {name: how for name, how in recorded.items() if how != "off"}
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         name, attributes, key_attribute = self._spans[operation.name]
-        span = self._tracer.start_span(name, kind=self._kind)
+        span = self._start(name)
         if not span.get_span_context().is_valid:
-            return await proceed()
+            return await self._inner.perform(operation)
         # A span that the sampler left out is attached as well, or its children would be sampled as roots.
         token = attach(set_span_in_context(span))
         try:
             if not span.is_recording():
-                return await proceed()
+                return await self._inner.perform(operation)
             span.set_attributes(attributes)
-            self._describe(span, key_attribute, target, context)
-            return await self._observed(span, operation, proceed)
+            self._describe(span, key_attribute, operation)
+            return await self._observed(span, operation.observed())
         finally:
             detach(token)
-            span.end()
+            _end(span)
 
-    def _describe(
-        self, span: Span, key_attribute: str | None, target: Target, context: StoreContext | None
-    ) -> None:
-        if isinstance(target, str):
-            if key_attribute is not None and self._show_key is not None:
-                span.set_attribute(key_attribute, self._show_key(target))
-        elif isinstance(target, list | tuple):
-            span.set_attribute("objectstore.keys.count", len(target))
+    def _start(self, name: str) -> Span:
+        try:
+            return self._tracer.start_span(name, kind=self._kind)
+        except Exception:  # noqa: BLE001 - a span processor that fails must not fail the operation
+            _log.exception("the span could not be started")
+            return INVALID_SPAN
+
+    def _describe(self, span: Span, key_attribute: str | None, operation: Operation[Any]) -> None:
+        target = operation.key if operation.prefix is None else operation.prefix
+        if target is None:
+            span.set_attribute("objectstore.keys.count", len(operation.keys))
+        elif key_attribute is not None and self._show_key is not None:
+            span.set_attribute(key_attribute, self._show_key(target))
+        context = operation.context
         if context is None:
             return
         span.set_attribute("starfish.collection", printable(context.collection))
@@ -143,34 +135,30 @@ class Tracing(Around):
         if context.identity is not None and self._show_identity is not None:
             span.set_attribute("starfish.identity", self._show_identity(context.identity))
 
-    async def _observed(self, span: Span, operation: Operation, proceed: Proceed[T]) -> T:
-        call = CallRecord()
-        ids: list[str] = []
-        observing = request_ids.set(ids)
+    async def _observed(self, span: Span, operation: Operation[T]) -> T:
         try:
-            result = await proceed()
+            result = await self._inner.perform(operation)
             span.set_attribute("objectstore.outcome", outcome_of_result(operation, result))
             return result
         except BaseException as error:
-            outcome = outcome_of_error(error)
+            outcome, kind = outcome_of_error(error)
             span.set_attribute("objectstore.outcome", outcome)
             if outcome != "cancelled":
-                self._record_failure(span, error)
+                self._record_failure(span, error, kind)
             raise
         finally:
-            request_ids.reset(observing)
-            call.close()
-            if call.attempts:
-                span.set_attribute("objectstore.attempts", call.attempts)
-            if call.cache is not None:
-                span.set_attribute("objectstore.cache", call.cache)
-            if ids and self._per_attempt:
-                span.set_attribute("aws.request_id", printable(ids[-1]))
+            notes: dict[str, Any] = operation.notes or {}
+            if "attempts" in notes:
+                span.set_attribute("objectstore.attempts", notes["attempts"])
+            if "cache" in notes:
+                span.set_attribute("objectstore.cache", notes["cache"])
+            if self._per_attempt and "request_id" in notes:
+                span.set_attribute("aws.request_id", printable(notes["request_id"]))
 
-    def _record_failure(self, span: Span, error: BaseException) -> None:
+    def _record_failure(self, span: Span, error: BaseException, name: str) -> None:
         kind = type(error)
-        span.set_attribute("error.type", kind.__name__)
-        span.set_status(StatusCode.ERROR, kind.__name__)
+        span.set_attribute("error.type", name)
+        span.set_status(StatusCode.ERROR, name)
         if self._show_messages:
             span.record_exception(error)
             return
@@ -182,14 +170,22 @@ class Tracing(Around):
 
 
 def _plain_span(operation: str) -> _SpanOf:
-    key = {LIST_KEYS.name: "objectstore.prefix", DELETE_MANY.name: None}.get(operation, "objectstore.key")
+    key = "objectstore.prefix" if OPERATIONS[operation] is ListKeys else "objectstore.key"
     return f"objectstore.{operation}", {}, key
 
 
-def _leaf(store: AbstractObjectStore) -> AbstractObjectStore:
-    while isinstance(store, Wrapper):
+def _span_of(store: AbstractObjectStore) -> Callable[[str], _SpanOf]:
+    """Return how the leaf under `store` names its spans; over several leaves there is no common name."""
+    while isinstance(store, Layer) and len(store.inners) == 1:
         store = store.inner
-    return store
+    return getattr(store, "span_of", _plain_span)
+
+
+def _end(span: Span) -> None:
+    try:
+        span.end()
+    except Exception:  # noqa: BLE001 - a span processor that fails must not fail what was done
+        _log.exception("the span could not be ended")
 
 
 def _recording(option: str, recorded: Recorded, hash_key: bytes) -> Callable[[str], str] | None:

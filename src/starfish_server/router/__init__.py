@@ -10,15 +10,17 @@ except ImportError as error:
         "starfish_server.router needs FastAPI and pydantic: pip install 'starfish-server[http]'"
     ) from error
 
+from starfish_server.router.application import SyncRouterOptions, create_sync_router, sync_application
+from starfish_server.router.auth import AuthResult, BearerTokens
 from starfish_server.router.config import CollectionConfig, NamespaceConfig, SyncConfig
-from starfish_server.router.roles import AuthResult
-from starfish_server.router.routes import SyncRouterOptions, create_sync_router
 
 __all__ = [
     "AuthResult",
+    "BearerTokens",
     "CollectionConfig",
     "NamespaceConfig",
     "SyncConfig",
     "SyncRouterOptions",
     "create_sync_router",
+    "sync_application",
 ]

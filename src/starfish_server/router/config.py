@@ -1,34 +1,117 @@
-"""What is served: collections, at the root and under namespaces. Checked when it is made, then frozen."""
+"""The configuration of a router: collections, at the root and under namespaces. Checked, then frozen."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from starfish_server.router.paths import PathTemplate, is_segment
+from starfish_server.checks import is_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 JSON_TYPE = "application/json"
-_ACTIONS = frozenset({"pull", "push", "list", "health"})
+API_PREFIX = "/v1"
+_RESERVED = frozenset({"pull", "push", "list", "health", "v1"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _MEDIA_RANGE = re.compile(r"\*/\*|[a-z0-9!#$&^_.+-]+/(?:\*|[a-z0-9!#$&^_.+-]+)")
+_SEGMENT = re.compile(r"([^{}]*)(?:\{([A-Za-z_][A-Za-z0-9_]*)\}([^{}]*))?")
+
+
+def is_segment(text: str) -> bool:
+    """Return whether `text` is one segment of a key."""
+    return "/" not in text and is_key(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    head: str
+    field: str | None
+    tail: str
+
+    def fill(self, params: Mapping[str, str]) -> str:
+        return self.head if self.field is None else self.head + params[self.field] + self.tail
+
+    def may_equal(self, other: _Segment) -> bool:
+        """Return whether some values of the fields give both segments the same text."""
+        if self.field is None and other.field is None:
+            return self.head == other.head
+        if self.field is None:
+            return other.may_equal(self)
+        if other.field is None:
+            text = other.head
+            return (
+                len(text) > len(self.head + self.tail)
+                and text.startswith(self.head)
+                and text.endswith(self.tail)
+            )
+        heads = self.head.startswith(other.head) or other.head.startswith(self.head)
+        return heads and (self.tail.endswith(other.tail) or other.tail.endswith(self.tail))
+
+
+class PathTemplate:
+    """A `storagePath` such as "users/{identity}/profile": key segments, each with at most one field in it.
+
+    With one field a segment, two callers whose values differ never get the same key. Raises `ValueError` for
+    a template that is malformed, that names a field twice or whose text breaks the key rules.
+    """
+
+    def __init__(self, template: str) -> None:
+        self._segments = tuple(_parse_segment(template, part) for part in template.split("/") if template)
+        self.fields = tuple(segment.field for segment in self._segments if segment.field is not None)
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"storagePath {template!r} names a field twice")
+        if template and not is_key(self.key(dict.fromkeys(self.fields, "x"))):
+            raise ValueError(f"storagePath {template!r} is not '/'-separated segments of [A-Za-z0-9._:@-]")
+        self.template = template
+
+    @property
+    def ends_with_field(self) -> bool:
+        """Whether the last segment is a field and nothing else, so that its values can be listed."""
+        last = self._segments[-1]
+        return last.field is not None and not last.head and not last.tail
+
+    @cached_property
+    def parent(self) -> PathTemplate:
+        """The template without its last segment, empty if it has only one."""
+        return PathTemplate(self.template.rpartition("/")[0])
+
+    def key(self, params: Mapping[str, str]) -> str:
+        """Return the key with every field filled in. The values are not checked here."""
+        return "/".join(segment.fill(params) for segment in self._segments)
+
+    def overlaps(self, other: PathTemplate) -> bool:
+        """Return whether some key belongs to both templates."""
+        return len(self._segments) == len(other._segments) and all(
+            mine.may_equal(theirs) for mine, theirs in zip(self._segments, other._segments, strict=True)
+        )
+
+
+def _parse_segment(template: str, text: str) -> _Segment:
+    match = _SEGMENT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"storagePath {template!r}: {text!r} is not text with at most one {{field}}")
+    head, field, tail = match.groups()
+    return _Segment(head, field, tail or "")
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str) -> str:
     if not is_segment(name):
         raise ValueError(f"a collection's name is one key segment of [A-Za-z0-9._:@-], not {name!r}")
     return name
 
 
-def _checked_media_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
+def _check_media_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
     ranges = tuple(text.lower() for text in ranges)
     for text in ranges:
         if not _MEDIA_RANGE.fullmatch(text):
@@ -44,24 +127,25 @@ class CollectionConfig(_Frozen):
     Fields can be given in snake_case or in camelCase. Anything unknown or unsupported is a
     `pydantic.ValidationError`, which is a `ValueError`.
 
-    name: what `StoreContext.collection` says; unique beside its siblings.
+    name: what `StoreContext.collection` says; unique among the collections of a mount.
     storage_path: the key, with fields such as `{identity}` that the request's path fills in.
-    read_roles, write_roles: who may pull and list, and who may push. One role of the caller is enough; none
-        listed lets nobody. "public" needs no caller; "self" is a caller whose identity is `{identity}`.
+    read_roles, write_roles: who may pull and list, and who may push. One role of the caller is enough; an
+        empty list admits no caller. "public" needs no caller; "self" is a caller whose identity is
+        `{identity}`.
     max_body_bytes: the largest body of a push, in bytes.
     allowed_mime_types: JSON documents by default; any other types or ranges ("image/*") make it a collection
         of blobs.
     listable: whether the values of the last field can be listed.
-    pull_only, push_only: leave out the routes of the other.
+    pull_only, push_only: serve only that direction.
     encryption: only "none".
     """
 
-    name: Annotated[str, AfterValidator(_checked_name)]
+    name: Annotated[str, AfterValidator(_check_name)]
     storage_path: str
     read_roles: tuple[str, ...]
     write_roles: tuple[str, ...]
     max_body_bytes: int = Field(gt=0)
-    allowed_mime_types: Annotated[tuple[str, ...], AfterValidator(_checked_media_ranges)] = Field(
+    allowed_mime_types: Annotated[tuple[str, ...], AfterValidator(_check_media_ranges)] = Field(
         default=(JSON_TYPE,), min_length=1
     )
     listable: bool = False
@@ -82,6 +166,8 @@ class CollectionConfig(_Frozen):
     def _consistent(self) -> CollectionConfig:
         if self.pull_only and self.push_only:
             raise ValueError("pullOnly and pushOnly together leave nothing to serve")
+        if not self.storage_path:
+            raise ValueError("storagePath is empty")
         path = self.path
         if "self" in (*self.read_roles, *self.write_roles) and "identity" not in path.fields:
             raise ValueError(f'"self" needs {{identity}} in storagePath {self.storage_path!r}')
@@ -93,7 +179,7 @@ class CollectionConfig(_Frozen):
 
     @cached_property
     def path(self) -> PathTemplate:
-        """`storage_path`, taken apart."""
+        """The parsed `storage_path`."""
         return PathTemplate(self.storage_path)
 
     @property
@@ -102,19 +188,19 @@ class CollectionConfig(_Frozen):
         return self.allowed_mime_types == (JSON_TYPE,)
 
 
-def _checked_collections(collections: tuple[CollectionConfig, ...]) -> tuple[CollectionConfig, ...]:
+def _check_collections(collections: tuple[CollectionConfig, ...]) -> tuple[CollectionConfig, ...]:
     for one, other in combinations(collections, 2):
         if one.name == other.name:
             raise ValueError(f"two collections are named {one.name!r}")
         if one.path.overlaps(other.path):
             raise ValueError(
                 f"collections {one.name!r} ({one.storage_path}) and {other.name!r} ({other.storage_path})"
-                " share keys, so that the roles of one could be got round through the other"
+                " share keys, so the roles of one could be bypassed through the other"
             )
     return collections
 
 
-_Collections = Annotated[tuple[CollectionConfig, ...], AfterValidator(_checked_collections)]
+_Collections = Annotated[tuple[CollectionConfig, ...], AfterValidator(_check_collections)]
 
 
 class NamespaceConfig(_Frozen):
@@ -136,12 +222,19 @@ class SyncConfig(_Frozen):
     collections: _Collections = ()
     namespaces: dict[str, NamespaceConfig] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_given(cls, config: Any) -> Any:
+        if config is None:
+            raise ValueError("the configuration of the router is missing; it lists collections or namespaces")
+        return config
+
     @field_validator("namespaces")
     @classmethod
-    def _checked_namespaces(cls, namespaces: dict[str, NamespaceConfig]) -> dict[str, NamespaceConfig]:
+    def _check_namespaces(cls, namespaces: dict[str, NamespaceConfig]) -> dict[str, NamespaceConfig]:
         for name in namespaces:
             if not _NAMESPACE.fullmatch(name):
                 raise ValueError(f"a namespace's name is of [A-Za-z0-9_-], at most 255, not {name!r}")
-            if name in _ACTIONS:
+            if name in _RESERVED:
                 raise ValueError(f"a namespace cannot be named {name!r}: that is a route of its own")
         return namespaces

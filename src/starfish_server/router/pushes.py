@@ -10,12 +10,12 @@ from weakref import WeakValueDictionary
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.router.config import JSON_TYPE
-from starfish_server.router.document import Author, Document, next_version, parse_document
-from starfish_server.router.refusal import Refusal
+from starfish_server.router.documents import Author, Document, next_version, parse_document
+from starfish_server.router.responses import HTTPError
 
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
-    from starfish_server.router.wire import PushRequest
+    from starfish_server.router.requests import PushRequest
     from starfish_server.storage.base import AbstractObjectStore
 
 _log = logging.getLogger(__name__)
@@ -25,15 +25,15 @@ MAX_ATTEMPTS = 10
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970."""
+    """Return the milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 class Pushes:
     """Writes documents to a store without losing updates.
 
-    With `get_versioned` and `put_if` that holds between any number of processes. On a store without them a
-    lock per key, for the pushes made here, is all there is; the log says so once.
+    With `get_versioned` and `put_if` that holds between any number of processes. A store without them is
+    protected by a lock per key, for the pushes of this object only; the log says so once.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
@@ -45,13 +45,16 @@ class Pushes:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def push(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
-        """The document as stored. 409 if `baseHash` is not the current hash; 503 if others never let up."""
+        """Return the document as stored.
+
+        Raises a 409 if `baseHash` is not the current hash, and a 503 if other writers conflict every time.
+        """
         if self._conditional:
             try:
                 return await self._push_if_unchanged(key, pushed, context)
             except StoreNotSupportedError:
-                # Only the service behind the store knew. Nothing was written.
-                if self._proven:  # it does know them: whoever refused now, a proxy perhaps, was another
+                # Only the service behind the store could tell. Nothing was written.
+                if self._proven:  # an earlier success proves support, so an intermediary refused
                     raise
                 self._conditional = False
         return await self._push_locked(key, pushed, context)
@@ -69,7 +72,7 @@ class Pushes:
                 continue
             self._proven = True
             return document
-        raise Refusal(503, "contended", {"Retry-After": "1"})
+        raise HTTPError(503, "contended", f"{MAX_ATTEMPTS} attempts met another writer")
 
     async def _push_locked(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
         if not self._warned:
@@ -89,8 +92,8 @@ class Pushes:
 def _successor(stored: str | None, pushed: PushRequest, context: StoreContext) -> Document:
     previous = None if stored is None else parse_document(stored)
     if (pushed.base_hash or None) != (previous.hash if previous else None):
-        raise Refusal(409, "hash_mismatch")
+        raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")
     author = None
     if pushed.author_signature is not None and context.identity is not None:
         author = Author(context.identity, pushed.author_signature)
-    return next_version(previous, pushed.data, now_ms(), author)
+    return next_version(previous, pushed.data, pushed.hash, now_ms(), author)

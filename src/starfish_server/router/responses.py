@@ -1,35 +1,40 @@
-"""Errors as HTTP answers, by one table, and answers that a client may already have."""
+"""Responses: the JSON bodies, every error in one form, and what the OpenAPI document says of them."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations of `endpoint`
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from starfish_server.errors import (
-    BucketNotFoundError,
-    ContextRequiredError,
     InvalidKeyError,
     KeyConflictError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
     StoreAccessDeniedError,
     StoreClosedError,
-    StoreDecodeError,
     StoreError,
     StoreNotSupportedError,
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
+    shown_text,
 )
-from starfish_server.router.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from fastapi import Request, Response
+    from starlette.types import Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
 
@@ -45,9 +50,6 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
     StoreUnavailableError: (503, "store_unavailable"),
     StoreClosedError: (503, "shutting_down"),
     StoreNotSupportedError: (500, "store_not_supported"),
-    StoreDecodeError: (500, "store_error"),
-    BucketNotFoundError: (500, "store_error"),
-    ContextRequiredError: (500, "store_error"),
     StoreError: (500, "store_error"),
     ClientDisconnect: (400, "incomplete_body"),
     # From stores that do not raise the errors of this library.
@@ -55,49 +57,178 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
     ConnectionError: (503, "store_unavailable"),
 }
 
-_INTERNAL = (500, "internal_error")
 _LONGEST_WAIT = 86_400  # seconds
-# Without the `W/` of a weak one, which does not count.
+# Without the `W/` of a weak tag, which `If-None-Match` ignores.
 _ENTITY_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
-def answering(
-    handler: Callable[[Request], Awaitable[Response]], documented: Collection[int]
-) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` with every exception turned into an answer of a status that its route documents."""
+class HTTPError(Exception):
+    """Ends a request with an HTTP status and the body `{"error": code}`.
 
-    async def endpoint(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except Refusal as refusal:
-            return refusal.response()
-        except Exception as error:  # noqa: BLE001 - the last place where one can be kept from the client
-            return _refusal_of(error, request, documented).response()
+    reason: for the log alone; it holds no secret, and nothing of the request that is not escaped.
+    """
 
-    return endpoint
-
-
-def not_modified(request: Request, etag: str) -> bool:
-    """Whether `If-None-Match` holds the strong tag `etag`, by the weak comparison of RFC 9110, 13.1.2."""
-    condition = ",".join(request.headers.getlist("if-none-match")).strip()
-    return condition == "*" or etag in _ENTITY_TAG.findall(condition)
+    def __init__(
+        self, status: int, code: str, reason: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{status} {code}: {reason}")
+        self.status = status
+        self.code = code
+        self.reason = reason
+        self.headers = dict(headers or {})
 
 
-def _refusal_of(error: Exception, request: Request, documented: Collection[int]) -> Refusal:
-    status, code = next(
-        (answer for kind, answer in STATUS_OF_ERROR.items() if isinstance(error, kind)), _INTERNAL
+class JSONErrorRoute(APIRoute):
+    """A route that answers every error as `{"error": code}`, a method that it does not serve included.
+
+    A 4xx that the route does not document is a fault of the server, and becomes a 500.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except HTTPException:  # of a dependency that the application added
+                raise
+            except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
+                http_error = _http_error(error)
+                if http_error.status < 500 and http_error.status not in self.responses:
+                    http_error = HTTPError(500, "internal_error")
+                return error_response(request.scope, http_error, error)
+
+        return handle
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods = self.methods or set()
+        if scope["method"] in methods:
+            await super().handle(scope, receive, send)
+            return
+        allow = "GET, HEAD" if "GET" in methods else "POST"
+        error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
+        await error_response(scope, error)(scope, receive, send)
+
+
+def error_response(scope: Scope, error: HTTPError, cause: Exception | None = None) -> JSONResponse:
+    """Return the response to a request that failed, and log the failure.
+
+    A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
+    """
+    path = shown_text(scope["path"])
+    _log.log(
+        logging.INFO if error.status < 500 else logging.ERROR,
+        "%s %s answered with %d %s%s",
+        scope["method"],
+        path,
+        error.status,
+        error.code,
+        f": {error.reason}" if error.reason else "",
+        exc_info=cause if error.status >= 500 else None,
+        extra={
+            "method": scope["method"],
+            "path": path,
+            "status": error.status,
+            "error": error.code,
+            "reason": error.reason,
+        },
     )
-    if status not in documented:
-        status, code = _INTERNAL
-    if status >= 500:
-        _log.error(
-            "%s %.300r answered with %d", request.method, request.scope["path"], status, exc_info=error
-        )
-    return Refusal(status, code, {"Retry-After": _retry_after(error)} if status == 503 else None)
+    if error.status == 503:
+        error.headers.setdefault("Retry-After", _retry_after(cause))
+    return JSONResponse({"error": error.code}, error.status, error.headers)
 
 
-def _retry_after(error: Exception) -> str:
+def not_modified(if_none_match: str, etag: str) -> bool:
+    """Return whether the header holds the strong tag `etag`, by the weak comparison of RFC 9110, 13.1.2."""
+    return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
+
+
+def _http_error(error: Exception) -> HTTPError:
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        return HTTPError(400, f"invalid_{first['loc'][-1]}", first["msg"])
+    for kind, (status, code) in STATUS_OF_ERROR.items():
+        if isinstance(error, kind):
+            return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))
+    return HTTPError(500, "internal_error")
+
+
+def _retry_after(error: Exception | None) -> str:
     seconds = getattr(error, "retry_after", None)
     if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         return "1"
     return str(math.ceil(min(seconds, _LONGEST_WAIT)))
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class PulledDocument(_Body):
+    """A document, or the part of it that changed after the checkpoint.
+
+    `hash` is that of the whole document, and empty if there is none. `timestamp` is the next checkpoint.
+    """
+
+    data: dict[str, object]
+    hash: str
+    timestamp: int
+    author_pubkey: str | None = None
+    author_signature: str | None = None
+
+
+class PushedDocument(_Body):
+    """The document after the push. `timestamp` is the next checkpoint."""
+
+    hash: str
+    timestamp: int
+
+
+class PushedBlob(_Body):
+    """The SHA-256 of the stored bytes, in hexadecimal."""
+
+    hash: str
+
+
+class Listing(_Body):
+    """Names in key order; `hasMore` says whether another page begins after the last of them."""
+
+    items: list[str]
+    has_more: bool
+
+
+class Health(_Body):
+    """The process is alive. `ts` is its clock, in milliseconds since 1970."""
+
+    ok: bool
+    ts: int
+
+
+class ErrorBody(_Body):
+    """The code of an error."""
+
+    error: str = Field(examples=["hash_mismatch"])
+
+
+def describe_responses(ok: dict[str, Any], *errors: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of a route's responses; `ok` describes the 200.
+
+    Every route may answer with 400, 401, 403 and any 5xx.
+    """
+    described: dict[int | str, dict[str, Any]] = {200: ok}
+    for status in (400, 401, 403, *errors):
+        described[status] = {"model": ErrorBody, "description": _ERRORS[status]}
+    return described | {"default": {"model": ErrorBody, "description": "The server or its store failed."}}
+
+
+_ERRORS = {
+    400: "A bad path segment, parameter or body.",
+    401: "The caller is unknown.",
+    403: "The caller, or the server at its store, may not do this.",
+    404: "There is no such object.",
+    409: "`baseHash` is not the current hash; or the key is in the way of another.",
+    413: "The body is over the limit.",
+    415: "The collection does not take this content type.",
+}

@@ -1,143 +1,245 @@
-"""`create_sync_router`: the routes of a configuration, each with its handler."""
+"""The routes of one collection: pull, push and list. Each fills the `StoreContext` of its store calls."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 
-from starfish_server.checks import is_key
-from starfish_server.router.blobs import pull_blob, push_blob
-from starfish_server.router.collection import Collection
-from starfish_server.router.config import CollectionConfig, SyncConfig
-from starfish_server.router.documents import pull_document, push_document
-from starfish_server.router.listing import list_items
-from starfish_server.router.openapi import Described, describe_list, describe_pull, describe_push
-from starfish_server.router.paths import has_encoded_slash
-from starfish_server.router.pushes import Pushes, now_ms
-from starfish_server.router.refusal import Refusal
-from starfish_server.router.responses import answering
-from starfish_server.router.roles import Callers, RoleResolver
-from starfish_server.router.wire import Health
-from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.context import StoreContext
+from starfish_server.router.auth import PUBLIC
+from starfish_server.router.config import JSON_TYPE, is_segment
+from starfish_server.router.documents import parse_document
+from starfish_server.router.requests import (
+    PushRequest,
+    accepted_type,
+    is_content_type,
+    parse_push,
+    read_body,
+    requested_key,
+)
+from starfish_server.router.responses import (
+    HTTPError,
+    Listing,
+    PulledDocument,
+    PushedBlob,
+    PushedDocument,
+    describe_responses,
+    not_modified,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from fastapi import APIRouter
 
-@dataclass(frozen=True, kw_only=True)
-class SyncRouterOptions:
-    """What `create_sync_router` serves, and to whom.
+    from starfish_server.router.auth import Admission
+    from starfish_server.router.config import CollectionConfig, PathTemplate
+    from starfish_server.router.pushes import Pushes
+    from starfish_server.storage.base import AbstractObjectStore
 
-    store: where documents and blobs are kept; closing it stays with the caller.
-    config: the collections.
-    role_resolver: a function of the `Request`, sync or async, that gives an `AuthResult`, or None for a
-        caller it does not know. Not asked on public routes. One that raises leaves the caller unknown.
-    role_resolver_timeout: seconds until a request whose resolver has not answered gets a 503.
-    challenge: the authentication scheme that a 401 names.
+# The largest integer that every JSON reader keeps exact.
+MAX_SAFE_INTEGER = 2**53 - 1
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+# What the SDK's pulls may ask for and this server does not do; ignoring it would mislead the client.
+_UNSUPPORTED = ("last", "limit", "withKeyring")
+_AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
+_SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
+_BYTES = {"type": "string", "format": "binary"}
+_NOT_MODIFIED = {"description": "`If-None-Match` holds the current `ETag`."}
 
-    Raises `TypeError` or `ValueError` for what is not that.
-    """
 
+@dataclass(frozen=True)
+class Collection:
+    """A collection of the configuration over its store. `namespace` is its mount, or None."""
+
+    config: CollectionConfig
+    namespace: str | None
     store: AbstractObjectStore
-    config: SyncConfig
-    role_resolver: RoleResolver
-    role_resolver_timeout: float = 5.0
-    challenge: str = "Bearer"
+    admission: Admission
+    pushes: Pushes
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.store, AbstractObjectStore):
-            raise TypeError(f"store must be an AbstractObjectStore, not {type(self.store).__name__}")
-        if not isinstance(self.config, SyncConfig):
-            raise TypeError(f"config must be a SyncConfig, not {type(self.config).__name__}")
-        if not callable(self.role_resolver):
-            raise TypeError(f"role_resolver must be callable, not {type(self.role_resolver).__name__}")
-        if not self.role_resolver_timeout > 0:
-            raise ValueError(f"role_resolver_timeout must be over 0 s, not {self.role_resolver_timeout}")
+    @cached_property
+    def cache_headers(self) -> dict[str, str]:
+        """What caches may do: revalidate every response, and in shared caches keep public ones only."""
+        public = PUBLIC in self.config.read_roles
+        return {"Cache-Control": "no-cache" if public else "private, no-cache"}
 
+    async def pull_document(
+        self,
+        request: Request,
+        checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0,
+        if_none_match: Annotated[str, Header()] = "",
+    ) -> Response:
+        """Return the document, or what changed in it after `checkpoint`.
 
-def create_sync_router(options: SyncRouterOptions) -> APIRouter:
-    """The routes of every collection, of every namespace mount under its name, and `GET /health`.
+        A missing document is empty, and so is its hash.
+        """
+        key, context = await self._admit(request, "pull", self.config.path)
+        for name in _UNSUPPORTED:
+            if name in request.query_params:
+                raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
+        stored = await self.store.get_string(key, context=context)
+        if stored is None:
+            return JSONResponse({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
+        document = parse_document(stored)
+        headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
+        if not_modified(if_none_match, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        pulled: dict[str, object] = {
+            "data": document.changed_since(checkpoint),
+            "hash": document.hash,
+            "timestamp": document.timestamp,
+        }
+        if document.author is not None:
+            pulled["authorPubkey"] = document.author.pubkey
+            pulled["authorSignature"] = document.author.signature
+        return JSONResponse(pulled, headers=headers)
 
-    Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
-    over a store that holds none.
-    """
-    callers = Callers(
-        options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
-    )
-    pushes = Pushes(options.store)
+    async def push_document(self, request: Request) -> Response:
+        """Store the document in place of the one whose hash is `baseHash`."""
+        key, context = await self._admit(request, "push", self.config.path)
+        accepted_type(request, self.config.allowed_mime_types)
+        pushed = parse_push(await read_body(request, self.config.max_body_bytes))
+        document = await self.pushes.push(key, pushed, context)
+        return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
 
-    def mount(prefix: str, namespace: str | None, collections: tuple[CollectionConfig, ...]) -> APIRouter:
-        mounted = APIRouter(prefix=prefix)
-        for config in collections:
-            _check_store(options.store, config)
-            _add_collection(mounted, Collection(config, namespace, options.store, callers, pushes))
-        _add_unknown_paths(mounted)
-        return mounted
+    async def pull_blob(self, request: Request, if_none_match: Annotated[str, Header()] = "") -> Response:
+        """Return the bytes, with the content type that they were pushed with."""
+        key, context = await self._admit(request, "pull", self.config.path)
+        found = await self.store.get_bytes(key, context=context)
+        if found is None:
+            raise HTTPError(404, "not_found", "there is no such object")
+        body, content_type = found
+        headers = self.cache_headers | {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
+        if not_modified(if_none_match, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        # A browser must never run what a caller pushed. Another program may have stored any content type.
+        if not is_content_type(content_type, self.config.allowed_mime_types):
+            content_type = "application/octet-stream"
+        headers |= {
+            "Content-Type": content_type,
+            "Content-Disposition": "attachment",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return Response(body, headers=headers)
 
-    router = APIRouter()
-    router.add_api_route(
-        "/health", _health, methods=["GET"], name="health", operation_id="health", tags=["health"]
-    )
-    router.include_router(mount("", None, options.config.collections))
-    for name, namespace in options.config.namespaces.items():
-        router.include_router(mount(f"/{name}", name, namespace.collections))
-    return router
+    async def push_blob(self, request: Request) -> Response:
+        """Store the body as it is. The last push wins."""
+        key, context = await self._admit(request, "push", self.config.path)
+        content_type = accepted_type(request, self.config.allowed_mime_types)
+        body = await read_body(request, self.config.max_body_bytes)
+        await self.store.put_bytes(key, body, content_type=content_type, context=context)
+        return JSONResponse({"hash": hashlib.sha256(body).hexdigest()})
 
+    async def list_names(
+        self,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+        after: Annotated[str, Query(max_length=255, json_schema_extra=_AFTER)] = "",
+    ) -> Response:
+        """Return the names after `after`, at most `limit` of them, and whether there are more."""
+        parent, context = await self._admit(request, "list", self.config.path.parent)
+        if after and not is_segment(after):
+            raise HTTPError(400, "invalid_after", "after is not a key segment")
+        names = await self._names(f"{parent}/" if parent else "", after, limit + 1, context)
+        listing = {"items": names[:limit], "hasMore": len(names) > limit}
+        return JSONResponse(listing, headers=self.cache_headers)
 
-def _check_store(store: AbstractObjectStore, config: CollectionConfig) -> None:
-    if not config.holds_documents and not store.supports("get_bytes"):
-        raise ValueError(
-            f"collection {config.name!r} holds blobs, and {type(store).__name__} has no get_bytes"
+    async def _names(self, prefix: str, after: str, count: int, context: StoreContext) -> list[str]:
+        """Return up to `count` keys directly under `prefix`, without it; deeper keys are left out."""
+        names: list[str] = []
+        start_after = prefix + after if after else None
+        while True:
+            keys = await self.store.list_keys(prefix, start_after=start_after, limit=count, context=context)
+            tails = [key.removeprefix(prefix) for key in keys]
+            names += filter(is_segment, tails)
+            if len(keys) < count or len(names) >= count:
+                return names[:count]
+            # Skip the rest of a folder: "~" sorts after every character of a key.
+            folder, slash, _ = tails[-1].partition("/")
+            start_after = max(keys[-1], f"{prefix}{folder}/~") if slash else keys[-1]
+
+    async def _admit(self, request: Request, action: str, path: PathTemplate) -> tuple[str, StoreContext]:
+        """Return the key of an admitted request and the context of its store calls."""
+        key, params = requested_key(request, action, path)
+        roles = self.config.write_roles if action == "push" else self.config.read_roles
+        identity, given = await self.admission.admit(request, roles, params)
+        return key, StoreContext(
+            collection=self.config.name,
+            params=params,
+            identity=identity,
+            roles=given,
+            action=action,
+            namespace=self.namespace,
         )
 
+    def add_to(self, router: APIRouter) -> None:
+        """Add the routes of this collection."""
+        config, path = self.config, self.config.path
+        pull: Callable[..., Awaitable[Response]] = self.pull_document
+        push: Callable[..., Awaitable[Response]] = self.push_document
+        pulled: dict[str, Any] = {"model": PulledDocument, "description": "The document."}
+        pushed: dict[str, Any] = {"model": PushedDocument, "description": "Stored."}
+        body: dict[str, Any] = {JSON_TYPE: {"schema": PushRequest.model_json_schema()}}
+        missing: tuple[int, ...] = ()
+        if not config.holds_documents:
+            pull, push, missing = self.pull_blob, self.push_blob, (404,)
+            body = {media_range: {"schema": _BYTES} for media_range in config.allowed_mime_types}
+            pulled = {"description": "The bytes, with the content type of their push.", "content": body}
+            pushed = {"model": PushedBlob, "description": "Stored."}
+        if not config.push_only:
+            responses = describe_responses(pulled, *missing) | {304: _NOT_MODIFIED}
+            self._add(router, "GET", "pull", path, pull, responses)
+        if not config.pull_only:
+            responses = describe_responses(pushed, 409, 413, 415)
+            self._add(router, "POST", "push", path, push, responses, {"required": True, "content": body})
+        if config.listable:
+            responses = describe_responses({"model": Listing, "description": "One page of names."})
+            self._add(router, "GET", "list", path.parent, self.list_names, responses)
 
-def _add_collection(router: APIRouter, collection: Collection) -> None:
-    config = collection.config
-    pull, push = (pull_document, push_document) if config.holds_documents else (pull_blob, push_blob)
-
-    def add(
-        method: str, action: str, template: str, handler: Callable[..., Awaitable[Response]], about: Described
+    def _add(
+        self,
+        router: APIRouter,
+        method: str,
+        action: str,
+        path: PathTemplate,
+        handler: Callable[..., Awaitable[Response]],
+        responses: dict[int | str, dict[str, Any]],
+        body: dict[str, Any] | None = None,
     ) -> None:
-        name = "_".join(filter(None, (action, collection.namespace, config.name)))
-        router.add_api_route(
-            f"/{action}/{template}" if template else f"/{action}",
-            answering(partial(handler, collection), about.statuses),
-            methods=[method],
+        route = f"/{action}/{path.template}" if path.template else f"/{action}"
+        name = f"{action}_{self.config.name}"
+        if self.namespace is not None:
+            # Neither name can hold a slash, so no two collections make the same operation id.
+            route, name = f"/{self.namespace}{route}", f"{self.namespace}/{name}"
+        parameters = [
+            {"name": field, "in": "path", "required": True, "schema": _SEGMENT} for field in path.fields
+        ]
+        add_route(
+            router,
+            method,
+            route,
+            handler,
             name=name,
             operation_id=name,
-            tags=[config.name],
-            response_model=None,
-            responses=about.responses,
-            openapi_extra=about.extra,
-        )
-
-    if not config.push_only:
-        add("GET", "pull", config.storage_path, pull, describe_pull(config))
-    if not config.pull_only:
-        add("POST", "push", config.storage_path, push, describe_push(config))
-    if config.listable:
-        add("GET", "list", config.path.parent_template, list_items, describe_list(config))
-
-
-def _add_unknown_paths(router: APIRouter) -> None:
-    """Answer for what no collection claims: a bad segment may have kept a path from its route."""
-    for action, method in (("pull", "GET"), ("push", "POST"), ("list", "GET")):
-        router.add_api_route(
-            f"/{action}/{{path:path}}",
-            answering(_unknown_path, {400, 404}),
-            methods=[method],
-            include_in_schema=False,
+            tags=[self.config.name],
+            responses=responses,
+            openapi_extra={"parameters": parameters} | ({"requestBody": body} if body else {}),
         )
 
 
-async def _unknown_path(request: Request) -> Response:
-    if is_key(request.path_params["path"]) and not has_encoded_slash(request):
-        raise Refusal(404, "not_found")
-    raise Refusal(400, "invalid_path")
-
-
-async def _health() -> Health:
-    return Health(ts=now_ms())
+def add_route(
+    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Any]], **options: Any
+) -> None:
+    """Add a route to the router; a GET answers HEAD as well."""
+    options = {"response_model": None} | options
+    router.add_api_route(path, handler, methods=[method], **options)
+    if method == "GET":
+        # A route of its own: two methods of one route would share the operation id.
+        router.add_api_route(path, handler, methods=["HEAD"], **options | {"include_in_schema": False})

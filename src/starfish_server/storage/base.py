@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
+from starfish_server.operations import OPERATIONS, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
 
     from starfish_server.context import StoreContext
 
-__all__ = ["AbstractObjectStore", "accepts_context", "operation_names"]
+__all__ = ["AbstractObjectStore", "accepts_context"]
+
+T = TypeVar("T")
 
 _IGNORES_CONTEXT = "_starfish_ignores_context"
 
@@ -25,34 +30,37 @@ class AbstractObjectStore(ABC):
 
     A subclass implements the five abstract operations; the others raise `StoreNotSupportedError` until it
     does. Any operation may be a plain function that returns a coroutine. An operation written without the
-    `context` keyword is called without it: that is settled once, when the class is made.
+    `context` keyword is called without it: this is settled once, when the class is made.
 
     Every operation may raise any `StoreError`. Keys and prefixes follow `docs/leaves.md`.
     """
 
-    _takes_context = False
+    context_dependent: bool = False
+    """Whether what this store returns may depend on the caller, so that a cache must keep callers apart.
+
+    True for a class whose operations take the context, until it says `context_dependent = False`.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in operation_names():
+        declared = any("context_dependent" in vars(base) for base in cls.__mro__ if base not in _OWN_BASES)
+        for name in OPERATIONS:
             method = getattr(cls, name)
             if method is getattr(AbstractObjectStore, name) or hasattr(method, _IGNORES_CONTEXT):
                 continue
-            if accepts_context(method):
-                cls._takes_context = True
-            else:
+            if not accepts_context(method):
                 setattr(cls, name, _ignoring_context(method))
+            elif not declared:
+                cls.context_dependent = True
 
-    @property
-    def context_dependent(self) -> bool:
-        """Whether what this store returns may depend on the caller, so that a cache must keep callers apart.
-
-        True for a store whose operations take the context, until its class says `context_dependent = False`.
-        """
-        return self._takes_context
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        """Perform an operation that is given as a value: call the method of its name."""
+        if operation.notes is None:
+            return operation.send(self)
+        return _send_noted(operation, self)
 
     def supports(self, operation: str) -> bool:
-        """Whether this store has the operation of that name, or raises `StoreNotSupportedError`."""
+        """Return whether this store has the operation of that name; others raise `StoreNotSupportedError`."""
         return getattr(type(self), operation) is not getattr(AbstractObjectStore, operation)
 
     @abstractmethod
@@ -100,11 +108,13 @@ class AbstractObjectStore(ABC):
     ) -> Coroutine[None, None, None]:
         """Remove any number of objects. Tries all; `DeleteManyError` says which failed."""
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
+    def get_bytes(
+        self, key: str, *, context: StoreContext | None = None
+    ) -> Coroutine[None, None, tuple[bytes, str] | None]:
         """Body and content type of the object, or None; "application/octet-stream" if none was stored."""
-        raise self._unsupported("get_bytes", key)
+        return self._unsupported("get_bytes", key)
 
-    async def put_bytes(
+    def put_bytes(
         self,
         key: str,
         body: bytes,
@@ -112,15 +122,17 @@ class AbstractObjectStore(ABC):
         content_type: str,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> None:
+    ) -> Coroutine[None, None, None]:
         """Store bytes with their content type, whole or not at all, in place of what was there."""
-        raise self._unsupported("put_bytes", key)
+        return self._unsupported("put_bytes", key)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+    def get_versioned(
+        self, key: str, *, context: StoreContext | None = None
+    ) -> Coroutine[None, None, tuple[str, str] | None]:
         """Text of the object and its opaque version, for `put_if`; None if there is no object."""
-        raise self._unsupported("get_versioned", key)
+        return self._unsupported("get_versioned", key)
 
-    async def put_if(
+    def put_if(
         self,
         key: str,
         body: str,
@@ -129,12 +141,12 @@ class AbstractObjectStore(ABC):
         content_type: str | None = None,
         cache_control: str | None = None,
         context: StoreContext | None = None,
-    ) -> str:
+    ) -> Coroutine[None, None, str]:
         """Store text only if the object still has `version` (None: only if there is no object).
 
         Returns the new version. Raises `VersionConflictError`, with nothing written, otherwise.
         """
-        raise self._unsupported("put_if", key)
+        return self._unsupported("put_if", key)
 
     async def close(self) -> None:
         """Release what the store holds. Twice is fine; operations after it raise `StoreClosedError`."""
@@ -148,20 +160,27 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    def _unsupported(self, operation: str, key: str) -> StoreNotSupportedError:
-        return StoreNotSupportedError(
-            f"{type(self).__name__} does not support {operation}", operation=operation, key=key
-        )
+    async def _unsupported(self, operation: str, key: str) -> Any:
+        reason = f"{type(self).__name__} does not support it"
+        raise StoreNotSupportedError(reason, operation=operation, key=key)
 
 
-def operation_names() -> tuple[str, ...]:
-    """Every operation of the interface: the public methods of `AbstractObjectStore` that take a context."""
-    methods = vars(AbstractObjectStore).items()
-    return tuple(name for name, method in methods if inspect.isfunction(method) and accepts_context(method))
+_OWN_BASES = (AbstractObjectStore, ABC, object)
+
+
+async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
+    """Send an observed operation, so that the leaf's `note` reaches the observer."""
+    token = notes_of_call.set(operation.notes)
+    try:
+        return await operation.send(store)
+    finally:
+        # A coroutine may be closed in another context, where the variable was never set.
+        with suppress(ValueError):
+            notes_of_call.reset(token)
 
 
 def accepts_context(method: Callable[..., Any]) -> bool:
-    """Whether `method` can be called with `context=`; True where its signature cannot be read."""
+    """Return whether `method` can be called with `context=`; True where its signature cannot be read."""
     try:
         parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):

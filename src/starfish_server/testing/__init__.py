@@ -1,12 +1,11 @@
 """For those who write stores and layers: the conformance suite, and stores that record or fail on purpose."""
 
 from starfish_server.testing.conformance import Behaviour, Capability, behaviours, check_store
-from starfish_server.testing.doubles import Call, Fault, FaultyStore, RecordingStore
+from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore
 from starfish_server.testing.layers import check_layer
 
 __all__ = [
     "Behaviour",
-    "Call",
     "Capability",
     "Fault",
     "FaultyStore",

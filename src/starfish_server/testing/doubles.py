@@ -7,55 +7,34 @@ import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from starfish_server.layers.base import Around, Layer, Operation, Proceed, Target
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.layers.base import Layer, Operation, T
+from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
-    from starfish_server.context import StoreContext
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One recorded call: the operation's name, its arguments as they were given, and its context."""
-
-    operation: str
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
-    context: StoreContext | None
+    from starfish_server.storage.base import AbstractObjectStore
 
 
 class RecordingStore(Layer):
-    """Keeps every call in `calls`, in the order made, before passing it on; counts `close()` in `closed`."""
+    """Appends every operation to `calls` before passing it on; counts `close()` in `closed`."""
+
+    context_dependent = False
 
     def __init__(self, inner: AbstractObjectStore) -> None:
         super().__init__(inner)
-        self.calls: list[Call] = []
+        self.calls: list[Operation[Any]] = []
         self.closed = 0
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        self.calls.append(operation)
+        return super().perform(operation)
 
     async def close(self) -> None:
         self.closed += 1
         await super().close()
-
-
-def _recording(name: str) -> Callable[..., Coroutine[None, None, Any]]:
-    def record(
-        self: RecordingStore, *arguments: Any, context: StoreContext | None = None, **options: Any
-    ) -> Coroutine[None, None, Any]:
-        self.calls.append(Call(name, arguments, options, context))
-        result: Coroutine[None, None, Any] = getattr(self.inner, name)(*arguments, context=context, **options)
-        return result
-
-    return record
-
-
-for _name in operation_names():
-    setattr(RecordingStore, _name, _recording(_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +51,7 @@ class Fault:
     after: bool = False
 
 
-class FaultyStore(Around):
+class FaultyStore(Layer):
     """Fails on purpose, by script or by chance; everything else passes on to `inner`.
 
     script: by operation name, the faults of its first, second, ... call; None lets that call pass, as
@@ -94,7 +73,7 @@ class FaultyStore(Around):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        if unknown := set(script or ()) - set(operation_names()):
+        if unknown := set(script or ()) - set(OPERATIONS):
             raise ValueError(f"no such operation: {', '.join(sorted(unknown))}")
         if chance and not faults:
             raise ValueError("chance without faults: say which faults may be drawn")
@@ -104,21 +83,19 @@ class FaultyStore(Around):
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.injected: defaultdict[str, int] = defaultdict(int)
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         fault = self._next_fault(operation.name)
         if fault is None:
-            return await proceed()
+            return await self._inner.perform(operation)
         self.injected[operation.name] += 1
         if math.isinf(fault.delay):
             await asyncio.Event().wait()
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.error is None:
-            return await proceed()
+            return await self._inner.perform(operation)
         if fault.after:
-            await proceed()
+            await self._inner.perform(operation)
         raise fault.error(f"injected fault in {operation.name}")
 
     def _next_fault(self, operation: str) -> Fault | None:

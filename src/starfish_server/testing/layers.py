@@ -8,7 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import DeleteManyError, StoreError, StoreUnavailableError
-from starfish_server.storage.base import AbstractObjectStore, operation_names
+from starfish_server.operations import (
+    Delete,
+    DeleteMany,
+    GetBytes,
+    GetString,
+    GetVersioned,
+    ListKeys,
+    Operation,
+    Put,
+    PutBytes,
+    PutIf,
+)
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.testing.behaviour import CONTEXT, expect, expect_error
 from starfish_server.testing.conformance import behaviours
@@ -17,24 +28,25 @@ from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from starfish_server.storage.base import AbstractObjectStore
     from starfish_server.testing.behaviour import Capability
 
     Make = Callable[[AbstractObjectStore], AbstractObjectStore]
 
 __all__ = ["check_layer"]
 
-# One call of each operation, with every option given, as (arguments, options).
-_CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "get_string": (("a/key",), {}),
-    "get_bytes": (("a/key",), {}),
-    "get_versioned": (("a/key",), {}),
-    "list_keys": (("a/",), {"start_after": "a/b", "limit": 7}),
-    "put": (("a/key", "body"), {"content_type": "a/b", "cache_control": "no-store"}),
-    "put_bytes": (("a/key", b"body"), {"content_type": "a/b", "cache_control": "no-store"}),
-    "put_if": (("a/key", "body"), {"version": "7", "content_type": "a/b", "cache_control": "no-store"}),
-    "delete": (("a/key",), {}),
-    "delete_many": ((["a/key", "a/other"],), {}),
-}
+# One operation of each class, with every option given.
+_OPERATIONS: tuple[Operation[Any], ...] = (
+    GetString("a/key", CONTEXT),
+    GetBytes("a/key", CONTEXT),
+    GetVersioned("a/key", CONTEXT),
+    ListKeys("a/", "a/b", 7, CONTEXT),
+    Put("a/key", "body", "a/b", "no-store", CONTEXT),
+    PutBytes("a/key", b"body", "a/b", "no-store", CONTEXT),
+    PutIf("a/key", "body", "7", "a/b", "no-store", CONTEXT),
+    Delete("a/key", CONTEXT),
+    DeleteMany(["a/key", "a/other"], CONTEXT),
+)
 
 
 async def check_layer(
@@ -66,10 +78,11 @@ async def check_layer(
 
     for behaviour in behaviours(lacks=lacks):
         await attempt(behaviour.name, partial(behaviour, make(MemoryObjectStore(data={}))))
-    for name in operation_names():
-        await attempt(f"{name} is forwarded", partial(_is_forwarded, make, name))
-        await attempt(f"{name} keeps errors", partial(_keeps_errors, make, name))
-        await attempt(f"{name} can be cancelled", partial(_can_be_cancelled, make, name))
+    for operation in _OPERATIONS:
+        name = operation.name
+        await attempt(f"{name} is forwarded", partial(_is_forwarded, make, operation))
+        await attempt(f"{name} keeps errors", partial(_keeps_errors, make, operation))
+        await attempt(f"{name} can be cancelled", partial(_can_be_cancelled, make, operation))
         await attempt(f"{name} is supported as it is inside", partial(_is_supported_as_inside, make, name))
     await attempt("delete_many keeps failures by key", partial(_keeps_failures, make))
     await attempt("close reaches the leaf once", partial(_closes_once, make))
@@ -77,31 +90,28 @@ async def check_layer(
         raise ExceptionGroup("the layer does not conform", failures)
 
 
-async def _is_forwarded(make: Make, name: str) -> None:
+async def _is_forwarded(make: Make, operation: Operation[Any]) -> None:
     leaf = RecordingStore(MemoryObjectStore(data={"a/key": "v"}))
-    arguments, options = _CALLS[name]
-    with suppress(StoreError):  # whether it succeeds is the leaf's affair
-        await getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
-    calls = [call for call in leaf.calls if call.operation == name]
-    expect(len(calls) >= 1, True, f"{name} reaches the leaf")
+    with suppress(StoreError):  # its success depends on the leaf alone
+        await operation.send(make(leaf))
+    calls = [call for call in leaf.calls if call.name == operation.name]
+    expect(len(calls) >= 1, True, f"{operation.name} reaches the leaf")
     for call in calls:
-        expect(call.arguments, arguments, f"arguments of {name}")
-        given = {option: value for option, value in call.options.items() if value is not None}
-        expect(given, options, f"options of {name}")
+        expect(repr(call), repr(operation), "the operation")
+        expect(call.body, operation.body, f"the body of {operation.name}")
         if call.context is not CONTEXT:
-            raise AssertionError(f"{name} got the context {call.context!r} instead of the caller's own")
+            raise AssertionError(f"{operation.name} got the context {call.context!r}, not the caller's")
 
 
-async def _keeps_errors(make: Make, name: str) -> None:
+async def _keeps_errors(make: Make, operation: Operation[Any]) -> None:
     for kind in (StoreError, LookupError):
-        leaf = FaultyStore(MemoryObjectStore(data={}), {name: [Fault(kind)]})
-        arguments, options = _CALLS[name]
+        leaf = FaultyStore(MemoryObjectStore(data={}), {operation.name: [Fault(kind)]})
         try:
-            result = await getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
+            result = await operation.send(make(leaf))
         except kind as error:
-            expect(type(error), kind, f"the error of {name}")
+            expect(type(error), kind, f"the error of {operation.name}")
         else:
-            raise AssertionError(f"{name} hid {kind.__name__} and returned {result!r}")
+            raise AssertionError(f"{operation.name} hid {kind.__name__} and returned {result!r}")
 
 
 async def _is_supported_as_inside(make: Make, name: str) -> None:
@@ -119,17 +129,16 @@ async def _keeps_failures(make: Make) -> None:
     expect(list(getattr(error, "failures", {})), ["a/other"], "the keys of its failures")
 
 
-async def _can_be_cancelled(make: Make, name: str) -> None:
-    leaf = FaultyStore(MemoryObjectStore(data={}), {name: [Fault(StoreUnavailableError, delay=float("inf"))]})
-    arguments, options = _CALLS[name]
-    task: asyncio.Task[object] = asyncio.create_task(
-        getattr(make(leaf), name)(*arguments, **options, context=CONTEXT)
-    )
+async def _can_be_cancelled(make: Make, operation: Operation[Any]) -> None:
+    hang = Fault(StoreUnavailableError, delay=float("inf"))
+    leaf = FaultyStore(MemoryObjectStore(data={}), {operation.name: [hang]})
+    task: asyncio.Task[object] = asyncio.create_task(operation.send(make(leaf)))
     while not leaf.injected and not task.done():  # noqa: ASYNC110 - a layer may take any number of steps
         await asyncio.sleep(0)
+    expect(task.done(), False, f"{operation.name} has ended before it was cancelled")
     task.cancel()
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    expect(type(outcome), asyncio.CancelledError, f"a cancelled {name}")
+    expect(type(outcome), asyncio.CancelledError, f"a cancelled {operation.name}")
 
 
 async def _closes_once(make: Make) -> None:

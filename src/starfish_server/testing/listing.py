@@ -98,8 +98,8 @@ async def limit_cuts_after_the_first_keys(store: AbstractObjectStore) -> None:
 async def pages_by_start_after_add_up(store: AbstractObjectStore) -> None:
     await _fill(store)
     seen: list[str] = []
-    while page := await store.list_keys("", start_after=seen[-1] if seen else None, limit=2):
-        seen += page
+    for _ in KEYS:  # bounded, for a store that ignores start_after
+        seen += await store.list_keys("", start_after=seen[-1] if seen else None, limit=2)
     expect(seen, list(KEYS), "all pages")
 
 

@@ -1,50 +1,71 @@
-"""`Caching`: recent reads answered from memory, with one backend read for any number of callers."""
+"""`Caching`: recent reads answered from memory, with one backend read for concurrent callers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Hashable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import check_page, positive_int, positive_number
 from starfish_server.context import StoreContext
-from starfish_server.errors import StackError
-from starfish_server.layers.base import Slot, Wrapper
-from starfish_server.layers.caching.memory import CacheStats, Memory
+from starfish_server.errors import (
+    ContextRequiredError,
+    DeleteManyError,
+    InvalidKeyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StackError,
+    StoreDecodeError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.layers.printable import name_of
+from starfish_server.operations import DeleteMany, GetBytes, GetString, ListKeys
+from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
+    from starfish_server.layers.caching.entries import Subject
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
+NOTHING_WRITTEN = (
+    ContextRequiredError,
+    InvalidKeyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StoreDecodeError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
 
 
-class Caching(Wrapper):
-    """Remembers what was read, bounded by bytes and by age, until it is written through this layer.
+class Caching(Layer):
+    """Caches reads, bounded by bytes and by age, until a write through this layer changes what was read.
 
     Stands inside `Namespace`, where keys are full and tenants cannot mix, and outside retries, timeouts and
     encryption, which a hit skips. Concurrent reads of one object share one backend read, made with the first
-    caller's context; cancelling a caller ends it only if nobody else waits. Errors are not remembered.
-    `get_versioned` always asks the backend, and what was remembered of the object is read anew after it.
+    caller's context. Cancelling a caller cancels that read only if no other caller waits for it. Errors are
+    not cached. `get_versioned` always asks the backend, and drops what was cached of the object.
 
-    A read that began before a write ended is neither remembered nor joined after it. A write that failed,
-    timed out or was cancelled may still land, so what it wrote to is neither remembered nor shared for a
-    minute, or for the longest of the three ages if that is less. What others write to the backend shows
-    after at most `ttl`.
+    A read in flight when a write ends is not cached or shared with later callers. A write that failed, timed
+    out or was cancelled may still land. Nothing it may change is cached for a minute, or for the longest of
+    the three ages if that is less. What others write to the backend shows after at most `ttl`.
 
-    ttl: seconds that an object is served from memory, 30.0. negative_ttl: the same for a missing object,
-        list_ttl for what `list_keys` returned; both 0.0, not at all.
-    max_bytes: memory for all entries, 64 MiB; the least recently used go first.
-    max_object_bytes: a body or a list over it is not remembered, 1 MiB.
-    vary_by: what of the caller the answers depend on: names out of "namespace", "identity", "collection",
-        "roles" and "params.<name>", or a function of the context that returns something hashable. Callers
-        who differ in it share nothing, nor do callers with and without a context.
+    ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
+        for the result of `list_keys`; both 0.0, which turns them off.
+    max_bytes: memory for all entries, 64 MiB; the least recently used are evicted.
+    max_object_bytes: a larger body or list is not cached, 1 MiB.
+    vary_by: the part of the context on which results depend: names out of "namespace", "identity",
+        "collection", "roles" and "params.<name>", or a function of the context that returns something
+        hashable. Callers that differ in it share nothing, nor do callers with and without a context.
+    clock: returns the time in seconds by which ages are measured; for tests.
 
-    Threads and event loops may share a cache; reads under way are shared within a loop only. Raises
-    `StackError` if the answers of `inner` depend on the caller and there is no `vary_by`; `ValueError` or
+    Threads and event loops may share a cache; in-flight reads are shared within a loop only. Raises
+    `StackError` if the results of `inner` depend on the caller and there is no `vary_by`; `ValueError` or
     `TypeError` for other options.
     """
 
@@ -61,16 +82,17 @@ class Caching(Wrapper):
         negative_ttl: float = 0.0,
         list_ttl: float = 0.0,
         vary_by: VaryBy | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(inner)
         self._variant = None if vary_by is None else _variant(vary_by)
         if vary_by is None and inner.context_dependent:
             raise StackError(
-                f"what {type(inner).__name__} returns may depend on the caller, and Caching would hand it to"
-                " others: give vary_by=, place Caching inside what looks at the caller, or, if the store"
-                " takes the context and answers all alike, set context_dependent = False on its class"
+                f"what {type(inner).__name__} returns may depend on the caller, and Caching could return it"
+                " to another one: give vary_by=, place Caching inside the layer that looks at the caller, or,"
+                " if the store returns the same to all callers, set context_dependent = False on its class"
             )
-        self._lists = bool(list_ttl)
+        self._caches_lists = bool(list_ttl)
         self._settings: dict[str, object] = {
             "ttl": ttl,
             "max_bytes": max_bytes,
@@ -80,7 +102,8 @@ class Caching(Wrapper):
         }
         if vary_by is not None:
             self._settings["vary_by"] = name_of(vary_by) if callable(vary_by) else tuple(vary_by)
-        self._memory = Memory(
+        self._cache = Cache(
+            clock,
             max_bytes=positive_int("max_bytes", max_bytes),
             max_object_bytes=positive_int("max_object_bytes", max_object_bytes),
             object_age=positive_number("ttl", ttl),
@@ -92,120 +115,80 @@ class Caching(Wrapper):
         return self._settings
 
     def stats(self) -> CacheStats:
-        """What the cache has done and holds."""
-        return self._memory.stats()
+        """Return what the cache has done and holds."""
+        return self._cache.stats()
 
     async def close(self) -> None:
-        """Forget everything and close the store inside; what is read after that raises as it does."""
-        self._memory.close()
-        await self._inner.close()
+        """Drop everything and close the store inside, which later reads ask."""
+        self._cache.drop({None})
+        await super().close()
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        if not isinstance(key, str):
-            return await self._inner.get_string(key, context=context)
-        entry_key = (key, "text", None if self._variant is None else self._variant(context))
-        held = self._memory.find(entry_key)
-        if held is not None:
-            value: str | None = held.value
-            return value
-        return await self._memory.read(entry_key, partial(self._inner.get_string, key, context=context))
+    async def perform(self, operation: Operation[T]) -> T:
+        # By exact class. An operation of any other class, such as one added later, is safe: a write drops
+        # what it may change, and a read asks the backend.
+        kind = type(operation)
+        subject: Subject
+        read: Hashable
+        if (kind is GetString or kind is GetBytes) and isinstance(operation.key, str):
+            subject, read = operation.key, kind
+        elif kind is ListKeys and self._caches_lists and isinstance(operation.prefix, str):
+            subject, read = (operation.prefix,), _page(operation)
+        elif operation.writes:
+            return await self._write(operation)
+        else:
+            return await self._read_uncached(operation)
+        entry_key = (subject, read, None if self._variant is None else self._variant(operation.context))
+        entry = self._cache.find(entry_key)
+        if entry is None:
+            result: Any = await self._cache.read(entry_key, operation, self._inner)
+        else:
+            result = entry.value
+            if operation.notes is not None:
+                operation.note("cache", "hit")
+        if type(result) is list:
+            result = result.copy()
+        return result  # type: ignore[no-any-return]  # of an operation with this entry key
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        if not isinstance(key, str):
-            return await self._inner.get_bytes(key, context=context)
-        entry_key = (key, "bytes", None if self._variant is None else self._variant(context))
-        held = self._memory.find(entry_key)
-        if held is not None:
-            value: tuple[bytes, str] | None = held.value
-            return value
-        return await self._memory.read(entry_key, partial(self._inner.get_bytes, key, context=context))
-
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
+    async def _write(self, operation: Operation[T]) -> T:
+        keys: Keys = {key for key in operation.keys if isinstance(key, str)}
+        if not operation.keys and type(operation) is not DeleteMany:
+            keys = {None}  # a write that does not tell its keys may change any
+        undetermined: Collection[str | None] = ()
+        self._cache.begin_write(keys)
         try:
-            return await self._inner.get_versioned(key, context=context)
+            return await self._inner.perform(operation)
+        except BaseException as error:
+            undetermined = _undetermined(keys, error)
+            raise
         finally:
-            # It may be newer than what is remembered, and who has seen it must not get the older one.
-            if isinstance(key, str):
-                self._memory.forget(key)
+            self._cache.end_write(keys, undetermined)
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        read = partial(self._inner.list_keys, prefix, start_after=start_after, limit=limit, context=context)
-        if not self._lists or not isinstance(prefix, str):
-            return await read()
-        check_page(start_after, limit, any_text=True)  # as an entry's key, True would be equal to 1
-        variant = None if self._variant is None else self._variant(context)
-        entry_key = ((prefix,), (start_after, limit), variant)
-        held = self._memory.find(entry_key)
-        keys: list[str] = held.value if held else await self._memory.read(entry_key, read)
-        return list(keys)
+    async def _read_uncached(self, operation: Operation[T]) -> T:
+        try:
+            return await self._inner.perform(operation)
+        finally:
+            # It may be newer than what is cached, and a caller that has seen it must not get the older one.
+            self._cache.drop({key for key in operation.keys if isinstance(key, str)})
 
-    async def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        with self._memory.writing((key,)):
-            await self._inner.put(
-                key, body, content_type=content_type, cache_control=cache_control, context=context
-            )
 
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        with self._memory.writing((key,)):
-            await self._inner.put_bytes(
-                key, body, content_type=content_type, cache_control=cache_control, context=context
-            )
+def _page(operation: Any) -> Hashable:
+    """Return what tells one page of a listing from another."""
+    start_after, limit = operation.start_after, operation.limit
+    check_page(start_after, limit, any_text=True)  # in an entry's key, True would be equal to 1
+    return start_after, limit
 
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        with self._memory.writing((key,)):
-            return await self._inner.put_if(
-                key,
-                body,
-                version=version,
-                content_type=content_type,
-                cache_control=cache_control,
-                context=context,
-            )
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        with self._memory.writing((key,)):
-            await self._inner.delete(key, context=context)
-
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        keys = keys if isinstance(keys, str) else list(keys)
-        with self._memory.writing(keys):
-            await self._inner.delete_many(keys, context=context)
+def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
+    """Return the keys to which a write that failed with `error` may still land."""
+    if isinstance(error, DeleteManyError):
+        return [key for key, failure in error.failures.items() if _undetermined(keys, failure)]
+    # Checks of arguments raise exactly these two. A subclass may come from a reply that could not be read.
+    refused = isinstance(error, NOTHING_WRITTEN) or type(error) in (TypeError, ValueError)
+    return () if refused else keys
 
 
 def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:
-    """What keeps callers apart; None for those without a context, which no context gives."""
+    """Return a function that tells callers apart; None for those without a context, and for no other."""
     if callable(vary_by):
         return lambda context: None if context is None else (vary_by(context),)
     if not isinstance(vary_by, tuple | list) or not vary_by:

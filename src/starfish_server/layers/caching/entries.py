@@ -1,83 +1,68 @@
-"""The results that `Caching` holds, bounded by bytes and by age."""
+"""The results that `Caching` has cached, bounded by bytes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterable, KeysView
-from time import monotonic
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from cachetools import TLRUCache
+from cachetools import LRUCache
 
 Subject = str | tuple[str]
-"""What a write makes stale: an object, by its key, or the lists of a prefix, by a tuple of it."""
+"""What a write makes stale: an object, by its key, or the lists of a prefix, by a tuple of the prefix."""
 EntryKey = tuple[Subject, Hashable, Hashable]
-"""A subject, which read of it, and what sets its caller apart."""
+"""A subject, how it was read, and what keeps its caller apart from others."""
 
-
-# Bytes that an entry costs beside its body: keys, indexes, headers. Measured on 64-bit CPython.
+# Bytes that an entry costs besides its body: keys, indexes, headers. Measured on 64-bit CPython.
 ENTRY_OVERHEAD = 800
 
 
 class Entry(NamedTuple):
-    """A result, the bytes it takes, and until when it is good, in seconds of the monotonic clock."""
+    """A result, the bytes it takes, and the time of the cache's clock at which it expires."""
 
     value: Any
     cost: int
     expires: float
 
 
-class Entries(TLRUCache[EntryKey, Entry]):
-    """The entries, also by subject: one object has an entry for each kind of read and each kind of caller."""
+class Entries(LRUCache[EntryKey, Entry]):
+    """The entries, also by subject: an object has one for each kind of read and of caller.
+
+    An expired entry stays until it is looked up or the least recently used, like any other.
+    """
 
     def __init__(self, max_bytes: int, max_object_bytes: int) -> None:
-        super().__init__(max_bytes, ttu=_expires, timer=monotonic, getsizeof=_cost)
+        super().__init__(max_bytes, getsizeof=_cost)
         self._max_object_bytes = max_object_bytes
-        self._by_subject: dict[Subject, set[EntryKey]] = {}
+        self.by_subject: dict[Subject, set[EntryKey]] = {}
         self.evictions = 0
 
-    @property
-    def subjects(self) -> KeysView[Subject]:
-        return self._by_subject.keys()
-
-    def keep(self, key: EntryKey, value: object, expires: float) -> None:
-        """Hold a result, unless it is too large, or too old already."""
+    def add(self, key: EntryKey, value: object, expires: float) -> None:
+        """Hold a result, unless it is too large."""
         size = _size(value)
         subject, read, variant = key
         name = subject if isinstance(subject, str) else subject[0]
         cost = ENTRY_OVERHEAD + len(name) + _text_size(read) + _text_size(variant) + size
         if size <= self._max_object_bytes and cost <= self.maxsize:
             self[key] = Entry(value, cost, expires)
-            if key in self:
-                self._by_subject.setdefault(subject, set()).add(key)
+            self.by_subject.setdefault(subject, set()).add(key)
 
-    def forget(self, subjects: Iterable[Subject]) -> None:
-        for subject in subjects:
-            for key in self._by_subject.pop(subject, ()):
-                self.pop(key, None)
+    def drop(self, subject: Subject) -> None:
+        """Remove every entry of a subject."""
+        for key in self.by_subject.pop(subject, ()):
+            self.pop(key, None)
 
     def popitem(self) -> tuple[EntryKey, Entry]:
         self.evictions += 1
-        key, entry = super().popitem()
-        self._unlist(key)
-        return key, entry
+        return super().popitem()
 
-    def expire(self, time: float | None = None) -> list[tuple[EntryKey, Entry]]:
-        expired = list(super().expire(time))
-        for key, _ in expired:
-            self._unlist(key)
-        return expired
-
-    def _unlist(self, key: EntryKey) -> None:
-        keys = self._by_subject.get(key[0])
+    def __delitem__(self, key: EntryKey) -> None:
+        super().__delitem__(key)
+        keys = self.by_subject.get(key[0])
         if keys is not None:
             keys.discard(key)
             if not keys:
-                del self._by_subject[key[0]]
-
-
-def _expires(key: EntryKey, entry: Entry, now: float) -> float:
-    return entry.expires
+                del self.by_subject[key[0]]
 
 
 def _cost(entry: Entry) -> int:
@@ -85,14 +70,14 @@ def _cost(entry: Entry) -> int:
 
 
 def _text_size(part: Hashable) -> int:
-    """Bytes of the text in a part of an entry's key, which callers may make as long as they like."""
+    """Return the bytes of the text in a part of an entry's key, which may be as long as a caller likes."""
     if isinstance(part, tuple | frozenset):
         return sum(map(_text_size, part))
     return sys.getsizeof(part) if isinstance(part, str | bytes) else 0
 
 
 def _size(value: object) -> int:
-    """Bytes of a body or a list in memory; the headers of single objects are part of the overhead."""
+    """Return the bytes of a body or a list; the headers of single objects are part of the overhead."""
     if isinstance(value, str):
         return sys.getsizeof(value) - sys.getsizeof("")
     if isinstance(value, tuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_key, is_key
 from starfish_server.context import StoreContext
-from starfish_server.errors import ContextRequiredError, InvalidKeyError
+from starfish_server.errors import ContextRequiredError, InvalidKeyError, StoreError
 from starfish_server.layers.fields import context_field, context_fields
 
 if TYPE_CHECKING:
@@ -17,13 +17,24 @@ if TYPE_CHECKING:
 
 PrefixOf = Callable[[StoreContext], str]
 
-# Prefixes remembered per namespace layer; with more tenants than that they are made anew now and then.
-MAX_KNOWN = 1024
+MAX_KNOWN = 1024  # cached prefixes of one layer; when there are more tenants the cache is emptied
 _FIELD = "\0"  # stands for a field in the shape of a template; no key holds it
 
 
+class Prefix(str):
+    """A tenant's prefix."""
+
+    __slots__ = ()
+
+    def remove(self, key: str) -> str:
+        """Return `key` without this prefix; raises `StoreError` for a key outside it."""
+        if not key.startswith(self):
+            raise StoreError("the store inside returned a key outside the namespace")
+        return key[len(self) :]
+
+
 class TemplatePrefix:
-    """Prefixes made by filling the fields of a template, each with one key segment or a part of one.
+    """Makes prefixes by filling the fields of a template, each with one key segment or a part of one.
 
     A template has a fixed number of segments and no two fields in one of them, so callers whose values differ
     never get the same prefix, nor one that begins with another's. Raises `ValueError` for a template that is
@@ -33,7 +44,7 @@ class TemplatePrefix:
     def __init__(self, template: str, without_context: str | None) -> None:
         self._literals, self._names = _parsed(template)
         self._values = context_fields(self._names)
-        self._remembered_by = context_field(self._names[0]) if len(self._names) == 1 else self._values
+        self._cached_by = context_field(self._names[0]) if len(self._names) == 1 else self._values
         shape = self._filled([_FIELD] * len(self._names))
         check_prefix_option(template, shape.replace(_FIELD, "x"))
         segments = shape[:-1].split("/")
@@ -46,65 +57,67 @@ class TemplatePrefix:
                 f"without_context {without_context!r} and prefix {template!r} overlap: calls without a"
                 " context would share objects with a tenant"
             )
-        self._without_context = without_context
-        self._known: dict[Hashable, str] = {}
+        self._without_context = None if without_context is None else Prefix(without_context)
+        self._known: dict[Hashable, Prefix] = {}
 
-    def of(self, context: StoreContext | None) -> str:
-        """The prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
+    def of(self, context: StoreContext | None) -> Prefix:
+        """Return the prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
         if context is None:
             return _required(self._without_context)
         try:
-            remembered_by = self._remembered_by(context)
+            cached_by = self._cached_by(context)
         except AttributeError:
             raise TypeError(f"context must be a StoreContext, not {type(context).__name__}") from None
         try:
-            return self._known[remembered_by]
+            return self._known[cached_by]
         except (KeyError, TypeError):
             prefix = self._checked(self._values(context))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        self._known[remembered_by] = prefix
+        self._known[cached_by] = prefix
         return prefix
 
-    def _checked(self, values: tuple[object, ...]) -> str:
+    def _checked(self, values: tuple[object, ...]) -> Prefix:
         segments: list[str] = []
         for name, value in zip(self._names, values, strict=True):
             if value is None:
-                raise ContextRequiredError(f"the context has no {name}, which the prefix is made of")
+                raise ContextRequiredError(f"the context has no {name}, which the prefix needs")
             if not isinstance(value, str) or not is_key(value) or "/" in value:
                 raise InvalidKeyError(f"{name} {value!r:.100} is not one segment of a key")
             segments.append(value)
         prefix = self._filled(segments)
         if not is_key(prefix[:-1]):
             raise InvalidKeyError(f"the prefix of this caller, {len(prefix)} characters, is too long")
-        return prefix
+        return Prefix(prefix)
 
     def _filled(self, values: list[str]) -> str:
         return "".join(literal + value for literal, value in zip(self._literals, [*values, ""], strict=True))
 
 
 class FunctionPrefix:
-    """Prefixes that a function of the context gives, each checked against the key rules."""
+    """Calls a function of the context for each prefix and checks it against the key rules."""
 
     def __init__(self, function: PrefixOf, without_context: str | None) -> None:
         if inspect.iscoroutinefunction(function):
             raise TypeError("prefix must be a plain function: it is called for every operation")
         self._function = function
-        self._without_context = without_context
+        self._without_context = None if without_context is None else Prefix(without_context)
 
-    def of(self, context: StoreContext | None) -> str:
-        """The prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
+    def of(self, context: StoreContext | None) -> Prefix:
+        """Return the prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
         if context is None:
             return _required(self._without_context)
         prefix = self._function(context)
         if not isinstance(prefix, str) or not prefix.endswith("/") or not is_key(prefix[:-1]):
             raise InvalidKeyError(
-                f"the prefix function gave {prefix!r:.100}, which is not key segments and '/'"
+                f"the prefix function returned {prefix!r:.100}, not key segments that end with '/'"
             )
         system = self._without_context
         if system is not None and (prefix.startswith(system) or system.startswith(prefix)):
-            raise InvalidKeyError(f"the prefix function gave {prefix!r:.100}, which overlaps without_context")
-        return prefix
+            raise InvalidKeyError(
+                f"the prefix function returned {prefix!r:.100}, which overlaps without_context"
+            )
+        return Prefix(prefix)
 
 
 def check_prefix_option(shown: str, prefix: str) -> None:
@@ -120,7 +133,7 @@ def check_prefix_option(shown: str, prefix: str) -> None:
 
 
 def _parsed(template: str) -> tuple[list[str], list[str]]:
-    """The literal text before, between and after the fields, and the names of the fields."""
+    """Return the literal text before, between and after the fields, and the names of the fields."""
     literals, names = [""], []
     try:
         for literal, name, specification, conversion in Formatter().parse(template):
@@ -135,16 +148,16 @@ def _parsed(template: str) -> tuple[list[str], list[str]]:
     return literals, names
 
 
-def _required(without_context: str | None) -> str:
+def _required(without_context: Prefix | None) -> Prefix:
     if without_context is None:
         raise ContextRequiredError(
-            "the prefix is made of the context, and there is none; without_context= is for such calls"
+            "the prefix needs a context and the call has none; without_context= gives such calls a prefix"
         )
     return without_context
 
 
 def _may_be(segment: str, text: str) -> bool:
-    """Whether filling the field of `segment`, if it has one, could give `text`."""
+    """Return whether filling the field of `segment`, if it has one, could give `text`."""
     head, field, tail = segment.partition(_FIELD)
     if not field:
         return text == segment

@@ -1,60 +1,56 @@
-"""`Retry`: another try for what failed in passing."""
+"""`Retry`: more attempts after transient failures."""
 
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from starfish_server.checks import positive_int, positive_number
-from starfish_server.layers.base import (
-    DELETE_MANY,
-    PUT_IF,
-    Around,
-    Operation,
-    Proceed,
-    Slot,
-    T,
-    Target,
-    note_attempt,
-    take_over_retries,
+from starfish_server.context import retries_outside
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.deadline import Deadlines
+from starfish_server.layers.retry.policy import (
+    FOREVER,
+    PERMANENT,
+    TRANSIENT,
+    Policy,
+    RetryBudget,
+    RetryEvent,
 )
-from starfish_server.layers.retry.budget import RetryBudget
-from starfish_server.layers.retry.recovery import POINTLESS, TRANSIENT, Policy, Recovery, RetryEvent
-from starfish_server.layers.retry.repeat import RepeatableDeleteMany, RepeatablePutIf
+from starfish_server.layers.retry.recovery import Recovery, as_attempt, recovery_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Retry", "RetryBudget", "RetryEvent"]
 
 
-class Retry(Around):
-    """Tries an operation again that failed in passing, after an exponential back-off with full jitter.
+class Retry(Layer):
+    """Retries operations that failed transiently, after an exponential back-off with full jitter.
 
-    Stands inside cache and redundancy and outside `ConcurrencyLimit` and `Timeout`: each try has its own
-    permit and its own limit. It stops the leaf's own retries, and outside another `Retry` it does not start
-    over, so attempts never multiply.
+    Stands inside cache and redundancy and outside `ConcurrencyLimit` and `Timeout`: each attempt has its own
+    permit and its own limit. A leaf that retries by itself makes one attempt under it, and a `Retry` inside
+    another one passes operations on, so attempts never multiply.
 
-    attempts: tries in all, the first included, 4 by default.
+    attempts: attempts in all, the first included, 4 by default.
     initial, maximum: the n-th back-off is up to `initial * 2**(n - 1)` and never over `maximum`, 0.1 and
-        5.0 seconds by default; a longer `retry_after` of the server is waited for.
-    deadline: seconds for the whole operation, 30.0 by default. No back-off begins that would end after it,
-        and a repeated try is cut then (`StoreTimeoutError`). The first try is not watched, which would cost
-        more than all else here: give it a `Timeout` inside.
-    retry_on: exception types tried again besides `StoreUnavailableError`, `ConnectionError` and
-        `TimeoutError`. Errors that another try cannot help (`InvalidKeyError`, `StoreClosedError`, ...) and
-        cancellation never are.
+        5.0 seconds by default. A longer `retry_after` of the backend is heeded.
+    deadline: seconds for the operation in all, 30.0 by default: every attempt and the back-off between them.
+        No back-off begins that would end after it. An attempt in flight at the deadline, the first one too,
+        is cancelled (`StoreTimeoutError`), and a write may have been done. The clock is the event loop's.
+    retry_on: exception types retried besides `StoreUnavailableError`, `ConnectionError` and `TimeoutError`.
+        Permanent errors (`InvalidKeyError`, `StoreClosedError`, ...) and cancellation never are.
     budget: a `RetryBudget`, usually shared with other layers; None, the default, for no budget.
     on_retry: called with a `RetryEvent` before each back-off; what it raises is logged.
 
-    When the tries are used up, the last error is raised as it came, with a note (`__notes__`) of how many
-    were made and how long they took. `delete_many` repeats the keys that failed and raises one
-    `DeleteManyError` of those that still do. `put_if` reads back before it is tried again, so that a write
-    whose answer was lost is not taken for another writer's.
+    When it gives up, the last error is raised as it came, with a note (`__notes__`) of how many attempts were
+    made and how long they took. Each retry is logged at DEBUG, giving up at WARNING.
+
+    `delete_many` retries the keys that failed and raises one `DeleteManyError` of those that still do. A
+    `put_if` that finds another version in a later attempt looks whether an earlier one was done and its reply
+    lost; it knows its own write by the body. Other operations that are not idempotent are not retried.
     """
 
     slot = Slot.RETRY
@@ -77,9 +73,9 @@ class Retry(Around):
             isinstance(kind, type) and issubclass(kind, Exception) for kind in retry_on
         ):
             raise TypeError(f"retry_on takes a sequence of subclasses of Exception, not {retry_on!r}")
-        if any(issubclass(kind, POINTLESS) for kind in retry_on):
-            never = ", ".join(kind.__name__ for kind in POINTLESS)
-            raise ValueError(f"retry_on: another try cannot help after any of {never}")
+        if any(issubclass(kind, PERMANENT) for kind in retry_on):
+            never = ", ".join(kind.__name__ for kind in PERMANENT)
+            raise ValueError(f"retry_on: these errors are permanent and never retried: {never}")
         if on_retry is not None and (not callable(on_retry) or iscoroutinefunction(on_retry)):
             raise TypeError("on_retry must be a plain function; start a task in it for asynchronous work")
         if budget is not None and not isinstance(budget, RetryBudget):
@@ -93,7 +89,9 @@ class Retry(Around):
             budget=budget,
             on_retry=on_retry,
         )
-        take_over_retries(inner)
+        self._deadlines = Deadlines(
+            min(self._policy.deadline, FOREVER), f"the deadline of {deadline:g} s has passed"
+        )
 
     def settings(self) -> dict[str, object]:
         policy = self._policy
@@ -109,58 +107,28 @@ class Retry(Around):
             shown["budget"] = policy.budget
         return shown
 
-    async def around(
-        self, operation: Operation, target: Target, context: StoreContext | None, proceed: Proceed[T]
-    ) -> T:
-        policy = self._policy
-        started = monotonic()
-        note_attempt()
+    async def perform(self, operation: Operation[T]) -> T:
+        if retries_outside.get():
+            return await self._inner.perform(operation)
+        recovery: Recovery[T] | None = None
         try:
-            result = await proceed()
+            with (limit := self._deadlines.limit(operation)):
+                try:
+                    result = await as_attempt(operation, self._inner.perform(operation))
+                except Exception as error:
+                    started = limit.at - self._deadlines.seconds
+                    recovery = recovery_of(self._policy, operation, self._inner, error, started)
+                    if recovery is None:
+                        raise
+                else:
+                    if self._policy.budget is not None:
+                        self._policy.budget.give_back()
+                    return result
+                return await recovery.run()
         except Exception as error:
-            if not policy.may_retry(error, started):
-                raise
-            failure = error
-        else:
-            if policy.budget is not None:
-                policy.budget.give_back()
-            return result
-        return await Recovery(policy, operation, target, proceed, started, failure).run()
-
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        # A copy, to be repeated from; one str stays as it is, for the leaf to refuse.
-        given = keys if isinstance(keys, str) else list(keys)
-        inner, policy, started = self._inner, self._policy, monotonic()
-        proceed = RepeatableDeleteMany(
-            lambda left: inner.delete_many(left, context=context),
-            given,
-            lambda error: policy.may_retry(error, started),
-        )
-        await self.around(DELETE_MANY, given, context, proceed)
-
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        inner = self._inner
-        proceed = RepeatablePutIf(
-            lambda: inner.put_if(
-                key,
-                body,
-                version=version,
-                content_type=content_type,
-                cache_control=cache_control,
-                context=context,
-            ),
-            lambda: inner.get_versioned(key, context=context),
-            key,
-            body,
-            version,
-        )
-        return await self.around(PUT_IF, key, context, proceed)
+            if recovery is not None:
+                recovery.end(error)
+            raise
+        finally:
+            if recovery is not None:
+                recovery.release()

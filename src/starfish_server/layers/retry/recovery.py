@@ -1,218 +1,278 @@
-"""What `Retry` does once a first try has failed. The only file that knows tenacity."""
+"""What `Retry` does once the first attempt of an operation has failed. The only file that knows tenacity."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from math import inf
-from time import monotonic
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from starfish_server.errors import (
-    ContextRequiredError,
-    DeleteManyError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
-from starfish_server.layers.base import Operation, Proceed, T, Target, note_attempt
-from starfish_server.layers.operations import describe, key_of
+from starfish_server.context import retries_outside
+from starfish_server.errors import DeleteManyError, VersionConflictError
+from starfish_server.layers.base import Operation, T
+from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
+from starfish_server.operations import GetVersioned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Coroutine
 
-    from starfish_server.layers.retry.budget import RetryBudget
+    from tenacity import RetryCallState
 
-__all__ = ["GAVE_UP", "POINTLESS", "TRANSIENT", "Policy", "Recovery", "RetryEvent"]
+    from starfish_server.layers.retry.policy import Policy
+    from starfish_server.storage.base import AbstractObjectStore
 
-TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
-POINTLESS = (
-    ContextRequiredError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-    VersionConflictError,
-)
-# Set on an error after the last try, to the time of giving up, so that a `Retry` further out does not start
-# over. A time rather than True: a store may raise the same object again in a later operation.
-GAVE_UP = "_starfish_gave_up"
+__all__ = ["Recovery", "as_attempt", "recovery_of"]
 
+_NOTE = "Retry gave up after "
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryEvent:
-    """What `on_retry` is told before each back-off.
-
-    operation: name, as in "put". target: the key, the prefix, or the keys of `delete_many`.
-    attempt: number of the try that failed, from 1. wait: seconds of back-off before the next.
-    error: what it failed with.
-    """
-
-    operation: str
-    target: Target
-    attempt: int
-    wait: float
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The settings of a `Retry` layer, and what they say about an error."""
-
-    attempts: int
-    initial: float
-    maximum: float
-    deadline: float
-    transient: tuple[type[Exception], ...]
-    budget: RetryBudget | None
-    on_retry: Callable[[RetryEvent], None] | None
-
-    def may_retry(self, error: BaseException, started: float) -> bool:
-        """Whether another try may help; not if a `Retry` inside has given up on `error` since `started`."""
-        if getattr(error, GAVE_UP, -inf) >= started:
-            return False
-        if isinstance(error, DeleteManyError):
-            return any(self.may_retry(failure, started) for failure in error.failures.values())
-        return isinstance(error, self.transient) and not isinstance(error, POINTLESS)
+async def as_attempt(operation: Operation[Any], attempt: Coroutine[Any, Any, T]) -> T:
+    """Await one attempt: count it, and tell what is inside that its failures are retried here."""
+    notes = operation.notes
+    if notes is not None:
+        notes["attempts"] = notes.get("attempts", 0) + 1
+    token = retries_outside.set(True)
+    try:
+        return await attempt
+    finally:
+        try:  # noqa: SIM105 - each attempt comes here, and suppress takes longer
+            retries_outside.reset(token)
+        except ValueError:
+            pass  # an attempt that is abandoned may be closed in another context
 
 
 class Recovery(Generic[T]):
-    """One operation whose first try has failed: tenacity drives the tries that follow."""
+    """The attempts of one operation that follow a failed one; tenacity decides on each.
+
+    An error that tenacity raised would refer to itself through its traceback, which keeps the bodies in
+    memory until the cyclic collector runs. So attempts return their errors, and `release` drops the rest.
+
+    started: when the operation began, on the clock of the event loop.
+    """
 
     def __init__(
         self,
         policy: Policy,
-        operation: Operation,
-        target: Target,
-        proceed: Proceed[T],
-        started: float,
+        operation: Operation[T],
+        inner: AbstractObjectStore,
         failure: Exception,
+        started: float,
     ) -> None:
         self._policy = policy
         self._operation = operation
-        self._target = target
-        self._proceed = proceed
+        self._inner = inner
         self._started = started
         self._failure = failure
-        self._attempts = 0
-        self._wait = 0.0
+        self._undetermined = is_undetermined(failure)
+        self._result = cast("T", None)
+        self._made = 0
         self._paid = 0
         self._gave_up: str | None = None
         self._jitter = wait_random_exponential(multiplier=policy.initial, max=policy.maximum)
 
     async def run(self) -> T:
+        """Make attempts until one succeeds or the policy gives up; raise the error of the last one."""
+        stop: Any = stop_after_attempt(self._policy.attempts)
         retrying = AsyncRetrying(
-            sleep=self._sleep,
-            retry=retry_if_exception(self._may_retry),
+            retry=retry_if_result(self._may_retry),
             wait=self._back_off,
-            stop=self._gives_up,
+            stop=stop | self._is_late | self._is_over_budget,
             before_sleep=self._announce,
-            reraise=True,
+            sleep=self._sleep,
+            retry_error_callback=self._give_up,
         )
+        error: BaseException | None = await retrying(self._next)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        self._refund()
+        return self._result
+
+    def end(self, error: Exception) -> None:
+        """Add to `error`, which ends the operation, how many attempts were made, and log it."""
+        if error is not self._failure:  # the deadline ended an attempt
+            error.__cause__ = self._failure
+            self._noted(error)
+        elif self._gave_up is not None:
+            self._noted(error)
+
+    def release(self) -> None:
+        """Drop all references: objects of tenacity refer to this one until the cyclic collector runs."""
+        vars(self).clear()
+
+    async def attempt(self) -> T:
+        """Make one attempt."""
+        return await self._inner.perform(self._operation)
+
+    async def _next(self) -> BaseException | None:
+        self._made += 1
+        if self._made == 1:
+            return self._failure  # that attempt was made before tenacity came in
         try:
-            result: T = await retrying(self._attempt)
-        except Exception as error:
-            if self._gave_up is not None:
-                self._mark(error, self._gave_up)
-            raise
+            self._result = await as_attempt(self._operation, self.attempt())
+        except BaseException as error:  # noqa: BLE001 - run raises it
+            if isinstance(error, Exception):
+                self._failure = error
+                self._undetermined |= is_undetermined(error)
+            return error
+        return None
+
+    def _may_retry(self, error: BaseException | None) -> bool:
+        return error is not None and self._policy.is_transient(error)
+
+    def _back_off(self, state: RetryCallState) -> float:
+        return max(self._jitter(state), retry_after(self._failure))
+
+    def _is_late(self, state: RetryCallState) -> bool:
+        left = self._started + self._policy.deadline - asyncio.get_running_loop().time()
+        if state.upcoming_sleep >= left:
+            self._gave_up = f": the deadline of {self._policy.deadline:g} s leaves no time for another"
+        return self._gave_up is not None
+
+    def _is_over_budget(self, state: RetryCallState) -> bool:
         if self._policy.budget is not None:
-            self._policy.budget.give_back(self._paid)
-        return result
+            self._paid = self._policy.budget.take(self._failure)
+            if not self._paid:
+                self._gave_up = ": the retry budget is spent"
+        return self._gave_up is not None
+
+    def _give_up(self, state: RetryCallState) -> Exception:
+        self._gave_up = self._gave_up or ""
+        return self._failure
+
+    def _announce(self, state: RetryCallState) -> None:
+        name, failed, wait = self._operation.name, type(self._failure).__name__, state.upcoming_sleep
+        _log.debug(
+            "%s: attempt %d failed with %s, the next one follows in %.3f s",
+            *(name, self._made, failed, wait),
+            extra={"operation": name, "attempts": self._made, "error_type": failed, "wait": wait},
+        )
+        if self._policy.on_retry is not None:
+            try:
+                self._policy.on_retry(RetryEvent(self._operation, self._made, wait, self._failure))
+            except Exception:  # noqa: BLE001 - a hook must not break the operation
+                _log.exception("on_retry failed; the operation continues")
 
     async def _sleep(self, seconds: float) -> None:
         try:
             await asyncio.sleep(seconds)
         except BaseException:
-            if self._policy.budget is not None:
-                self._policy.budget.give_back(self._paid)
+            self._refund()
             raise
+        notes = self._operation.notes
+        if notes is not None:
+            notes["waited"] = notes.get("waited", 0.0) + seconds
 
-    async def _attempt(self) -> T:
-        self._attempts += 1
-        if self._attempts == 1:
-            raise self._failure  # that try was made before tenacity came in
-        note_attempt(self._wait)
+    def _refund(self) -> None:
+        if self._policy.budget is not None:
+            self._policy.budget.give_back(self._paid)
+
+    def _noted(self, error: Exception) -> Exception:
+        took = asyncio.get_running_loop().time() - self._started
+        attempts = "1 attempt" if self._made == 1 else f"{self._made} attempts"
+        note = f"{_NOTE}{attempts} in {took:.3f} s{self._gave_up or ''}"
+        # A store may raise one object again and again: it keeps the latest note only.
+        others = [text for text in getattr(error, "__notes__", ()) if not text.startswith(_NOTE)]
+        error.__notes__ = [*others, note]
+        name, failed = self._operation.name, type(error).__name__
+        _log.warning(
+            *("%s: %s; the last error is %s", name, note, failed),
+            extra={"operation": name, "attempts": self._made, "error_type": failed, "duration": took},
+        )
+        return error
+
+
+class _ConditionalRecovery(Recovery[str]):
+    """Recognises a write whose reply was lost, which the next attempt finds as a conflict with itself.
+
+    An object with the same body is taken for that write. One that another writer stored with the same body
+    cannot be told apart from it, unless every failure was certain to have written nothing.
+    """
+
+    async def attempt(self) -> str:
         try:
-            async with asyncio.timeout(self._started + self._policy.deadline - monotonic()):
-                try:
-                    return await self._proceed()
-                except Exception as error:
-                    self._failure = error
-                    raise
-        except TimeoutError as error:
-            if error is self._failure:
+            return await super().attempt()
+        except VersionConflictError:
+            if not self._undetermined:
                 raise
-            before, self._failure = self._failure, self._cut_short()
-            raise self._failure from before
-
-    def _cut_short(self) -> Exception:
-        """The error of a try that was under way at the deadline: a write may have been done."""
-        timeout = StoreTimeoutError(
-            f"{describe(self._operation, self._target)} was cut at the deadline "
-            f"of {self._policy.deadline:g} s",
-            operation=self._operation.name,
-            key=key_of(self._target),
-        )
-        if not isinstance(self._failure, DeleteManyError):
-            return timeout
-        failures = self._failure.failures
-        return DeleteManyError(
-            {key: timeout if self._may_retry(error) else error for key, error in failures.items()}
-        )
-
-    def _may_retry(self, error: BaseException) -> bool:
-        return self._policy.may_retry(error, self._started)
-
-    def _back_off(self, state: RetryCallState) -> float:
-        return max(self._jitter(state), _retry_after(self._failure))
-
-    def _gives_up(self, state: RetryCallState) -> bool:
-        policy = self._policy
-        if self._attempts >= policy.attempts:
-            self._gave_up = ""
-        elif monotonic() - self._started + state.upcoming_sleep >= policy.deadline:
-            self._gave_up = f": the deadline of {policy.deadline:g} s leaves no time for another"
-        elif policy.budget is not None:
-            self._paid = policy.budget.take(self._failure)
-            if not self._paid:
-                self._gave_up = ": the retry budget is spent"
-        return self._gave_up is not None
-
-    def _announce(self, state: RetryCallState) -> None:
-        self._wait = state.upcoming_sleep
-        if self._policy.on_retry is None:
-            return
-        event = RetryEvent(self._operation.name, self._target, self._attempts, self._wait, self._failure)
+        operation = self._operation
         try:
-            self._policy.on_retry(event)
-        except Exception:  # noqa: BLE001 - a hook is to break nothing
-            _log.exception("on_retry failed; the operation goes on")
+            found = await self._inner.perform(
+                GetVersioned(operation.keys[0], operation.context, operation.notes)
+            )
+        except Exception as error:
+            if self._policy.is_transient(error):
+                raise
+            raise self._conflict() from error
+        if found is None or found[0] != operation.body:
+            raise self._conflict()
+        return found[1]
 
-    def _mark(self, error: Exception, why: str) -> None:
-        now = monotonic()
-        tries = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
-        error.add_note(
-            f"Retry gave up on {describe(self._operation, self._target)} after {tries} "
-            f"in {now - self._started:.3f} s{why}"
-        )
-        failures = error.failures.values() if isinstance(error, DeleteManyError) else ()
-        for marked in (error, *failures):
-            setattr(marked, GAVE_UP, now)
+    def _conflict(self) -> VersionConflictError:
+        reason = "the object has changed, and an earlier attempt may have written it; read it and try again"
+        return self._operation.error(VersionConflictError, reason)
 
 
-def _retry_after(error: Exception) -> float:
-    """Seconds that the server asked to wait, the longest of any key; 0 if it did not."""
-    if isinstance(error, DeleteManyError):
-        return max(map(_retry_after, error.failures.values()))
-    return (isinstance(error, StoreUnavailableError) and error.retry_after) or 0.0
+class _DeletionRecovery(Recovery[None]):
+    """Retries the keys that failed and may succeed.
+
+    Once keys have failed one by one, every error is a `DeleteManyError` of all keys that are still not
+    deleted, in the order given.
+    """
+
+    async def attempt(self) -> None:
+        left = self._left()
+        try:
+            await self._inner.perform(self._operation.replace(keys=left))
+        except DeleteManyError as error:
+            raise self._still_failed(left, error.failures) from error
+        except Exception as error:
+            if not self._failures:
+                raise
+            raise self._still_failed(left, dict.fromkeys(left, error)) from error
+        if not self._failures.keys() <= set(left):
+            raise self._still_failed(left, {})
+
+    def end(self, error: Exception) -> None:
+        if error is self._failure or not self._failures:
+            super().end(error)
+        else:
+            left = self._left()
+            raise self._noted(self._still_failed(left, dict.fromkeys(left, error))) from error
+
+    @property
+    def _failures(self) -> dict[str, Exception]:
+        return self._failure.failures if isinstance(self._failure, DeleteManyError) else {}
+
+    def _left(self) -> list[str]:
+        failures = self._failures or dict.fromkeys(self._operation.keys, self._failure)
+        return [key for key, error in failures.items() if self._policy.is_transient(error)]
+
+    def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
+        failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
+        in_order = dict.fromkeys((*self._operation.keys, *failures))
+        return DeleteManyError({key: failures[key] for key in in_order if key in failures})
+
+
+def recovery_of(
+    policy: Policy, operation: Operation[T], inner: AbstractObjectStore, failure: Exception, started: float
+) -> Recovery[T] | None:
+    """Make the recovery of an operation, or return None if `failure` must be raised.
+
+    An operation that must not be done twice is retried only in a way that is known to be safe.
+    """
+    kind: Any = _KINDS.get(operation.name, Recovery if operation.idempotent else None)
+    if kind is None or not policy.is_transient(failure):
+        return None
+    recovery: Recovery[T] = kind(policy, operation, inner, failure, started)
+    return recovery
+
+
+_KINDS: dict[str, type[Recovery[Any]]] = {
+    "delete_many": _DeletionRecovery,
+    "put_if": _ConditionalRecovery,
+}

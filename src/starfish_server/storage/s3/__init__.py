@@ -27,22 +27,23 @@ from starfish_server.checks import (
     decode_text,
     encode_text,
     header_or_none,
+    is_any_key,
+    is_key,
 )
 from starfish_server.errors import StoreClosedError
 from starfish_server.storage.base import AbstractObjectStore
-from starfish_server.storage.s3.conditional import ConditionalWrites
 from starfish_server.storage.s3.deletion import delete_many, delete_one
-from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.listing import list_keys
-from starfish_server.storage.s3.multipart import MULTIPART_OVER_BYTES, put_in_parts
 from starfish_server.storage.s3.options import S3StorageOptions
-from starfish_server.storage.s3.replies import Reply, require_object, require_stored
-from starfish_server.storage.s3.transport import Request, Transport
+from starfish_server.storage.s3.reading import get_object
+from starfish_server.storage.s3.transport import Transport
+from starfish_server.storage.s3.writing import ConditionalWrites, put_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine
 
     from starfish_server.context import StoreContext
+    from starfish_server.storage.s3.replies import Reply
 
 __all__ = ["S3ObjectStore", "S3StorageOptions"]
 
@@ -63,16 +64,16 @@ class S3ObjectStore(AbstractObjectStore):
     """A leaf that keeps objects in an S3 bucket: AWS, MinIO, Cloudflare R2, Tigris, SeaweedFS and others.
 
     One store may be used from any number of event loops and threads; each loop gets connections of its own.
-    A request that fails for a passing reason is tried up to `max_attempts` times. A body over 16 MiB is sent
-    in parts, and is visible once all have arrived.
+    A request is attempted up to `max_attempts` times while its failure is transient. A body over 16 MiB is
+    sent in parts, and becomes visible once all have arrived.
 
     Bodies are stored and read as they are; a `Content-Encoding` set by another writer is not undone. Keys of
-    other writers that break the key rules are not listed unless `portable_keys=False`. Lists are as complete
-    as the service's own: one that breaks S3's byte order (SeaweedFS lists folder by folder) gives other keys
-    for a `limit` or a `start_after`; its lists without either are whole and in order.
+    other writers that break the key rules are not listed. A service that breaks S3's byte order (SeaweedFS
+    lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
+    whole and in order.
 
     Raises `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its subclasses, and
-    plain `StoreError` for what another try would not change.
+    plain `StoreError` for what a retry would not change.
     """
 
     context_dependent = False
@@ -83,7 +84,9 @@ class S3ObjectStore(AbstractObjectStore):
             raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(options).__name__}")
         self._transport = Transport(options)
         self._conditional = ConditionalWrites(self._transport)
+        self._verify = options.verify_bodies and not self._transport.address.secure
         self._portable = options.portable_keys
+        self._is_key = is_key if options.portable_keys else is_any_key
         self._check_key = check_key if options.portable_keys else check_any_key
         self._check_prefix = check_prefix if options.portable_keys else check_any_prefix
 
@@ -104,11 +107,11 @@ class S3ObjectStore(AbstractObjectStore):
         )
 
     def span_of(self, operation: str) -> tuple[str, dict[str, str], str | None]:
-        """How a span of this operation's request is named, its attributes, and the one for the key.
+        """Return the name and attributes of a span for this operation, and the name of its key's attribute.
 
-        By the OpenTelemetry semantic conventions for S3.
+        They follow the OpenTelemetry semantic conventions for S3.
         """
-        method = _METHODS[operation]
+        method = _METHODS.get(operation, operation)
         attributes = {
             "rpc.system.name": "aws-api",
             "rpc.method": method,
@@ -141,7 +144,8 @@ class S3ObjectStore(AbstractObjectStore):
         self._enter("put", key)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put", key)
-        await self._put("put", key, content, _headers(content_type or DEFAULT_TEXT_TYPE, cache_control))
+        headers = _headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
+        await put_object(self._transport, "put", key, content, headers)
 
     async def put_bytes(
         self,
@@ -156,7 +160,7 @@ class S3ObjectStore(AbstractObjectStore):
         check_header("content_type", content_type)
         check_headers(None, cache_control)
         content = copy_bytes(body, "put_bytes")
-        await self._put("put_bytes", key, content, _headers(content_type, cache_control))
+        await put_object(self._transport, "put_bytes", key, content, _headers(content_type, cache_control))
 
     async def list_keys(
         self,
@@ -169,7 +173,16 @@ class S3ObjectStore(AbstractObjectStore):
         self._check_open("list_keys", prefix)
         self._check_prefix(prefix, "list_keys")
         check_page(start_after, limit, any_text=not self._portable)
-        return await list_keys(self._transport, prefix, start_after, limit, portable=self._portable)
+        return await list_keys(self._transport, prefix, start_after, limit, self._is_key)
+
+    async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
+        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
+        self._check_open("list_keys", prefix)
+        if not self._portable:
+            return []
+        keys = await list_keys(self._transport, prefix, None, None, is_any_key)
+        reason = "the key breaks the key rules; portable_keys=False allows it"
+        return [(key, reason) for key in keys if not is_key(key)]
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         self._enter("delete", key)
@@ -205,28 +218,14 @@ class S3ObjectStore(AbstractObjectStore):
         return await self._conditional.put(key, content, version, headers)
 
     async def close(self) -> None:
-        """Refuse new operations, let those under way finish for up to 5 s, and close all connections.
+        """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
 
         What is not finished by then raises `StoreClosedError`.
         """
         await self._transport.close()
 
-    def take_over_retries(self) -> None:
-        """From now on make one attempt only: a `Retry` layer around this store decides about others."""
-        self._transport.take_over_retries()
-
-    async def _get(self, operation: str, key: str) -> Reply | None:
-        try:
-            return await self._transport.run(Request(operation, key, "GET", target=key), require_object)
-        except NoSuchKeyError:
-            return None
-
-    async def _put(self, operation: str, key: str, body: bytes, headers: Mapping[str, str]) -> None:
-        if len(body) > MULTIPART_OVER_BYTES:
-            await put_in_parts(self._transport, operation, key, body, headers)
-            return
-        request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
-        await self._transport.run(request, require_stored)
+    def _get(self, operation: str, key: str) -> Coroutine[None, None, Reply | None]:
+        return get_object(self._transport, operation, key, verify=self._verify)
 
     def _enter(self, operation: str, key: str) -> None:
         self._check_open(operation, key)

@@ -1,22 +1,24 @@
-"""Where the requests for one bucket go."""
+"""Where the requests for one bucket go: the service's address, and the proxy on the way to it."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import urllib.request
+from base64 import b64encode
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
+from botocore.loaders import Loader
 from yarl import URL
 
 if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
 
-_AWS = re.compile(r"(?:.+\.)?amazonaws\.com(?:\.cn)?")
-_WANTS_VIRTUAL = re.compile(r"(?:.+\.)?(?:amazonaws\.com(?:\.cn)?|tigris\.dev|t3\.storage\.dev)")
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_VIRTUAL_SUFFIXES = ("tigris.dev", "t3.storage.dev")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Address:
 
     @classmethod
     def of(cls, options: S3StorageOptions) -> Self:
-        """The address that `options` name. `ValueError` for a bucket that cannot be part of a host name."""
-        endpoint = options.endpoint or _aws_endpoint(options.region)
+        """Return the address of `options`. `ValueError` for a bucket that cannot be part of a host name."""
+        endpoint = options.endpoint or f"https://s3.{options.region}.{_aws_suffix(options.region)}"
         parts = urlsplit(endpoint)
         hostname = parts.hostname or ""
         default_port = 443 if parts.scheme == "https" else 80
@@ -52,9 +54,9 @@ class Address:
             virtual=_is_virtual(options, hostname),
         )
 
-    @property
+    @cached_property
     def is_aws(self) -> bool:
-        return _AWS.fullmatch(self.host.partition(":")[0]) is not None
+        return _is_below(self.host.partition(":")[0], _aws_suffixes())
 
     @cached_property
     def secure(self) -> bool:
@@ -69,19 +71,19 @@ class Address:
         return URL(f"{self.scheme}://{self.request_host}", encoded=True)
 
     def target(self, key: str, query: str) -> str:
-        """Path and query of an object, or of the bucket for "", with all but unreserved bytes escaped."""
+        """Return path and query of an object, or of the bucket for "", all but unreserved bytes escaped."""
         bucket = "" if self.virtual else f"/{self.bucket}"
         below = f"/{quote(key, safe='/~')}" if key or self.virtual else ""
         return f"{self.path}{bucket}{below}{'?' if query else ''}{query}"
 
     def url(self, target: str) -> URL:
-        """The URL of a target, which is taken as it is."""
+        """Return the URL of a target, which is taken as it is."""
         if "?" in target:
             return URL(f"{self._origin}{target}", encoded=True)
         return self._origin.with_path(target, encoded=True)  # takes a third of the time of parsing
 
     def moved_to(self, region: str) -> Address:
-        """The same bucket in another region of AWS."""
+        """Return the address of the same bucket in another region of AWS."""
         if self.host == "s3.amazonaws.com":
             host = f"s3.{region}.amazonaws.com"
         else:
@@ -89,13 +91,34 @@ class Address:
         return replace(self, host=host, region=region)
 
 
-def _aws_endpoint(region: str) -> str:
-    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return f"https://s3.{region}.{suffix}"
+@cache
+def _aws_partitions() -> list[tuple[re.Pattern[str], frozenset[str], str]]:
+    """Return pattern, names and DNS suffix of the regions of each part of AWS, as botocore knows them."""
+    partitions = Loader().load_data("partitions")["partitions"]
+    return [
+        (re.compile(each["regionRegex"]), frozenset(each["regions"]), each["outputs"]["dnsSuffix"])
+        for each in partitions
+    ]
+
+
+@cache
+def _aws_suffixes() -> tuple[str, ...]:
+    return tuple(suffix for _, _, suffix in _aws_partitions())
+
+
+def _aws_suffix(region: str) -> str:
+    for pattern, names, suffix in _aws_partitions():
+        if region in names or pattern.match(region):
+            return suffix
+    return "amazonaws.com"
+
+
+def _is_below(hostname: str, suffixes: tuple[str, ...]) -> bool:
+    return any(hostname == suffix or hostname.endswith(f".{suffix}") for suffix in suffixes)
 
 
 def _is_virtual(options: S3StorageOptions, hostname: str) -> bool:
-    fits = all(_HOST_LABEL.fullmatch(label) for label in options.bucket.split(".")) and not _is_ip(hostname)
+    fits = all(_HOST_LABEL.fullmatch(label) for label in options.bucket.split(".")) and _ip(hostname) is None
     if options.addressing_style == "virtual" and not fits:
         raise ValueError(
             f"addressing_style='virtual' needs a bucket and an endpoint with names that fit a host name, "
@@ -104,12 +127,59 @@ def _is_virtual(options: S3StorageOptions, hostname: str) -> bool:
     if options.addressing_style != "auto":
         return options.addressing_style == "virtual"
     # A dot in the bucket's name would not match the service's TLS certificate.
-    return fits and "." not in options.bucket and _WANTS_VIRTUAL.fullmatch(hostname) is not None
+    return fits and "." not in options.bucket and _is_below(hostname, (*_aws_suffixes(), *_VIRTUAL_SUFFIXES))
 
 
-def _is_ip(hostname: str) -> bool:
+def _ip(hostname: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(hostname)
+        return ipaddress.ip_address(hostname)
     except ValueError:
+        return None
+
+
+class Proxy(NamedTuple):
+    """A proxy, with the headers for requests that it passes on and for the CONNECT that opens a tunnel."""
+
+    url: URL
+    request_headers: dict[str, str]
+    tunnel_headers: dict[str, str] | None
+
+
+def find_proxy(address: Address) -> Proxy | None:
+    """Return the proxy that the environment names for an address. `ValueError` for a wrong one.
+
+    aiohttp's own `trust_env` looks it up in a thread for each request, and sends the passwords of ~/.netrc.
+    """
+    environment = urllib.request.getproxies()
+    found = environment.get(address.scheme)
+    if not found or _is_exempt(address.request_host, environment.get("no", "")):
+        return None
+    try:
+        url = URL(found if "://" in found else f"http://{found}")
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        # The URL itself is not shown: it may hold a password.
+        raise ValueError(f"the proxy for {address.scheme} in the environment is not a URL of http or https")
+    login = {}
+    if url.user is not None:
+        encoded = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        login["Proxy-Authorization"] = f"Basic {encoded}"
+    secure = address.secure
+    return Proxy(url.with_user(None), {} if secure else login, login if secure and login else None)
+
+
+def _is_exempt(host: str, no_proxy: str) -> bool:
+    """Return whether NO_PROXY names a host: by name as urllib reads it, by address or range as curl does."""
+    if urllib.request.proxy_bypass(host):
+        return True
+    address = _ip(urlsplit(f"//{host}").hostname or "")
+    if address is None:
         return False
-    return True
+    for entry in no_proxy.split(","):
+        try:
+            if address in ipaddress.ip_network(entry.strip().replace("[", "").replace("]", ""), strict=False):
+                return True
+        except ValueError:  # a name
+            continue
+    return False

@@ -1,12 +1,14 @@
-"""Who asks: keys, where they come from, and the signature that is made with them."""
+"""Credentials, where they come from, and the signature that is made with them."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiobotocore.session import AioSession
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
@@ -19,7 +21,13 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from starfish_server.errors import StoreAccessDeniedError, StoreError, StoreUnavailableError
+from starfish_server.errors import (
+    StoreAccessDeniedError,
+    StoreClosedError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from starfish_server.storage.s3.options import TOKEN
 
 if TYPE_CHECKING:
@@ -27,133 +35,210 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.options import S3StorageOptions
 
+LOOKUP_SECONDS = 60.0
+# How long a look-up that failed stands for those that would follow it.
+FAILURE_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """One set of keys, named as botocore's signers expect them."""
+class Credentials:
+    """One set of credentials, with the names that botocore's signers expect."""
 
     access_key: str
     secret_key: str = field(repr=False)
     token: str | None = field(repr=False)
 
 
-class KeySource(Protocol):
-    """Where keys come from."""
+class CredentialSource:
+    """Returns the credentials of the options, or none for anonymous requests."""
 
-    async def keys(self) -> Keys | None:
-        """Keys to sign the next request with; None to leave it unsigned."""
+    def __init__(self, credentials: Credentials | None = None) -> None:
+        self._current = credentials
 
-    def drop(self, expired: Keys) -> bool:
-        """Give these keys no more: the service says they have expired. Whether there may be others."""
+    async def get(self) -> Credentials | None:
+        """Return credentials to sign the next request with; None to leave it unsigned."""
+        return self._current
 
-
-class FixedKeys:
-    """The keys of the options, or none for anonymous requests."""
-
-    def __init__(self, keys: Keys | None) -> None:
-        self._keys = keys
-
-    async def keys(self) -> Keys | None:
-        return self._keys
-
-    def drop(self, expired: Keys) -> bool:
+    def drop(self, expired: Credentials) -> bool:
+        """Stop returning credentials that the service calls expired; return whether there may be others."""
         return False
 
+    async def close(self) -> None:
+        """End a look-up, and the requests that wait for it."""
 
-class KeyChain:
-    """The standard credential chain. Refreshing credentials hold locks, so each event loop has its own."""
+
+class CredentialChain(CredentialSource):
+    """The standard credential chain of botocore, for one event loop.
+
+    One look-up at a time serves all requests that need it, and so does its failure for `FAILURE_SECONDS`.
+    While a look-up refreshes credentials that are still valid, requests go on using these.
+    """
 
     def __init__(self) -> None:
-        self._session = AioSession()
-        self._loading = asyncio.Lock()
-        self._credentials: Any = None
-        self._keys: Keys | None = None
+        super().__init__()
+        self._session: AioSession | None = None
+        self._refresh_needed = _never
+        self._lookup: asyncio.Task[None] | None = None
+        self._failure: StoreError | None = None
+        self._failure_ends = -inf
+        self._processes: list[asyncio.subprocess.Process] = []
 
-    async def keys(self) -> Keys:
-        """Keys that are valid now.
+    async def get(self) -> Credentials:
+        """Return credentials that are valid now.
 
         Raises `StoreAccessDeniedError` if the chain has none, `StoreUnavailableError` if the service that
         hands them out does not answer.
         """
-        failure: StoreError
-        try:
-            keys = await self._find()
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001 - botocore lets through what broken programs and files raise
-            failure = _failure(error)
-            cause = error if _is_safe_to_show(error) else None
-        else:
-            # The same object as long as they are the same keys, so that their signer can be kept.
-            if self._keys is None or keys != self._keys:
-                self._keys = keys
-            return self._keys
-        raise failure from cause
+        if self._current is not None and not self._refresh_needed():
+            return self._current
+        while True:
+            lookup = self._lookup
+            if asyncio.get_running_loop().time() >= self._failure_ends and (lookup is None or lookup.done()):
+                self._failure = None
+                lookup = self._lookup = asyncio.create_task(self._look_up())
+            if self._current is not None and not self._refresh_needed(0):
+                return self._current
+            if lookup is not None:
+                await asyncio.wait([lookup])
+            if self._failure is not None:  # each request raises an error of its own
+                raise type(self._failure)(self._failure.reason) from self._failure.__cause__
 
-    def drop(self, expired: Keys) -> bool:
-        if expired is self._keys:  # and not dropped yet because of another request
-            # A session keeps credentials, those of roles even apart, until this machine's clock says so.
-            self._session, self._credentials, self._keys = AioSession(), None, None
+    def drop(self, expired: Credentials) -> bool:
+        if expired is self._current:  # and not dropped yet because of another request
+            # A session caches credentials, those of roles even apart, until this machine's clock says so.
+            self._session, self._current, self._refresh_needed = None, None, _never
+            if self._lookup is not None:
+                self._lookup.cancel()
         return True
 
-    async def _find(self) -> Keys:
-        if self._credentials is None:
-            async with self._loading:
-                self._credentials = await self._session.get_credentials()
-        if self._credentials is None:
+    async def close(self) -> None:
+        self._failure = StoreClosedError("this S3ObjectStore was closed")
+        self._failure_ends = inf
+        if self._lookup is not None:
+            self._lookup.cancel()
+            await asyncio.wait([self._lookup])
+
+    async def _look_up(self) -> None:
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                found = await self._find()
+        except Exception as error:  # noqa: BLE001 - botocore lets through what broken programs and files raise
+            self._failure = _failure(error)
+            self._failure_ends = asyncio.get_running_loop().time() + FAILURE_SECONDS
+        else:
+            # The same object while the credentials are the same, so that their signer can be kept.
+            if found != self._current:
+                self._current = found
+        finally:
+            for process in self._processes:
+                await _end(process)
+            self._processes.clear()
+
+    async def _find(self) -> Credentials:
+        if self._session is None:
+            self._session = self._open_session()
+        source = await self._session.get_credentials()
+        if source is None:
             raise StoreAccessDeniedError(
                 "no credentials: the standard chain (environment, profiles, roles) has none; "
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous=True "
                 "(in a URL, ?anonymous=true)"
             )
-        found = await self._credentials.get_frozen_credentials()
+        found = await source.get_frozen_credentials()
         for value in (found.access_key, found.secret_key, found.token or "none"):
             if not isinstance(value, str) or not TOKEN.fullmatch(value):
                 raise StoreAccessDeniedError(
-                    "the standard credential chain gave a key or token that is not text without spaces and "
+                    "the standard credential chain returned a secret that is not text without spaces and "
                     "line ends"
                 )
-        return Keys(found.access_key, found.secret_key, found.token)
+        self._refresh_needed = getattr(source, "refresh_needed", _never)
+        return Credentials(found.access_key, found.secret_key, found.token)
+
+    def _open_session(self) -> AioSession:
+        """Return a botocore session that never waits for input: a prompt would block the event loop."""
+
+        async def run(*command: str, **options: Any) -> asyncio.subprocess.Process:
+            options["stdin"] = asyncio.subprocess.DEVNULL
+            self._processes.append(await asyncio.create_subprocess_exec(*command, **options))
+            return self._processes[-1]
+
+        session = AioSession()
+        chain = session.get_component("credential_provider")
+        # botocore has no public way to say so.
+        chain.get_provider("assume-role")._prompter = _refuse_prompt  # noqa: SLF001
+        chain.get_provider("custom-process")._popen = run  # noqa: SLF001
+        return session
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill a credential process that is still running, and read its output to the end."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, TimeoutError):
+            process.kill()
+            async with asyncio.timeout(1.0):
+                await process.communicate()
+
+
+def _refuse_prompt(_prompt: str) -> NoReturn:
+    raise StoreAccessDeniedError(
+        "the profile's role needs an MFA code, which a server cannot ask for: "
+        "use a profile without mfa_serial, or temporary credentials in the environment"
+    )
+
+
+def _never(_seconds: float | None = None) -> bool:
+    """Stand for `refresh_needed` of credentials that do not expire."""
+    return False
 
 
 def _failure(error: Exception) -> StoreError:
+    """Return the error that a failed look-up means, with a cause that shows no secret."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, TimeoutError):
+        return StoreTimeoutError(f"no credentials within {LOOKUP_SECONDS:g} s")
+    failure: StoreError
     unanswered = isinstance(error, (BotoConnectionError, HTTPClientError))
     if unanswered or isinstance(error.__context__, MetadataRetrievalError):
-        return StoreUnavailableError("the service that hands out credentials does not answer")
-    return StoreAccessDeniedError(f"the standard credential chain failed ({type(error).__name__})")
+        failure = StoreUnavailableError("the service that hands out credentials does not answer")
+    else:
+        path = f": {error.filename!r}" if isinstance(error, OSError) and error.filename else ""
+        name = type(error).__name__
+        failure = StoreAccessDeniedError(f"the standard credential chain failed ({name}{path})")
+    # The output of a credential process may be in the error's text or beside it.
+    safe = isinstance(error, (BotoCoreError, ClientError)) and not isinstance(error, CredentialRetrievalError)
+    failure.__cause__ = error if safe else None
+    return failure
 
 
-def _is_safe_to_show(error: Exception) -> bool:
-    """Not what holds the output of a credential process, in its text or beside it."""
-    return isinstance(error, (BotoCoreError, ClientError)) and not isinstance(error, CredentialRetrievalError)
-
-
-def key_source(options: S3StorageOptions) -> KeySource:
-    """Where the keys for these options come from, made once for each event loop."""
+def credential_source(options: S3StorageOptions) -> CredentialSource:
+    """Return where the credentials for these options come from, for one event loop."""
     if options.anonymous:
-        return FixedKeys(None)
+        return CredentialSource()
     if options.access_key_id is None or options.secret_access_key is None:
-        return KeyChain()
-    return FixedKeys(Keys(options.access_key_id, options.secret_access_key, options.session_token))
+        return CredentialChain()
+    return CredentialSource(
+        Credentials(options.access_key_id, options.secret_access_key, options.session_token)
+    )
 
 
 class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-    """botocore's signature for S3, made from plain parts, with the key of the day kept.
+    """botocore's signature for S3, made from plain parts, with the signing key of the day cached.
 
     It logs nothing: botocore's own `add_auth` writes the session token to the log at DEBUG.
     """
 
-    def __init__(self, keys: Keys, region: str) -> None:
-        super().__init__(keys, "s3", region)
+    def __init__(self, credentials: Credentials, region: str) -> None:
+        super().__init__(credentials, "s3", region)
         # One attribute, so that threads never see one day with the key of another.
         self._key_of_day = ("", b"")
 
     def sign(
         self, method: str, target: str, headers: dict[str, str], payload_hash: str, now: datetime
     ) -> None:
-        """Add to `headers` those of the signature. All of them, Host included, must be sent as they are.
+        """Add the signature's headers to `headers`, all of which, Host included, must be sent unchanged.
 
-        target: path and query as they are sent. Canonical form:
+        target: path and query as they are sent. The canonical form:
         https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
         """
         path, _, query = target.partition("?")

@@ -1,4 +1,4 @@
-"""`delete_many` over DeleteObjects: batches side by side, and every key's own error."""
+"""Objects deleted: one, or many by DeleteObjects with an error for each key that remains."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from starfish_server.errors import (
 )
 from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
-from starfish_server.storage.s3.side_by_side import side_by_side
-from starfish_server.storage.s3.transport import Request
+from starfish_server.storage.s3.transport import Request, bounded_gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.transport import Transport
 
 _BATCH = 1000
-_SIDE_BY_SIDE = 16
-# Not allowed in XML, or, for the carriage return, read back as another character.
-_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+_IN_FLIGHT = 16
+# Of the characters that a key may hold, those that XML may not.
+_NOT_IN_XML = re.compile(r"[\ufffe\uffff]")
 
 
 async def delete_one(transport: Transport, operation: str, key: str) -> None:
@@ -43,65 +42,60 @@ async def delete_one(transport: Transport, operation: str, key: str) -> None:
 async def delete_many(transport: Transport, keys: Iterable[str], check: Callable[[str, str], None]) -> None:
     """Check all keys, then delete them. Raises one `DeleteManyError` with the error of each that remains."""
     unique = await _checked(keys, check)
-    deletion = _Deletion(transport)
-    batches = (unique[i : i + _BATCH] for i in range(0, len(unique), _BATCH))
-    await side_by_side(deletion.batch, batches, at_once=_SIDE_BY_SIDE)
-    failures = deletion.failures
+    failures: dict[str, Exception] = {}
+
+    async def singly(key: str) -> None:
+        try:
+            await delete_one(transport, "delete_many", key)
+        except StoreError as error:
+            failures[key] = error
+
+    async def batch(keys: list[str]) -> None:
+        others = [key for key in keys if _NOT_IN_XML.search(key)]
+        together = [key for key in keys if not _NOT_IN_XML.search(key)] if others else keys
+        try:
+            if together:
+                failures.update(await _delete_batch(transport, together))
+        except StoreNotSupportedError:
+            others = keys
+        if others:
+            await bounded_gather(singly, others, limit=_IN_FLIGHT)
+
+    batches = (unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH))
+    await bounded_gather(batch, batches, limit=_IN_FLIGHT)
     if failures:
         in_order = {key: failures.pop(key) for key in unique if key in failures}
         raise DeleteManyError(in_order | failures)
 
 
-class _Deletion:
-    """The batches of one `delete_many`."""
+async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, StoreError]:
+    """Send one DeleteObjects and return the keys that remain; a retry names only those that may succeed."""
+    pending = keys
+    permanent: dict[str, StoreError] = {}
+    transient: dict[str, StoreError] = {}
 
-    def __init__(self, transport: Transport) -> None:
-        self.failures: dict[str, Exception] = {}
-        self._transport = transport
+    async def attempt() -> None:
+        nonlocal pending
+        transient.clear()
+        asked = set(pending)
+        faults = await transport.attempt(_delete_objects(pending), read_delete_faults)
+        for key, fault in faults.items():
+            error = error_for(fault, "delete_many", key, transport.address.bucket)
+            if isinstance(error, StoreUnavailableError) and key in asked:
+                transient[key] = error
+            elif not isinstance(error, NoSuchKeyError):
+                permanent[key] = error
+        if transient:
+            pending = list(transient)
+            raise next(iter(transient.values()))
 
-    async def batch(self, keys: list[str]) -> None:
-        singly = [key for key in keys if _NOT_IN_XML.search(key)]
-        together = [key for key in keys if not _NOT_IN_XML.search(key)] if singly else keys
-        if together:
-            try:
-                await self._together(together)
-            except StoreNotSupportedError:
-                singly = keys
-        if singly:
-            await side_by_side(self._singly, singly, at_once=_SIDE_BY_SIDE)
-
-    async def _singly(self, key: str) -> None:
-        try:
-            await delete_one(self._transport, "delete_many", key)
-        except StoreError as error:
-            self.failures[key] = error
-
-    async def _together(self, keys: list[str]) -> None:
-        """One DeleteObjects; another attempt names only the keys that may still succeed."""
-        pending = keys
-        passing: dict[str, StoreError] = {}
-
-        async def attempt() -> None:
-            nonlocal pending, passing
-            passing = {}
-            asked = set(pending)
-            faults = await self._transport.attempt(_delete_objects(pending), read_delete_faults)
-            for key, fault in faults.items():
-                error = error_for(fault, "delete_many", key, self._transport.address.bucket)
-                if isinstance(error, StoreUnavailableError) and key in asked:
-                    passing[key] = error
-                elif not isinstance(error, NoSuchKeyError):
-                    self.failures[key] = error
-            if passing:
-                pending = list(passing)
-                raise next(iter(passing.values()))
-
-        try:
-            await self._transport.attempts(attempt)
-        except StoreNotSupportedError:
-            raise
-        except StoreError as error:
-            self.failures.update(passing or dict.fromkeys(pending, error))
+    try:
+        await transport.attempts(attempt)
+    except StoreNotSupportedError:
+        raise
+    except StoreError as error:
+        return permanent | (transient or dict.fromkeys(pending, error))
+    return permanent
 
 
 def _delete_objects(keys: list[str]) -> Request:
@@ -116,7 +110,7 @@ def _delete_objects(keys: list[str]) -> Request:
 
 
 async def _checked(keys: Iterable[str], check: Callable[[str, str], None]) -> list[str]:
-    """The keys, each checked, without duplicates, with a turn for other tasks after each batch of them."""
+    """Return the keys, checked, without duplicates, with a turn for other tasks after each batch."""
     if isinstance(keys, str | bytes):
         return check_keys(keys)
     keys = list(keys)

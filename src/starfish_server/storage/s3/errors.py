@@ -1,13 +1,14 @@
-"""What goes wrong on the way to S3, as errors of this library: by code, by status, by exception."""
+"""The errors of S3 and of the HTTP client as errors of this library: by code, by status, by exception."""
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -26,8 +27,6 @@ from starfish_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-E = TypeVar("E", bound=StoreError)
-
 
 class NoSuchKeyError(StoreError):
     """The object is missing; reads turn it into None."""
@@ -35,6 +34,28 @@ class NoSuchKeyError(StoreError):
 
 class NoSuchUploadError(StoreError):
     """The multipart upload has ended, one way or the other."""
+
+
+class WriteRaceError(StoreUnavailableError):
+    """A conditional write met another write of the key in progress. Nothing was written."""
+
+    undetermined = False
+
+
+class MalformedReplyError(Exception):
+    """The reply is not what S3 sends for the request; the text says what it is instead."""
+
+
+class IncompleteReplyError(MalformedReplyError):
+    """The reply was cut short or damaged in transit."""
+
+
+class FaultInReplyError(Exception):
+    """An `<Error>` in place of a result: S3 may find out after it sent the 200."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.code)
+        self.fault = fault
 
 
 _DENIED = """
@@ -47,12 +68,12 @@ _OVERLOADED = """
 BandwidthLimitExceeded Busy RequestLimitExceeded RequestThrottled ServiceUnavailable SlowDown Throttling
 ThrottlingException TooManyRequests XMinioServerNotInitialized
 """
-# The body was damaged or cut on its way, another write of the key is under way, or the service failed.
-_PASSING = """
+# The body was damaged or cut in transit, another write of the key is in progress, or the service failed.
+_TRANSIENT = """
 BadDigest IncompleteBody InternalError OperationAborted RequestTimeout
 RequestTimeoutException ServiceFailure XAmzContentSHA256Mismatch
 """
-_LASTING = """
+_PERMANENT = """
 BucketAlreadyExists BucketAlreadyOwnedByYou EncryptionTypeMismatch EntityTooLarge EntityTooSmall
 IdempotencyParameterMismatch IllegalLocationConstraintException InvalidArgument InvalidBucketName
 InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState InvalidRange
@@ -65,8 +86,7 @@ TemporaryRedirect TooManyParts UnexpectedContent UnsupportedMediaType UserKeyMus
 
 # By the code in the reply's body. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
-    # Another conditional write of the key got in between.
-    "ConditionalRequestConflict": VersionConflictError,
+    "ConditionalRequestConflict": WriteRaceError,
     "KeyTooLongError": InvalidKeyError,
     "NoSuchBucket": BucketNotFoundError,
     "NoSuchKey": NoSuchKeyError,
@@ -77,11 +97,11 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     "XMinioInvalidObjectName": InvalidKeyError,
     **dict.fromkeys(_DENIED.split(), StoreAccessDeniedError),
     **dict.fromkeys(_OVERLOADED.split(), StoreOverloadedError),
-    **dict.fromkeys(_PASSING.split(), StoreUnavailableError),
-    **dict.fromkeys(_LASTING.split(), StoreError),
+    **dict.fromkeys(_TRANSIENT.split(), StoreUnavailableError),
+    **dict.fromkeys(_PERMANENT.split(), StoreError),
 }
 
-# Where there is no code, or none that is known. 404 is not here: it need not mean that the object is missing.
+# Where there is no code, or an unknown one. 404 is not here: the bucket may be missing, not the object.
 BY_STATUS: Mapping[int, type[StoreError]] = {
     401: StoreAccessDeniedError,
     403: StoreAccessDeniedError,
@@ -94,23 +114,28 @@ BY_STATUS: Mapping[int, type[StoreError]] = {
     504: StoreUnavailableError,
 }
 
-# The first that fits. A certificate that is refused now is refused again, so it is not worth another try.
-BY_EXCEPTION: tuple[tuple[type[BaseException], type[StoreError], str], ...] = (
-    (TimeoutError, StoreTimeoutError, "no answer in time"),
+# The first that fits. A certificate that is refused now is refused again, so it is not worth a retry.
+BY_EXCEPTION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
+    (IncompleteReplyError, StoreUnavailableError, ""),
+    (MalformedReplyError, StoreError, ""),
+    (TimeoutError, StoreTimeoutError, "no reply in time"),
     (aiohttp.ClientPayloadError, StoreUnavailableError, "the reply was cut short"),
     (aiohttp.ClientConnectorCertificateError, StoreError, "the server's certificate was refused"),
+    (aiohttp.ServerFingerprintMismatch, StoreError, "the server's certificate was refused"),
     (aiohttp.ClientSSLError, StoreError, "no TLS connection could be made"),
     (ssl.SSLError, StoreError, "the TLS connection failed"),
     (aiohttp.ClientConnectorError, StoreUnavailableError, "no connection could be made"),
-    (aiohttp.ClientResponseError, StoreUnavailableError, "the reply was not HTTP"),
-    (aiohttp.ClientError, StoreUnavailableError, "the connection broke"),
+    (aiohttp.ClientResponseError, StoreError, "the reply was not HTTP"),
+    (aiohttp.InvalidURL, StoreError, "the URL of the request is not valid"),
+    (aiohttp.ClientConnectionError, StoreUnavailableError, "the connection broke"),
     (OSError, StoreUnavailableError, "the connection broke"),
+    (aiohttp.ClientError, StoreError, "the HTTP client failed"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a reply says went wrong. Empty text where it does not say."""
+    """What an error reply says. Texts are empty where it does not say."""
 
     status: int
     code: str = ""
@@ -121,53 +146,92 @@ class Fault:
 
 
 def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> StoreError:
-    """The error that `fault` means."""
+    """Return the error that `fault` means."""
     kind = BY_CODE.get(fault.code) or BY_STATUS.get(fault.status)
     if kind is None:
         kind = StoreUnavailableError if fault.status >= 500 else StoreError
     facts = [fact for fact in (shown(fault.code), f"HTTP {fault.status}") if fact]
     if fault.request_id:
         facts.append(f"request {shown(fault.request_id)}")
-    text = ", ".join(facts)
+    reason = ", ".join([*facts, f"bucket {bucket!r}"])
     if fault.message:
-        text = f"{text}: {shown(fault.message)}"
-    error = failure(kind, text, operation, key, bucket)
+        reason = f"{reason}: {shown(fault.message)}"
+    error = kind(reason, operation=operation, key=key)
     if isinstance(error, StoreUnavailableError):
         error.retry_after = fault.retry_after
     return error
 
 
-def error_from(error: Exception, operation: str, key: str | None, bucket: str) -> StoreError:
-    """The error that an exception of the HTTP client or the operating system means."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return error_for(Fault(error.status, message="the proxy opened no tunnel"), operation, key, bucket)
-    for kind, meaning, text in BY_EXCEPTION:
-        if isinstance(error, kind):
-            detail = "" if holds_headers(error) else shown(str(error))
-            return failure(meaning, f"{text}: {detail}" if detail else text, operation, key, bucket)
-    raise error
+class MappedErrors:
+    """`with MappedErrors(operation, key, bucket):` turns errors of the HTTP client into errors of the store.
+
+    A class, because a generator would cost each request 1 us.
+    """
+
+    __slots__ = ("_bucket", "_key", "_operation")
+
+    def __init__(self, operation: str, key: str | None, bucket: str) -> None:
+        self._operation = operation
+        self._key = key
+        self._bucket = bucket
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreError):
+            error.operation, error.key = self._operation, self._key
+            return
+        mapped = self._mapped(error)
+        if mapped is None:
+            return
+        cause = None if shows_reply(error) else error
+        try:
+            raise mapped from cause
+        finally:
+            mapped.__context__ = cause
+            del mapped, error, cause  # they would refer to themselves through the traceback
+
+    def _mapped(self, error: BaseException | None) -> StoreError | None:
+        if isinstance(error, FaultInReplyError):
+            return error_for(error.fault, self._operation, self._key, self._bucket)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            fault = Fault(error.status, message="the proxy opened no tunnel")
+            return error_for(fault, self._operation, self._key, self._bucket)
+        for kind, meaning, text in BY_EXCEPTION:
+            if isinstance(error, kind):
+                reason = ", ".join(filter(None, [text, f"bucket {self._bucket!r}"]))
+                detail = _detail(error)
+                reason = f"{reason}: {detail}" if detail else reason
+                return meaning(reason, operation=self._operation, key=self._key)
+        return None
 
 
-def holds_headers(error: Exception) -> bool:
-    """Whether an exception shows headers of the request or the reply, where the session token may be."""
-    return isinstance(error, aiohttp.ClientResponseError) or (
+def _detail(error: Exception) -> str:
+    if shows_reply(error):
+        return ""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        # Its own text says "ssl:default" over plain HTTP, too.
+        cause, number = error.os_error, error.os_error.errno or 0
+        why = os.strerror(number) if number > 0 else cause.strerror or cause
+        return shown(f"{error.host}:{error.port}: {why}")
+    return shown(str(error))
+
+
+def shows_reply(error: BaseException | None) -> bool:
+    """Return whether an exception shows headers of a request or reply, where a session token may be."""
+    return isinstance(error, (aiohttp.ClientResponseError, FaultInReplyError)) or (
         isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
     )
 
 
-def failure(kind: type[E], what: str, operation: str, key: str | None, bucket: str) -> E:
-    """An error that begins as every message does: what was done, to which key, in which bucket."""
-    place = f"{operation} of {key!r} in bucket {bucket!r}" if key else f"{operation} in bucket {bucket!r}"
-    return kind(f"{place}: {what}", operation=operation, key=key)
-
-
 def shown(text: str) -> str:
-    """Text of a server as part of one line: no control characters, not too long."""
+    """Return text of a server as part of one line: no control characters, not too long."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:300])
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None if it is neither."""
+    """Return the seconds that a Retry-After header asks for; None if it is neither a number nor a date."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -178,7 +242,7 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """The date of a header; None if it is none, or so far off that no time can be reckoned from it."""
+    """Return the date of a header; None if it is not a date, or out of the range of `datetime`."""
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):

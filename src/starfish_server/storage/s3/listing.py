@@ -1,4 +1,4 @@
-"""`list_keys` over ListObjectsV2: every page, as far as the limit goes."""
+"""Keys listed by ListObjectsV2, page by page, up to the limit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from starfish_server.checks import is_key
 from starfish_server.errors import StoreError
 from starfish_server.storage.s3.replies import read_list_page
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starfish_server.storage.s3.transport import Transport
 
 _PAGE = 1000
@@ -20,9 +21,13 @@ _EMPTY_PAGES = 100
 
 
 async def list_keys(
-    transport: Transport, prefix: str, start_after: str | None, limit: int | None, *, portable: bool
+    transport: Transport,
+    prefix: str,
+    start_after: str | None,
+    limit: int | None,
+    is_valid: Callable[[str], bool],
 ) -> list[str]:
-    """Keys in byte order. With `portable`, those that break the key rules are left out.
+    """Return keys in byte order, without those that are not valid.
 
     Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
     """
@@ -39,11 +44,7 @@ async def list_keys(
         page = await transport.run(Request("list_keys", prefix, "GET", query=query), read_list_page)
         if not all(key.startswith(prefix) for key in page.keys):
             raise _broken("the server lists keys outside the prefix", prefix)
-        keys = [
-            key
-            for key in page.keys
-            if (start_after is None or key > start_after) and (not portable or is_key(key))
-        ]
+        keys = [key for key in page.keys if (start_after is None or key > start_after) and is_valid(key)]
         left_out = left_out or len(keys) < len(page.keys)
         in_order = in_order and all(a < b for a, b in pairwise([*found[-1:], *keys]))
         found += keys
@@ -52,7 +53,7 @@ async def list_keys(
             break
         empty = 0 if page.keys else empty + 1
         if token in tokens or empty > _EMPTY_PAGES:
-            raise _broken("the server's pages do not come to an end", prefix)
+            raise _broken("the server's pages do not end", prefix)
         tokens.add(token)
     # Out of order only if the server breaks S3's promise: some list folder by folder.
     return (found if in_order else sorted(set(found)))[:limit]
@@ -68,4 +69,4 @@ def _query(prefix: str, start_after: str | None, token: str | None, wanted: int)
 
 
 def _broken(what: str, prefix: str) -> StoreError:
-    return StoreError(f"list_keys of {prefix!r}: {what}", operation="list_keys", key=prefix)
+    return StoreError(what, operation="list_keys", key=prefix)

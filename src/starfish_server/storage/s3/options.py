@@ -1,13 +1,14 @@
-"""`S3StorageOptions`: where the bucket is, who asks, and how long to wait."""
+"""`S3StorageOptions`: where the bucket is, the credentials, and how long to wait."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from starfish_server.checks import flag
+from starfish_server.checks import flag, positive_int, positive_number
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 
@@ -22,9 +23,9 @@ TOKEN = re.compile(r"[\x21-\x7e]+")
 class S3StorageOptions:
     """Options of `S3ObjectStore`.
 
-    access_key_id, secret_access_key: static keys. Neither given: the standard credential chain of botocore
-        (environment, profiles, SSO, container and instance roles), refreshed when due.
-    session_token: goes with temporary static keys.
+    access_key_id, secret_access_key: static credentials. Neither given: the standard credential chain of
+        botocore (environment, profiles, SSO, container and instance roles), refreshed when due.
+    session_token: goes with temporary static credentials.
     anonymous: send unsigned requests, for public buckets.
     endpoint: base URL of the service, as in "http://localhost:9000"; None for AWS in `region`.
     bucket: name of a bucket that exists.
@@ -34,11 +35,14 @@ class S3StorageOptions:
     max_connections: open connections at most, for each event loop.
     connect_timeout: seconds for a new connection, TLS included, name resolution not.
     read_timeout: seconds without progress, in either direction, once a request has a connection: waiting for
-        one of `max_connections` does not count. The headers of a reply are one step, however they come. So is
-        the end of a body that is sent, which is in the system's buffer, with the answer to it; and so is the
-        opening of a tunnel through a proxy, with `connect_timeout` on top.
-    max_attempts: tries in all of an operation that fails for a passing reason; a `Retry` layer makes it 1.
+        one of `max_connections` does not count. Noticed up to a quarter later, or 2 s if that is less. The
+        headers of a reply are one step, however they come. So is the end of a body that is sent, which is in
+        the system's buffer, with the reply to it; and so is the opening of a tunnel through a proxy, with
+        `connect_timeout` on top.
+    max_attempts: attempts in all while failures are transient; one under a `Retry` layer.
     portable_keys: hold keys to the rules that every leaf can keep; False lets any text through.
+    verify_bodies: over plain HTTP, read an object again whose ETag looks like an MD5 and is not that of its
+        body, to find damage in transit. The same body twice is returned.
     verify: check TLS certificates (True), do not (False), or check them against the certificate authorities
         in this file or folder.
 
@@ -59,6 +63,7 @@ class S3StorageOptions:
     read_timeout: float = 30.0
     max_attempts: int = 3
     portable_keys: bool = True
+    verify_bodies: bool = True
     verify: bool | str = True
 
     def __post_init__(self) -> None:
@@ -69,10 +74,11 @@ class S3StorageOptions:
         if self.addressing_style not in get_args(AddressingStyle):
             raise ValueError(f"addressing_style must be one of {', '.join(get_args(AddressingStyle))}")
         for name in ("max_connections", "max_attempts"):
-            _check_number(name, getattr(self, name), (int,))
+            positive_int(name, getattr(self, name))
         for name in ("connect_timeout", "read_timeout"):
-            _check_number(name, getattr(self, name), (int, float))
-        for name in ("anonymous", "portable_keys"):
+            if positive_number(name, getattr(self, name)) == inf:
+                raise ValueError(f"{name} must be finite")
+        for name in ("anonymous", "portable_keys", "verify_bodies"):
             flag(name, getattr(self, name))
         if not isinstance(self.verify, bool | str):
             raise TypeError("verify must be True, False or the path of a file or folder of certificates")
@@ -81,7 +87,7 @@ class S3StorageOptions:
         if self.secret_access_key is not None:
             raise TypeError(
                 "S3StorageOptions with a secret_access_key are not pickled or copied: make them anew where "
-                "they are needed, or leave the keys out so that the standard credential chain finds them"
+                "they are needed, or leave the credentials to the standard credential chain"
             )
         return self.__dict__
 
@@ -122,10 +128,3 @@ def _check_endpoint(endpoint: str | None, region: str) -> None:
         raise ValueError(f"{message}, beginning with http:// or https://")
     if parts.query or parts.fragment or not TOKEN.fullmatch(endpoint):
         raise ValueError(f"{message}, without query, fragment or spaces")
-
-
-def _check_number(name: str, value: object, types: tuple[type, ...]) -> None:
-    if not isinstance(value, types) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {types[-1].__name__}, not {type(value).__name__}")
-    if not 0 < value < float("inf"):  # type: ignore[operator]  # types holds numbers alone
-        raise ValueError(f"{name} must be more than 0 and finite, not {value}")

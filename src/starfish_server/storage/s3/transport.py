@@ -1,40 +1,59 @@
-"""Requests to one bucket: signed, sent, their replies read, tried again where that may help."""
+"""Requests to one bucket: signed, sent, their replies read, and repeated where that may help."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import random
+import re
+from asyncio import sleep
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import aiohttp
 
-from starfish_server.errors import StoreClosedError, StoreError, StoreUnavailableError
-from starfish_server.storage.request_ids import note_request_id
-from starfish_server.storage.s3.address import Address
-from starfish_server.storage.s3.attempts import Attempts
-from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, pieces, read_body, sha256_hex
-from starfish_server.storage.s3.connections import Connection, Connections
-from starfish_server.storage.s3.credentials import Keys, Signer, key_source
-from starfish_server.storage.s3.errors import Fault, error_for, error_from, failure, holds_headers, http_date
-from starfish_server.storage.s3.replies import FaultInReplyError, MalformedReplyError, Reply, read_fault
-from starfish_server.storage.s3.session import Proxy, SessionFactory, current
+from starfish_server.context import note, retries_outside
+from starfish_server.errors import StoreClosedError, StoreUnavailableError
+from starfish_server.storage.s3.address import Address, find_proxy
+from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
+from starfish_server.storage.s3.errors import Fault, MappedErrors, error_for, http_date, shows_reply
+from starfish_server.storage.s3.http import (
+    SMALL_BODY_BYTES,
+    StaleConnectionError,
+    client_opener,
+    current,
+    hex_digest,
+    pieces,
+    read_body,
+)
+from starfish_server.storage.s3.replies import Reply, read_fault
+from starfish_server.storage.s3.sessions import InFlight, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-
-    from yarl import URL
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from starfish_server.storage.s3.options import S3StorageOptions
 
 T = TypeVar("T")
-E = TypeVar("E", bound=StoreError)
+
+INITIAL_SECONDS = 0.1
+MAXIMUM_SECONDS = 5.0
+# A server that asks for a longer wait than this gets no further attempt: its error goes to the caller.
+LONGEST_RETRY_AFTER_SECONDS = 20.0
 
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+_SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 # A signature is good for 15 minutes; a smaller difference is not what the server complains about.
 _SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
+# "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+_BAD_CHECKSUM = ("BadDigest", "InvalidDigest")
+_WANTS_CHECKSUM = re.compile("content-md5|x-amz-checksum", re.IGNORECASE)
+# Reused connections that may break under one request before it fails.
+_BROKEN_CONNECTIONS = 3
 
 
 class Request(NamedTuple):
@@ -52,155 +71,209 @@ class Request(NamedTuple):
     body: bytes | memoryview | None = None
     body_hash: str | None = None
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent twice: a conditional write that was done is refused the second time."""
+        return "If-Match" not in self.headers and "If-None-Match" not in self.headers
 
-class Transport:
-    """Sends requests for one bucket.
 
-    It learns two things from replies, each used from then on: the region that AWS says the bucket is in, and
-    how far this machine's clock is off.
+class _Learnt(NamedTuple):
+    """What replies have told: where the bucket is, how far this machine's clock is off, what it demands.
+
+    checksums: whether the bucket refuses bodies without a checksum, as those with Object Lock do.
     """
 
+    address: Address
+    skew: timedelta = timedelta(0)
+    checksums: bool = False
+
+
+class Transport:
+    """Sends requests for one bucket, and uses what it has learnt from replies for all that follow."""
+
     def __init__(self, options: S3StorageOptions) -> None:
-        self.address = Address.of(options)
-        self._attempts = Attempts(options.max_attempts)
-        self._proxy = Proxy(self.address)
-        self._connections = Connections(
-            SessionFactory(options, self._proxy), lambda: key_source(options), options.read_timeout
-        )
-        self._skew = timedelta(0)
-        self._signer: tuple[Keys, str, Signer] | None = None
+        self._learnt = _Learnt(Address.of(options))
+        self._max_attempts = options.max_attempts
+        self._proxy = find_proxy(self.address)
+        open_client = client_opener(options, proxied=self._proxy is not None)
+        self._sessions = Sessions(open_client, lambda: credential_source(options), options.read_timeout)
+        self._signer: tuple[Credentials, str, Signer] | None = None
+
+    @property
+    def address(self) -> Address:
+        return self._learnt.address
 
     @property
     def closed(self) -> bool:
-        return self._connections.closed
-
-    def take_over_retries(self) -> None:
-        self._attempts.maximum = 1
+        return self._sessions.closed
 
     async def close(self) -> None:
-        await self._connections.close()
+        await self._sessions.close()
 
-    async def attempts(self, attempt: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Run `attempt` as often as the options allow."""
-        return await self._attempts.run(attempt)
-
-    async def run(self, request: Request, read: Callable[[Reply], T]) -> T:
+    def run(self, request: Request, read: Callable[[Reply], T]) -> Coroutine[None, None, T]:
         """Send a request, as often as the options allow, until `read` accepts the reply."""
-        return await self._attempts.run(lambda: self.attempt(request, read))
+        return self.attempts(lambda: self.attempt(request, read))
+
+    async def attempts(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        transient: type[StoreUnavailableError] = StoreUnavailableError,
+    ) -> T:
+        """Run `attempt` until it succeeds, with full-jitter exponential back-off after a `transient` error.
+
+        At most `max_attempts` times; once if a `Retry` layer repeats the operation.
+        """
+        maximum = 1 if retries_outside.get() else self._max_attempts
+        made = 0
+        while True:
+            try:
+                return await attempt()
+            except transient as error:
+                made += 1
+                asked = error.retry_after or 0.0
+                if made >= maximum or asked > LONGEST_RETRY_AFTER_SECONDS:
+                    if made > 1:
+                        error.add_note(f"after {made} attempts")
+                    raise
+            longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
+            await sleep(max(asked, random.uniform(0.0, longest)))  # noqa: S311 - it only spreads load
 
     async def attempt(self, request: Request, read: Callable[[Reply], T]) -> T:
-        """Send a request once, and again at once where the reply says what to correct; `read` the reply."""
+        """Send a request once, or again immediately after learning from the reply; `read` the reply."""
         corrections = 0
-        while True:
-            address, skew = self.address, self._skew
-            reply = await self._exchange(request, address, skew)
-            if reply.status < 300:
-                break
-            fault = read_fault(reply)
-            first = corrections == 0
-            if corrections == _CORRECTIONS or not self._correct(reply, fault, address, skew, first=first):
-                raise error_for(fault, request.operation, request.key, address.bucket)
-            corrections += 1
         try:
-            return read(reply)
-        except FaultInReplyError as error:
-            raise error_for(error.fault, request.operation, request.key, address.bucket) from None
-        except MalformedReplyError as error:
-            raise self._malformed(request, error) from error
-
-    def _correct(self, reply: Reply, fault: Fault, address: Address, skew: timedelta, *, first: bool) -> bool:
-        """Learn from an error reply; whether the request is now worth sending again."""
-        if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
-            self.address = address.moved_to(fault.region)
-            return True
-        if fault.code in _EXPIRED and reply.signed_with is not None:
-            return first and self._connections.drop_keys(reply.signed_with)
-        if fault.code != "RequestTimeTooSkewed":
-            return False
-        server_time = http_date(reply.headers.get("Date", ""))
-        if server_time is None:
-            return False
-        self._skew = server_time - datetime.now(UTC)
-        return abs(self._skew - skew) > _SKEW_WORTH_CORRECTING
-
-    async def _exchange(self, request: Request, address: Address, skew: timedelta) -> Reply:
-        """Send one request and read its reply to the end, whatever the status."""
-        failure: StoreError
-        cause: BaseException | None
-        try:
-            connection = await self._connections.current()
-            keys = await connection.keys.keys()
-            target = address.target(request.target, request.query)
-            headers = {"Host": address.request_host, **request.headers}
-            if keys is not None:
-                body_hash = _UNSIGNED_PAYLOAD
-                if not address.secure:
-                    body_hash = request.body_hash or await sha256_hex(request.body or b"")
-                signer = self._signer_for(keys, address.region)
-                signer.sign(request.method, target, headers, body_hash, datetime.now(UTC) + skew)
-            return await self._send(connection, request, address.url(target), headers, keys)
-        except StoreError as error:
-            error.operation, error.key = request.operation, request.key
-            raise
-        except MalformedReplyError as error:
-            failure, cause = self._malformed(request, error), error
-        except (aiohttp.ClientError, OSError) as error:
-            failure = error_from(error, request.operation, request.key, self.address.bucket)
-            cause = None if holds_headers(error) else error
-        except RuntimeError as error:  # "Session is closed"
+            with MappedErrors(request.operation, request.key, self.address.bucket):
+                while True:
+                    used = self._learnt
+                    reply = await self._send(request, used)
+                    if reply.status < 300:
+                        return read(reply)
+                    fault = read_fault(reply)
+                    if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
+                        fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
+                    first = corrections == 0
+                    if corrections == _CORRECTIONS or not self._learn(reply, fault, used, first=first):
+                        raise error_for(fault, request.operation, request.key, self.address.bucket)
+                    corrections += 1
+        except (StoreUnavailableError, RuntimeError) as error:  # RuntimeError: "Session is closed"
             if not self.closed:
                 raise
-            failure, cause = self._closed(request), error
-        if self.closed and isinstance(failure, StoreUnavailableError):
-            failure = self._closed(request)
-        raise failure from cause
+            reason = "this S3ObjectStore was closed"
+            raise StoreClosedError(reason, operation=request.operation, key=request.key) from error
 
-    async def _send(
-        self, connection: Connection, request: Request, url: URL, headers: dict[str, str], keys: Keys | None
-    ) -> Reply:
-        body = request.body
-        async with asyncio.timeout(None) as limit:
-            progress = connection.begin(limit)
-            try:
-                data: bytes | memoryview | AsyncIterator[memoryview] | None = body
-                if body is not None and len(body) > SMALL_BODY_BYTES:
-                    data = pieces(body, progress)
-                    headers["Content-Length"] = str(len(body))
-                headers |= self._proxy.request_headers
-                current.set(progress)
-                response = await connection.session.request(
-                    request.method,
-                    url,
-                    data=data,
-                    headers=headers,
-                    allow_redirects=False,
-                    proxy=self._proxy.url,
-                    proxy_headers=self._proxy.tunnel_headers,
-                )
+    def _learn(self, reply: Reply, fault: Fault, used: _Learnt, *, first: bool) -> bool:
+        """Learn from an error reply; return whether the request is now worth resending."""
+        address = used.address
+        if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
+            self._learnt = self._learnt._replace(address=address.moved_to(fault.region))
+            return True
+        if fault.code in _EXPIRED and reply.signed_with is not None:
+            return first and self._sessions.drop_credentials(reply.signed_with)
+        wants_checksum = fault.code not in _BAD_CHECKSUM and _WANTS_CHECKSUM.search(fault.message)
+        if reply.status == 400 and wants_checksum and not used.checksums:
+            self._learnt = self._learnt._replace(checksums=True)
+            return True
+        server_time = http_date(reply.headers.get("Date", ""))
+        if fault.code != "RequestTimeTooSkewed" or server_time is None:
+            return False
+        skew = server_time - datetime.now(UTC)
+        self._learnt = self._learnt._replace(skew=skew)
+        return abs(skew - used.skew) > _SKEW_WORTH_CORRECTING
+
+    async def _send(self, request: Request, used: _Learnt) -> Reply:
+        """Send one request and return its reply, read to the end, whatever its status.
+
+        Where a reused connection turns out to be dead, the request goes out at once on another one.
+        """
+        session = await self._sessions.current()
+        credentials = await session.credentials.get()
+        target = used.address.target(request.target, request.query)
+        headers = await self._headers(request, used, target, credentials)
+        broken = 0
+        while True:
+            async with asyncio.timeout(None) as timeout:
+                in_flight = session.begin(timeout)
                 try:
-                    if request_id := response.headers.get("x-amz-request-id"):
-                        note_request_id(request_id)
-                    content = await read_body(response, progress, verify=not self.address.secure)
-                    return Reply(response.status, response.headers, content, keys)
+                    current.set(in_flight)
+                    response = await session.client.request(
+                        request.method,
+                        used.address.url(target),
+                        data=_payload(request.body, in_flight),
+                        headers=headers,
+                        allow_redirects=False,
+                        proxy=self._proxy and self._proxy.url,
+                        proxy_headers=self._proxy and self._proxy.tunnel_headers,
+                    )
+                    try:
+                        in_flight.reused = False  # it works
+                        if request_id := response.headers.get("x-amz-request-id"):
+                            note("request_id", request_id)
+                        body = await read_body(response, in_flight)
+                        return Reply(response.status, response.headers, body, credentials)
+                    finally:
+                        # Read to its end, it has released its connection. Left early, also by cancellation,
+                        # the connection is cut and not used again.
+                        if not response.closed:
+                            response.close()
+                except StaleConnectionError:
+                    continue
+                except (aiohttp.ServerDisconnectedError, OSError) as error:
+                    if not in_flight.reused or shows_reply(error):
+                        raise
+                    session.reused_connection_broke()
+                    broken += 1
+                    if broken > _BROKEN_CONNECTIONS or not request.repeatable:
+                        raise
                 finally:
-                    # Read to its end, it has let go of its connection. Left early, also by cancellation, the
-                    # connection is cut and not used again.
-                    if not response.closed:
-                        response.close()
-            finally:
-                connection.end(progress)
+                    session.end(in_flight)
 
-    def _signer_for(self, keys: Keys, region: str) -> Signer:
-        kept = self._signer
-        if kept is None or kept[0] is not keys or kept[1] != region:
-            kept = self._signer = (keys, region, Signer(keys, region))
-        return kept[2]
+    async def _headers(
+        self, request: Request, used: _Learnt, target: str, credentials: Credentials | None
+    ) -> dict[str, str]:
+        address, body = used.address, request.body
+        headers = {"Host": address.request_host, **request.headers}
+        if used.checksums and request.method == "PUT":
+            digest = await hex_digest(body or b"", hashlib.md5)
+            headers["Content-MD5"] = b64encode(bytes.fromhex(digest)).decode()
+        if credentials is not None:
+            body_hash = _UNSIGNED_PAYLOAD if address.secure else request.body_hash or _SHA256_OF_NOTHING
+            if body and body_hash is _SHA256_OF_NOTHING:
+                body_hash = await hex_digest(body, hashlib.sha256)
+            kept = self._signer
+            if kept is None or kept[0] is not credentials or kept[1] != address.region:
+                kept = self._signer = (credentials, address.region, Signer(credentials, address.region))
+            kept[2].sign(request.method, target, headers, body_hash, datetime.now(UTC) + used.skew)
+        if body is not None and len(body) > SMALL_BODY_BYTES:
+            headers["Content-Length"] = str(len(body))
+        return headers | self._proxy.request_headers if self._proxy else headers
 
-    def _malformed(self, request: Request, error: MalformedReplyError) -> StoreUnavailableError:
-        return self._failure(StoreUnavailableError, str(error), request)
 
-    def _closed(self, request: Request) -> StoreClosedError:
-        return self._failure(StoreClosedError, "the store was closed before it was done", request)
+def _payload(
+    body: bytes | memoryview | None, in_flight: InFlight
+) -> bytes | memoryview | AsyncIterator[memoryview] | None:
+    return body if body is None or len(body) <= SMALL_BODY_BYTES else pieces(body, in_flight)
 
-    def _failure(self, kind: type[E], what: str, request: Request) -> E:
-        return failure(kind, what, request.operation, request.key, self.address.bucket)
+
+async def bounded_gather(
+    work: Callable[[T], Coroutine[None, None, None]], items: Iterable[T], *, limit: int
+) -> None:
+    """Call `work` with each item, at most `limit` calls concurrently. The first to fail ends the others.
+
+    Not an `asyncio.TaskGroup`: before Python 3.13 one that is ending drops a cancellation of its caller.
+    """
+    left = iter(items)
+
+    async def worker() -> None:
+        for item in left:
+            await work(item)
+
+    workers = [asyncio.create_task(worker()) for _ in range(limit)]
+    try:
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for each in workers:
+            each.cancel()
+        # Cancelled meanwhile, this still waits for all of them, and is then cancelled.
+        await asyncio.gather(*workers, return_exceptions=True)
+    for each in done:
+        each.result()

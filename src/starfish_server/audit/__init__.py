@@ -1,0 +1,1 @@
+"""The audit log that `AccessLog` can write: records, files, hash chain, verification."""

@@ -1,0 +1,67 @@
+"""Stores to read from: a folder must exist, and what a list leaves out is reported."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.builder import stores_of
+from starfish_server.cli.output import print_error
+from starfish_server.errors import BucketNotFoundError
+from starfish_server.layers import Layer, Namespace
+from starfish_server.storage.memory import CustomObjectStore
+from starfish_server.store_url import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
+
+LeftOut = tuple[str, str]
+"""What a list leaves out: a key or path, and the reason."""
+
+
+@asynccontextmanager
+async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
+    """Open a store to read from. A folder that does not exist is an error here, not an empty store."""
+    async with open_store(url) as store:
+        for part in stores_of(store):
+            folder = getattr(part, "base_dir", None)
+            if folder is not None and not os.path.isdir(folder):  # noqa: ASYNC240, PTH112 - once, at the start
+                raise BucketNotFoundError(f"there is no folder {folder!r}")
+        yield store
+
+
+async def list_left_out(
+    store: AbstractObjectStore, prefix: str, context: StoreContext | None
+) -> Sequence[LeftOut]:
+    """Return what the leaf holds below a prefix and `list_keys` leaves out; nothing for most leaves."""
+    namespaces = []
+    while isinstance(store, Layer):
+        namespaces += [store] if isinstance(store, Namespace) else []
+        store = store.inner
+    ask = getattr(store, "unlistable", None)
+    if ask is None:
+        return []
+    # A stand-in for the leaf learns which prefix the namespaces make of this one.
+    full = ""
+
+    def note(asked: str) -> list[str]:
+        nonlocal full
+        full = asked
+        return []
+
+    stand_in: AbstractObjectStore = CustomObjectStore(on_list=note)
+    for namespace in reversed(namespaces):
+        settings: Mapping[str, Any] = namespace.settings()
+        stand_in = Namespace(stand_in, **settings)
+    await stand_in.list_keys(prefix, context=context)
+    return [(path[len(full) - len(prefix) :], reason) for path, reason in await ask(full)]
+
+
+def print_left_out(left_out: Sequence[LeftOut]) -> None:
+    """Name on stderr what a list leaves out."""
+    for path, reason in left_out:
+        print_error(f"left out: {path}: {reason}")

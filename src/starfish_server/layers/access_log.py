@@ -1,0 +1,216 @@
+"""`AccessLog`: one record of every operation, with who asked and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+from starfish_server.audit.records import AccessRecord, Sink, make_record
+from starfish_server.audit.sinks import Delivery, LoggingSink, shown_sink
+from starfish_server.checks import positive_number
+from starfish_server.errors import StoreUnavailableError
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.outcome import outcome_of_error, outcome_of_result, size_of_body, size_of_result
+from starfish_server.operations import OPERATIONS
+from starfish_server.printable import name_of
+
+if TYPE_CHECKING:
+    from starfish_server.layers.outcome import Outcome
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["AccessLog"]
+
+_logger = logging.getLogger(__name__)
+_ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
+_OPERATIONS = frozenset(OPERATIONS)
+
+
+class AccessLog(Layer):
+    """Hands an `AccessRecord` of every operation to its sinks: misses, failures and cancellations included.
+
+    Stands outermost: it sees what the caller asked, once, with the final outcome.
+
+    sink: a function of the record, plain or async, or several; by default a `LoggingSink`. A plain one runs
+        on the event loop and must not block (see `QueuedSink`); an async one is awaited. A sink may have an
+        async `keep(record)`, called in its place under `on_sink_failure="fail"`, which returns once the
+        record is safe; and a `close()`, plain or async, which `close()` here calls after closing the store.
+    actions: record only these of "pull", "push", "list", "delete" and "system" (calls without a context); all
+        by default. Without "system", a call without a context counts as what its operation amounts to, a
+        `put` as "push", so that no write slips by for want of a context. Actions of other names are always
+        recorded.
+    operations: record only operations of these names, as in {"put", "put_bytes"}; all by default.
+    predicate: record only where this function of the record is true, one of outcome "started" included. If
+        it raises, the record is kept.
+    on_sink_failure: "log" (default) lets the operation stand and logs the failure. "fail" is for audits:
+        a write is recorded as "started" before it is done, and is not done unless every sink kept that; its
+        outcome is recorded after it, with the same timestamp, and `StoreUnavailableError` is raised if a sink
+        cannot keep that, *though the write was done*. A "started" without an outcome is thus a write that may
+        or may not have been done. A read whose record cannot be kept fails too. An operation that failed by
+        itself keeps its own error, and a cancelled one stays cancelled: their lost records are only logged.
+    sink_timeout: seconds, 5 by default, after which an async sink has failed.
+
+    A cancelled operation does not wait for async sinks: they end in the background, and `close()` waits for
+    them. Raises `ValueError` for an unknown action, operation or policy.
+    """
+
+    slot = Slot.AUDIT
+    context_dependent = False
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        sink: Sink | Sequence[Sink] | None = None,
+        actions: Collection[str] | None = None,
+        operations: Collection[str] | None = None,
+        predicate: Callable[[AccessRecord], bool] | None = None,
+        on_sink_failure: Literal["log", "fail"] = "log",
+        sink_timeout: float = 5.0,
+    ) -> None:
+        super().__init__(inner)
+        if on_sink_failure not in ("log", "fail"):
+            raise ValueError(f'on_sink_failure is "log" or "fail", not {on_sink_failure!r}')
+        if predicate is not None and not callable(predicate):
+            raise TypeError(f"predicate must be a function of the record, not {predicate!r}")
+        self._must_keep = on_sink_failure == "fail"
+        self._sinks = _sinks(LoggingSink() if sink is None else sink)
+        self._delivery = Delivery(
+            self._sinks, keep=self._must_keep, timeout=positive_number("sink_timeout", sink_timeout)
+        )
+        self._actions = _ACTIONS if actions is None else _known("actions", actions, _ACTIONS)
+        self._operations = (
+            _OPERATIONS if operations is None else _known("operations", operations, _OPERATIONS)
+        )
+        self._left_out = _ACTIONS - self._actions - {"system"}
+        by_system = "system" in self._actions
+        self._without_context = {
+            name: "system" if by_system else kind.action for name, kind in OPERATIONS.items()
+        }
+        self._predicate = predicate
+        self._sink_timeout = sink_timeout
+        self._in_flight = 0
+        self._idle: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def settings(self) -> dict[str, object]:
+        sinks = [shown_sink(sink) for sink in self._sinks]
+        shown: dict[str, object] = {"sink": sinks[0] if len(sinks) == 1 else sinks}
+        if self._actions != _ACTIONS:
+            shown["actions"] = sorted(self._actions)
+        if self._operations != _OPERATIONS:
+            shown["operations"] = sorted(self._operations)
+        if self._predicate is not None:
+            shown["predicate"] = name_of(self._predicate)
+        return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
+
+    # Plain, because a call that is left out then costs no coroutine of its own.
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        context = operation.context
+        action = self._without_context[operation.name] if context is None else context.action
+        if action in self._left_out or operation.name not in self._operations:
+            return self._inner.perform(operation)
+        return self._counted(operation)
+
+    async def _counted(self, operation: Operation[T]) -> T:
+        """Record the operation as one that `close` waits for."""
+        self._in_flight += 1
+        try:
+            return await self._recorded(operation.observed())
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None:
+                loop, idle = self._idle
+                with suppress(RuntimeError):  # that loop is closed, so nothing waits any more
+                    loop.call_soon_threadsafe(idle.set)
+
+    async def _recorded(self, operation: Operation[T]) -> T:
+        size = size_of_body(operation.body)
+        make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
+        began = perf_counter()
+
+        def record(
+            outcome: Outcome | Literal["started"], error_type: str | None, size: int | None
+        ) -> AccessRecord:
+            notes: dict[str, Any] = operation.notes or {}
+            duration = 0.0 if outcome == "started" else perf_counter() - began
+            return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
+
+        try:
+            if self._must_keep and operation.writes:
+                await self._keep(record("started", None, size), "nothing was done")
+            result = await self._inner.perform(operation)
+        except BaseException as error:
+            failed = record(*outcome_of_error(error), size)
+            if self._wants(failed):
+                if isinstance(error, Exception):
+                    await self._delivery.deliver(failed)
+                else:
+                    self._delivery.hand_over(failed)
+            raise
+        if size is None:
+            size = size_of_result(operation, result)
+        await self._keep(record(outcome_of_result(operation, result), None, size), "though it was done")
+        return result
+
+    async def _keep(self, record: AccessRecord, so: str) -> None:
+        if not self._wants(record):
+            return
+        failures = await self._delivery.deliver(record)
+        if failures and self._must_keep:
+            raise StoreUnavailableError(
+                f"the access record could not be kept, {so}",
+                operation=record.operation,
+                key=record.keys[0] if len(record.keys) == 1 else record.prefix,
+            ) from failures[0]
+
+    def _wants(self, record: AccessRecord) -> bool:
+        if self._predicate is None:
+            return True
+        try:
+            return self._predicate(record)
+        except Exception as error:  # noqa: BLE001 - a filter that fails must not hide what happened
+            # No traceback: its last line would hold the error's text unescaped.
+            _logger.error("access log predicate failed, record kept: %s", ascii(error))  # noqa: TRY400
+            return True
+
+    async def close(self) -> None:
+        """Close the store, wait for records under way, then close every sink.
+
+        Operations that do not end with their store get as long as an async sink, `sink_timeout`.
+        """
+        try:
+            await self._inner.close()
+        finally:
+            await self._wait_for_operations()
+            failures = await self._delivery.close()
+        if failures and self._must_keep:
+            raise StoreUnavailableError("an access log sink could not be closed") from failures[0]
+
+    async def _wait_for_operations(self) -> None:
+        idle = asyncio.Event()
+        self._idle = (asyncio.get_running_loop(), idle)
+        if self._in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._sink_timeout):
+                    await idle.wait()
+
+
+def _sinks(given: Sink | Sequence[Sink]) -> list[Sink]:
+    sinks = list(given) if isinstance(given, Sequence) else [given]
+    if not sinks:
+        raise ValueError("sink is empty: nothing would be recorded")
+    for sink in sinks:
+        if not callable(sink):
+            raise TypeError(f"a sink is a callable that takes an AccessRecord, not {sink!r}")
+    return sinks
+
+
+def _known(option: str, given: Collection[str], known: frozenset[str]) -> frozenset[str]:
+    if isinstance(given, str):
+        raise TypeError(f"{option} is a set of names, not one str; write {{{given!r}}}")
+    if not given or set(given) - known:
+        raise ValueError(f"{option} must be some of {sorted(known)}, not {sorted(given)}")
+    return frozenset(given)

@@ -1,0 +1,151 @@
+"""When `Retry` retries: its settings, what they say about an error, and the budget."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import positive_int
+from starfish_server.errors import (
+    ContextRequiredError,
+    DeleteManyError,
+    InvalidKeyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StoreClosedError,
+    StoreNotSupportedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starfish_server.operations import Operation
+
+__all__ = [
+    "FOREVER",
+    "PERMANENT",
+    "TRANSIENT",
+    "Policy",
+    "RetryBudget",
+    "RetryEvent",
+    "is_undetermined",
+    "retry_after",
+]
+
+TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
+PERMANENT = (
+    ContextRequiredError,
+    InvalidKeyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StoreClosedError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+FOREVER = 1e9  # seconds; a wait as long as this is never begun, whatever the deadline
+
+
+@dataclass(frozen=True, slots=True)
+class RetryEvent:
+    """The argument of `on_retry`, before each back-off.
+
+    operation: the operation that failed; its `name` is "put", for example.
+    attempt: number of the attempt that failed, from 1.
+    wait: seconds of back-off before the next one.
+    error: what it failed with.
+    """
+
+    operation: Operation[Any]
+    attempt: int
+    wait: float
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings of a `Retry` layer."""
+
+    attempts: int
+    initial: float
+    maximum: float
+    deadline: float
+    transient: tuple[type[Exception], ...]
+    budget: RetryBudget | None
+    on_retry: Callable[[RetryEvent], None] | None
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Return whether another attempt may succeed, for one key at least."""
+        if isinstance(error, DeleteManyError):
+            return any(map(self.is_transient, error.failures.values()))
+        return isinstance(error, self.transient) and not isinstance(error, PERMANENT)
+
+
+def is_undetermined(error: Exception) -> bool:
+    """Return whether the failed attempt may have changed what is stored."""
+    return not isinstance(error, StoreUnavailableError) or error.undetermined
+
+
+def retry_after(error: Exception) -> float:
+    """Return the seconds that the backend asked to wait, the most of any key; 0 unless it is a number."""
+    if isinstance(error, DeleteManyError):
+        return max(map(retry_after, error.failures.values()))
+    seconds = error.retry_after if isinstance(error, StoreUnavailableError) else None
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        return 0.0
+    return seconds if seconds < FOREVER else inf
+
+
+class RetryBudget:
+    """A token bucket that retries draw on; share one between the `Retry` layers that call the same backend.
+
+    As in the standard mode of the AWS SDKs (SDKs and Tools Reference Guide, "Retry behavior"), with the costs
+    of botocore's `RetryQuotaChecker`. Each retry takes tokens, and a retry that succeeds gives them back. An
+    operation whose first attempt succeeds adds `refund`. With too few tokens left, failures are raised and
+    not retried. So a full bucket allows 100 retries in an outage, however many operations fail. Thread-safe.
+
+    capacity: tokens at the start, and the most there can be, 500 by default.
+    retry_cost: tokens of one retry, 5 by default.
+    timeout_cost: tokens of one retry after a timeout, 10 by default.
+    refund: tokens added by an operation whose first attempt succeeds, 1 by default.
+
+    Raises `ValueError` for a figure under 1 and for a cost over the capacity.
+    """
+
+    def __init__(
+        self, capacity: int = 500, *, retry_cost: int = 5, timeout_cost: int = 10, refund: int = 1
+    ) -> None:
+        self._capacity = positive_int("capacity", capacity)
+        self._retry_cost = positive_int("retry_cost", retry_cost)
+        self._timeout_cost = positive_int("timeout_cost", timeout_cost)
+        self._refund = positive_int("refund", refund)
+        if max(retry_cost, timeout_cost) > capacity:
+            raise ValueError(f"a cost over the capacity of {capacity} tokens would never allow a retry")
+        self._tokens = capacity
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RetryBudget({self._tokens} of {self._capacity} tokens)"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens left."""
+        return self._tokens
+
+    def take(self, error: BaseException) -> int:
+        """Take the tokens of a retry after `error`, and return how many: 0 if too few are left."""
+        cost = self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
+        with self._lock:
+            if self._tokens < cost:
+                return 0
+            self._tokens -= cost
+        return cost
+
+    def give_back(self, taken: int = 0) -> None:
+        """Give back the tokens of a retry that succeeded or was never made, or add `refund`."""
+        if self._tokens < self._capacity:
+            with self._lock:
+                self._tokens = min(self._capacity, self._tokens + (taken or self._refund))

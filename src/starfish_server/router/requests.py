@@ -1,0 +1,183 @@
+"""Requests, read strictly: paths that are keys, bodies within their limit, and JSON that has one meaning."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from starfish_server.checks import is_key
+from starfish_server.router.config import is_segment
+from starfish_server.router.documents import content_hash
+from starfish_server.router.responses import HTTPError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from starfish_server.router.config import PathTemplate
+
+# Objects and arrays inside each other; readers and writers of documents recurse this deep.
+MAX_DEPTH = 100
+# Longer numbers are over any limit, and slow to read.
+_MAX_LENGTH_DIGITS = 18
+_WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*"'
+_CONTENT_TYPE = re.compile(rf"({_WORD}/{_WORD})(?:[ \t]*;[ \t]*(?:{_WORD}=(?:{_WORD}|{_QUOTED}))?)*+")
+
+
+class PushRequest(BaseModel):
+    """A document to store in place of the one whose hash is `baseHash`.
+
+    `baseHash` is null, or empty, for the first version. It cannot be left out: a misspelt name would pass for
+    a first push.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+    data: dict[str, object]
+    base_hash: str | None
+    author_signature: str | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """The hash of `data`."""
+        return content_hash(self.data)
+
+
+def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[str, dict[str, str]]:
+    """Return the key that the request names by `path`, and the values of the fields.
+
+    Raises a 400 unless each value is one key segment and the URL holds just this key. Routes are matched
+    after decoding, where `a%2Fb` has become two segments, and `$` also matches before a last line feed.
+    """
+    params = {field: request.path_params[field] for field in path.fields}
+    key = path.key(params)
+    if (
+        not all(map(is_segment, params.values()))
+        or (key and not is_key(key))
+        or not request.scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
+        or has_encoded_slash(request)
+    ):
+        raise HTTPError(400, "invalid_path", "a segment of the path is not a key segment")
+    return key, params
+
+
+def has_encoded_slash(request: Request) -> bool:
+    """Return whether the path, as it was sent, holds a slash that is no separator."""
+    return b"%2f" in (request.scope.get("raw_path") or b"").lower()
+
+
+def is_content_type(content_type: str, media_ranges: tuple[str, ...]) -> bool:
+    """Return whether this is one well-formed content type (RFC 9110, 8.3.1) of one of the ranges.
+
+    A malformed one may mean another type to a browser: `image/png;,text/html` is HTML to it.
+    """
+    match = _CONTENT_TYPE.fullmatch(content_type)
+    if match is None or len(content_type) > 1024:
+        return False
+    media_type = match[1].lower()
+    kind = media_type.partition("/")[0]
+    return not {media_type, f"{kind}/*", "*/*"}.isdisjoint(media_ranges)
+
+
+def accepted_type(request: Request, media_ranges: tuple[str, ...]) -> str:
+    """Return the body's content type, parameters included, or raise a 415 unless it is of `media_ranges`.
+
+    A compressed body is a 415 as well: it would be stored as it is and served as something else.
+    """
+    content_types = request.headers.getlist("content-type")
+    if len(content_types) != 1 or not is_content_type(content_types[0].strip(" \t"), media_ranges):
+        raise HTTPError(415, "unsupported_media_type", f"Content-Type {ascii(content_types)[:200]}")
+    encodings = request.headers.getlist("content-encoding")
+    if any(coding.strip().lower() != "identity" for coding in ",".join(encodings).split(",") if coding):
+        raise HTTPError(415, "unsupported_content_encoding", f"Content-Encoding {ascii(encodings)[:200]}")
+    return content_types[0].strip(" \t")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body, or raise a 413 as soon as it is known to exceed `max_bytes`."""
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()):
+        raise HTTPError(400, "invalid_content_length", "Content-Length is not a number")
+    if len(declared) > _MAX_LENGTH_DIGITS or int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > max_bytes:
+            raise _too_large(max_bytes)
+        body += chunk
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> HTTPError:
+    # Closing keeps the server from reading the rest only to discard it.
+    return HTTPError(413, "too_large", f"the limit is {max_bytes} bytes", {"Connection": "close"})
+
+
+def parse_push(body: bytes) -> PushRequest:
+    """Return the push of a document; raise a 400 for a body that is not JSON or not of this shape."""
+    try:
+        pushed = PushRequest.model_validate(parse_json(body))
+        pushed.hash  # noqa: B018 - encodes all text, and so finds lone surrogates
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ascii(".".join(map(str, first["loc"])))[:100]
+        raise HTTPError(400, "invalid_body", f"{where}: {first['msg']}") from None
+    except ValueError as error:
+        raise HTTPError(400, "invalid_json", str(error)) from None
+    return pushed
+
+
+def parse_json(body: bytes) -> object:
+    """Return the JSON value of a UTF-8 body.
+
+    Raises `ValueError` also for what other readers refuse or read differently: NaN and infinities, numbers
+    too large for a double, a key twice in one object, `__proto__` as a key, and nesting over `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(
+            body.decode(),
+            parse_constant=_parse_float,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+            object_pairs_hook=_unique,
+        )
+        if _depth(value) > MAX_DEPTH:
+            raise RecursionError
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except RecursionError:
+        raise ValueError(f"nested over {MAX_DEPTH} deep") from None
+    return value
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not a number within the range of a double")
+    return number
+
+
+def _parse_int(text: str) -> int:
+    _parse_float(text)
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key twice in one object")
+    if "__proto__" in fields:
+        raise ValueError("the key __proto__")
+    return fields
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0

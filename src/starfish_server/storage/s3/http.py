@@ -1,0 +1,169 @@
+"""The HTTP client of this leaf: aiohttp with other time limits and connections that are never mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import ssl
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiohttp.connector import Connection
+
+    from starfish_server.storage.s3.options import S3StorageOptions
+    from starfish_server.storage.s3.sessions import InFlight
+
+current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
+"""The request of this task. aiohttp says through it when the request has got a connection."""
+
+# What a socket's send buffer takes at once; a longer body is sent in pieces, each within the time limit.
+SMALL_BODY_BYTES = 48 * 1024
+_PIECE_BYTES = 256 * 1024
+# As much as a socket is read for at once. With less, reading a large body pauses and resumes all the time.
+_READ_BUFFER_BYTES = 256 * 1024
+# Error replies are short; the rest of a longer one is not waited for.
+_FAULT_BYTES = 64 * 1024
+# 2 KB of metadata may come in many headers, and proxies add long ones.
+_HEADER_LIMITS = {"max_field_size": 64 * 1024, "max_line_size": 64 * 1024, "max_headers": 4096}
+
+
+class StaleConnectionError(aiohttp.ClientConnectionError):
+    """An idle connection is not fit for another request. Nothing was sent on it."""
+
+
+def client_opener(options: S3StorageOptions, *, proxied: bool) -> Callable[[], aiohttp.ClientSession]:
+    """Return what opens a client session. Raises `ValueError` if `verify` names no certificates."""
+    tls = _tls(options.verify)
+    known = inspect.signature(aiohttp.ClientSession).parameters
+    limits: dict[str, Any] = {name: size for name, size in _HEADER_LIMITS.items() if name in known}
+
+    def open_client() -> aiohttp.ClientSession:
+        client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=options.max_connections, ssl=tls),
+            # No `sock_read`: a timer for each read from a socket takes 8 us of each small request.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
+            headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
+            request_class=_Request,
+            response_class=_Response,
+            skip_auto_headers=("Content-Type", "Accept"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trace_configs=[_limit_connecting(options.connect_timeout)] if proxied else None,
+            read_bufsize=_READ_BUFFER_BYTES,
+            **limits,
+        )
+        # aiohttp itself resends once, perhaps on another dead connection; `Transport` does it better.
+        client._retry_connection = False  # noqa: SLF001 - there is no public switch
+        return client
+
+    return open_client
+
+
+def _limit_connecting(seconds: float) -> aiohttp.TraceConfig:
+    """Start the time limit early: a proxy may accept connections and never open a tunnel."""
+
+    async def begin(*_: object) -> None:
+        current.get().progress(seconds)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(begin)
+    return trace
+
+
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    if isinstance(verify, bool):
+        return verify
+    path = Path(verify)
+    try:
+        return ssl.create_default_context(
+            cafile=None if path.is_dir() else verify, capath=verify if path.is_dir() else None
+        )
+    except OSError as error:
+        raise ValueError(f"verify={verify!r} holds no certificates that can be read") from error
+
+
+class _Request(aiohttp.ClientRequest):
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None:
+            current.get().got_connection(conn.protocol)
+        return await super().send(conn)
+
+
+class _Response(aiohttp.ClientResponse):
+    def close(self) -> None:
+        """Cut the connection: aiohttp would keep it open until the other end has read all that was sent."""
+        transport = self.connection and self.connection.transport
+        super().close()
+        if transport is not None:
+            transport.abort()
+
+
+async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[memoryview]:
+    """Yield `body` in pieces; sending each of them is progress."""
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE_BYTES):
+        request.progress()
+        yield view[start : start + _PIECE_BYTES]
+    request.progress()
+
+
+async def hex_digest(body: bytes | memoryview, algorithm: Callable[..., Any]) -> str:
+    """Return a digest of `body`, with a turn for other tasks after each MiB.
+
+    Not in a thread: all threads of the event loop may be waiting for this very request.
+    """
+    view = memoryview(body)
+    digest = algorithm(view[: 2**20], usedforsecurity=False)
+    for start in range(2**20, len(body), 2**20):
+        await asyncio.sleep(0)
+        digest.update(view[start : start + 2**20])
+    return str(digest.hexdigest())
+
+
+async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> bytes:
+    """Return the whole body; of an error reply, the first 64 KiB.
+
+    Raises `MalformedReplyError` if the reply's end is unknown, `IncompleteReplyError` if it is cut short.
+    """
+    if response.status >= 300:
+        return await _read(response.content, request, limit=_FAULT_BYTES)
+    length = response.content_length
+    empty = response.status == 204 or response.method == "HEAD"
+    if length is None and not empty and _last_coding(response) != "chunked":
+        raise MalformedReplyError("the reply does not say how long it is")
+    try:
+        return await _read(response.content, request)
+    except aiohttp.ClientPayloadError as error:
+        whole = "an unknown number of" if length is None else length
+        raise IncompleteReplyError(
+            f"the body was cut short after {response.content.total_bytes} of {whole} bytes"
+        ) from error
+
+
+async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | None = None) -> bytes:
+    """Read into one growing buffer, which becomes the result without a copy."""
+    if content.is_eof():  # a small body comes with its headers
+        return content.read_nowait()
+    buffer = io.BytesIO()
+    request.progress()
+    async for chunk in content.iter_any():
+        buffer.write(chunk)
+        if limit is not None and buffer.tell() > limit:
+            break
+        request.progress()
+    return buffer.getvalue()
+
+
+def _last_coding(response: aiohttp.ClientResponse) -> str:
+    """Return the transfer coding that frames the body."""
+    codings = response.headers.getall("Transfer-Encoding", [""])[-1]
+    return codings.rpartition(",")[2].strip().lower()

@@ -1,0 +1,133 @@
+"""`open_store`: a store by its URL."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from starfish_server.errors import StackError
+from starfish_server.stack_file import load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["SERVER_TABLES", "open_store"]
+
+SERVER_TABLES = ("sync", "auth")
+"""Tables of the configuration of `starfish serve`, which is a stack file too."""
+
+_FORMS = "use a folder's path, file:///folder, s3://bucket/prefix, memory: or a stack file (*.toml)"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_FILE_OPTIONS: dict[str, type] = {"fsync": bool, "inline_reads": bool}
+_S3_OPTIONS: dict[str, type] = {
+    "endpoint": str,
+    "region": str,
+    "addressing_style": str,
+    "anonymous": bool,
+    "portable_keys": bool,
+}
+
+
+def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
+    """Open the store that `url` names. The caller closes it.
+
+    url: one of these; a path whose name has a colon is written as "./a:b".
+
+    - "data" or "file:///var/data": the files below a folder, which is made on the first write. Options:
+      `fsync`, `inline_reads`
+    - "s3://bucket/prefix": the objects of a bucket below a prefix. Options: `endpoint`, `region`,
+      `addressing_style`, `anonymous`, `portable_keys`. Without `endpoint`, AWS_ENDPOINT_URL_S3 or
+      AWS_ENDPOINT_URL is used, without `region`, AWS_REGION or AWS_DEFAULT_REGION
+    - "memory:": a new dict
+    - "stack.toml" or "file:///etc/stack.toml": what `load_stack` makes of that file
+
+    Options are the query of a URL, as in "s3://bucket?region=eu-west-1&anonymous=true". Credentials come from
+    the standard chain (environment, profiles, roles) and never from a URL.
+
+    Raises `StackError`, which repeats nothing of a URL, since people put credentials there all the same;
+    `ImportError` if the extra that the store needs is missing.
+    """
+    text = os.fspath(url)
+    if not isinstance(text, str):
+        raise TypeError(f"url must be a str or a path, not {type(url).__name__}")
+    if not isinstance(url, str) or not _SCHEME.match(text):
+        return _stack(text) if text.endswith(".toml") else _folder(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise StackError(f"the URL cannot be read; {_FORMS}") from None
+    if "@" in parts.netloc or ":" in parts.netloc:
+        advice = ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if parts.scheme == "s3" else ""
+        raise StackError(f"a URL must not hold credentials{advice}")
+    try:
+        match parts.scheme:
+            case "file":
+                return _file(parts)
+            case "s3":
+                return _s3(parts)
+            case "memory" if not (parts.netloc or parts.path or parts.query):
+                from starfish_server.storage.memory import MemoryObjectStore
+
+                return MemoryObjectStore(data={})
+    except (ValueError, TypeError) as error:
+        raise StackError(f"{parts.scheme} URL: {error}") from None
+    raise StackError(f"the URL names no store; {_FORMS}")
+
+
+def _stack(path: str) -> AbstractObjectStore:
+    return load_stack(path, other_tables=SERVER_TABLES)
+
+
+def _folder(path: str, **options: bool) -> AbstractObjectStore:
+    from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+
+    if not path:
+        raise StackError(f"the URL is empty; {_FORMS}")
+    try:
+        return FilesystemObjectStore(FilesystemStorageOptions(base_dir=path, **options))
+    except ValueError as error:
+        raise StackError(f"{path!r}: {error}") from error
+
+
+def _file(url: SplitResult) -> AbstractObjectStore:
+    path = unquote(url.path)
+    if url.netloc not in {"", "localhost"} or not path:
+        raise StackError("a file URL is file:///folder, or file:folder below the current folder")
+    if path.endswith(".toml") and not url.query:
+        return _stack(path)
+    options = _options(url, _FILE_OPTIONS)
+    return _folder(path, **options)
+
+
+def _s3(url: SplitResult) -> AbstractObjectStore:
+    from starfish_server.layers import Namespace
+    from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+
+    environment = {
+        "endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    options = {name: value for name, value in environment.items() if value} | _options(url, _S3_OPTIONS)
+    store = S3ObjectStore(S3StorageOptions(bucket=url.netloc, **options))
+    prefix = unquote(url.path).strip("/")
+    return Namespace(store, f"{prefix}/") if prefix else store
+
+
+def _options(url: SplitResult, known: Mapping[str, type]) -> dict[str, Any]:
+    """Return the URL's query as options of these types."""
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(url.query, keep_blank_values=True):
+        if name not in known:
+            raise StackError(f"the options of a {url.scheme} URL are {', '.join(known)}")
+        if name in options:
+            raise StackError(f"{url.scheme} URL: {name} is given twice")
+        if known[name] is bool and text not in {"true", "false"}:
+            raise StackError(f"{url.scheme} URL: {name} is true or false")
+        options[name] = text == "true" if known[name] is bool else text
+    if url.fragment:
+        raise StackError(f"{url.scheme} URL: a fragment (#) means nothing here")
+    return options

@@ -1,0 +1,115 @@
+"""The figures in the README and `docs/performance.md` are those of `benchmarks/results.json`."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench.results import Results
+from docs.snippets import ROOT
+
+RESULTS = Results.load(ROOT / "benchmarks" / "results.json")
+FIGURE = re.compile(r"(?<![\d.,])(\d[\d.,]*\d|\d) (us|ms|op/s)(?!\w)")
+
+
+def took(row: str, label: str = "starfish") -> float:
+    """Seconds for one operation of a row, or of the first point of a growth."""
+    figures = RESULTS.rows.get(row) or next(iter(RESULTS.growth[row].values()))
+    return next(figure.seconds for figure in figures if figure.label == label)
+
+
+def cpu(row: str) -> float:
+    return next(figure.cpu for figure in RESULTS.rows[row] if figure.label == "starfish")
+
+
+# Texts of a page with {} for each figure, and the seconds for one operation that each figure shows.
+MEASURED: dict[str, list[tuple[str, list[float]]]] = {
+    "README.md": [
+        (
+            "| from S3, 32 in flight | {} | {} | {} | {} |",
+            [took("s3-get", name) for name in ("starfish", "starfish 2.3.0", "obstore", "signed by hand")],
+        ),
+        (
+            "| from a file in the page cache | {} | {} | {} | {}, one thread hop |",
+            [took("file-get", name) for name in ("starfish", "starfish 2.3.0", "obstore", "one thread hop")],
+        ),
+        (
+            "| through the stack of [Layers](#layers), a cache hit | {} |",
+            [took("layer-canonical", "canonical stack")],
+        ),
+    ],
+    "docs/performance.md": [
+        ("takes {} from memory", [took("growth-depth", "Layer, passing through")]),
+        ("{} from a file in the page\ncache", [took("file-get")]),
+        ("{} from such a file through a thread", [took("file-get", "starfish, inline_reads=False")]),
+        ("{} from S3 on loopback with 32 gets in flight", [took("s3-get")]),
+        ("| `Layer`, which changes nothing | {} |", [took("layer-canonical", "pass-through")]),
+        ("| `ReadOnly` | {} |", [took("layer-others", "read only")]),
+        (
+            "| `AccessLog`, for operations that its filters leave out | {} |",
+            [took("layer-log-off", "access log, filtered out")],
+        ),
+        ("| `Retry`, when nothing fails | {} |", [took("layer-retry", "retry")]),
+        ("| `Namespace` | {} |", [took("layer-namespace", "namespace")]),
+        ("| `SizeLimit` | {} |", [took("layer-others", "size limit")]),
+        ("| `ConcurrencyLimit` | {} |", [took("layer-others", "concurrency limit")]),
+        ("| `Authorize` | {} |", [took("layer-others", "authorize")]),
+        ("| `Tracing` without an SDK | {} |", [took("layer-tracing", "tracing")]),
+        ("| `Metrics` without an SDK | {} |", [took("layer-others", "metrics")]),
+        (
+            "| `Timeout` | {} | `asyncio.timeout` alone takes {} |",
+            [took("layer-timeout", "timeout"), took("layer-timeout", "asyncio.timeout")],
+        ),
+        ("| `AccessLog`, to a function | {} |", [took("layer-log", "access log, to a function")]),
+        ("| `AccessLog`, to `logging` | {} |", [took("layer-log", "access log, to logging")]),
+        ("| `Caching`, a hit | {} in all |", [took("layer-cache-hit", "cache hit")]),
+        (", a hit | {} in all | `AccessLog`,", [took("layer-canonical", "canonical stack")]),
+        ("A small get takes {} of CPU", [cpu("s3-get")]),
+        ("uses a thread each time,\nat {} a get", [took("file-get", "starfish, inline_reads=False")]),
+        ("{} in the run, against {} with `fsync=False`", [took("file-put-fsync"), took("file-put")]),
+        ("`import starfish_server` takes {} over", [took("import")]),
+    ],
+}
+
+# Figures that `make bench` does not measure: assumptions, and the table of `python -m bench.holds`.
+NOT_MEASURED = {
+    "README.md": [],
+    "docs/performance.md": [
+        "takes 20 ms, 64 connections",
+        "| everything | 8 us | 71 us | 0.2 ms |",
+        "| folders, but no bodies | 81 us | 257 us | 0.5 ms |",
+        "| nothing | 40 us | 154 us | 4.3 ms |",
+    ],
+}
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\{\}", r"([\d.,]+ [a-z/]+)"))
+
+
+def rounded(seconds: float, like: str) -> str:
+    """Write a duration in the unit and with the decimals of a figure on the page."""
+    number, unit = like.split(" ")
+    decimals = len(number.partition(".")[2])
+    value = 1 / seconds if unit == "op/s" else seconds * {"us": 1e6, "ms": 1e3}[unit]
+    return f"{value:,.{decimals}f} {unit}"
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "measured"), [(page, *each) for page, quotes in MEASURED.items() for each in quotes]
+)
+def test_a_figure_is_the_one_that_was_measured(page: str, text: str, measured: list[float]) -> None:
+    found = pattern(text).search((ROOT / page).read_text())
+    assert found, f"{page} does not say: {text}"
+    assert list(found.groups()) == [
+        rounded(seconds, like) for seconds, like in zip(measured, found.groups(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("page", MEASURED)
+def test_every_figure_of_a_page_is_checked(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for known in [*(text for text, _ in MEASURED[page]), *NOT_MEASURED[page]]:
+        text = pattern(known).sub("", text)
+    assert FIGURE.findall(text) == []

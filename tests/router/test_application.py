@@ -1,0 +1,99 @@
+"""A whole application: one form of error everywhere, the SDK's prefix, and the end of a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import uvicorn
+
+from router.application import CONFIG, as_caller, pushed, recorded, resolve
+from starfish_server import MemoryObjectStore
+from starfish_server.router import SyncRouterOptions, sync_application
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+    from starfish_server import AbstractObjectStore, StoreContext
+
+
+def application(store: AbstractObjectStore) -> FastAPI:
+    return sync_application(SyncRouterOptions(store=store, config=CONFIG, role_resolver=resolve))
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application(recorded()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/acme", 404, "not_found"),
+        ("POST", "/openapi.json", 405, "method_not_allowed"),
+        ("PUT", "/v1/push/notes/a", 405, "method_not_allowed"),
+        ("GET", "/health/", 400, "invalid_path"),
+        ("GET", "/openapi.json/", 404, "not_found"),
+    ],
+)
+async def test_every_error_has_one_form(
+    client: httpx.AsyncClient, method: str, path: str, status: int, error: str
+) -> None:
+    response = await client.request(method, path, headers={"Host": "evil.example"})
+    assert (response.status_code, response.json()) == (status, {"error": error})
+
+
+async def test_the_root_and_the_prefix_of_the_sdk_serve_the_same(client: httpx.AsyncClient) -> None:
+    await client.post("/acme/push/notes/a", json=pushed({"n": 1}))
+    assert (await client.get("/v1/acme/pull/notes/a")).json()["data"] == {"n": 1}
+    assert (await client.get("/v1/health")).status_code == 200
+    response = await client.get("/v1/pull/users/alice/profile", headers=as_caller("bob"))
+    assert (response.status_code, response.json()) == (403, {"error": "forbidden"})
+
+
+async def test_the_document_describes_each_route_once(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert "/acme/pull/notes/{id}" in paths
+    assert not [path for path in paths if path.startswith("/v1")]
+
+
+class Hanging(MemoryObjectStore):
+    """Never answers a read."""
+
+    def __init__(self) -> None:
+        super().__init__(data={})
+        self.asked = asyncio.Event()
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self.asked.set()
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_a_request_that_the_drain_cuts_off_gets_the_form_of_every_error() -> None:
+    store = Hanging()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application(store), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=0
+            )
+        )
+        serving = asyncio.create_task(server.serve([listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/pull/notes/a"
+        async with asyncio.timeout(20), httpx.AsyncClient() as http:
+            request = asyncio.create_task(http.get(url))
+            await store.asked.wait()
+            server.should_exit = True
+            response = await request
+            await serving
+    assert (response.status_code, response.json()) == (503, {"error": "shutting_down"})
+    assert response.headers["retry-after"] == "1"
