@@ -4,6 +4,7 @@ import asyncio
 import errno
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,17 @@ async def test_every_way_to_ask_gives_the_same_version(tmp_path: Path) -> None:
 async def test_the_same_body_written_again_at_once_has_another_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xattrs: bool
 ) -> None:
-    """Times of files advance by milliseconds, and inode numbers are used again."""
+    """The kernel's clock advances by milliseconds, and inode numbers are used again."""
     if not xattrs:
         take_away_xattrs(monkeypatch)
+    fstat = os.fstat
+
+    def within_one_step(file: int) -> os.stat_result:
+        status = fstat(file)
+        times = {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": 1_234_567_890}
+        return os.stat_result(list(status), times)
+
+    monkeypatch.setattr(os, "fstat", within_one_step)
     seen = set()
     async with make_store(tmp_path) as store:
         for _ in range(300):
@@ -131,3 +140,16 @@ async def test_inode_numbers_that_change_do_not_change_the_version(
         version = (await store.write("k", "x")).version
         await store.write("k", "y", if_version=version)
         assert await store.get_string("k") == "y"
+
+
+async def test_a_write_sets_the_time_of_its_file_to_the_nanosecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels before 6.13 would set that of their last clock tick."""
+    now = 1_700_000_000_123_456_789
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    async with make_store(tmp_path) as store:
+        await store.put("k", "x")
+        await store.upload("u", [b"x"])
+        await store.copy("k", "c")
+    assert [(tmp_path / key).stat().st_mtime_ns for key in "kuc"] == [now] * 3

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiobotocore.session import AioSession
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
@@ -67,14 +67,6 @@ class CredentialSource:
         """End a look-up, and the requests that wait for it."""
 
 
-class _Failure(NamedTuple):
-    """Why a look-up failed. Each request that waited for it raises an error of its own."""
-
-    kind: type[StoreError]
-    reason: str
-    cause: Exception | None = None
-
-
 class CredentialChain(CredentialSource):
     """The standard credential chain of botocore, for one event loop.
 
@@ -87,7 +79,7 @@ class CredentialChain(CredentialSource):
         self._session: AioSession | None = None
         self._refresh_needed = _never
         self._lookup: asyncio.Task[None] | None = None
-        self._failure: _Failure | None = None
+        self._failure: StoreError | None = None
         self._failure_ends = -inf
         self._processes: list[asyncio.subprocess.Process] = []
 
@@ -108,8 +100,8 @@ class CredentialChain(CredentialSource):
                 return self._current
             if lookup is not None:
                 await asyncio.wait([lookup])
-            if self._failure is not None:
-                raise self._failure.kind(self._failure.reason) from self._failure.cause
+            if self._failure is not None:  # each request raises an error of its own
+                raise type(self._failure)(self._failure.reason) from self._failure.__cause__
 
     def drop(self, expired: Credentials) -> bool:
         if expired is self._current:  # and not dropped yet because of another request
@@ -120,7 +112,7 @@ class CredentialChain(CredentialSource):
         return True
 
     async def close(self) -> None:
-        self._failure = _Failure(StoreClosedError, "this S3ObjectStore was closed")
+        self._failure = StoreClosedError("this S3ObjectStore was closed")
         self._failure_ends = inf
         if self._lookup is not None:
             self._lookup.cancel()
@@ -199,22 +191,24 @@ def _never(_seconds: float | None = None) -> bool:
     return False
 
 
-def _failure(error: Exception) -> _Failure:
+def _failure(error: Exception) -> StoreError:
+    """Return the error that a failed look-up means, with a cause that shows no secret."""
     if isinstance(error, StoreError):
-        return _Failure(type(error), error.reason)
+        return error
     if isinstance(error, TimeoutError):
-        return _Failure(StoreTimeoutError, f"no credentials within {LOOKUP_SECONDS:g} s")
-    # The output of a credential process may be in the error's text or beside it.
-    safe = isinstance(error, (BotoCoreError, ClientError)) and not isinstance(error, CredentialRetrievalError)
-    cause = error if safe else None
+        return StoreTimeoutError(f"no credentials within {LOOKUP_SECONDS:g} s")
+    failure: StoreError
     unanswered = isinstance(error, (BotoConnectionError, HTTPClientError))
     if unanswered or isinstance(error.__context__, MetadataRetrievalError):
-        return _Failure(
-            StoreUnavailableError, "the service that hands out credentials does not answer", cause
-        )
-    path = f": {error.filename!r}" if isinstance(error, OSError) and error.filename else ""
-    reason = f"the standard credential chain failed ({type(error).__name__}{path})"
-    return _Failure(StoreAccessDeniedError, reason, cause)
+        failure = StoreUnavailableError("the service that hands out credentials does not answer")
+    else:
+        path = f": {error.filename!r}" if isinstance(error, OSError) and error.filename else ""
+        name = type(error).__name__
+        failure = StoreAccessDeniedError(f"the standard credential chain failed ({name}{path})")
+    # The output of a credential process may be in the error's text or beside it.
+    safe = isinstance(error, (BotoCoreError, ClientError)) and not isinstance(error, CredentialRetrievalError)
+    failure.__cause__ = error if safe else None
+    return failure
 
 
 def credential_source(options: S3StorageOptions) -> CredentialSource:
