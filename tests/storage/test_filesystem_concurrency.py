@@ -29,7 +29,7 @@ def _both_kinds_of_file_system(request: pytest.FixtureRequest, monkeypatch: pyte
 
 
 def _in_threads(base_dir: Path, jobs: list[Callable[[FilesystemObjectStore], Awaitable[None]]]) -> None:
-    """Run each with a store and an event loop of its own, all at once; raise what one of them raised."""
+    """Run the jobs concurrently, each with its own store and event loop; raise the first error."""
 
     async def run(job: Callable[[FilesystemObjectStore], Awaitable[None]]) -> None:
         async with make_store(base_dir) as store:

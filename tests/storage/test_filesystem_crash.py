@@ -67,7 +67,7 @@ async def test_killed_writers_lose_nothing_that_they_acknowledged(
                 body, content_type = found
                 seen = int(content_type.removeprefix("type/"))
                 assert body == b"%d;" % seen * (1 + seen % 5000)
-                # The one that was under way when its writer died may have landed.
+                # The write in flight when its writer died may have taken effect.
                 assert seen in (number, last + 1) or (number == -1 and seen <= last + 1)
                 acknowledged[slot] = seen
     async with make_store(tmp_path) as store:

@@ -67,7 +67,7 @@ def test_the_event_loop_opens_and_reads_only_by_calls_that_never_wait_and_follow
 
 
 def test_nothing_is_opened_on_the_event_loop_where_a_read_may_have_to_wait(tmp_path: Path) -> None:
-    """On FUSE and NFS the very `open` may wait for long, whatever is in memory."""
+    """On FUSE and NFS even an `open` may wait for long."""
     trace, base = tmp_path / "trace", tmp_path / "base"
     inject = "inject=preadv2:error=EOPNOTSUPP"
     _strace("-f", "-o", str(trace), "-e", "trace=execve,openat2,preadv2", "-e", inject, base=base)

@@ -42,9 +42,9 @@ async def test_what_is_not_a_regular_file_is_named(tmp_path: Path) -> None:
         async with make_store(tmp_path) as store:
             assert await store.unlistable() == [
                 ("broken", "a symbolic link"),
-                ("fifo", "a FIFO"),
+                ("fifo", "a FIFO, socket or device"),
                 ("folder", "a symbolic link"),
-                ("socket", "a socket"),
+                ("socket", "a FIFO, socket or device"),
             ]
 
 

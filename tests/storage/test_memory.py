@@ -1,4 +1,4 @@
-"""`MemoryObjectStore`: its dict is shared, apart, or the caller's own."""
+"""`MemoryObjectStore`: its dict is shared, separate, or the caller's own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_stores_without_data_share_one_dict() -> None:
     assert await MemoryObjectStore().get_string("memory/shared") is None
 
 
-async def test_an_empty_dict_is_a_store_apart() -> None:
+async def test_an_empty_dict_makes_a_separate_store() -> None:
     one, other = MemoryObjectStore(data={}), MemoryObjectStore(data={})
     await one.put("k", "v")
     assert await other.get_string("k") is None
@@ -63,7 +63,7 @@ async def test_bytes_without_a_type_read_as_octet_stream() -> None:
     assert await MemoryObjectStore(data=data).get_bytes("raw") == (b"\x00", "application/octet-stream")
 
 
-async def test_text_and_bytes_are_one_world() -> None:
+async def test_text_and_bytes_share_the_keys() -> None:
     data: dict[str, str | bytes] = {}
     store = MemoryObjectStore(data=data)
     await store.put_bytes("k", b"bytes", content_type="image/png")

@@ -61,8 +61,8 @@ _writing = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """Make a new lock in a forked child, where no thread would release one that was held."""
-    global _writing  # noqa: PLW0603 - a lock that is held cannot be made free
+    """Replace the lock in a forked child: a thread of the parent may have held it during the fork."""
+    global _writing  # noqa: PLW0603 - a lock that another thread holds cannot be released
     _writing = threading.Lock()
 
 
@@ -73,8 +73,8 @@ if hasattr(os, "register_at_fork"):
 class MemoryObjectStore(AbstractObjectStore):
     """A leaf that keeps objects in a dict; they are gone when the process ends.
 
-    data: the dict that backs the store, live: what is put shows there as str or bytes, and what is put there
-        can be read. Without it, all stores of the process share one dict; `data={}` is a store of its own.
+    data: the dict that backs the store. Writes appear in it as str or bytes, and values added to it are
+        objects. Without it, all stores of the process share one dict; `data={}` gives a separate store.
     portable_keys: allow portable keys only, True by default; see `docs/leaves.md`.
     """
 
@@ -99,7 +99,7 @@ class MemoryObjectStore(AbstractObjectStore):
         body = self._data.get(key)
         if isinstance(body, bytes):
             return decode_text(body, "get_string", key)
-        # Not `str(body)`: a class of text may have another `__str__`.
+        # Not `str(body)`: a subclass of str may define another `__str__`.
         return None if body is None else str.__str__(body)
 
     async def put(

@@ -27,10 +27,8 @@ def read_all(file: int, size: int) -> bytes:
     if len(body) == size:
         return body
     parts = [body]
-    missing = size - len(body)
     while parts[-1]:
-        parts.append(os.read(file, max(missing, PIECE_BYTES)))
-        missing -= len(parts[-1])
+        parts.append(os.read(file, PIECE_BYTES))
     return b"".join(parts)
 
 
@@ -49,11 +47,9 @@ def read_range(file: int, start: int, stop: int) -> bytes:
 
 def write_all(file: int, body: bytes) -> None:
     """Write all of `body`, in as many system calls as it takes."""
-    written = os.write(file, body)
-    if written < len(body):
-        rest = memoryview(body)
-        while written < len(body):
-            written += os.write(file, rest[written:])
+    rest = memoryview(body)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def digest(file: int) -> str:

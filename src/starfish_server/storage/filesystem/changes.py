@@ -1,4 +1,4 @@
-"""What makes a change of a key one step for everyone else: the lock of the key, and the commit of the caller.
+"""When a change of a key may become visible: the lock of the key, and the commit of the caller.
 
 `~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
 to them. A thread enters the `Commit` of its caller around what becomes visible to others.
@@ -11,17 +11,20 @@ import contextlib
 import fcntl
 import os
 import threading
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
 from starfish_server.storage.filesystem.paths import BENEATH, NO_LINKS, WRITABLE, open_reserved, opener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FOLDER = "~locks"
 _MADE = WRITABLE | os.O_CREAT
 _open_lock = opener(WRITABLE, NO_LINKS | BENEATH)
 _make_lock = opener(_MADE, NO_LINKS | BENEATH, 0o666)
-# Files that this process has locked, for a forked child to close: it would keep the locks of a dead parent.
-_locked: set[int] = set()
+# Files that this process has locked. A forked child closes its copies, lest it keep a dead parent's locks.
+_held: set[int] = set()
 
 
 def lock(file: int) -> None:
@@ -29,76 +32,68 @@ def lock(file: int) -> None:
 
     `unlock` it before it is closed.
     """
-    _locked.add(file)
+    _held.add(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except BaseException:
-        _locked.discard(file)
+        _held.discard(file)
         raise
 
 
 def unlock(file: int) -> None:
-    """Unlock the file; closing it would not do if a child forked meanwhile holds a copy of the descriptor."""
-    _locked.discard(file)  # first, or a child might close a file that gets the number next
+    """Unlock the file. Closing alone is not enough while a forked child holds a copy of the descriptor."""
+    _held.discard(file)  # first, or a child might close a file that gets the number next
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _close_in_child() -> None:
-    while _locked:
+    while _held:
         with contextlib.suppress(OSError):
-            os.close(_locked.pop())
+            os.close(_held.pop())
 
 
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-class key_lock:  # noqa: N801 - reads as the `with` statement that it stands in
+@contextlib.contextmanager
+def key_lock(base: int, key: str, *, make: bool = True) -> Iterator[None]:
     """Hold the lock of `key` below the open directory `base`. Not reentrant.
 
     Where its file is missing, the lock of `base` itself is taken: a writer makes the file under it, and a
     deletion (`make=False`), which must work on a full disk, keeps it instead.
     """
-
-    __slots__ = ("_base", "_file", "_make", "_name")
-
-    def __init__(self, base: int, key: str, *, make: bool = True) -> None:
-        self._base = base
-        self._make = make
-        self._name = f"{crc32(os.fsencode(key)) & 0xFF:02x}"
-
-    def __enter__(self) -> None:
-        file = self._open()
-        if file is None:
-            lock(self._base)
-            try:
-                file = self._open()
-                if file is None and self._make:
-                    file = open_reserved(self._base, _FOLDER, self._name, _MADE, _make_lock)
-            except BaseException:
-                unlock(self._base)
-                raise
+    name = f"{crc32(os.fsencode(key)) & 0xFF:02x}"
+    file = _open(base, name)
+    if file is None:
+        with _locked(base):
+            file = _open(base, name)
+            if file is None and make:
+                file = open_reserved(base, _FOLDER, name, _MADE, _make_lock)
             if file is None:
-                self._file = self._base
+                yield
                 return
-            unlock(self._base)
-        self._file = file
-        try:
-            lock(file)
-        except BaseException:
-            os.close(file)
-            raise
+    try:
+        with _locked(file):
+            yield
+    finally:
+        os.close(file)
 
-    def __exit__(self, *_: object) -> None:
-        unlock(self._file)
-        if self._file != self._base:
-            os.close(self._file)
 
-    def _open(self) -> int | None:
-        try:
-            return open_reserved(self._base, _FOLDER, self._name, WRITABLE, _open_lock)
-        except FileNotFoundError:
-            return None
+@contextlib.contextmanager
+def _locked(file: int) -> Iterator[None]:
+    lock(file)
+    try:
+        yield
+    finally:
+        unlock(file)
+
+
+def _open(base: int, name: str) -> int | None:
+    try:
+        return open_reserved(base, _FOLDER, name, WRITABLE, _open_lock)
+    except FileNotFoundError:
+        return None
 
 
 class WithdrawnError(Exception):
@@ -106,10 +101,10 @@ class WithdrawnError(Exception):
 
 
 class Commit:
-    """The point from which a change counts, shared by a worker thread and the coroutine that awaits it.
+    """The decision whether a change takes effect, shared by a worker thread and the coroutine that awaits it.
 
-    The thread enters it (`with commit:`) around what becomes visible to others, several times if need be, and
-    gets `WithdrawnError` once the coroutine was cancelled.
+    The thread enters it (`with commit:`) around each step that becomes visible to others. It gets
+    `WithdrawnError` once the coroutine was cancelled.
     """
 
     def __init__(self) -> None:

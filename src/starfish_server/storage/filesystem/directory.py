@@ -10,15 +10,15 @@ from starfish_server.checks import check_keys, decode_text
 from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreError
 from starfish_server.objects import ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
-from starfish_server.storage.filesystem.bodies import copy_body, read_range
+from starfish_server.storage.filesystem.bodies import copy_body, read_all, read_range
 from starfish_server.storage.filesystem.changes import key_lock
 from starfish_server.storage.filesystem.info import check_unedited
 from starfish_server.storage.filesystem.levels import list_level, list_objects
 from starfish_server.storage.filesystem.listing import list_keys
 from starfish_server.storage.filesystem.names import to_key, to_path
 from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
-from starfish_server.storage.filesystem.paths import Parent, nearest_directory, open_base, prune
-from starfish_server.storage.filesystem.reading import legacy_content_type, open_object, read_body_only
+from starfish_server.storage.filesystem.paths import nearest_directory, open_base, parent_of, prune
+from starfish_server.storage.filesystem.reading import legacy_content_type, open_object, read_bytes, read_text
 from starfish_server.storage.filesystem.side_files import remove_side_file
 from starfish_server.storage.filesystem.streams import FileStream
 from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.changes import Commit
+    from starfish_server.storage.filesystem.inline import InlineReads
     from starfish_server.storage.filesystem.names import Names
-    from starfish_server.storage.filesystem.reading import OpenObject, ReadBody
+    from starfish_server.storage.filesystem.reading import OpenObject
 
 
 class Directory:
@@ -40,34 +41,37 @@ class Directory:
     becomes visible; a reader takes none.
     """
 
-    def __init__(self, path: str, *, fsync: bool, names: Names, read_body: ReadBody) -> None:
+    def __init__(self, path: str, *, fsync: bool, names: Names, inline: InlineReads) -> None:
         self._path = path
         self._names = names
-        self._read_body = read_body
+        self._read_body = inline.read_in_thread
+        self._learn = inline.learn
         self._sync = DurableSync(path, enabled=fsync)
         self.writer = Writer(path, self._sync)
 
     def get_string(self, key: str) -> str | None:
         with self._existing("get_string", key) as base:
-            body = None if base is None else read_body_only(base, to_path(key), self._read_body)
+            body = None if base is None else read_text(base, to_path(key), self._read_body)
             return None if body is None else decode_text(body, "get_string", key)
 
     def get_bytes(self, key: str) -> tuple[bytes, str] | None:
-        with self._open("get_bytes", key) as found:
-            if found is None:
-                return None
-            return self._read_body(found.file, found.status.st_size), found.attributes.content_type
+        with self._existing("get_bytes", key) as base:
+            return None if base is None else read_bytes(base, to_path(key), self._read_body)
 
     def stat(self, key: str) -> ObjectInfo | None:
         with self._open("stat", key) as found:
-            return None if found is None else found.info(key)
+            if found is None:
+                return None
+            self._learn(found.file)
+            return found.info(key)
 
     def read(self, key: str, start: int, stop: int | None) -> StoredObject | None:
         with self._open("read", key) as found:
             if found is None:
                 return None
+            self._learn(found.file)
             if start == 0 and stop is None:
-                body = self._read_body(found.file, found.status.st_size)
+                body = read_all(found.file, found.status.st_size)
                 info = found.info(key, size=len(body))
             else:
                 end = found.status.st_size if stop is None else min(stop, found.status.st_size)
@@ -155,7 +159,7 @@ class Directory:
 
     def _remove(self, base: int, path: str, commit: Commit) -> bool:
         """Remove the object and what is known of it; False if there was none."""
-        with Parent(base, path) as (parent, name):
+        with parent_of(base, path) as (parent, name):
             if parent is None or not is_file(name, parent):
                 return False
             with key_lock(base, path, make=False), commit:

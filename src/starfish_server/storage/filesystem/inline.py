@@ -6,11 +6,10 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from enum import Enum
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from starfish_server.objects import StoredObject
-from starfish_server.storage.filesystem.attributes import attributes_on_file, is_legacy_name, type_on_file
+from starfish_server.storage.filesystem.attributes import attributes_on_file, is_legacy_name
 from starfish_server.storage.filesystem.bodies import read_all
 from starfish_server.storage.filesystem.info import make_info, version_of_status
 from starfish_server.storage.filesystem.paths import (
@@ -22,36 +21,27 @@ from starfish_server.storage.filesystem.paths import (
     NO_LINKS,
     opener,
 )
+from starfish_server.storage.filesystem.reading import UNDETERMINED, Found, Undetermined, read_plain
 
 MAX_INLINE_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
-# There is no openat2 or no RESOLVE_CACHED here, or no RWF_NOWAIT on this file system.
+# Raised where openat2, RESOLVE_CACHED or, on this file system, RWF_NOWAIT is missing.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 _open_cached_path = opener(FILE, NO_LINKS | CACHED)
 _open_cached_base = opener(DIRECTORY, CACHED)
 _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
-
-
-class Undetermined(Enum):
-    """In place of what is stored: this way of looking cannot tell, and a slower one has to."""
-
-    UNDETERMINED = 0
-
-
-UNDETERMINED: Final = Undetermined.UNDETERMINED
-Found: TypeAlias = "tuple[bytes, str] | Literal[Undetermined.UNDETERMINED] | None"
 FoundObject: TypeAlias = "StoredObject | Literal[Undetermined.UNDETERMINED] | None"
 
 
 class InlineReads:
     """Reads on the event loop, by calls that fail rather than wait for the disk.
 
-    They find objects below `base_dir` whose folders, file and pages are all in memory, up to 64 KiB. Anything
-    else is `UNDETERMINED`, errors too: a thread looks again. Nothing is kept open.
+    They find up to 64 KiB of objects below `base_dir` whose folders, file and pages are all in memory.
+    Anything else, errors included, is `UNDETERMINED`, and a thread reads again. Nothing stays open.
 
-    Nothing is opened on the event loop before a thread has read an object here without waiting: a file
-    system of another process (FUSE) or machine (NFS), which cannot, may make even an `open` wait for long.
+    Nothing is opened on the event loop until a thread has read an object here without waiting. On a file
+    system of another process (FUSE) or machine (NFS) that fails, and even an `open` may wait for long.
     """
 
     def __init__(self, base_dir: str, *, enabled: bool) -> None:
@@ -62,14 +52,18 @@ class InlineReads:
         self._base_is_linked = False
 
     def read_in_thread(self, file: int, size: int) -> bytes:
-        """Read a whole body, and learn from it whether reads here may wait."""
+        """Read a whole body, and learn as `learn` does."""
+        self.learn(file)
+        return read_all(file, size)
+
+    def learn(self, file: int) -> None:
+        """Find out, the first time, whether reads here can avoid waiting; a thread calls this."""
         if self._untried:
             self._untried = False
             with suppress(OSError):
                 with suppress(BlockingIOError):
                     os.preadv(file, [bytearray(1)], 0, _NO_WAIT)
                 self._enabled = True
-        return read_all(file, size)
 
     def read(self, path: str, *, with_type: bool) -> Found:
         """Return body and content type of the object, or None, or `UNDETERMINED`."""
@@ -77,11 +71,7 @@ class InlineReads:
         if not isinstance(file, int):
             return file
         try:
-            body = _read_cached(file)
-            if body is None:
-                return UNDETERMINED
-            content_type = type_on_file(file) if with_type else ""
-            return UNDETERMINED if content_type is None else (body, content_type)
+            return read_plain(file, _read_cached, with_type=with_type)
         except OSError as error:
             return self._learn(error)
         finally:
@@ -140,17 +130,9 @@ class InlineReads:
         return file
 
 
-def _read_cached(file: int) -> bytes | None:
+def _read_cached(file: int, size: int) -> bytes | None:
     """Read the whole body; None if it is large, not all in memory, or not of the size stated."""
-    status = os.fstat(file)
-    size = status.st_size
-    if size > MAX_INLINE_BYTES or not stat.S_ISREG(status.st_mode):
-        return None
-    body = bytearray(size + 1)
-    if os.preadv(file, [body], 0, _NO_WAIT) != size:
-        return None
-    body.pop()
-    return bytes(body)
+    return _read_cached_range(file, 0, size, at_end=True)
 
 
 def _read_cached_range(file: int, start: int, stop: int, *, at_end: bool) -> bytes | None:

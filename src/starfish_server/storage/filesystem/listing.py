@@ -1,4 +1,4 @@
-"""The walk over the keys below a directory, in key order, that reads no directory it can do without."""
+"""Listing keys in order, reading only the directories that can hold them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from starfish_server.storage.filesystem.reading import legacy_content_type
 if TYPE_CHECKING:
     from starfish_server.storage.filesystem.names import Names
 
-# As many entries as one system call gives, however long their names: libc asks for 32 KiB.
+# Entries that one system call returns, whatever the length of their names: libc asks for 32 KiB.
 _IN_ONE_PIECE = 100
 _MOST_READS = 3
 # Times of files may be this coarse.
 _CLOCK_STEP_NS = 20_000_000
-# Names that are sorted in one step; the event loop cannot run meanwhile.
-_AT_ONCE = 10_000
+# Names that are sorted in one step, during which the event loop cannot run.
+_AT_ONCE = 4000
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -72,7 +72,7 @@ def list_keys(
 def enter(
     base: int, base_dir: str, names: Names, path: str, prefix: str, start_after: str, room: int | None
 ) -> Level:
-    """Read the directory at `path`, as one without entries if it is gone or a link by now.
+    """Read the directory at `path`; it has no entries if it was removed or is a link.
 
     It is not kept open, so that no tree, however deep, takes all descriptors.
     """
@@ -111,8 +111,8 @@ def enter(
 def _read(directory: int) -> tuple[list[str], list[str]]:
     """Return the names of its files and of its directories.
 
-    Read in several pieces while a file is replaced, a directory may show neither the old nor the new one (on
-    tmpfs and Btrfs): then it is read again, and what was seen at any time counts.
+    If a file is replaced while a large directory is read, tmpfs and Btrfs may show neither the old nor the
+    new file. Then the directory is read again, and the names of all reads count.
     """
     files: list[str] = []
     directories: list[str] = []

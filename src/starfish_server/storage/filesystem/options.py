@@ -15,13 +15,13 @@ class FilesystemStorageOptions:
     """Where a `FilesystemObjectStore` keeps its objects.
 
     base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
-        relative one is taken from the current folder now, not when it is used.
+        relative path is resolved when the options are made.
     fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
     inline_reads: whether up to 64 KiB that are in the page cache are read on the event loop, without a
-        thread; what may have to wait for the disk never is. Linux only. Default True.
+        thread. Reads that may have to wait for the disk never are. Linux only. Default True.
     portable_keys: allow portable keys only, True by default; see `docs/leaves.md`.
 
-    Raises `TypeError` or `ValueError` for what cannot be a folder's path.
+    Raises `TypeError` or `ValueError` if `base_dir` cannot be a path.
     """
 
     base_dir: str | os.PathLike[str]

@@ -17,7 +17,8 @@ from starfish_server.errors import (
 )
 
 _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
-    StoreAccessDeniedError: ("EACCES", "EPERM", "ELOOP"),
+    # ENXIO: a socket, or a device without a driver.
+    StoreAccessDeniedError: ("EACCES", "EPERM", "ELOOP", "ENXIO"),
     ReadOnlyStoreError: ("EROFS",),
     # A file system may hold shorter names than the key rules allow.
     InvalidKeyError: ("ENAMETOOLONG",),
@@ -29,14 +30,14 @@ _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     KeyConflictError: ("ENOTDIR", "ENOTEMPTY"),
     StoreError: (
         "E2BIG", "EBADF", "EEXIST", "EFBIG", "EINVAL", "EISDIR", "EMLINK", "ENODATA", "ENODEV", "ENOSYS",
-        "ENOTSUP", "ENXIO", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
+        "ENOTSUP", "EOPNOTSUPP", "EOVERFLOW", "ERANGE", "EXDEV",
     ),
 }  # fmt: skip
 
 ERROR_OF_ERRNO = {
     getattr(errno, name): error for error, names in _ERRORS.items() for name in names if hasattr(errno, name)
 }
-# What a file system says that cannot make a folder durable (CIFS, FUSE, older NFS); EIO is of one that tried.
+# A file system that cannot make a folder durable says these (CIFS, FUSE, older NFS). EIO means it tried.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 _REASONS = {
     errno.ENOTDIR: "one of its parents is an object",
@@ -50,7 +51,7 @@ _logger = logging.getLogger(__name__)
 class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands in
     """Turn an `OSError` or `MemoryError` of the block into a `StoreError` with the operation and the key.
 
-    The reason of a refusal names the folder that refuses.
+    When permission is denied, the reason names the folder.
     """
 
     __slots__ = ("_base_dir", "_key", "_operation")
@@ -67,7 +68,7 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
         if isinstance(error, MemoryError):
             reason = "the object does not fit into memory"
             raise ObjectTooLargeError(reason, operation=self._operation, key=self._key) from error
-        if isinstance(error, StoreError):  # some are OSErrors too, by their second base
+        if isinstance(error, StoreError):  # some have OSError as a second base
             if error.operation is None:
                 error.operation, error.key = self._operation, self._key
             return
@@ -92,7 +93,7 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
 
 
 class DurableSync:
-    """Make an open file or folder durable, or pass, with one warning, where the file system cannot.
+    """Make an open file or folder durable. Where the file system cannot, log one warning and go on.
 
     With `enabled=False` it does nothing.
     """

@@ -1,8 +1,8 @@
 """Paths below a directory, opened so that no link is ever followed.
 
-`opener` uses `openat2` of Linux: a file many folders down in one system call. Where it does not exist (other
-systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for anything else that is in its way. The
-functions here then go one segment at a time, each relative to its open parent, and say what the error means.
+`opener` uses `openat2` of Linux, which opens a file many folders down in one system call. Where it is missing
+(other systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for any other obstacle. The
+functions here then open one segment at a time, each relative to its open parent, and raise that step's error.
 
 File descriptors returned here belong to the caller.
 """
@@ -15,12 +15,11 @@ import errno
 import os
 import stat
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Opener = Callable[[int, bytes], int]
 
@@ -35,7 +34,7 @@ BENEATH = 0x08
 CACHED = 0x20
 FROM_HERE = -100  # AT_FDCWD: an absolute path needs no folder to start from
 ATTEMPTS = 100
-"""How often a step is repeated that other processes can undo. A hundred such races in a row are a defect."""
+"""How often a step is tried that other processes can undo. Losing a hundred races in a row is a defect."""
 
 _OPENAT2 = 437  # on every processor but Alpha
 _AVAILABLE = sys.platform == "linux" and os.uname().machine != "alpha"
@@ -81,7 +80,7 @@ def open_base(path: str) -> int:
     """Open the base directory, the only one that may be reached through links."""
     try:
         return os.open(path, DIRECTORY)
-    except OSError as error:  # these two would be taken for errors of a key
+    except OSError as error:  # these two would be reported as errors of a key
         if error.errno == errno.ENOTDIR:
             raise OSError(errno.EINVAL, f"base_dir {path!r} is not a directory") from error
         if error.errno == errno.ENAMETOOLONG:
@@ -115,12 +114,12 @@ def open_directory(name: str, parent: int) -> int:
 
 
 def make_directory(name: str, parent: int, sync: Sync) -> int:
-    """Open a directory, made if missing. `FileNotFoundError` if it or its parent was pruned meanwhile."""
+    """Open a directory, made if missing. `FileNotFoundError` if a deletion pruned it or its parent."""
     with contextlib.suppress(FileNotFoundError):
         return open_directory(name, parent)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
-    sync(parent)  # even if another writer made it: that one may not have synced it yet
+    sync(parent)  # even if another writer made it, which may not have synced it yet
     return open_directory(name, parent)
 
 
@@ -129,7 +128,7 @@ def open_reserved(base: int, folder: str, name: str, flags: int, direct: Opener)
 
     direct: an opener with the same flags.
     """
-    with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
+    with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
         return direct(base, f"{folder}/{name}".encode())
     if flags & os.O_CREAT:
         parent = make_directory(folder, base, lambda _: None)
@@ -141,19 +140,12 @@ def open_reserved(base: int, folder: str, name: str, flags: int, direct: Opener)
         os.close(parent)
 
 
-def make_folder(base: int, path: str, sync: Sync) -> int:
-    """Open the directory at `path`, made where it is missing; `base` itself, opened again, for `""`."""
-    with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
-        return _open_beneath(base, os.fsencode(path) or b".")
-    return walk(base, path.split("/") if path else (), partial(make_directory, sync=sync))
-
-
 def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
     """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
     if not segments:
         return os.dup(start)
     if len(segments) > 1:
-        with contextlib.suppress(OSError):  # the steps meet it again, and name it or make the folder
+        with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
             return _open_beneath(start, os.fsencode("/".join(segments)))
     here = step(segments[0], start)
     for segment in segments[1:]:
@@ -165,28 +157,19 @@ def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = 
     return here
 
 
-class Parent:
-    """`with Parent(base, key) as (parent, name)`: the open folder of `key`, or None if there is none, and the
-    last segment of `key`.
-    """
-
-    __slots__ = ("_base", "_key", "_parent")
-
-    def __init__(self, base: int, key: str) -> None:
-        self._base = base
-        self._key = key
-
-    def __enter__(self) -> tuple[int | None, str]:
-        *parents, name = self._key.split("/")
-        try:
-            self._parent: int | None = walk(self._base, parents)
-        except (FileNotFoundError, NotADirectoryError):
-            self._parent = None
-        return self._parent, name
-
-    def __exit__(self, *_: object) -> None:
-        if self._parent is not None:
-            os.close(self._parent)
+@contextlib.contextmanager
+def parent_of(base: int, key: str) -> Iterator[tuple[int | None, str]]:
+    """Open the folder of `key`, None if there is none; with it comes the last segment of `key`."""
+    *parents, name = key.split("/")
+    try:
+        parent = walk(base, parents)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None, name
+        return
+    try:
+        yield parent, name
+    finally:
+        os.close(parent)
 
 
 def nearest_directory(start: int, segments: Sequence[str]) -> int:
@@ -204,10 +187,6 @@ def open_file(name: str, parent: int) -> tuple[int, os.stat_result] | None:
         file = os.open(name, FILE, dir_fd=parent)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-            _refuse_special(os.lstat(name, dir_fd=parent))
-        raise
     try:
         status = os.fstat(file)
         _refuse_special(status)

@@ -13,17 +13,27 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from starfish_server.checks import header_or_none
 from starfish_server.storage.filesystem.attributes import Attributes, attributes_on_file, parse_metadata
 from starfish_server.storage.filesystem.bodies import digest, read_all, write_all
-from starfish_server.storage.filesystem.paths import Sync, make_directory, open_directory, open_file, walk
+from starfish_server.storage.filesystem.paths import (
+    BENEATH,
+    FILE,
+    NO_LINKS,
+    Sync,
+    make_directory,
+    open_directory,
+    open_reserved,
+    opener,
+)
 from starfish_server.storage.filesystem.staging import StagedFile
 
 _FOLDER = "~attributes"
 # Entries kept of earlier bodies where inode numbers do not tell which is the current one's.
 _MAX_KEPT = 7
+
+_open_side_file = opener(FILE, NO_LINKS | BENEATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,7 @@ def write_side_file(
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)
-        folder = walk(base, (_FOLDER,), partial(make_directory, sync=sync))
+        folder = make_directory(_FOLDER, base, sync)
         try:
             staged.move(_side_name(path), folder)
             sync(folder)
@@ -107,18 +117,11 @@ def remove_side_file(base: int, path: str) -> None:
 
 def _read(base: int, path: str) -> list[_Entry]:
     try:
-        folder = open_directory(_FOLDER, base)
+        file = open_reserved(base, _FOLDER, _side_name(path), FILE, _open_side_file)
     except FileNotFoundError:
         return []
     try:
-        opened = open_file(_side_name(path), folder)
-    finally:
-        os.close(folder)
-    if opened is None:
-        return []
-    file, status = opened
-    try:
-        bodies = json.loads(read_all(file, status.st_size))["bodies"]
+        bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
         return [_Entry(**body) for body in bodies]
     except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
         return []

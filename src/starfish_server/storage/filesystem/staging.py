@@ -59,7 +59,7 @@ class StagedFile:
         self.close()
 
     def move(self, name: str, parent: int) -> None:
-        """Rename it to `name` in the open folder `parent`, in place of what is there."""
+        """Rename it to `name` in the open folder `parent`, replacing any file there."""
         os.rename(self._path, name, src_dir_fd=self._base, dst_dir_fd=parent)
         self._moved = True
 
@@ -76,7 +76,7 @@ class StagedFile:
 
 
 def prepare(base: int) -> None:
-    """Make the folder, remove what dead processes left in it, and refuse a file system that ignores case."""
+    """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
     folder = make_directory(_FOLDER, base, lambda _: None)
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -32,9 +32,10 @@ from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.changes import Commit
 from starfish_server.storage.filesystem.directory import Directory
-from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
+from starfish_server.storage.filesystem.inline import InlineReads
 from starfish_server.storage.filesystem.names import Names, to_path
 from starfish_server.storage.filesystem.options import FilesystemStorageOptions
+from starfish_server.storage.filesystem.reading import UNDETERMINED
 from starfish_server.storage.filesystem.uploading import Upload
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ T = TypeVar("T")
 class FilesystemObjectStore(AbstractObjectStore):
     """A leaf that keeps the object `key` in the file `base_dir/key`. POSIX only.
 
-    Any number of stores, threads and processes may share a folder. A write is whole or not there. An
-    operation is one hop to a thread of the loop's default executor, or none for a small object in memory
-    (`inline_reads`). Content types are extended attributes of the files, or stand in `base_dir/~attributes`
-    where the file system has none. `a` and `a/b` cannot both be objects: putting the second raises
-    `KeyConflictError`. What is neither a file nor a folder below `base_dir`, such as a link, is
-    `StoreAccessDeniedError` to each operation on its key, and is not listed.
+    Any number of stores, threads and processes may share a folder. A write is visible whole or not at all. An
+    operation is one hop to a thread of the loop's default executor, or none for a small read in memory
+    (`inline_reads`). Content types and metadata are extended attributes of the files, or are kept in
+    `base_dir/~attributes`. `a` and `a/b` cannot both be objects: the second raises `KeyConflictError`. A link
+    or another special file below `base_dir` is not listed, and operations on it raise
+    `StoreAccessDeniedError`.
     """
 
     context_dependent = False
@@ -76,9 +77,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         self._closed = False
         self._streams: WeakSet[FileStream] = WeakSet()
         self._inline = InlineReads(self._base_dir, enabled=options.inline_reads)
-        directory = Directory(
-            self._base_dir, fsync=options.fsync, names=self._names, read_body=self._inline.read_in_thread
-        )
+        directory = Directory(self._base_dir, fsync=options.fsync, names=self._names, inline=self._inline)
         self._writer = directory.writer
         self._get_string = wrap(directory.get_string)
         self._get_bytes = wrap(directory.get_bytes)
@@ -93,11 +92,6 @@ class FilesystemObjectStore(AbstractObjectStore):
         self._copy = wrap(directory.copy)
         self._delete = wrap(directory.delete)
         self._delete_many = wrap(directory.delete_many)
-
-    @property
-    def base_dir(self) -> str:
-        """The folder, as an absolute path."""
-        return self._base_dir
 
     def __repr__(self) -> str:
         return f"FilesystemObjectStore({self._base_dir!r})"
@@ -141,7 +135,7 @@ class FilesystemObjectStore(AbstractObjectStore):
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         self._check_open("delete_many", None)
-        # The thread checks them, as many take a while; here they are only kept from changing.
+        # A thread checks them, since that may take long. The copy keeps the caller from changing them.
         keys = keys if isinstance(keys, str | bytes) else list(keys)
         await _changed(self._delete_many, keys)
 
@@ -287,7 +281,7 @@ class FilesystemObjectStore(AbstractObjectStore):
 async def _changed(
     work: Callable[Concatenate[Commit, P], Awaitable[T]], *arguments: P.args, **options: P.kwargs
 ) -> T:
-    """Await a change made by a thread; if cancelled, only until it can no longer take effect."""
+    """Await a change made by a thread. If cancelled, return once it can no longer take effect."""
     commit = Commit()
     try:
         return await work(commit, *arguments, **options)

@@ -17,7 +17,7 @@ from starfish_server.storage.filesystem.os_errors import typed_errors
 if TYPE_CHECKING:
     from starfish_server.storage.filesystem.reading import OpenObject
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 2 * 1024 * 1024
 
 
 class FileStream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from starfish_server.checks import MAX_KEY_BYTES
@@ -12,16 +11,7 @@ from starfish_server.storage.filesystem.paths import walk
 if TYPE_CHECKING:
     from starfish_server.storage.filesystem.names import Names
 
-RESERVED = ("~attributes", "~locks", "~staging")
-_BAD_NAME = "its name breaks the key rules"
-_BAD_FOLDER = "the name of a folder above it breaks the key rules"
-_KINDS = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_RESERVED = ("~attributes/", "~locks/", "~staging/")
 
 
 class Unlistable(NamedTuple):
@@ -48,7 +38,13 @@ def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
             directory = walk(base, path.split("/")[:-1])
             try:
                 with os.scandir(directory) as entries:
-                    seen = [(entry.name, _kind(entry)) for entry in entries]
+                    for entry in entries:
+                        below = f"{path}{entry.name}/"
+                        if not entry.is_dir(follow_symlinks=False):
+                            if below[:-1].startswith(prefix) and (reason := _reason(names, path, entry)):
+                                found.append(Unlistable(below[:-1], reason))
+                        elif below not in _RESERVED and below.startswith(prefix[: len(below)]):
+                            folders.append(below)
             finally:
                 os.close(directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -56,36 +52,18 @@ def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
         except OSError as error:
             if path.startswith(prefix):
                 found.append(Unlistable(path, error.strerror or "it cannot be read"))
-            continue
-        for name, kind in seen:
-            entry_path = path + name
-            if kind == stat.S_IFDIR:
-                below = f"{entry_path}/"
-                if entry_path not in RESERVED and (below.startswith(prefix) or prefix.startswith(below)):
-                    folders.append(below)
-            elif entry_path.startswith(prefix) and (reason := _reason(names, path, name, kind)):
-                found.append(Unlistable(entry_path, reason))
     return sorted(found)
 
 
-def _kind(entry: os.DirEntry[str]) -> int:
-    if entry.is_file(follow_symlinks=False):
-        return stat.S_IFREG
-    if entry.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR
-    try:
-        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return stat.S_IFREG
-
-
-def _reason(names: Names, path: str, name: str, kind: int) -> str | None:
-    if kind != stat.S_IFREG:
-        return _KINDS.get(kind, "not a regular file")
-    if names.is_key_at(path + name):
+def _reason(names: Names, path: str, entry: os.DirEntry[str]) -> str | None:
+    if entry.is_symlink():
+        return "a symbolic link"
+    if not entry.is_file(follow_symlinks=False):
+        return "a FIFO, socket or device"
+    if names.is_key_at(path + entry.name):
         return None
-    if not names.usable([name], name, path):
-        return _BAD_NAME
+    if not names.usable([entry.name], entry.name, path):
+        return "its name breaks the key rules"
     if not names.are_segments(path[:-1]):
-        return _BAD_FOLDER
+        return "the name of a folder above it breaks the key rules"
     return f"its path is over {MAX_KEY_BYTES} bytes"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a hop to a thread for each; two are in memory
+_MAX_WRITES = 64  # of a batch; more chunks are joined into one
 
 
 class Upload:
@@ -37,7 +38,7 @@ class Upload:
 
     async def run(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> ObjectInfo:
         """Write the chunks, put the object in place, and return its info."""
-        last = b""
+        last: list[bytes] = []
         try:
             async with aclosing(_batches(chunks)) as batches:
                 async for batch in batches:
@@ -57,7 +58,7 @@ class Upload:
             raise
         return finished.result()
 
-    async def _in_thread(self, step: Callable[..., object], *arguments: bytes) -> None:
+    async def _in_thread(self, step: Callable[..., object], *arguments: list[bytes]) -> None:
         """Await a step that must end before anything else is done; a cancellation is raised after it."""
         running = _start(lambda: step(*arguments))
         cancelled: asyncio.CancelledError | None = None
@@ -71,13 +72,14 @@ class Upload:
             raise cancelled
         running.result()
 
-    def _append(self, batch: bytes) -> Draft:
+    def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:
             self._draft = self._writer.draft("upload", self._key, self._attributes, self._if_version)
-        self._draft.append(batch)
+        for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
+            self._draft.append(chunk)
         return self._draft
 
-    def _finish(self, last: bytes) -> ObjectInfo:
+    def _finish(self, last: list[bytes]) -> ObjectInfo:
         try:
             return self._append(last).put_with_info(self._commit)
         finally:
@@ -99,16 +101,15 @@ def _retrieve(future: asyncio.Future[T]) -> None:
         future.exception()
 
 
-async def _batches(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks, small ones joined."""
+async def _batches(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:
+    """Yield the chunks, several at a time."""
     batch: list[bytes] = []
     size = 0
     async for chunk in checked_chunks(chunks, "upload"):
         batch.append(chunk)
         size += len(chunk)
         if size >= _BATCH_BYTES:
-            yield b"".join(batch)
-            batch.clear()
-            size = 0
+            yield batch
+            batch, size = [], 0
     if batch:
-        yield b"".join(batch)
+        yield batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from starfish_server.checks import check_unchanged
@@ -18,12 +19,13 @@ from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
-    Parent,
     entry_status,
     make_base,
-    make_folder,
+    make_directory,
+    parent_of,
     prune,
     remove_empty_tree,
+    walk,
 )
 from starfish_server.storage.filesystem.reading import legacy_content_type, open_object
 from starfish_server.storage.filesystem.side_files import remove_side_file, write_side_file
@@ -182,10 +184,11 @@ class Draft:
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {path.removesuffix(LEGACY_SUFFIX)!r} there"
             )
-        folder, _, name = path.rpartition("/")
+        *parents, name = path.split("/")
+        make = partial(make_directory, sync=sync)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = make_folder(base, folder, sync)
+                parent = walk(base, parents, make)
                 try:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
@@ -204,7 +207,7 @@ class Draft:
 
     def _clean_up(self, path: str) -> None:
         """After a failed write, remove what it made for an object that does not exist; best effort."""
-        with contextlib.suppress(OSError), Parent(self._base, path) as (parent, name):
+        with contextlib.suppress(OSError), parent_of(self._base, path) as (parent, name):
             if parent is None or not is_file(name, parent):
                 remove_side_file(self._base, path)
         prune(self._base, path.split("/")[:-1])
