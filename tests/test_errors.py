@@ -15,6 +15,7 @@ from starfish_server.errors import DeleteManyError, StoreAccessDeniedError, Stor
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, StoreError)]
 BUILTINS = {
     "InvalidKeyError": ValueError,
+    "ObjectNotFoundError": LookupError,
     "ObjectTooLargeError": ValueError,
     "StoreDecodeError": ValueError,
     "StoreAccessDeniedError": PermissionError,

@@ -11,6 +11,7 @@ from starfish_server.builder import StoreBuilder
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
+    CircuitOpenError,
     ContextRequiredError,
     DeleteManyError,
     InvalidKeyError,
@@ -50,6 +51,7 @@ __all__ = [
     "ANY",
     "AbstractObjectStore",
     "BucketNotFoundError",
+    "CircuitOpenError",
     "CollectionConfig",
     "ContextRequiredError",
     "CustomObjectStore",

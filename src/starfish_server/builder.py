@@ -30,6 +30,7 @@ _CONSEQUENCES = {
     (Slot.COMPRESSION, Slot.CACHE): "every hit would be decompressed again",
     (Slot.ENCRYPTION, Slot.CACHE): "every hit would be decrypted again",
     (Slot.ENCRYPTION, Slot.COMPRESSION): "encrypted bodies do not compress",
+    (Slot.BREAKER, Slot.BREAKER): "the outer one would count refusals of the inner one as failures",
     (
         Slot.RETRY,
         Slot.RETRY,
@@ -175,7 +176,7 @@ def _consequence(outer: Slot | None, inner: Slot | None) -> str | None:
 
 
 def _suggestion(placed: Sequence[Layer | type[Layer]]) -> str:
-    if sum(layer.slot is Slot.RETRY for layer in placed) > 1:
+    if any(sum(layer.slot is slot for layer in placed) > 1 for slot in (Slot.BREAKER, Slot.RETRY)):
         return "Keep one of them."
     order = sorted(placed, key=lambda layer: layer.slot or 0)
     return f"Use the order {' -> '.join(map(_name, order))}, outermost first."

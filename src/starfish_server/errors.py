@@ -12,7 +12,8 @@ StoreError
 ├── VersionConflictError                       a conditional write found another version
 ├── StoreUnavailableError                      transient: worth another try
 │   ├── StoreTimeoutError (TimeoutError)
-│   └── StoreOverloadedError
+│   ├── StoreOverloadedError
+│   └── CircuitOpenError                       a breaker is open: nothing was sent
 ├── DeleteManyError                            which keys failed, and why
 ├── ContextRequiredError                       the operation needs a StoreContext
 ├── StoreClosedError (RuntimeError)
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BucketNotFoundError",
+    "CircuitOpenError",
     "ContextRequiredError",
     "DeleteManyError",
     "InvalidKeyError",
@@ -160,6 +162,12 @@ class StoreTimeoutError(StoreUnavailableError, TimeoutError):
 
 class StoreOverloadedError(StoreUnavailableError):
     """The backend, or a limit in front of it, asks for fewer requests."""
+
+
+class CircuitOpenError(StoreUnavailableError):
+    """A `CircuitBreaker` is open; nothing was sent. `retry_after`: seconds until probes may pass."""
+
+    undetermined = False
 
 
 class DeleteManyError(StoreError):

@@ -41,7 +41,7 @@ def over_callbacks() -> CustomObjectStore:
         on_get_bytes=lambda key: inner.get_bytes(key),
         on_put_bytes=inner.put_bytes,
         on_delete_many=inner.delete_many,
-        on_stat=inner.stat,
+        on_stat=lambda key: inner.stat(key),
         on_read=lambda key, start, stop: inner.read(key, start=start, stop=stop),
         on_write=inner.write,
         on_upload=inner.upload,

@@ -17,7 +17,20 @@ from starfish_server.errors import (
     ReadOnlyStoreError,
     StoreNotSupportedError,
 )
-from starfish_server.layers import ConcurrencyLimit, Layer, Namespace, ReadOnly, Retry, SizeLimit, Transform
+from starfish_server.layers import (
+    AccessLog,
+    Caching,
+    ConcurrencyLimit,
+    Layer,
+    Metrics,
+    Namespace,
+    ReadOnly,
+    Retry,
+    SizeLimit,
+    Timeout,
+    Tracing,
+    Transform,
+)
 from starfish_server.operations import Bodies, Kind, Operation
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer
 
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server.audit.records import AccessRecord
     from starfish_server.layers.base import T
 
 CASES = [
@@ -193,8 +207,8 @@ async def test_a_layer_over_two_stores_speaks_for_both() -> None:
     await store.put("k", "v")
     assert [await leaf.get_string("k") for leaf in leaves] == ["v", "v"]
     assert (store.inner, store.inners) == (leaves[0], tuple(leaves))
-    assert store.supports("put_if") is True
-    assert Both(leaves[0], ReadOnly(leaves[1])).supports("put_if") is False
+    assert store.supports("conditional_write") is True
+    assert Both(leaves[0], ReadOnly(leaves[1])).supports("conditional_write") is False
     assert store.context_dependent is False
     assert Both(leaves[0], Namespace(leaves[1], "{identity}/")).context_dependent is True
     await store.close()
@@ -241,10 +255,13 @@ class Touchable(MemoryObjectStore):
 
 async def test_an_operation_added_later_reaches_every_layer_by_itself() -> None:
     leaf = Touchable(data={})
-    builder = StoreBuilder().layer(SizeLimit, max_bytes=9).layer(Namespace, "t/").layer(ConcurrencyLimit)
-    store = builder.over(leaf)
+    records: list[AccessRecord] = []
+    builder = StoreBuilder().layer(AccessLog, sink=records.append).layer(Tracing).layer(Metrics)
+    builder = builder.layer(SizeLimit, max_bytes=9).layer(Namespace, "t/").layer(Caching).layer(Retry)
+    store = builder.layer(ConcurrencyLimit).layer(Timeout).over(leaf)
     assert await store.perform(Touch("k", b"body")) == "k"
     assert await leaf.list_keys("") == ["t/k"]
+    assert [(record.operation, record.keys, record.bytes) for record in records] == [("touch", ("k",), 4)]
     with pytest.raises(ObjectTooLargeError):
         await store.perform(Touch("k", bytes(10)))
     with pytest.raises(ReadOnlyStoreError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.storage.memory import MemoryObjectStore
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import ObjectInfo, ObjectList, StoredObject
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -62,24 +63,22 @@ class GatedStore(MemoryObjectStore):
         await self.answer("get_bytes")
         return body
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        body = await super().get_string(key)
-        await self.answer("get_versioned")
-        return None if body is None else (body, f"version of {body}")
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> StoredObject | None:
+        found = await super().read(key, start=start, stop=stop)
+        await self.answer("read")
+        return found
 
-    async def put_if(
-        self,
-        key: str,
-        body: str,
-        *,
-        version: str | None,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        await super().put(key, body)
-        await self.answer("put_if")
-        return f"version of {body}"
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
+        info = await super().write(key, body, **options)
+        await self.answer("write")
+        return info
+
+    async def list_objects(self, prefix: str, **options: Any) -> ObjectList:
+        found = await super().list_objects(prefix, **options)
+        await self.answer("list_objects")
+        return found
 
     async def list_keys(
         self,

@@ -7,12 +7,14 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starfish_server.errors import StoreUnavailableError
+from starfish_server.objects import ObjectInfo
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import StoredObject
 
 
 class Landing(NamedTuple):
@@ -99,6 +101,13 @@ class Racing(MemoryObjectStore):
     ) -> None:
         await self.change([key], body.decode(), context)
 
+    async def write(
+        self, key: str, body: str | bytes, *, context: StoreContext | None = None, **_: Any
+    ) -> ObjectInfo:
+        text = body if isinstance(body, str) else body.decode()
+        await self.change([key], text, context)
+        return ObjectInfo(key, len(text))
+
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         await self.change([key], None, context)
 
@@ -116,6 +125,12 @@ class Racing(MemoryObjectStore):
         body = await super().get_bytes(key)
         await self.reply()
         return body
+
+    async def read(self, key: str, **options: Any) -> StoredObject | None:
+        await self.pause()
+        found = await super().read(key, start=options.get("start", 0), stop=options.get("stop"))
+        await self.reply()
+        return found
 
     async def list_keys(self, prefix: str, **_: Any) -> list[str]:
         await self.pause()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ({"actions": {"psuh"}}, ValueError),
         ({"actions": set()}, ValueError),
         ({"actions": "push"}, TypeError),
-        ({"operations": {"write"}}, ValueError),
+        ({"operations": {"wirte"}}, ValueError),
         ({"on_sink_failure": "ignore"}, ValueError),
         ({"sink_timeout": 0}, ValueError),
         ({"sink": []}, ValueError),

@@ -130,28 +130,10 @@ async def test_errors_are_not_cached() -> None:
     assert await store.get_string("k") == "body"
 
 
-async def test_get_versioned_always_asks_the_backend() -> None:
-    leaf = GatedStore()
-    store = Caching(leaf)
-    await store.put("k", "body")
-    for _ in range(2):
-        assert await store.get_versioned("k") == ("body", "version of body")
-    assert leaf.calls == ["put", "get_versioned", "get_versioned"]
-
-
-async def test_who_has_seen_a_version_is_not_answered_with_an_older_one() -> None:
-    leaf = GatedStore()
-    store = Caching(leaf)
-    await store.put("k", "old")
-    assert [await store.get_string("k"), (await store.get_bytes("k") or [b""])[0]] == ["old", b"old"]
-    await leaf.put("k", "by another process")
-    assert await store.get_versioned("k") == ("by another process", "version of by another process")
-    assert await store.get_string("k") == "by another process"
-    assert (await store.get_bytes("k") or [b""])[0] == b"by another process"
-
-
 async def test_stats_start_at_nothing() -> None:
-    assert Caching(GatedStore()).stats() == CacheStats(hits=0, misses=0, shared=0, evictions=0, bytes=0)
+    assert Caching(GatedStore()).stats() == CacheStats(
+        hits=0, misses=0, shared=0, stale=0, evictions=0, bytes=0
+    )
 
 
 async def test_outcome_is_noted_for_observers() -> None:
@@ -267,6 +249,9 @@ async def test_closed_cache_returns_nothing_that_was_cached() -> None:
         {"list_ttl": 10**400},
         {"negative_ttl": -1},
         {"list_ttl": -0.5},
+        {"stale_if_error": -1},
+        {"stale_if_error": float("nan")},
+        {"stale_if_error": True},
         {"max_bytes": 0},
         {"max_object_bytes": 1.5},
         {"vary_by": "namespace"},
@@ -281,6 +266,6 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_repr_shows_the_settings() -> None:
-    text = repr(Caching(MemoryObjectStore(data={}), ttl=5.0, vary_by=("namespace",)))
+    text = repr(Caching(MemoryObjectStore(data={}), ttl=5.0, stale_if_error=60.0, vary_by=("namespace",)))
     assert text.startswith("Caching(ttl=5.0, max_bytes=67108864, max_object_bytes=1048576, ")
-    assert text.endswith("vary_by=('namespace',), MemoryObjectStore(0 objects))")
+    assert text.endswith("stale_if_error=60.0, vary_by=('namespace',), MemoryObjectStore(0 objects))")

@@ -37,11 +37,42 @@ async def test_list_is_cached_by_prefix_and_page_and_returned_as_a_copy() -> Non
     assert leaf.calls.count("list_keys") == 3
 
 
+async def test_list_of_objects_is_cached_by_prefix_and_page_and_returned_as_a_copy() -> None:
+    leaf = GatedStore({"a/1": "x", "a/b/2": "x"})
+    store = Caching(leaf, list_ttl=5.0)
+    for _ in range(2):
+        found = await store.list_objects("a/", delimiter="/")
+        assert ([info.key for info in found.objects], found.prefixes) == (["a/1"], ["a/b/"])
+        found.objects.clear()
+        found.prefixes.clear()
+    assert [info.key for info in (await store.list_objects("a/")).objects] == ["a/1", "a/b/2"]
+    assert [info.key for info in (await store.list_objects("a/", limit=1)).objects] == ["a/1"]
+    assert await store.list_keys("a/") == ["a/1", "a/b/2"]
+    assert (leaf.calls.count("list_objects"), leaf.calls.count("list_keys")) == (3, 1)
+
+
+async def test_list_of_objects_is_dropped_by_a_write_below_its_prefix() -> None:
+    leaf = GatedStore()
+    store = Caching(leaf, list_ttl=5.0)
+    await store.list_objects("a/", delimiter="/")
+    await store.write("a/b/2", "x")
+    assert (await store.list_objects("a/", delimiter="/")).prefixes == ["a/b/"]
+
+
 async def test_cached_list_does_not_answer_for_an_invalid_limit() -> None:
     store = Caching(GatedStore(), list_ttl=5.0)
     await store.list_keys("", limit=1)
     with pytest.raises(TypeError, match="limit must be an int"):
         await store.list_keys("", limit=True)
+
+
+async def test_read_that_asks_the_backend_drops_no_list() -> None:
+    leaf = GatedStore({"a/1": "x"})
+    store = cached(leaf)
+    for _ in range(2):
+        await store.list_keys("a/")
+        await store.stat("a/1")
+    assert leaf.calls.count("list_keys") == 1
 
 
 @pytest.mark.parametrize(

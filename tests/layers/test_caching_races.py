@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from layers.racing import Racing
+from starfish_server.checks import version_of
 from starfish_server.context import StoreContext
-from starfish_server.errors import StoreUnavailableError
+from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError
 from starfish_server.layers.caching import Caching
 from starfish_server.layers.namespace import Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from starfish_server.storage.base import AbstractObjectStore
 
@@ -46,44 +47,76 @@ class Race:
         for _ in self.turns:
             tenant, key = choose.choice(TENANTS), choose.choice(KEYS)
             context = StoreContext("c", {"write": str(next(self.names))}, "alice", (), "pull", tenant)
-            with suppress(asyncio.CancelledError, StoreUnavailableError):
+            with suppress(asyncio.CancelledError, StoreUnavailableError, ObjectNotFoundError):
                 await (self.write(key, context) if choose.random() < 0.12 else self.read(key, context))
 
     async def write(self, key: str, context: StoreContext) -> None:
         choose, store = self.leaf.random, self.store
         body = f"{context.namespace} {context.params['write']}"
-        write: Coroutine[None, None, None] = choose.choice(
-            [
-                partial(store.put, key, body),
-                partial(store.put_bytes, key, body.encode(), content_type="text/plain"),
-                partial(store.delete, key),
-                partial(store.delete_many, [key, choose.choice(KEYS)]),
-            ]
-        )(context=context)
+        writes: list[Callable[..., Coroutine[None, None, object]]] = [
+            partial(store.put, key, body),
+            partial(store.put_bytes, key, body.encode(), content_type="text/plain"),
+            partial(store.write, key, body),
+            partial(store.upload, key, [body[:2].encode(), body[2:].encode()]),
+            partial(store.copy, choose.choice(KEYS), key),
+            partial(store.delete, key),
+            partial(store.delete_many, [key, choose.choice(KEYS)]),
+        ]
+        write = choose.choice(writes)(context=context)
         try:
             await self.perhaps_cancelled(write)
         finally:
             self.leaf.ended[context.params["write"]] = self.leaf.now
 
     async def read(self, key: str, context: StoreContext) -> None:
-        asked, kind = self.leaf.now, self.leaf.random.randrange(3)
+        asked, store = self.leaf.now, self.store
+        kind = self.leaf.random.choice(["text", "bytes", "whole", "whole", "stat", "range", "open", "list"])
         self.reads += 1
-        if kind == 0:
-            body = await self.perhaps_cancelled(self.store.get_string(key, context=context))
-            self.check(key, context, asked, body)
-        elif kind == 1:
-            found = await self.perhaps_cancelled(self.store.get_bytes(key, context=context))
-            self.check(key, context, asked, found and found[0].decode())
-        else:
+        if kind == "list":
             folder = key[:2]
-            listed = await self.perhaps_cancelled(self.store.list_keys(folder, context=context))
+            listed = await self.perhaps_cancelled(store.list_keys(folder, context=context))
             for other in KEYS:
                 if other.startswith(folder):
                     self.check_listed(other, context, asked, other in listed)
+        elif kind == "stat":
+            info = await self.perhaps_cancelled(store.stat(key, context=context))
+            self.check(key, context, asked, info and info.version, version_of_text)
+        elif kind == "range":
+            part = await self.perhaps_cancelled(store.read(key, start=1, context=context))
+            self.check(key, context, asked, part and part.body, lambda text: text[1:].encode())
+        else:
+            self.check(key, context, asked, await self.perhaps_cancelled(self.whole(kind, key, context)))
 
-    def check(self, key: str, context: StoreContext, asked: float, body: str | None) -> None:
-        if self.leaf.is_stale(self.full_key(context, key), asked, lambda value: value == body):
-            self.stale.append(f"{key}: {body}")
+    async def whole(self, kind: str, key: str, context: StoreContext) -> str | None:
+        if kind == "text":
+            return await self.store.get_string(key, context=context)
+        if kind == "bytes":
+            pair = await self.store.get_bytes(key, context=context)
+            return pair and pair[0].decode()
+        if kind == "open":
+            reader = await self.store.open(key, context=context)
+            return None if reader is None else (await reader.read()).decode()
+        found = await self.store.read(key, context=context)
+        if found is None:
+            return None
+        assert found.info.version == version_of(found.body)
+        return found.body.decode()
+
+    def check(
+        self,
+        key: str,
+        context: StoreContext,
+        asked: float,
+        seen: object,
+        shown: Callable[[str], object] = str,
+    ) -> None:
+        """Note what was `seen` unless it is what may be there, as `shown`."""
+
+        def fits(value: str | None) -> bool:
+            return seen == (None if value is None else shown(value))
+
+        if self.leaf.is_stale(self.full_key(context, key), asked, fits):
+            self.stale.append(f"{key}: {seen!r}")
 
     def check_listed(self, key: str, context: StoreContext, asked: float, listed: bool) -> None:
         if self.leaf.is_stale(
@@ -100,6 +133,10 @@ class Race:
             await self.leaf.pause()
             task.cancel()
         return await task
+
+
+def version_of_text(text: str) -> str:
+    return version_of(text.encode())
 
 
 def cached(leaf: Racing) -> Caching:

@@ -67,6 +67,17 @@ async def test_where_a_list_starts_counts_as_held() -> None:
     assert 2000 < stats.bytes <= 4000
 
 
+async def test_metadata_and_infos_count_as_held() -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Caching(leaf, list_ttl=5.0)
+    await leaf.write("k", "v", metadata={"a": "x" * 1000, "b": "x" * 1000})
+    await store.read("k")
+    of_object = store.stats().bytes
+    assert of_object > 2000
+    await store.list_objects("")
+    assert store.stats().bytes > of_object + 2000
+
+
 async def test_evicted_objects_leave_nothing_behind() -> None:
     store = Caching(MemoryObjectStore(data={}), negative_ttl=5.0, max_bytes=10_000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,23 +13,36 @@ from starfish_server.errors import DeleteManyError, StoreError, StoreOverloadedE
 from starfish_server.layers.caching import Caching
 from starfish_server.storage.memory import MemoryObjectStore
 
+if TYPE_CHECKING:
+    from starfish_server.storage.base import AbstractObjectStore
+
 Write = Callable[[Caching], Coroutine[None, None, object]]
 WRITES: dict[str, Write] = {
     "put": lambda store: store.put("k", "new"),
     "put_bytes": lambda store: store.put_bytes("k", b"new", content_type="text/plain"),
-    "put_if": lambda store: store.put_if("k", "new", version="1"),
+    "write": lambda store: store.write("k", "new"),
+    "upload": lambda store: store.upload("k", [b"n", b"ew"]),
+    "copy": lambda store: store.copy("source", "k"),
     "delete": lambda store: store.delete("k"),
     "delete_many": lambda store: store.delete_many(["other", "k"]),
 }
 every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 
 
-async def read(store: Caching) -> tuple[str | None, tuple[bytes, str] | None, list[str]]:
-    return await store.get_string("k"), await store.get_bytes("k"), await store.list_keys("")
+async def read(store: AbstractObjectStore) -> list[object]:
+    """Read the object in every way, each of which replaces or widens what is cached."""
+    return [
+        await store.get_string("k"),
+        await store.get_bytes("k"),
+        await store.read("k"),
+        await store.stat("k"),
+        await store.list_keys(""),
+        await store.list_objects(""),
+    ]
 
 
-async def truth(leaf: GatedStore) -> tuple[str | None, tuple[bytes, str] | None, list[str]]:
-    return await leaf.get_string("k"), await leaf.get_bytes("k"), await leaf.list_keys("")
+def stored() -> GatedStore:
+    return GatedStore({"k": "old", "source": "new"})
 
 
 def cached(leaf: GatedStore) -> Caching:
@@ -38,24 +51,25 @@ def cached(leaf: GatedStore) -> Caching:
 
 @every_write
 async def test_write_is_seen_by_the_next_read(write: Write) -> None:
-    leaf = GatedStore({"k": "old"})
+    leaf = stored()
     store = cached(leaf)
     await read(store)
     await write(store)
-    assert await read(store) == await truth(leaf)
+    assert await read(store) == await read(leaf)
 
 
 @every_write
-@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "list_keys"])
+@pytest.mark.parametrize("operation", ["get_string", "get_bytes", "read", "list_keys", "list_objects"])
 async def test_read_begun_before_a_write_is_not_cached(write: Write, operation: str) -> None:
     leaf = Held(operation)
+    leaf.data["source"] = "new"
     store = cached(leaf)
     early = asyncio.create_task(read(store))
     await until(lambda: operation in leaf.calls)
     await write(store)
     leaf.release.set()
     await early
-    assert await read(store) == await truth(leaf)
+    assert await read(store) == await read(leaf)
 
 
 async def test_read_begun_before_a_write_ended_is_not_shared_after_it() -> None:
@@ -130,30 +144,31 @@ async def test_read_begun_during_a_write_and_answered_after_it_is_not_cached() -
 
 @every_write
 async def test_failed_write_leaves_nothing_cached(write: Write) -> None:
-    leaf = GatedStore({"k": "old"})
+    leaf = stored()
     store = cached(leaf)
     await read(store)
     leaf.failure = StoreUnavailableError("reply lost")
     with pytest.raises(StoreUnavailableError):
         await write(store)
-    assert await read(store) == await truth(leaf)
+    assert await read(store) == await read(leaf)
 
 
 @every_write
 async def test_cancelled_write_that_lands_later_is_seen(write: Write) -> None:
-    leaf = GatedStore({"k": "old"})
+    leaf = stored()
     store = cached(leaf)
     await read(store)
     leaf.gate.clear()
+    before = len(leaf.calls)
     task = asyncio.ensure_future(write(store))
-    await leaf.reached(4)
+    await leaf.reached(before + 1)
     task.cancel()
     await asyncio.wait([task])
     leaf.gate.set()
     leaf.data["k"] = "old"
     await read(store)
     leaf.data["k"] = "landed late"
-    assert await read(store) == await truth(leaf)
+    assert await read(store) == await read(leaf)
 
 
 async def test_key_is_cached_again_once_an_undetermined_write_can_no_longer_land() -> None:
@@ -205,10 +220,13 @@ async def test_key_that_fails_again_does_not_keep_another_one_out_for_longer() -
         lambda store: store.put("k", b"bytes"),
         lambda store: store.put("k", "new", content_type="a\nb"),
         lambda store: store.put_bytes("k", "text", content_type="text/plain"),
-        lambda store: store.put_if("k", "new", version="stale"),
+        lambda store: store.write("k", "new", if_version="stale"),
+        lambda store: store.write("k", "new", metadata={"a b": "c"}),
+        lambda store: store.upload("k", b"body"),
+        lambda store: store.copy("missing", "k"),
         lambda store: store.delete_many(["k", "../k"]),
     ],
-    ids=["key", "text", "body", "header", "bytes", "version", "keys"],
+    ids=["key", "text", "body", "header", "bytes", "version", "metadata", "chunks", "source", "keys"],
 )
 async def test_refused_write_does_not_keep_the_key_out_of_the_cache(write: Write) -> None:
     store = Caching(MemoryObjectStore(data={"k": "body"}))
@@ -216,6 +234,29 @@ async def test_refused_write_does_not_keep_the_key_out_of_the_cache(write: Write
         await write(store)
     assert [await store.get_string("k"), await store.get_string("k")] == ["body", "body"]
     assert (store.stats().hits, store.stats().misses) == (1, 1)
+
+
+async def test_write_that_the_backend_was_never_sent_does_not_keep_the_key_out() -> None:
+    class OpenError(StoreUnavailableError):
+        undetermined = False
+
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf)
+    leaf.failure = OpenError("the breaker is open")
+    with pytest.raises(OpenError):
+        await store.put("k", "new")
+    await store.get_string("k")
+    await store.get_string("k")
+    assert store.stats().hits == 1
+
+
+async def test_copy_leaves_its_source_cached() -> None:
+    leaf = stored()
+    store = Caching(leaf)
+    await store.get_string("source")
+    await store.copy("source", "k")
+    await store.get_string("source")
+    assert store.stats().hits == 1
 
 
 @pytest.mark.parametrize(

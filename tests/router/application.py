@@ -11,15 +11,14 @@ import httpx
 import uvicorn
 from fastapi import FastAPI, Request
 
-from contract.stacks import LAYERS
-from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server import MemoryObjectStore
 from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions, create_sync_router
 from starfish_server.testing import RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server import AbstractObjectStore
 
 MAX_BODY_BYTES = 10_000
 PUBLIC = {"readRoles": ["public"], "writeRoles": ["public"], "maxBodyBytes": MAX_BODY_BYTES}
@@ -116,16 +115,3 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await task
-
-
-def _tenant(context: StoreContext) -> str:
-    return f"tenants/{context.namespace or 'root'}/"
-
-
-def canonical_stack_for_mounts(leaf: AbstractObjectStore) -> AbstractObjectStore:
-    """Return the canonical stack, with a prefix for the root and for each mount."""
-    builder = StoreBuilder()
-    for name, (layer, options) in LAYERS.items():
-        changed = options | {"prefix": _tenant} if name == "Namespace" else options
-        builder = builder.layer(layer, **changed)
-    return builder.over(leaf)

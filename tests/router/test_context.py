@@ -35,10 +35,10 @@ BLOB = {"content": b"x", "headers": {"Content-Type": "image/png"}}
     ("method", "path", "caller", "operations", "expected"),
     [
         ("GET", "/pull/notes/a", "", ["get_string"], context("notes", "pull", {"id": "a"})),
-        ("POST", "/push/notes/a", "", ["get_versioned", "put_if"], context("notes", "push", {"id": "a"})),
+        ("POST", "/push/notes/a", "", ["read", "write"], context("notes", "push", {"id": "a"})),
         ("GET", "/list/notes", "", ["list_keys"], context("notes", "list", {})),
-        ("GET", "/pull/pictures/p", "", ["get_bytes"], context("pictures", "pull", {"id": "p"})),
-        ("POST", "/push/pictures/p", "", ["put_bytes"], context("pictures", "push", {"id": "p"})),
+        ("GET", "/pull/pictures/p", "", ["open"], context("pictures", "pull", {"id": "p"})),
+        ("POST", "/push/pictures/p", "", ["write"], context("pictures", "push", {"id": "p"})),
         (
             "GET",
             "/pull/users/alice/profile",
@@ -64,7 +64,7 @@ BLOB = {"content": b"x", "headers": {"Content-Type": "image/png"}}
             "POST",
             "/acme/push/users/alice/profile",
             "alice",
-            ["get_versioned", "put_if"],
+            ["read", "write"],
             context("profile", "push", ALICE, identity="alice", roles=("self",), namespace="acme"),
         ),
         (

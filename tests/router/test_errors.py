@@ -20,6 +20,7 @@ from starfish_server import (
     InvalidKeyError,
     KeyConflictError,
     MemoryObjectStore,
+    ObjectNotFoundError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
     StackError,
@@ -27,6 +28,7 @@ from starfish_server import (
     StoreClosedError,
     StoreDecodeError,
     StoreError,
+    StoreIntegrityError,
     StoreNotSupportedError,
     StoreOverloadedError,
     StoreTimeoutError,
@@ -49,6 +51,8 @@ ANSWERS: dict[type[Exception], tuple[int, int]] = {
     StoreDecodeError: (500, 500),
     StoreAccessDeniedError: (403, 403),
     BucketNotFoundError: (500, 500),
+    ObjectNotFoundError: (500, 500),
+    StoreIntegrityError: (500, 500),
     ObjectTooLargeError: (500, 413),
     VersionConflictError: (500, 409),
     StoreUnavailableError: (503, 503),
@@ -75,7 +79,7 @@ def raising(error: Exception, *operations: str) -> AbstractObjectStore:
 
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
 async def test_every_store_error_has_its_status(kind: type[Exception]) -> None:
-    store = raising(kind(SECRET), "get_string", "put_bytes", "list_keys")
+    store = raising(kind(SECRET), "get_string", "write", "list_keys")
     async with client_of(make_app(store)) as client:
         read = await client.get("/pull/notes/a")
         written = await client.post("/push/pictures/p", content=b"x", headers={"Content-Type": "image/png"})
@@ -113,7 +117,7 @@ async def test_retry_after_is_that_of_the_store_if_it_is_a_sensible_number(
     assert (response.status_code, response.headers["retry-after"]) == (503, expected)
 
 
-@pytest.mark.parametrize("operation", ["get_versioned", "put_if"])
+@pytest.mark.parametrize("operation", ["read", "write"])
 async def test_a_push_whose_store_fails_gets_the_status_of_the_failure(operation: str) -> None:
     async with client_of(make_app(raising(StoreTimeoutError(SECRET), operation))) as client:
         response = await client.post("/push/notes/a", json=pushed({"n": 1}))
@@ -152,7 +156,7 @@ async def log_of(
 ) -> logging.LogRecord:
     """Return the one record that a request leaves in the log of the router."""
     caplog.set_level(logging.INFO, "starfish_server.router")
-    async with client_of(make_app(raising(StoreAccessDeniedError("line\nbreak"), "get_bytes"))) as client:
+    async with client_of(make_app(raising(StoreAccessDeniedError("line\nbreak"), "open"))) as client:
         await client.request(method, path, **request)
     [record] = [record for record in caplog.records if record.name.startswith("starfish_server.router")]
     return record

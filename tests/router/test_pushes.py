@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
+from starfish_server.objects import StoredObject
+from starfish_server.router.documents import next_version
 from starfish_server.router.pushes import MAX_ATTEMPTS
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import httpx
 
     from starfish_server import AbstractObjectStore, StoreContext
+    from starfish_server.objects import ObjectInfo
 
 
 class Slow(MemoryObjectStore):
@@ -30,26 +34,34 @@ class Slow(MemoryObjectStore):
         await asyncio.sleep(0)
         await super().put(key, body, **options)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        found = await super().get_versioned(key)
+    async def read(self, key: str, **options: Any) -> StoredObject | None:
+        found = await super().read(key, **options)
         await asyncio.sleep(0)
         return found
 
-    async def put_if(self, key: str, body: str, **options: Any) -> str:
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
         await asyncio.sleep(0)
-        return await super().put_if(key, body, **options)
+        return await super().write(key, body, **options)
 
 
 class Unconditional(Slow):
     def supports(self, operation: str) -> bool:
-        return operation not in {"get_versioned", "put_if"}
+        return operation != "conditional_write"
 
 
 class FindsOut(Slow):
     """Over a service that turns out not to support conditional writes."""
 
-    async def put_if(self, key: str, body: str, **options: Any) -> str:
-        raise StoreNotSupportedError("not this service", operation="put_if", key=key)
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
+        raise StoreNotSupportedError("not this service", operation="write", key=key)
+
+
+class WithoutVersions(Slow):
+    """Over a service that takes conditions, but whose objects have no version."""
+
+    async def read(self, key: str, **options: Any) -> StoredObject | None:
+        found = await super().read(key, **options)
+        return found and StoredObject(replace(found.info, version=None), found.body)
 
 
 class Clientele:
@@ -92,6 +104,13 @@ async def test_of_two_pushes_in_one_process_one_wins_without_conditional_writes(
         assert await statuses([client, client], base) == [200, 409]
 
 
+async def test_an_object_without_a_version_is_pushed_without_conditional_writes() -> None:
+    store = WithoutVersions(data={})
+    await store.put("notes/a", next_version(None, {"n": 1}, "hash", 1).to_json())
+    async with client_of(make_app(store)) as client:
+        assert await statuses([client, client], "hash") == [200, 409]
+
+
 async def test_writers_that_follow_the_protocol_lose_nothing() -> None:
     async with Clientele(Slow(data={})) as clients:
 
@@ -109,15 +128,15 @@ async def test_writers_that_follow_the_protocol_lose_nothing() -> None:
 
 async def test_a_push_is_retried_while_its_base_still_matches() -> None:
     conflicts = [Fault(VersionConflictError)] * 2
-    store = FaultyStore(MemoryObjectStore(data={}), {"put_if": conflicts})
+    store = FaultyStore(MemoryObjectStore(data={}), {"write": conflicts})
     recording = RecordingStore(store)
     async with client_of(make_app(recording)) as client:
         await push(client, "notes/a", {"n": 1})
-    assert [call.name for call in recording.calls] == ["get_versioned", "put_if"] * 3
+    assert [call.name for call in recording.calls] == ["read", "write"] * 3
 
 
 async def test_a_push_that_conflicts_every_time_gives_up() -> None:
-    store = FaultyStore(MemoryObjectStore(data={}), {"put_if": [Fault(VersionConflictError)] * MAX_ATTEMPTS})
+    store = FaultyStore(MemoryObjectStore(data={}), {"write": [Fault(VersionConflictError)] * MAX_ATTEMPTS})
     async with client_of(make_app(store)) as client:
         response = await client.post("/push/notes/a", json=pushed({"n": 1}))
         assert (response.status_code, response.json()) == (503, {"error": "contended"})
@@ -145,13 +164,13 @@ async def test_the_log_says_once_that_one_process_is_protected(
 
 async def test_a_store_that_wrote_conditionally_is_never_written_to_without() -> None:
     store = RecordingStore(MemoryObjectStore(data={}))
-    refusing = FaultyStore(store, {"put_if": [None, Fault(StoreNotSupportedError)]})
+    refusing = FaultyStore(store, {"write": [None, Fault(StoreNotSupportedError)]})
     async with client_of(make_app(refusing)) as client:
         base = (await push(client, "notes/a", {"n": 1}))["hash"]
         refused = await client.post("/push/notes/a", json=pushed({"n": 2}, base))
         assert (refused.status_code, refused.json()) == (500, {"error": "store_not_supported"})
         await push(client, "notes/a", {"n": 3}, base)
-    assert {call.name for call in store.calls} == {"get_versioned", "put_if"}
+    assert {call.name for call in store.calls} == {"read", "write"}
 
 
 def count_locks() -> int:

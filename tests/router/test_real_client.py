@@ -7,13 +7,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starfish_sdk import ConflictError, StarfishClient, StarfishHttpError, SyncManager
 
-from router.application import as_caller, canonical_stack_for_mounts, make_app, serving
+from contract.stacks import LAYERS
+from router.application import as_caller, make_app, serving
+from starfish_server import StoreBuilder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from servers import S3Server
+    from starfish_server import AbstractObjectStore, StoreContext
     from starfish_server.storage.s3 import S3ObjectStore
+
+
+def _tenant(context: StoreContext) -> str:
+    return f"tenants/{context.namespace or 'root'}/"
+
+
+def canonical_stack_for_mounts(leaf: AbstractObjectStore) -> AbstractObjectStore:
+    """Return the canonical stack, with a prefix for the root and for each mount."""
+    builder = StoreBuilder()
+    for name, (layer, options) in LAYERS.items():
+        changed = options | {"prefix": _tenant} if name == "Namespace" else options
+        builder = builder.layer(layer, **changed)
+    return builder.over(leaf)
 
 
 class Alice:

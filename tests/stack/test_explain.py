@@ -55,7 +55,7 @@ def test_masks_keys_but_not_how_keys_are_recorded(name: str, shown: bool) -> Non
 
 def test_tells_what_the_stack_can_do() -> None:
     lines = explain(CustomObjectStore(on_get=lambda key, ctx: None)).splitlines()
-    assert lines[-3] == "can: get_string"
+    assert lines[-3] == "can: get_string, stat, read, open"
     assert lines[-2].startswith("cannot: ")
     assert "put_bytes" in lines[-2]
     assert lines[-1] == "what it returns depends on the caller: yes"
@@ -63,7 +63,7 @@ def test_tells_what_the_stack_can_do() -> None:
 
 def test_a_read_only_stack_cannot_write() -> None:
     lines = explain(ReadOnly(MemoryObjectStore(data={}))).splitlines()
-    assert "can: get_string, list_keys, get_bytes, get_versioned" in lines
+    assert "can: get_string, list_keys, get_bytes, stat, read, open, list_objects" in lines
 
 
 def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> None:
@@ -91,7 +91,7 @@ def test_a_layer_over_two_stores_shows_both_branches() -> None:
         lines[4],
         lines[5],
         "   │  └─ MemoryObjectStore(0 objects)",
-        "   │       A leaf that keeps objects in a dict",
+        "   │          A leaf that keeps objects in a dict",
         "   └─ MemoryObjectStore(1 objects)",
     ]
     assert lines[4].startswith("   ├─ Retry(attempts=4, ")

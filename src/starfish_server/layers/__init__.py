@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from starfish_server.layers.encryption import DataKey as DataKey
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import KeyRing as KeyRing
     from starfish_server.layers.encryption import LegacyKey as LegacyKey
     from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.fallback import Fallback as Fallback
+    from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.mirror import Mirror as Mirror
     from starfish_server.layers.mirror import RepairReport as RepairReport
     from starfish_server.layers.namespace import Namespace as Namespace
+    from starfish_server.layers.rate_limit import RateLimit as RateLimit
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
     from starfish_server.layers.retry import RetryBudget as RetryBudget
@@ -51,10 +55,13 @@ _HOMES = {
     "Authorize": "authorize",
     "CacheStats": "caching",
     "Caching": "caching",
+    "CircuitBreaker": "circuit_breaker",
     "Compression": "compression",
     "ConcurrencyLimit": "concurrency_limit",
     "DataKey": "encryption",
     "Encryption": "encryption",
+    "Fallback": "fallback",
+    "Hedge": "hedge",
     "JsonLinesSink": ".audit.json_lines",
     "KeyProvider": "encryption",
     "KeyRing": "encryption",
@@ -66,6 +73,7 @@ _HOMES = {
     "Namespace": "namespace",
     "Operation": "base",
     "QueuedSink": ".audit.queued",
+    "RateLimit": "rate_limit",
     "ReadOnly": "read_only",
     "RepairReport": "mirror",
     "Retry": "retry",

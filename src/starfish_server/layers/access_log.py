@@ -94,14 +94,9 @@ class AccessLog(Layer):
             self._sinks, keep=self._must_keep, timeout=positive_number("sink_timeout", sink_timeout)
         )
         self._actions = _ACTIONS if actions is None else _known("actions", actions, _ACTIONS)
-        self._operations = (
-            _OPERATIONS if operations is None else _known("operations", operations, _OPERATIONS)
-        )
+        self._only = None if operations is None else _known("operations", operations, _OPERATIONS)
         self._left_out = _ACTIONS - self._actions - {"system"}
-        by_system = "system" in self._actions
-        self._without_context = {
-            name: "system" if by_system else kind.action for name, kind in OPERATIONS.items()
-        }
+        self._by_system = "system" in self._actions
         self._predicate = predicate
         self._sink_timeout = sink_timeout
         self._in_flight = 0
@@ -113,8 +108,8 @@ class AccessLog(Layer):
         shown: dict[str, object] = {"sink": sinks[0] if len(sinks) == 1 else sinks}
         if self._actions != _ACTIONS:
             shown["actions"] = sorted(self._actions)
-        if self._operations != _OPERATIONS:
-            shown["operations"] = sorted(self._operations)
+        if self._only is not None:
+            shown["operations"] = sorted(self._only)
         if self._predicate is not None:
             shown["predicate"] = name_of(self._predicate)
         return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
@@ -122,8 +117,9 @@ class AccessLog(Layer):
     # Plain, because a call that is left out then costs no coroutine of its own.
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
         context = operation.context
-        action = self._without_context[operation.name] if context is None else context.action
-        if action in self._left_out or operation.name not in self._operations:
+        without = "system" if self._by_system else operation.action
+        action = without if context is None else context.action
+        if action in self._left_out or (self._only is not None and operation.name not in self._only):
             return self._inner.perform(operation)
         return self._counted(operation)
 
@@ -149,7 +145,8 @@ class AccessLog(Layer):
         ) -> AccessRecord:
             notes: dict[str, Any] = operation.notes or {}
             duration = 0.0 if outcome == "started" else perf_counter() - began
-            return make(outcome, error_type, duration, size, notes.get("attempts", 0), notes.get("cache"))
+            attempts, cache, source = notes.get("attempts", 0), notes.get("cache"), notes.get("source")
+            return make(outcome, error_type, duration, size, attempts, cache, source)
 
         if operation.bodies is Bodies.CHUNKS:
             operation = operation.replace(chunks=CountedChunks(operation.chunks))

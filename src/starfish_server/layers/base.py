@@ -80,9 +80,7 @@ class Layer(AbstractObjectStore):
         super().__init_subclass__(**kwargs)
         for name in OPERATIONS:
             if getattr(cls, name) is not getattr(Layer, name):
-                raise TypeError(
-                    f"{cls.__name__} overrides {name}, which is bypassed: override perform instead"
-                )
+                raise TypeError(f"{cls.__name__} overrides {name}, which would be bypassed: override perform")
         if not isinstance(vars(cls).get("context_dependent", False), bool):
             raise TypeError(f"{cls.__name__}.context_dependent must be True or False")
         parent = next(base for base in cls.__mro__[1:] if issubclass(base, Layer))

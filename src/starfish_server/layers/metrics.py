@@ -10,7 +10,7 @@ from opentelemetry.metrics import get_meter
 from starfish_server.checks import flag
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import observe
-from starfish_server.operations import OPERATIONS, Bodies
+from starfish_server.operations import Bodies
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Metrics(Layer):
     - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes and of
       streams as far as they were read
     - `objectstore.retries`: attempts after the first
-    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss" or "shared"
+    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared" or "stale"
 
     meter_provider: the global one by default, also if it is set up later.
     namespace_attribute: adds `starfish.namespace` to all but the active operations. Off by default: every
@@ -72,7 +72,7 @@ class Metrics(Layer):
         self._cache = meter.create_counter(
             "objectstore.cache.requests", unit="{request}", description="How the cache answered"
         )
-        self._of_operation = {name: {"objectstore.operation": name} for name in OPERATIONS}
+        self._of_operation: dict[str, dict[str, str]] = {}
         self._of_outcome: dict[tuple[str, Outcome, str | None], dict[str, str]] = {}
 
     def settings(self) -> dict[str, object]:
@@ -80,7 +80,7 @@ class Metrics(Layer):
 
     async def perform(self, operation: Operation[T]) -> T:
         operation = operation.observed()
-        active = self._of_operation[operation.name]
+        active = self._of_operation.setdefault(operation.name, {"objectstore.operation": operation.name})
         began = perf_counter()
 
         def ended(

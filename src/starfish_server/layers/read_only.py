@@ -19,7 +19,8 @@ class ReadOnly(Layer):
     context_dependent = False
 
     def supports(self, operation: str) -> bool:
-        return not OPERATIONS[operation].writes and super().supports(operation)
+        writes = operation == "conditional_write" or OPERATIONS[operation].writes
+        return not writes and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
         if operation.writes:

@@ -55,6 +55,7 @@ class Timeout(Layer):
                 f"operations: there is no operation {unknown[0]!r}, only {', '.join(OPERATIONS)}"
             )
         limits = dict.fromkeys(OPERATIONS, seconds) | {"upload": None} | self._operations
+        self._default = self._limit(self._seconds)  # for operations that are added later
         self._limits = {name: self._limit(limit) for name, limit in limits.items()}
 
     @staticmethod
@@ -68,7 +69,7 @@ class Timeout(Layer):
         return shown | {"operations": self._operations} if self._operations else shown
 
     async def perform(self, operation: Operation[T]) -> T:
-        limit = self._limits[operation.name]
+        limit = self._limits.get(operation.name, self._default)
         if limit is None:
             return await self._inner.perform(operation)
         with limit.limit(operation):

@@ -8,6 +8,7 @@ backend gave to a request. A leaf needs OpenTelemetry for neither.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import logging
 import secrets
@@ -38,6 +39,7 @@ Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 
 _log = logging.getLogger(__name__)
+_NOTED = frozenset({"attempts", "cache", "hedged", "source"})
 _PROCESS_KEY = secrets.token_bytes(32)
 
 
@@ -45,10 +47,10 @@ class Tracing(Layer):
     """One span per operation, or per try with `per_attempt=True`.
 
     Stands outside cache and retries, so that a span is one operation as the caller sees it, named
-    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made and
-    whether the cache answered. With `per_attempt=True` it stands innermost, under retry, limit and timeout,
-    and each try has a span of kind CLIENT, which over S3 follows the OpenTelemetry conventions
-    (`S3.GetObject`). One stack may have both.
+    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made,
+    whether the cache, and which store, answered, and whether the read was hedged. With `per_attempt=True` it
+    stands innermost, under retry, limit and timeout, and each try has a span of kind CLIENT, which over S3
+    follows the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
 
     per_attempt: False by default.
     tracer_provider: the global one by default, also if it is set up later. Without an SDK a call costs about
@@ -92,8 +94,7 @@ class Tracing(Layer):
         self._show_identity = _recording("record_identity", record_identity, secret)
         self._show_key = _recording("record_key", record_key, secret)
         self._show_messages = record_identity == record_key == "plain"
-        span_of = _span_of(inner) if per_attempt else _plain_span
-        self._spans = {name: span_of(name) for name in OPERATIONS}
+        self._span_of = functools.cache(_span_of(inner) if per_attempt else _plain_span)
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"per_attempt": True} if self._per_attempt else {}
@@ -101,7 +102,7 @@ class Tracing(Layer):
         return shown | {name: how for name, how in recorded.items() if how != "off"}
 
     async def perform(self, operation: Operation[T]) -> T:
-        name, attributes, key_attribute = self._spans[operation.name]
+        name, attributes, key_attribute = self._span_of(operation.name)
         span = self._start(name)
         if not span.get_span_context().is_valid:
             return await self._inner.perform(operation)
@@ -161,10 +162,8 @@ class Tracing(Layer):
             if operation.bodies in (Bodies.READER, Bodies.CHUNKS) and size is not None:
                 span.set_attribute("objectstore.bytes", size)
             notes: dict[str, Any] = operation.notes or {}
-            if "attempts" in notes:
-                span.set_attribute("objectstore.attempts", notes["attempts"])
-            if "cache" in notes:
-                span.set_attribute("objectstore.cache", notes["cache"])
+            for name in _NOTED & notes.keys():
+                span.set_attribute(f"objectstore.{name}", notes[name])
             if self._per_attempt and "request_id" in notes:
                 span.set_attribute("aws.request_id", printable(notes["request_id"]))
             _end(span)
@@ -186,7 +185,8 @@ class Tracing(Layer):
 
 
 def _plain_span(operation: str) -> _SpanOf:
-    key = "objectstore.prefix" if OPERATIONS[operation].action == "list" else "objectstore.key"
+    kind = OPERATIONS.get(operation)
+    key = "objectstore.prefix" if kind is not None and kind.action == "list" else "objectstore.key"
     return f"objectstore.{operation}", {}, key
 
 

@@ -57,7 +57,7 @@ def create_sync_router(options: SyncRouterOptions) -> APIRouter:
     """Return the routes of every collection, of every namespace mount under its name, and `GET /health`.
 
     Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
-    over a store without `get_bytes`.
+    over a store of text only.
     """
     store = options.store
     admission = Admission(
@@ -73,9 +73,9 @@ def create_sync_router(options: SyncRouterOptions) -> APIRouter:
     )
     for namespace, collections in mounts.items():
         for config in collections:
-            if not config.holds_documents and not store.supports("get_bytes"):
+            if not (config.holds_documents or store.native("read") or store.supports("get_bytes")):
                 raise ValueError(
-                    f"collection {config.name!r} holds blobs, and {type(store).__name__} has no get_bytes"
+                    f"collection {config.name!r} holds blobs, and {type(store).__name__} stores text only"
                 )
             Collection(config, namespace, store, admission, pushes).add_to(router)
     # The paths that no collection claims, which the application would answer or redirect in its own way.

@@ -86,10 +86,10 @@ class Document:
         return _changed_since(self.data, self.timestamps, checkpoint)
 
 
-def parse_document(stored: str) -> Document:
-    """Return the document that was stored as this text, or raise `CorruptDocumentError`."""
+def parse_document(stored: str | bytes) -> Document:
+    """Return the document that was stored as this text or its UTF-8, or raise `CorruptDocumentError`."""
     try:
-        fields = json.loads(stored)
+        fields = json.loads(stored if isinstance(stored, str) else stored.decode())
         if fields["v"] != VERSION:
             raise CorruptDocumentError("a document of another version")
         data, timestamps, hash_ = fields["data"], fields["timestamps"], fields["hash"]

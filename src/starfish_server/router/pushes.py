@@ -32,13 +32,13 @@ def now_ms() -> int:
 class Pushes:
     """Writes documents to a store without losing updates.
 
-    With `get_versioned` and `put_if` that holds between any number of processes. A store without them is
-    protected by a lock per key, for the pushes of this object only; the log says so once.
+    With conditional writes that holds between any number of processes. A store without them is protected by
+    a lock per key, for the pushes of this object only; the log says so once.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
         self._store = store
-        self._conditional = store.supports("get_versioned") and store.supports("put_if")
+        self._conditional = store.supports("conditional_write")
         self._proven = False
         self._warned = False
         # A lock lives as long as a push holds or awaits it.
@@ -61,12 +61,14 @@ class Pushes:
 
     async def _push_if_unchanged(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
         for _ in range(MAX_ATTEMPTS):
-            found = await self._store.get_versioned(key, context=context)
-            stored, version = found or (None, None)
+            found = await self._store.read(key, context=context)
+            if found is not None and found.info.version is None:
+                raise StoreNotSupportedError("the object has no version", operation="read", key=key)
+            stored, version = (None, None) if found is None else (found.body, found.info.version)
             document = _successor(stored, pushed, context)
             try:
-                await self._store.put_if(
-                    key, document.to_json(), version=version, content_type=JSON_TYPE, context=context
+                await self._store.write(
+                    key, document.to_json(), content_type=JSON_TYPE, if_version=version, context=context
                 )
             except VersionConflictError:
                 continue
@@ -89,7 +91,7 @@ class Pushes:
             return document
 
 
-def _successor(stored: str | None, pushed: PushRequest, context: StoreContext) -> Document:
+def _successor(stored: str | bytes | None, pushed: PushRequest, context: StoreContext) -> Document:
     previous = None if stored is None else parse_document(stored)
     if (pushed.base_hash or None) != (previous.hash if previous else None):
         raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")

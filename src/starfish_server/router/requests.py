@@ -17,6 +17,8 @@ from starfish_server.router.documents import content_hash
 from starfish_server.router.responses import HTTPError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from fastapi import Request
 
     from starfish_server.router.config import PathTemplate
@@ -99,19 +101,26 @@ def accepted_type(request: Request, media_ranges: tuple[str, ...]) -> str:
     return content_types[0].strip(" \t")
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body, or raise a 413 as soon as it is known to exceed `max_bytes`."""
-    declared = request.headers.get("content-length", "0")
+def declared_length(request: Request, max_bytes: int) -> int | None:
+    """Return the announced length of the body, if any; raise a 413 if it is over `max_bytes`."""
+    declared = request.headers.get("content-length")
+    if declared is None:
+        return None
     if not (declared.isascii() and declared.isdigit()):
         raise HTTPError(400, "invalid_content_length", "Content-Length is not a number")
     if len(declared) > _MAX_LENGTH_DIGITS or int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    body = bytearray()
+    return int(declared)
+
+
+async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives, or raise a 413 at the chunk that exceeds `max_bytes`."""
+    size = 0
     async for chunk in request.stream():
-        if len(body) + len(chunk) > max_bytes:
+        size += len(chunk)
+        if size > max_bytes:
             raise _too_large(max_bytes)
-        body += chunk
-    return bytes(body)
+        yield chunk
 
 
 def _too_large(max_bytes: int) -> HTTPError:

@@ -58,8 +58,7 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
 }
 
 _LONGEST_WAIT = 86_400  # seconds
-# Without the `W/` of a weak tag, which `If-None-Match` ignores.
-_ENTITY_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+_ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 class HTTPError(Exception):
@@ -138,9 +137,13 @@ def error_response(scope: Scope, error: HTTPError, cause: Exception | None = Non
     return JSONResponse({"error": error.code}, error.status, error.headers)
 
 
-def not_modified(if_none_match: str, etag: str) -> bool:
-    """Return whether the header holds the strong tag `etag`, by the weak comparison of RFC 9110, 13.1.2."""
-    return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
+def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
+    """Return whether an `If-Match` or `If-None-Match` is "*" or holds the strong entity tag `tag`.
+
+    strong: compare as `If-Match` does (RFC 9110, 8.8.3.2), so that no weak tag in the header is equal.
+    """
+    tags = [known for weak, known in _ENTITY_TAG.findall(header) if not (strong and weak)]
+    return header.strip() == "*" or tag in tags
 
 
 def _http_error(error: Exception) -> HTTPError:
@@ -187,9 +190,9 @@ class PushedDocument(_Body):
 
 
 class PushedBlob(_Body):
-    """The SHA-256 of the stored bytes, in hexadecimal."""
+    """The `ETag` of the stored version without its quotes, or null if the store has no versions."""
 
-    hash: str
+    hash: str | None
 
 
 class Listing(_Body):
@@ -229,6 +232,8 @@ _ERRORS = {
     403: "The caller, or the server at its store, may not do this.",
     404: "There is no such object.",
     409: "`baseHash` is not the current hash; or the key is in the way of another.",
+    412: "`If-Match` or `If-None-Match` does not hold.",
     413: "The body is over the limit.",
     415: "The collection does not take this content type.",
+    416: "The range begins after the end of the object.",
 }

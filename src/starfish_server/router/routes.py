@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +11,15 @@ from fastapi.responses import JSONResponse
 
 from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
+from starfish_server.router.blobs import Preconditions, PullHeaders, pull_blob, push_blob, tag_of
 from starfish_server.router.config import JSON_TYPE, is_segment
 from starfish_server.router.documents import parse_document
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
-    is_content_type,
+    body_chunks,
+    declared_length,
     parse_push,
-    read_body,
     requested_key,
 )
 from starfish_server.router.responses import (
@@ -29,7 +29,7 @@ from starfish_server.router.responses import (
     PushedBlob,
     PushedDocument,
     describe_responses,
-    not_modified,
+    holds_tag,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Collection:
             return JSONResponse({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
         document = parse_document(stored)
         headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
-        if not_modified(if_none_match, headers["ETag"]):
+        if holds_tag(if_none_match, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         pulled: dict[str, object] = {
             "data": document.changed_since(checkpoint),
@@ -105,37 +105,39 @@ class Collection:
         """Store the document in place of the one whose hash is `baseHash`."""
         key, context = await self._admit(request, "push", self.config.path)
         accepted_type(request, self.config.allowed_mime_types)
-        pushed = parse_push(await read_body(request, self.config.max_body_bytes))
+        declared_length(request, self.config.max_body_bytes)
+        chunks = body_chunks(request, self.config.max_body_bytes)
+        pushed = parse_push(b"".join([chunk async for chunk in chunks]))
         document = await self.pushes.push(key, pushed, context)
         return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
 
-    async def pull_blob(self, request: Request, if_none_match: Annotated[str, Header()] = "") -> Response:
-        """Return the bytes, with the content type that they were pushed with."""
+    async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
+        """Return the bytes or a range of them, with the content type that they were pushed with."""
         key, context = await self._admit(request, "pull", self.config.path)
-        found = await self.store.get_bytes(key, context=context)
-        if found is None:
-            raise HTTPError(404, "not_found", "there is no such object")
-        body, content_type = found
-        headers = self.cache_headers | {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
-        if not_modified(if_none_match, headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        # A browser must never run what a caller pushed. Another program may have stored any content type.
-        if not is_content_type(content_type, self.config.allowed_mime_types):
-            content_type = "application/octet-stream"
-        headers |= {
-            "Content-Type": content_type,
-            "Content-Disposition": "attachment",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return Response(body, headers=headers)
+        return await pull_blob(
+            self.store,
+            key,
+            context,
+            asked=asked,
+            head=request.method == "HEAD",
+            media_ranges=self.config.allowed_mime_types,
+            headers=self.cache_headers,
+        )
 
-    async def push_blob(self, request: Request) -> Response:
-        """Store the body as it is. The last push wins."""
+    async def push_blob(self, request: Request, expected: Annotated[Preconditions, Header()]) -> Response:
+        """Store the body as it is. The last push wins, unless `If-Match` or `If-None-Match` is sent."""
         key, context = await self._admit(request, "push", self.config.path)
-        content_type = accepted_type(request, self.config.allowed_mime_types)
-        body = await read_body(request, self.config.max_body_bytes)
-        await self.store.put_bytes(key, body, content_type=content_type, context=context)
-        return JSONResponse({"hash": hashlib.sha256(body).hexdigest()})
+        info = await push_blob(
+            request,
+            self.store,
+            key,
+            context,
+            content_type=accepted_type(request, self.config.allowed_mime_types),
+            max_bytes=self.config.max_body_bytes,
+            expected=expected,
+        )
+        tag = tag_of(info)
+        return JSONResponse({"hash": None if tag is None else tag.strip('"')})
 
     async def list_names(
         self,
@@ -184,21 +186,20 @@ class Collection:
         config, path = self.config, self.config.path
         pull: Callable[..., Awaitable[Response]] = self.pull_document
         push: Callable[..., Awaitable[Response]] = self.push_document
-        pulled: dict[str, Any] = {"model": PulledDocument, "description": "The document."}
-        pushed: dict[str, Any] = {"model": PushedDocument, "description": "Stored."}
         body: dict[str, Any] = {JSON_TYPE: {"schema": PushRequest.model_json_schema()}}
-        missing: tuple[int, ...] = ()
+        of_pull = describe_responses({"model": PulledDocument, "description": "The document."})
+        of_push = describe_responses({"model": PushedDocument, "description": "Stored."}, 409, 413, 415)
         if not config.holds_documents:
-            pull, push, missing = self.pull_blob, self.push_blob, (404,)
+            pull, push = self.pull_blob, self.push_blob
             body = {media_range: {"schema": _BYTES} for media_range in config.allowed_mime_types}
-            pulled = {"description": "The bytes, with the content type of their push.", "content": body}
-            pushed = {"model": PushedBlob, "description": "Stored."}
+            whole = {"description": "The bytes, with the content type of their push.", "content": body}
+            part = {"description": "The bytes that `Range` asks for.", "content": body}
+            of_pull = describe_responses(whole, 404, 412, 416) | {206: part}
+            of_push = describe_responses({"model": PushedBlob, "description": "Stored."}, 409, 412, 413, 415)
         if not config.push_only:
-            responses = describe_responses(pulled, *missing) | {304: _NOT_MODIFIED}
-            self._add(router, "GET", "pull", path, pull, responses)
+            self._add(router, "GET", "pull", path, pull, of_pull | {304: _NOT_MODIFIED})
         if not config.pull_only:
-            responses = describe_responses(pushed, 409, 413, 415)
-            self._add(router, "POST", "push", path, push, responses, {"required": True, "content": body})
+            self._add(router, "POST", "push", path, push, of_push, {"required": True, "content": body})
         if config.listable:
             responses = describe_responses({"model": Listing, "description": "One page of names."})
             self._add(router, "GET", "list", path.parent, self.list_names, responses)

@@ -9,11 +9,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import starfish_server.storage.derived as derived
 from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Operation
-from starfish_server.storage import derived
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping

@@ -132,7 +132,7 @@ async def metadata_and_cache_control_come_back(store: AbstractObjectStore) -> No
     expect((dict(info.metadata), info.cache_control), ({}, None), "after a write without them")
 
 
-@behaviour()
+@behaviour("bytes")
 async def metadata_outside_the_rules_is_refused(store: AbstractObjectStore) -> None:
     wrong: Any
     for wrong in (
@@ -245,7 +245,7 @@ async def one_folder_level_is_listed_with_a_delimiter(store: AbstractObjectStore
     await expect_error(ValueError, store.list_objects("", delimiter=","), "another delimiter")
 
 
-@behaviour("key_rules")
+@behaviour("key_rules", "bytes")
 async def general_operations_refuse_the_same_keys(store: AbstractObjectStore) -> None:
     await store.put("k", "v")
     for key in INVALID:

@@ -6,23 +6,26 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import check_page, positive_int, positive_number
+from starfish_server.checks import check_page, check_range, positive_int, positive_number
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
     DeleteManyError,
     InvalidKeyError,
+    ObjectNotFoundError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
     StackError,
     StoreDecodeError,
     StoreNotSupportedError,
+    StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
+from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, own_list
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.operations import DeleteMany, GetBytes, GetString, ListKeys
+from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects, Read
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
 NOTHING_WRITTEN = (
     ContextRequiredError,
     InvalidKeyError,
+    ObjectNotFoundError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
     StoreDecodeError,
@@ -48,15 +52,22 @@ class Caching(Layer):
 
     Stands inside `Namespace`, where keys are full and tenants cannot mix, and outside retries, timeouts and
     encryption, which a hit skips. Concurrent reads of one object share one backend read, made with the first
-    caller's context. Cancelling a caller cancels that read only if no other caller waits for it. Errors are
-    not cached. `get_versioned` always asks the backend, and drops what was cached of the object.
+    caller's context. Errors are not cached.
+
+    A `read` of the whole object is cached and answers `read`, `stat` and `open`, ranges included, `get_bytes`
+    and `get_string`; a `get_bytes` answers the last two, a `get_string` itself. Any other read asks the
+    backend and drops what was cached of the object. So does every `read`, `stat` and `open` under a context
+    of the action "push": it precedes a write.
 
     A read in flight when a write ends is not cached or shared with later callers. A write that failed, timed
-    out or was cancelled may still land. Nothing it may change is cached for a minute, or for the longest of
-    the three ages if that is less. What others write to the backend shows after at most `ttl`.
+    out or was cancelled may still land. Nothing it may change is cached for a minute, or for as long as an
+    entry may be returned if that is less. What others write to the backend shows after at most `ttl`.
 
     ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
-        for the result of `list_keys`; both 0.0, which turns them off.
+        for lists; both 0.0, which turns them off.
+    stale_if_error: seconds after its expiry for which an object or a list is still returned when the backend
+        is unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never in place of a missing
+        object or of any other error, nor after a write through this layer.
     max_bytes: memory for all entries, 64 MiB; the least recently used are evicted.
     max_object_bytes: a larger body or list is not cached, 1 MiB.
     vary_by: the part of the context on which results depend: names out of "namespace", "identity",
@@ -81,6 +92,7 @@ class Caching(Layer):
         max_object_bytes: int = 2**20,
         negative_ttl: float = 0.0,
         list_ttl: float = 0.0,
+        stale_if_error: float = 0.0,
         vary_by: VaryBy | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -92,13 +104,17 @@ class Caching(Layer):
                 " to another one: give vary_by=, place Caching inside the layer that looks at the caller, or,"
                 " if the store returns the same to all callers, set context_dependent = False on its class"
             )
-        self._caches_lists = bool(list_ttl)
+        # By exact class. An operation of any other class, such as one added later, is safe: a write drops
+        # what it may change, and a read asks the backend.
+        self._needs = {kind: needed for kind, needed in NEEDS.items() if inner.supports(kind.name)}
+        self._lists = (ListKeys, ListObjects) if list_ttl else ()
         self._settings: dict[str, object] = {
             "ttl": ttl,
             "max_bytes": max_bytes,
             "max_object_bytes": max_object_bytes,
             "negative_ttl": negative_ttl,
             "list_ttl": list_ttl,
+            "stale_if_error": stale_if_error,
         }
         if vary_by is not None:
             self._settings["vary_by"] = name_of(vary_by) if callable(vary_by) else tuple(vary_by)
@@ -107,8 +123,9 @@ class Caching(Layer):
             max_bytes=positive_int("max_bytes", max_bytes),
             max_object_bytes=positive_int("max_object_bytes", max_object_bytes),
             object_age=positive_number("ttl", ttl),
-            missing_age=positive_number("negative_ttl", negative_ttl) if negative_ttl else 0.0,
-            list_age=positive_number("list_ttl", list_ttl) if list_ttl else 0.0,
+            missing_age=_seconds("negative_ttl", negative_ttl),
+            list_age=_seconds("list_ttl", list_ttl),
+            stale_seconds=_seconds("stale_if_error", stale_if_error),
         )
 
     def settings(self) -> dict[str, object]:
@@ -124,35 +141,41 @@ class Caching(Layer):
         await super().close()
 
     async def perform(self, operation: Operation[T]) -> T:
-        # By exact class. An operation of any other class, such as one added later, is safe: a write drops
-        # what it may change, and a read asks the backend.
         kind = type(operation)
+        needed = self._needs.get(kind)
+        if needed == WHOLE and operation.context is not None and operation.context.action == "push":
+            needed = None  # it precedes a write, which needs the version that is there
         subject: Subject
-        read: Hashable
-        if (kind is GetString or kind is GetBytes) and isinstance(operation.key, str):
-            subject, read = operation.key, kind
-        elif kind is ListKeys and self._caches_lists and isinstance(operation.prefix, str):
-            subject, read = (operation.prefix,), _page(operation)
+        page: Hashable = None
+        if needed is not None and isinstance(operation.key, str):
+            subject = operation.key
+        elif kind in self._lists and isinstance(operation.prefix, str):
+            subject, page, needed = (operation.prefix,), _page(operation), TEXT
         elif operation.writes:
             return await self._write(operation)
         else:
-            return await self._read_uncached(operation)
-        entry_key = (subject, read, None if self._variant is None else self._variant(operation.context))
-        entry = self._cache.find(entry_key)
-        if entry is None:
-            result: Any = await self._cache.read(entry_key, operation, self._inner)
-        else:
-            result = entry.value
+            return await self._cache.read_uncached(operation, self._inner, counted=False)
+        entry_key = (subject, page, None if self._variant is None else self._variant(operation.context))
+        entry = self._cache.find(entry_key, needed)
+        if entry is not None:
             if operation.notes is not None:
                 operation.note("cache", "hit")
-        if type(result) is list:
-            result = result.copy()
-        return result  # type: ignore[no-any-return]  # of an operation with this entry key
+            if entry.knows == needed != WHOLE:
+                return entry.value  # type: ignore[no-any-return]  # of the same kind of operation
+            return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
+        try:
+            if needed == WHOLE and not _is_whole_read(operation):
+                return await self._cache.read_uncached(operation, self._inner, counted=True)
+            return own_list(await self._cache.read(entry_key, operation, self._inner))  # type: ignore[no-any-return]  # a copy
+        except StoreUnavailableError:
+            entry = self._cache.find_stale(entry_key, needed)
+            if entry is None:
+                raise
+        operation.note("cache", "stale")
+        return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
 
     async def _write(self, operation: Operation[T]) -> T:
-        keys: Keys = {key for key in operation.keys if isinstance(key, str)}
-        if not operation.keys and type(operation) is not DeleteMany:
-            keys = {None}  # a write that does not tell its keys may change any
+        keys = _written(operation)
         undetermined: Collection[str | None] = ()
         self._cache.begin_write(keys)
         try:
@@ -163,19 +186,33 @@ class Caching(Layer):
         finally:
             self._cache.end_write(keys, undetermined)
 
-    async def _read_uncached(self, operation: Operation[T]) -> T:
-        try:
-            return await self._inner.perform(operation)
-        finally:
-            # It may be newer than what is cached, and a caller that has seen it must not get the older one.
-            self._cache.drop({key for key in operation.keys if isinstance(key, str)})
+
+def _seconds(name: str, value: float) -> float:
+    return positive_number(name, value) if value else 0.0
+
+
+def _is_whole_read(operation: Any) -> bool:
+    if type(operation) is not Read:
+        return False
+    check_range(operation.start, operation.stop)  # an invalid one must not be shared
+    return operation.start == 0 and operation.stop is None
 
 
 def _page(operation: Any) -> Hashable:
     """Return what tells one page of a listing from another."""
     start_after, limit = operation.start_after, operation.limit
-    check_page(start_after, limit, any_text=True)  # in an entry's key, True would be equal to 1
-    return start_after, limit
+    # In an entry's key, True would be equal to 1.
+    check_page(start_after, limit, operation.name, any_text=True)
+    delimiter = operation.delimiter if type(operation) is ListObjects else ()
+    return start_after, limit, delimiter
+
+
+def _written(operation: Any) -> Keys:
+    """Return the keys that a write may change."""
+    keys = (operation.target,) if isinstance(operation, Copy) else operation.keys
+    if not keys and type(operation) is not DeleteMany:
+        return {None}  # a write that does not tell its keys may change any
+    return {key for key in keys if isinstance(key, str)}
 
 
 def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
@@ -183,8 +220,9 @@ def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
     if isinstance(error, DeleteManyError):
         return [key for key, failure in error.failures.items() if _undetermined(keys, failure)]
     # Checks of arguments raise exactly these two. A subclass may come from a reply that could not be read.
-    refused = isinstance(error, NOTHING_WRITTEN) or type(error) in (TypeError, ValueError)
-    return () if refused else keys
+    if isinstance(error, NOTHING_WRITTEN) or type(error) in (TypeError, ValueError):
+        return ()
+    return keys if getattr(error, "undetermined", True) else ()
 
 
 def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:

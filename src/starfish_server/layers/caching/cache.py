@@ -7,25 +7,26 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.caching.entries import Entries, Entry, EntryKey, Subject
-from starfish_server.layers.copy_error import copy_error
+from starfish_server.layers.caching.in_flight import InFlightRead
+from starfish_server.operations import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, KeysView
+    from collections.abc import Callable, Collection, Iterable, KeysView
 
-    from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
 
 T = TypeVar("T")
 Keys = set[str | None]
 """Keys of a write; None stands for every key."""
-Place = tuple[EntryKey, asyncio.AbstractEventLoop]
-"""What in-flight reads are shared by: an entry's key, in one event loop."""
+Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
+"""What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
 # A write of undetermined outcome may still land: its request may be on the way. For so many seconds, or the
-# longest age of an entry if that is less, what it may change is not cached.
+# time for which an entry may be returned if that is less, what it may change is not cached.
 UNDETERMINED_SECONDS = 60.0
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
@@ -36,12 +37,14 @@ class CacheStats:
     """Counts since the cache was made; each read is a hit, a miss or shared.
 
     hits: answered from the cache. misses: read from the backend. shared: waited for another caller's read.
+    stale: those of the misses and the shared ones that failed and were answered with what had expired.
     evictions: entries dropped to make room. bytes: what is cached now.
     """
 
     hits: int
     misses: int
     shared: int
+    stale: int
     evictions: int
     bytes: int
 
@@ -52,6 +55,11 @@ class Cache:
     A write drops everything it may change when it begins and again when it ends. A read in flight at either
     moment is not cached and not shared with later callers. Reads that begin in between are shared until the
     write ends, and not cached.
+
+    A read that ends replaces what was cached of its object, or drops it if its own result may not be cached:
+    it may be newer, and a caller that has seen it must not get the older one. Of two reads that overlap
+    either may be the newer one, so in the end neither is cached. Only a read that fails because the backend
+    is unavailable leaves the entry, which `find_stale` returns for a while after it has expired.
 
     After a write of undetermined outcome, nothing it may change is cached for a while, and a caller shares
     only a read that begins after the caller asked: one that waits until the read in flight has ended.
@@ -68,14 +76,17 @@ class Cache:
         object_age: float,
         missing_age: float,
         list_age: float,
+        stale_seconds: float,
     ) -> None:
         self._clock = clock
         self._limits = (max_bytes, max_object_bytes)
         self._object_age = object_age
         self._missing_age = missing_age
         self._list_age = list_age
-        self._undetermined_seconds = min(UNDETERMINED_SECONDS, max(object_age, missing_age, list_age))
-        self._hits = self._misses = self._shared = 0
+        self._stale_seconds = stale_seconds
+        longest_age = max(object_age, missing_age, list_age) + stale_seconds
+        self._undetermined_seconds = min(UNDETERMINED_SECONDS, longest_age)
+        self._hits = self._misses = self._shared = self._stale = 0
         self.reset()
         _caches.add(self)
 
@@ -89,29 +100,43 @@ class Cache:
         # the garbage collector may end an abandoned write in the thread that holds it.
         self._lock = threading.RLock()
 
-    def find(self, entry_key: EntryKey) -> Entry | None:
-        """Return what is cached and count it as a hit; call `read` if there is nothing."""
+    def find(self, entry_key: EntryKey, needed: int) -> Entry | None:
+        """Return what is cached and knows as much as `needed`, and count it as a hit."""
         self._lock.acquire()  # a hit takes a tenth longer with a `with`
         try:
             entry = self._entries[entry_key]
-            if entry.expires > self._clock():
-                self._hits += 1
-                return entry
-            del self._entries[entry_key]
+            if entry.expires > (now := self._clock()):
+                if entry.knows >= needed:
+                    self._hits += 1
+                    return entry
+            elif entry.expires + self._stale_seconds <= now:
+                del self._entries[entry_key]
         except KeyError:
             pass
         finally:
             self._lock.release()
         return None
 
+    def find_stale(self, entry_key: EntryKey, needed: int) -> Entry | None:
+        """Return what may be returned though it has expired, since the backend is unavailable."""
+        with self._lock:
+            entry = self._entries.get(entry_key)
+            # Not for a missing object: an outage must not look like a deletion.
+            if entry is None or entry.value is None or entry.knows < needed:
+                return None
+            if not self._stale_seconds or entry.expires + self._stale_seconds <= self._clock():
+                return None
+            self._stale += 1
+            return entry
+
     async def read(self, entry_key: EntryKey, operation: Operation[T], store: AbstractObjectStore) -> T:
         """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
-        subject, place = entry_key[0], (entry_key, asyncio.get_running_loop())
+        subject, place = entry_key[0], (entry_key, type(operation), asyncio.get_running_loop())
         with self._lock:
             self._forget_undetermined()
             undetermined = _may_change(self._undetermined, subject)
             latest = self._in_flight.get(subject, {}).get(place)
-            if latest is not None and latest.abandoned:
+            if latest is not None and not latest.shareable:
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
@@ -126,6 +151,22 @@ class Cache:
         if not shared:
             read.start(self._fill(entry_key, read, operation, store), partial(self._ended, place, read))
         return await read.result(shared=shared)
+
+    async def read_uncached(self, operation: Operation[T], store: AbstractObjectStore, *, counted: bool) -> T:
+        """Return the result of `operation`, which is not cached, and drop what is cached of its keys."""
+        if counted:
+            with self._lock:
+                self._misses += 1
+            operation.note("cache", "miss")
+        newer = [key for key in operation.keys if isinstance(key, str)]
+        try:
+            return await store.perform(operation)
+        except (StoreUnavailableError, asyncio.CancelledError):
+            newer.clear()
+            raise
+        finally:
+            with self._lock:
+                self._forget(newer)
 
     def begin_write(self, keys: Keys) -> None:
         """Drop what a write of `keys` may change, and cache none of it until `end_write`."""
@@ -151,16 +192,15 @@ class Cache:
     def drop(self, keys: Keys) -> None:
         """Drop what is cached of `keys`, and neither cache nor share what is being read of them."""
         with self._lock:
-            for subject in self._touched(keys, self._entries.by_subject.keys()):
-                self._entries.drop(subject)
-            for subject in self._touched(keys, self._in_flight.keys()):
-                for read in self._in_flight.pop(subject).values():
-                    read.cacheable = False
+            self._forget(self._touched(keys, self._entries.by_subject.keys()))
+            self._forget(self._touched(keys, self._in_flight.keys()))
 
     def stats(self) -> CacheStats:
         with self._lock:
             held = int(self._entries.currsize)
-            return CacheStats(self._hits, self._misses, self._shared, self._entries.evictions, held)
+            return CacheStats(
+                self._hits, self._misses, self._shared, self._stale, self._entries.evictions, held
+            )
 
     async def _fill(
         self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], store: AbstractObjectStore
@@ -169,17 +209,33 @@ class Cache:
             await asyncio.wait([read.after.task])
             read.after = None
         began = read.began = self._clock()
-        result = await store.perform(operation)
+        try:
+            result = await store.perform(operation)
+        except StoreUnavailableError:
+            raise
+        except Exception:
+            with self._lock:
+                self._entries.pop(entry_key, None)
+            raise
         if result is None:
             age = self._missing_age
         else:
             age = self._object_age if isinstance(entry_key[0], str) else self._list_age
-        if age:
-            with self._lock:
-                if read.cacheable:
-                    # From when the read began: what it saw may be as old as that.
-                    self._entries.add(entry_key, result, began + age)
+        with self._lock:
+            self._entries.pop(entry_key, None)
+            for place, other in self._in_flight.get(entry_key[0], {}).items():
+                if place[0] == entry_key and other is not read:
+                    other.cacheable = other.shareable = False
+            if read.cacheable and age:
+                # From when the read began: what it saw may be as old as that.
+                self._entries.add(entry_key, result, began + age)
         return result
+
+    def _forget(self, subjects: Iterable[Subject]) -> None:
+        for subject in subjects:
+            self._entries.drop(subject)
+            for read in self._in_flight.pop(subject, {}).values():
+                read.cacheable = False
 
     def _ended(self, place: Place, read: InFlightRead[Any]) -> None:
         subject = place[0][0]
@@ -207,54 +263,6 @@ class Cache:
                 return touched | {subject for subject in known if isinstance(subject, tuple)}
             touched |= known & {(text[:end],) for text in texts for end in range(len(text) + 1)}
         return touched
-
-
-class InFlightRead(Generic[T]):
-    """One backend read that any number of callers of one event loop wait for.
-
-    began: when it began, by the cache's clock; None before. cacheable: whether its result may be cached.
-    after: the read that must end before this one begins, or None. abandoned: whether every caller was
-    cancelled.
-    """
-
-    __slots__ = ("_waiting", "abandoned", "after", "began", "cacheable", "task")
-    task: asyncio.Task[T]
-
-    def __init__(self, *, cacheable: bool, after: InFlightRead[T] | None) -> None:
-        self.cacheable = cacheable
-        self.after = after
-        self.began: float | None = None
-        self._waiting = 0
-        self.abandoned = False
-
-    def start(self, read: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
-        """Run `read` in a copy of the first caller's context variables, then call `ended`."""
-
-        def done(task: asyncio.Task[T]) -> None:
-            if not task.cancelled():
-                task.exception()  # retrieved, so that asyncio never logs an error that no caller waits for
-            ended()
-
-        self.task = asyncio.get_running_loop().create_task(read)
-        self.task.add_done_callback(done)
-
-    async def result(self, *, shared: bool) -> T:
-        """Wait for its outcome. A caller that shares it gets a copy of an error."""
-        self._waiting += 1
-        try:
-            await asyncio.wait([self.task])
-        except asyncio.CancelledError:
-            if self._waiting == 1:
-                self.abandoned = True
-                self.task.cancel()
-                # As without a cache: a cancelled caller leaves nothing running behind.
-                await asyncio.wait([self.task])
-            raise
-        finally:
-            self._waiting -= 1
-        if shared and not self.task.cancelled() and (error := self.task.exception()) is not None:
-            raise copy_error(error)
-        return self.task.result()
 
 
 def _may_change(keys: Collection[str | None], subject: Subject) -> bool:

@@ -1,32 +1,49 @@
-"""The results that `Caching` has cached, bounded by bytes."""
+"""What `Caching` holds, bounded by bytes, and what it can answer from that."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from cachetools import LRUCache
+
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_range, decode_text
+from starfish_server.objects import ObjectInfo, ObjectList, ObjectReader, StoredObject
+from starfish_server.operations import GetBytes, GetString, Open, Operation, Read, Stat
 
 Subject = str | tuple[str]
 """What a write makes stale: an object, by its key, or the lists of a prefix, by a tuple of the prefix."""
 EntryKey = tuple[Subject, Hashable, Hashable]
-"""A subject, how it was read, and what keeps its caller apart from others."""
+"""A subject, the page of a list or None, and what keeps its caller apart from others."""
 
+# How much of an object an entry knows. It answers the operations that need no more.
+TEXT, BODY, WHOLE = range(3)
+NEEDS: dict[type[Operation[Any]], int] = {
+    GetString: TEXT,
+    GetBytes: BODY,
+    Stat: WHOLE,
+    Read: WHOLE,
+    Open: WHOLE,
+}
 # Bytes that an entry costs besides its body: keys, indexes, headers. Measured on 64-bit CPython.
 ENTRY_OVERHEAD = 800
+INFO_OVERHEAD = 500
 
 
-class Entry(NamedTuple):
-    """A result, the bytes it takes, and the time of the cache's clock at which it expires."""
+@dataclass(slots=True)
+class Entry:
+    """A result, how much it knows, the bytes it takes, and when it expires by the cache's clock."""
 
     value: Any
+    knows: int
     cost: int
     expires: float
 
 
 class Entries(LRUCache[EntryKey, Entry]):
-    """The entries, also by subject: an object has one for each kind of read and of caller.
+    """The entries, also by subject: an object has one for each kind of caller, a prefix one for each page.
 
     An expired entry stays until it is looked up or the least recently used, like any other.
     """
@@ -40,11 +57,14 @@ class Entries(LRUCache[EntryKey, Entry]):
     def add(self, key: EntryKey, value: object, expires: float) -> None:
         """Hold a result, unless it is too large."""
         size = _size(value)
-        subject, read, variant = key
+        subject, page, variant = key
         name = subject if isinstance(subject, str) else subject[0]
-        cost = ENTRY_OVERHEAD + len(name) + _text_size(read) + _text_size(variant) + size
+        cost = ENTRY_OVERHEAD + len(name) + _text_size(page) + _text_size(variant) + size
+        knows = TEXT if isinstance(value, str) else BODY if isinstance(value, tuple) else WHOLE
+        if isinstance(value, StoredObject):
+            cost += _info_size(value.info)
         if size <= self._max_object_bytes and cost <= self.maxsize:
-            self[key] = Entry(value, cost, expires)
+            self[key] = Entry(value, knows, cost, expires)
             self.by_subject.setdefault(subject, set()).add(key)
 
     def drop(self, subject: Subject) -> None:
@@ -65,6 +85,43 @@ class Entries(LRUCache[EntryKey, Entry]):
                 del self.by_subject[key[0]]
 
 
+def answer(operation: Any, value: Any) -> Any:
+    """Return the result of an operation from the value of an entry that knows enough."""
+    kind = type(operation)
+    if value is None or isinstance(value, str) or kind not in NEEDS:
+        return own_list(value)
+    if not isinstance(value, StoredObject):
+        return decode_text(value[0], operation.name, operation.key) if kind is GetString else value
+    info, body = value.info, value.body
+    if kind is GetString:
+        return decode_text(body, operation.name, operation.key)
+    if kind is GetBytes:
+        return body, info.content_type or DEFAULT_BYTES_TYPE
+    if kind is Stat:
+        return info
+    check_range(operation.start, operation.stop)
+    body = body[operation.start : operation.stop]
+    return StoredObject(info, body) if kind is Read else _reader(info, body)
+
+
+def own_list(result: Any) -> Any:
+    """Return a list as a copy that its caller may change, and any other result itself."""
+    if isinstance(result, list):
+        return result.copy()
+    if isinstance(result, ObjectList):
+        return ObjectList(result.objects.copy(), result.prefixes.copy())
+    return result
+
+
+def _reader(info: ObjectInfo, body: bytes) -> ObjectReader:
+    chunks = iter([body])
+
+    async def fetch() -> bytes:
+        return next(chunks, b"")
+
+    return ObjectReader(info, fetch)
+
+
 def _cost(entry: Entry) -> int:
     return entry.cost
 
@@ -82,6 +139,15 @@ def _size(value: object) -> int:
         return sys.getsizeof(value) - sys.getsizeof("")
     if isinstance(value, tuple):
         return len(value[0])
+    if isinstance(value, StoredObject):
+        return len(value.body)
+    if isinstance(value, ObjectList):
+        return sum(map(_info_size, value.objects)) + _size(value.prefixes)
     if isinstance(value, list):
         return sum(sys.getsizeof(key) + 8 for key in value)
     return 0
+
+
+def _info_size(info: ObjectInfo) -> int:
+    metadata = sum(len(name) + len(value) + 150 for name, value in info.metadata.items())
+    return INFO_OVERHEAD + len(info.key) + metadata

@@ -1,0 +1,250 @@
+"""`StarfishFileSystem`: any store as a file system of fsspec."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+try:
+    from fsspec.asyn import AsyncFileSystem, sync_wrapper
+    from fsspec.callbacks import DEFAULT_CALLBACK
+except ImportError as error:
+    raise ImportError("StarfishFileSystem needs fsspec: pip install 'starfish-server[fsspec]'") from error
+
+from starfish_server.adapters.fsspec_files import StarfishFile, chunks_of, save
+from starfish_server.adapters.os_errors import missing, os_errors
+from starfish_server.adapters.slices import SliceReader
+from starfish_server.bulk import scan
+from starfish_server.keys import decode_key, encode_key
+from starfish_server.objects import ANY
+from starfish_server.storage.base import AbstractObjectStore
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
+    from starfish_server.objects import ObjectInfo, StoredObject
+
+__all__ = ["StarfishFileSystem"]
+
+
+class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A file system over any store or stack, so that pandas, pyarrow, xarray, ... read and write through it.
+
+    Objects are files; a folder is there while an object is below it, so `mkdir` does nothing. Nothing is
+    cached here. Failures are OSErrors, such as `FileNotFoundError`, with the error of the store as cause; an
+    operation that the store does not have is a `NotImplementedError`.
+
+    store: where the objects are. It stays open; it may be used in other event loops as well.
+    context: the `StoreContext` of every operation, for layers that need one; None by default.
+    encode_keys: store names of any text under portable keys by `encode_key`; False by default, when names are
+        the keys and follow the rule of the store.
+
+    The other options are those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
+    """
+
+    protocol = "starfish"
+    cachable = False  # fsspec would give out the instance of another store with the same repr
+
+    def __init__(
+        self,
+        store: AbstractObjectStore,
+        *,
+        context: StoreContext | None = None,
+        encode_keys: bool = False,
+        **storage_options: Any,
+    ) -> None:
+        if not isinstance(store, AbstractObjectStore):
+            raise TypeError(f"StarfishFileSystem takes a store, not {type(store).__name__}")
+        super().__init__(**storage_options)
+        self.store = store
+        self.context = context
+        self.encode_keys = encode_keys
+        self._slices = SliceReader(store, context)
+
+    @property
+    def _fs_token(self) -> str:
+        return f"{super()._fs_token}{id(self.store):x}"
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        stripped = super()._strip_protocol(path)
+        return stripped if isinstance(stripped, list) else stripped.lstrip("/")
+
+    def _key(self, path: str) -> str:
+        name: str = self._strip_protocol(path)
+        return encode_key(name) if self.encode_keys else name
+
+    def _name(self, key: str) -> str:
+        return decode_key(key) if self.encode_keys else key
+
+    def _folder(self, path: str) -> str:
+        """Return the prefix of the keys in a folder; the root has none."""
+        return f"{self._key(path)}/" if self._strip_protocol(path) else ""
+
+    def _file(self, info: ObjectInfo) -> dict[str, Any]:
+        return {
+            "name": self._name(info.key),
+            "size": info.size,
+            "type": "file",
+            "content_type": info.content_type,
+            "metadata": dict(info.metadata),
+            "version": info.version,
+            "mtime": None if info.modified is None else info.modified.timestamp(),
+        }
+
+    async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        if not path:
+            return _directory(path)
+        with os_errors(path, reading=True):
+            info = await self.store.stat(self._key(path), context=self.context)
+            if info is not None:
+                return self._file(info)
+            if await self.store.list_keys(self._folder(path), limit=1, context=self.context):
+                return _directory(path)
+        raise missing(path)
+
+    async def _isfile(self, path: str) -> bool:
+        return await self._type(path) == "file"
+
+    async def _isdir(self, path: str) -> bool:
+        return await self._type(path) == "directory"
+
+    async def _type(self, path: str) -> object:
+        """Return the type of what is there. fsspec's own `isfile` takes a failure for a missing file."""
+        try:
+            return (await self._info(path))["type"]
+        except FileNotFoundError:
+            return None
+
+    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        with os_errors(path, reading=True):
+            page = await self.store.list_objects(self._folder(path), delimiter="/", context=self.context)
+            found = [self._file(info) for info in page.objects]
+            found += [_directory(self._name(prefix.rstrip("/"))) for prefix in page.prefixes]
+        if not found and self._strip_protocol(path):
+            found = [await self._info(path)]
+        return found if detail else sorted(entry["name"] for entry in found)
+
+    async def _walk(
+        self, path: str, maxdepth: int | None = None, on_error: Any = "missing", **kwargs: Any
+    ) -> AsyncIterator[tuple[str, Any, Any]]:
+        """Walk as fsspec does, but raise errors unless asked to omit them."""
+        on_error = _raise_unless_missing if on_error == "missing" else on_error
+        async for level in super()._walk(path, maxdepth=maxdepth, on_error=on_error, **kwargs):
+            yield level
+
+    async def _find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
+    ) -> dict[str, dict[str, Any]] | list[str]:
+        """Find by one flat listing, 1,000 objects a request, where fsspec lists each folder."""
+        if maxdepth is not None:
+            levels: dict[str, dict[str, Any]] = await super()._find(path, maxdepth, withdirs, **kwargs)
+            return levels
+        path = self._strip_protocol(path)
+        top = f"{path}/" if path else ""
+        found: dict[str, dict[str, Any]] = {}
+        with os_errors(path, reading=True):
+            async for info in scan(self.store, self._folder(path), context=self.context):
+                entry = self._file(info)
+                found[entry["name"]] = entry
+        if withdirs:
+            parents = {name[:end] for name in found for end, char in enumerate(name) if char == "/"}
+            found = {name: _directory(name) for name in parents if f"{name}/".startswith(top)} | found
+        if not found and await self._isfile(path):
+            found[path] = await self._info(path)
+        return dict(sorted(found.items())) if kwargs.get("detail") else sorted(found)
+
+    async def read_object(self, path: str, start: int | None = None, end: int | None = None) -> StoredObject:
+        """Return the bytes `start` to `end`, counted as in a Python slice, with the info of the object."""
+        with os_errors(path, reading=True):
+            found = await self._slices.read(self._key(path), start, end)
+        if found is None:
+            raise missing(path)
+        return found
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> bytes:
+        return (await self.read_object(path, start, end)).body
+
+    async def write_object(
+        self, path: str, body: bytes | AsyncIterator[bytes], mode: str = "overwrite", **headers: Any
+    ) -> None:
+        """Write a body or upload chunks; `headers` are `content_type`, `cache_control` and `metadata`.
+
+        The mode "create" raises `FileExistsError` if there is an object already.
+        """
+        creating = mode == "create"
+        write: Any = self.store.upload if isinstance(body, AsyncIterator) else self.store.write
+        with os_errors(path, creating=creating):
+            version = None if creating else ANY
+            await write(self._key(path), body, if_version=version, context=self.context, **headers)
+
+    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **headers: Any) -> None:
+        await self.write_object(path, value, mode, **headers)
+
+    async def _put_file(
+        self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
+    ) -> None:
+        local = Path(lpath)
+        if await asyncio.to_thread(local.is_dir):
+            return
+        with await asyncio.to_thread(local.open, "rb") as file:
+            callback.set_size(file.seek(0, 2))
+            file.seek(0)
+            await self.write_object(rpath, chunks_of(file, callback), **options)
+
+    async def _get_file(
+        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
+    ) -> None:
+        local = Path(lpath)
+        if await asyncio.to_thread(local.is_dir):
+            return
+        with os_errors(rpath, reading=True):
+            reader = await self.store.open(self._key(rpath), context=self.context)
+            if reader is None:
+                raise missing(rpath)
+            await save(reader, local, callback)
+
+    async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        with os_errors(path1):
+            await self.store.copy(self._key(path1), self._key(path2), context=self.context)
+
+    async def _rm_file(self, path: str, **kwargs: Any) -> None:
+        with os_errors(path):
+            if await self.store.stat(self._key(path), context=self.context) is None:
+                raise missing(path)
+            await self.store.delete(self._key(path), context=self.context)
+
+    async def _rm(
+        self, path: Any, recursive: bool = False, batch_size: int | None = None, **kwargs: Any
+    ) -> None:
+        if not recursive:
+            await super()._rm(path, batch_size=batch_size, **kwargs)
+            return
+        paths = await self._expand_path(path, recursive=True, **kwargs)
+        with os_errors(str(path)):
+            await self.store.delete_many([self._key(name) for name in paths if name], context=self.context)
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> StarfishFile:
+        return StarfishFile(self, path, mode, **kwargs)
+
+    async def _sign(self, path: str, expiration: float = 100, **options: Any) -> str:
+        """Return a URL that holds `expiration` seconds; the options are those of `signed_url`."""
+        with os_errors(path):
+            return await self.store.signed_url(
+                self._key(path), expires=expiration, context=self.context, **options
+            )
+
+    sign = sync_wrapper(_sign)
+
+
+def _directory(path: str) -> dict[str, Any]:
+    return {"name": path, "size": 0, "type": "directory"}
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -1,0 +1,70 @@
+"""`Fallback`: a second store that answers reads while the first is unavailable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import flag
+from starfish_server.errors import StoreUnavailableError
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.operations import OPERATIONS, Bodies
+
+if TYPE_CHECKING:
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["Fallback"]
+
+
+class Fallback(Layer):
+    """Reads from `backup` while the first store is unavailable. Writes go to the first store alone.
+
+    Stands outside breaker, retries and limits, of which each store has its own. With a `CircuitBreaker` over
+    the first store, reads go to the backup without waiting for the first.
+
+    backup: the second store, such as a replica in another region. Filling it is not this layer's task.
+    writes: send writes to the backup while the first store is unavailable; False by default. Such a write may
+        have been done in both stores, and it is for you to bring it to the first later. Conditional writes
+        are never sent, since the backup has versions of its own, and neither are uploads, whose chunks can be
+        read only once.
+
+    Only a `StoreUnavailableError` of the first store leads to the backup: a miss, a denial and a conflict are
+    answers. A stream that has begun does not change its store. What the backup raises is raised, with the
+    error of the first store as its `__context__`; what the backup lacks is a miss. `signed_url` signs for the
+    first store alone.
+
+    The note `source` says which store answered: "primary" or "backup".
+    """
+
+    slot = Slot.REDUNDANCY
+    context_dependent = False
+
+    def __init__(
+        self, inner: AbstractObjectStore, backup: AbstractObjectStore, *, writes: bool = False
+    ) -> None:
+        super().__init__(inner, backup)
+        self._backup = backup
+        self._writes = flag("writes", writes)
+
+    def settings(self) -> dict[str, object]:
+        return {"writes": True} if self._writes else {}
+
+    def supports(self, operation: str) -> bool:
+        reads = operation in OPERATIONS and not OPERATIONS[operation].writes
+        return super().supports(operation) if reads or self._writes else self._inner.supports(operation)
+
+    async def perform(self, operation: Operation[T]) -> T:
+        try:
+            result = await self._inner.perform(operation)
+        except StoreUnavailableError:
+            if not self._may_use_backup(operation):
+                raise
+            operation.note("source", "backup")
+            return await self._backup.perform(operation)
+        if operation.notes is not None:
+            operation.notes["source"] = "primary"
+        return result
+
+    def _may_use_backup(self, operation: Operation[Any]) -> bool:
+        if operation.writes:
+            return self._writes and operation.idempotent
+        return operation.bodies is not Bodies.URL

@@ -1,0 +1,185 @@
+"""`Hedge`: a second try of reads that take longer than most."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import positive_number
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.objects import ObjectReader
+from starfish_server.operations import OPERATIONS, Bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["Hedge"]
+
+_log = logging.getLogger(__name__)
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
+_FASTEST = 0.0001  # seconds; a second try cannot overtake a read that is quicker
+_GRACE = 0.1  # seconds that a cancelled try gets to end
+
+
+class Hedge(Layer):
+    """Sends a read a second time if it takes unusually long, and uses the answer that comes first.
+
+    Stands outside breaker, retries and limits, which both tries pass. Never sends a write twice.
+
+    delay: seconds after which the second try begins, or a percentile such as "p95" (default) or "p99.9" of
+        the times that recent successes of the same operation took. No read is hedged until 20 of them are
+        known, nor while their percentile is under 0.1 ms: a second try could not overtake.
+    budget: second tries for each read, over 0 and at most 1; 0.05 by default, so that the backend gets at
+        most 5% more reads. At most one is saved for later, so that an outage does not find a full budget.
+    clock: returns monotonic seconds, `time.monotonic` by default. The delay itself is the event loop's.
+
+    The first success is the result, and the other try is cancelled and awaited. One that ignores the
+    cancellation is left to end in the background after 0.1 seconds, and logged. If one try fails, the other
+    one's answer counts; if both fail, the first one's error is raised. A try that fails before the delay has
+    passed is not followed by another: that is the task of `Retry`.
+
+    A stream is hedged until it opens; its chunks are not. The note `hedged` says that there was a second try.
+    """
+
+    slot = Slot.REDUNDANCY
+    context_dependent = False
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        delay: float | str = "p95",
+        budget: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(inner)
+        if positive_number("budget", budget) > 1:
+            raise ValueError(f"budget must be at most 1, not {budget}")
+        self._delay = delay
+        self._budget = budget
+        self._clock = clock
+        self._tokens = 0.0
+        self._endings: set[asyncio.Task[None]] = set()
+        reads = [kind for kind in OPERATIONS.values() if not kind.writes and kind.bodies is not Bodies.URL]
+        self._delays = {kind.name: _Delay(delay) for kind in reads}
+
+    def settings(self) -> dict[str, object]:
+        return {"delay": self._delay, "budget": self._budget}
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        delay = self._delays.get(operation.name)
+        return self._inner.perform(operation) if delay is None else self._timed(operation, delay)
+
+    async def _timed(self, operation: Operation[T], delay: _Delay) -> T:
+        tokens = self._tokens + self._budget
+        self._tokens = tokens if tokens < 1 else 1.0
+        began = self._clock()
+        if delay.seconds is None:
+            result = await self._inner.perform(operation)
+        else:
+            result = await self._hedged(operation, delay.seconds)
+        delay.add(self._clock() - began)
+        return result
+
+    async def _hedged(self, operation: Operation[T], delay: float) -> T:
+        tries = [asyncio.create_task(self._try(operation))]
+        second = operation
+        try:
+            await asyncio.wait(tries, timeout=delay)
+            if not tries[0].done() and self._take():
+                operation.note("hedged", True)
+                if operation.notes is not None:
+                    second = operation.replace(notes={})  # what the loser notes must not show
+                tries.append(asyncio.create_task(self._try(second)))
+            winner = await _first_success(tries)
+            await self._end(task for task in tries if task is not winner)
+        except asyncio.CancelledError as error:
+            await self._end(tries, *error.args)
+            raise
+        if operation.notes is not None and second.notes is not None and winner is not tries[0]:
+            operation.notes.update(second.notes)
+        try:
+            return winner.result()
+        finally:
+            del winner, tries  # an error refers to this frame, and so would keep itself in memory
+
+    async def _try(self, operation: Operation[T]) -> T:
+        return await self._inner.perform(operation)
+
+    def _take(self) -> bool:
+        """Take a second try out of the budget, if it has one."""
+        if self._tokens < 1 - 1e-9:
+            return False
+        self._tokens -= 1
+        return True
+
+    async def _end(self, losers: Iterable[asyncio.Task[Any]], *message: object) -> None:
+        """Cancel tries and wait until they have ended, but not longer than the grace."""
+        endings = set()
+        for loser in losers:
+            loser.cancel(*message)
+            ending = asyncio.create_task(_discard(loser))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            endings.add(ending)
+        if endings:
+            _, late = await asyncio.wait(endings, timeout=_GRACE)
+            if late:
+                _log.warning("a try ignores its cancellation; it is left to end by itself")
+
+
+async def _first_success(tries: list[asyncio.Task[T]]) -> asyncio.Task[T]:
+    """Return the first try that succeeds; the first one of all if none does."""
+    while True:
+        for task in tries:
+            if _succeeded(task):
+                return task
+        pending = [task for task in tries if not task.done()]
+        if not pending:
+            return tries[0]
+        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _discard(task: asyncio.Task[Any]) -> None:
+    """Wait for a cancelled try, and close the reader that it may have opened all the same."""
+    await asyncio.wait([task])
+    if _succeeded(task) and isinstance(reader := task.result(), ObjectReader):
+        with suppress(Exception):
+            await reader.aclose()
+
+
+class _Delay:
+    """The delay of one operation: fixed, or a percentile of the last window of times; None if unknown."""
+
+    def __init__(self, delay: float | str) -> None:
+        self.seconds: float | None = None
+        self._part: float | None = None
+        self._times: list[float] = []
+        self._window = 20
+        if not isinstance(delay, str):
+            self.seconds = positive_number("delay", delay)
+        elif (match := _PERCENTILE.fullmatch(delay)) and float(match[1]) > 0:
+            self._part = float(match[1]) / 100
+        else:
+            raise ValueError(f'delay is a number of seconds or a percentile such as "p95", not {delay!r}')
+
+    def add(self, seconds: float) -> None:
+        """Take the time of a success into account."""
+        if self._part is None:
+            return
+        self._times.append(seconds)
+        if len(self._times) >= self._window:
+            times, self._times, self._window = sorted(self._times), [], 100
+            percentile = times[math.ceil(self._part * len(times)) - 1]
+            self.seconds = percentile if percentile >= _FASTEST else None

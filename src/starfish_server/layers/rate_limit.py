@@ -1,0 +1,120 @@
+"""`RateLimit`: so many operations a second for each caller."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.checks import positive_int, positive_number
+from starfish_server.errors import StoreOverloadedError
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.fields import context_field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["RateLimit"]
+
+_CALLERS = 100_000
+_ROUNDING = 1e-6  # seconds; a caller that waits exactly `retry_after` must not be refused again
+
+
+class RateLimit(Layer):
+    """Lets each caller perform `rate` operations a second, and `burst` of them at once.
+
+    A guard: outside namespaces and cache, so that a hit counts too. More operations raise
+    `StoreOverloadedError`, with the seconds until the next one may pass in `retry_after`.
+
+    rate: operations a second, any number over 0.
+    burst: operations that may come at once after a pause, 1 or more.
+    by: the field of the context that tells callers apart: "identity" (default), "namespace", "collection" or
+        "params.<name>". Calls without a context, and those without that field, share one limit.
+    max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
+        no waiting.
+    clock: returns monotonic seconds, `time.monotonic` by default.
+
+    The algorithm is GCRA: a caller is one number, the time at which its burst is whole again. There is room
+    for 100,000 callers whose burst is not whole. None of them is dropped for another, so invented names do
+    not reset a limit; while there is no room, all new callers share one limit. Each process counts alone. An
+    operation counts once, however many keys or chunks it has.
+    """
+
+    slot = Slot.GUARD
+    context_dependent = False
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *,
+        rate: float,
+        burst: int,
+        by: str = "identity",
+        max_wait: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(inner)
+        self._rate = positive_number("rate", rate)
+        self._burst = positive_int("burst", burst)
+        self._by = by
+        self._max_wait = 0.0 if max_wait == 0 else positive_number("max_wait", max_wait)
+        self._longest_wait = self._max_wait + _ROUNDING
+        self._field = context_field(by)
+        self._clock = clock
+        self._interval = 1 / self._rate
+        self._slack = (burst - 1) * self._interval
+        self._lock = threading.Lock()
+        # When each caller's burst is whole again. By the hash of the name, so that long ones take no memory.
+        self._whole_at: OrderedDict[int | None, float] = OrderedDict()
+
+    def settings(self) -> dict[str, object]:
+        shown: dict[str, object] = {"rate": self._rate, "burst": self._burst, "by": self._by}
+        return shown | {"max_wait": self._max_wait} if self._max_wait else shown
+
+    async def perform(self, operation: Operation[T]) -> T:
+        context = operation.context
+        caller: int | None = hash(None if context is None else self._field(context))
+        now = self._clock()
+        with self._lock:
+            whole_at = self._whole_at.get(caller)
+            if whole_at is None:
+                caller = self._make_room(caller, now)
+                whole_at = self._whole_at.get(caller, now)
+            if whole_at < now:
+                whole_at = now
+            wait = whole_at - now - self._slack
+            if wait <= self._longest_wait:
+                self._whole_at[caller] = whole_at = whole_at + self._interval
+        if wait > _ROUNDING:
+            await self._wait(wait, operation, caller, whole_at)
+        return await self._inner.perform(operation)
+
+    async def _wait(
+        self, wait: float, operation: Operation[Any], caller: int | None, whole_at: float
+    ) -> None:
+        if wait > self._longest_wait:
+            reason = f"over {self._rate:g} operations a second for one {self._by}"
+            error = operation.error(StoreOverloadedError, reason, retry_after=wait)
+            error.undetermined = False
+            raise error
+        try:
+            await asyncio.sleep(wait)
+        except BaseException:
+            with self._lock:
+                # Taken back, unless others wait behind it: two would have the same turn.
+                if self._whole_at.get(caller) == whole_at:
+                    self._whole_at[caller] = whole_at - self._interval
+            raise
+
+    def _make_room(self, caller: int | None, now: float) -> int | None:
+        """Drop callers whose burst is whole; return the new `caller`, or None, for all, if none could be."""
+        table = self._whole_at
+        for _ in range(min(len(table), 2 if len(table) < _CALLERS else 64)):
+            name, whole_at = table.popitem(last=False)
+            if whole_at > now:
+                table[name] = whole_at  # at the end, so that each is looked at in its turn
+        return caller if len(table) < _CALLERS else None

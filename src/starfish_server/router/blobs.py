@@ -1,0 +1,262 @@
+"""Blobs over HTTP: conditions, one range, and bodies that are streamed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from starfish_server.errors import VersionConflictError, shown_text
+from starfish_server.objects import ANY
+from starfish_server.router.requests import body_chunks, declared_length, is_content_type
+from starfish_server.router.responses import HTTPError, holds_tag
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
+    from starfish_server.storage.base import AbstractObjectStore
+
+_log = logging.getLogger(__name__)
+
+# A body announced with at most so many bytes is written whole: `Retry` can repeat that, and a slow client
+# holds nothing of the store while it sends.
+WHOLE_BYTES = 2**20
+# More digits would name a byte past the end of any object.
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
+
+
+class Preconditions(BaseModel):
+    """The headers that make a request depend on the stored version."""
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+    def check_match(self, tag: str | None, *, exists: bool = True) -> None:
+        """Raise a 412 if `If-Match` asks for another version than that of `tag`."""
+        if self.if_match is not None and not (exists and holds_tag(self.if_match, tag, strong=True)):
+            raise _failed()
+
+    def has_none_match(self, tag: str | None) -> bool:
+        """Return whether `If-None-Match` names the version of `tag`, that of an object that exists."""
+        return self.if_none_match is not None and holds_tag(self.if_none_match, tag)
+
+
+class PullHeaders(Preconditions):
+    """The headers of a pull that select what is sent."""
+
+    if_range: str | None = None
+    range: str | None = None
+
+    def need_info(self) -> bool:
+        """Return whether `select` needs the object's info: for its version, or to count from its end."""
+        if self.if_match is not None or self.if_none_match is not None:
+            return True
+        return self.range is not None and (self.if_range is not None or "=-" in self.range)
+
+    def select(self, info: ObjectInfo | None) -> Selection:
+        """Return what to send of the object; `info` may be None unless `need_info`.
+
+        A range that is malformed, of another unit, one of several, or of an object of unknown size is
+        ignored, as RFC 9110 allows. Raises a 412 or a 416.
+        """
+        tag = None if info is None else tag_of(info)
+        self.check_match(tag)
+        if self.has_none_match(tag):
+            return Selection(304)
+        match = _RANGE.fullmatch(self.range or "")
+        # A date in If-Range is no strong validator, so it does not hold.
+        if match is None or (self.if_range is not None and self.if_range != tag):
+            return Selection(200)
+        if info is not None and info.size is None:
+            return Selection(200)
+        first, last, suffix = match.groups()
+        size = None if info is None else info.size
+        if suffix is not None:
+            return _suffix(int(suffix), size or 0)
+        start, stop = int(first), None if last is None else int(last) + 1
+        if stop is not None and stop <= start:
+            return Selection(200)
+        if size is not None and start >= size:
+            raise _unsatisfiable(size)
+        return Selection(206, start, stop)
+
+
+class Selection(NamedTuple):
+    """The status of a pull, and which bytes of the object it sends."""
+
+    status: int
+    start: int = 0
+    stop: int | None = None
+
+
+def _suffix(length: int, size: int) -> Selection:
+    if length == 0:
+        raise _unsatisfiable(size)
+    # The last bytes of an empty object are all of it, which no Content-Range can say.
+    return Selection(206, max(0, size - length)) if size else Selection(200)
+
+
+def _unsatisfiable(size: int) -> HTTPError:
+    headers = {"Content-Range": f"bytes */{size}"}
+    return HTTPError(416, "range_not_satisfiable", f"the object has {size} bytes", headers)
+
+
+def _failed() -> HTTPError:
+    return HTTPError(412, "precondition_failed", "the object does not have the expected version")
+
+
+def _not_found() -> HTTPError:
+    return HTTPError(404, "not_found", "there is no such object")
+
+
+def tag_of(info: ObjectInfo) -> str | None:
+    """Return the strong entity tag of the version, or None if the store has no versions."""
+    return None if info.version is None else f'"{quote(info.version)}"'
+
+
+async def pull_blob(
+    store: AbstractObjectStore,
+    key: str,
+    context: StoreContext,
+    *,
+    asked: PullHeaders,
+    head: bool,
+    media_ranges: tuple[str, ...],
+    headers: dict[str, str],
+) -> Response:
+    """Return the response to a pull; `headers` are added to those of the object. HEAD reads no body."""
+    if head:
+        asked = asked.model_copy(update={"range": None})
+    info = None
+    if head or asked.need_info():
+        info = await store.stat(key, context=context)
+        if info is None:
+            raise _not_found()
+    selected = asked.select(info)
+    # Each further turn needs another writer who replaced the object since the last one.
+    while info is None or not (head or selected.status == 304):
+        reader = await store.open(key, start=selected.start, stop=selected.stop, context=context)
+        if reader is None:
+            raise _not_found()
+        info, opened = reader.info, selected
+        try:
+            selected = asked.select(info)
+            if selected == opened:
+                sent = headers | _headers(info, selected, media_ranges)
+                return StreamedObject(reader, selected.status, sent)
+        except BaseException:
+            await reader.aclose()
+            raise
+        await reader.aclose()
+    return Response(status_code=selected.status, headers=headers | _headers(info, selected, media_ranges))
+
+
+def _headers(info: ObjectInfo, selected: Selection, media_ranges: tuple[str, ...]) -> dict[str, str]:
+    headers = {}
+    if (tag := tag_of(info)) is not None:
+        headers["ETag"] = tag
+    if info.modified is not None:
+        headers["Last-Modified"] = format_datetime(info.modified, usegmt=True)
+    if selected.status == 304:
+        return headers
+    # A browser must never run what a caller pushed. Another program may have stored any content type.
+    allowed = is_content_type(info.content_type or "", media_ranges)
+    headers |= {
+        "Accept-Ranges": "bytes",
+        "Content-Type": (info.content_type or "") if allowed else "application/octet-stream",
+        "Content-Disposition": "attachment",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if info.size is not None:
+        stop = info.size if selected.stop is None else min(selected.stop, info.size)
+        headers["Content-Length"] = str(stop - selected.start)
+        if selected.status == 206:
+            headers["Content-Range"] = f"bytes {selected.start}-{stop - 1}/{info.size}"
+    return headers
+
+
+class StreamedObject(StreamingResponse):
+    """Sends what a reader reads, as fast as the client takes it, and closes the reader however that ends.
+
+    If the store fails on the way, the connection is cut, since the status was sent long ago.
+    """
+
+    def __init__(self, reader: ObjectReader, status: int, headers: dict[str, str]) -> None:
+        super().__init__(reader, status, headers)
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette's own would cancel each await of a reader that closes. A task is cancelled once.
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(self.listen_for_disconnect(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        except Exception as error:
+            path = shown_text(scope["path"])
+            where = {"method": scope["method"], "path": path, "status": self.status_code}
+            _log.error("%s %s broke off", scope["method"], path, exc_info=error, extra=where)
+            raise
+        finally:
+            sending.cancel()
+            leaving.cancel()
+            await asyncio.wait((sending, leaving))
+
+    async def _send(self, send: Send) -> None:
+        async with self._reader:
+            await self.stream_response(send)
+
+
+async def push_blob(
+    request: Request,
+    store: AbstractObjectStore,
+    key: str,
+    context: StoreContext,
+    *,
+    content_type: str,
+    max_bytes: int,
+    expected: Preconditions,
+) -> ObjectInfo:
+    """Store the body of the request and return the info of the object. Raises a 412 or a 413."""
+    length = declared_length(request, max_bytes)
+    if_version = await _if_version(store, key, context, expected)
+    chunks = body_chunks(request, max_bytes)
+    try:
+        if length is not None and length <= WHOLE_BYTES:
+            body = b"".join([chunk async for chunk in chunks])
+            return await store.write(
+                key, body, content_type=content_type, if_version=if_version, context=context
+            )
+        return await store.upload(
+            key, chunks, content_type=content_type, if_version=if_version, context=context
+        )
+    except VersionConflictError:
+        if if_version is ANY:
+            raise
+        raise _failed() from None
+
+
+async def _if_version(
+    store: AbstractObjectStore, key: str, context: StoreContext, expected: Preconditions
+) -> IfVersion:
+    """Return the version that a push may replace; raise a 412 if the stored one is another already."""
+    if expected.if_match is None and expected.if_none_match is None:
+        return ANY
+    if expected.if_match is None and expected.if_none_match == "*":
+        return None
+    info = await store.stat(key, context=context)
+    tag = None if info is None else tag_of(info)
+    expected.check_match(tag, exists=info is not None)
+    if info is not None and expected.has_none_match(tag):
+        raise _failed()
+    return None if info is None else info.version

@@ -1,0 +1,225 @@
+"""What `StarfishFileSystem` promises beyond fsspec's own suite."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+
+from adapters.stores import made_of
+from starfish_server import (
+    MemoryObjectStore,
+    StoreContext,
+    StoreError,
+    StoreUnavailableError,
+    encode_key,
+    errors,
+)
+from starfish_server.adapters.fsspec import StarfishFileSystem
+from starfish_server.adapters.os_errors import os_errors
+from starfish_server.layers import Timeout
+from starfish_server.testing import Fault, FaultyStore, RecordingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CONTEXT = StoreContext("files", {}, "alice", ("owner",), "pull", namespace="alice")
+
+
+def down(operation: str) -> StarfishFileSystem:
+    """A file system over a store that is unavailable for that operation."""
+    inner = MemoryObjectStore(data={"folder/name": "text"})
+    faults = [Fault(error=StoreUnavailableError)] * 3
+    return StarfishFileSystem(store=FaultyStore(inner, {operation: faults}))
+
+
+def test_a_url_opens_a_file_of_the_store() -> None:
+    store = MemoryObjectStore(data={"a/b.txt": "text"})
+    with fsspec.open("starfish://a/b.txt", "r", store=store) as file:
+        assert file.read() == "text"
+
+
+async def test_an_asynchronous_file_system_is_awaited() -> None:
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), asynchronous=True)
+    await fs._pipe_file("a/b", b"0123456789")
+    assert await fs._cat_file("a/b", start=2, end=4) == b"23"
+
+
+def test_a_store_serves_two_event_loops() -> None:
+    async def use(fs: StarfishFileSystem) -> bytes:
+        await fs._pipe_file("k", b"async")
+        return await fs._cat_file("k")
+
+    store = Timeout(MemoryObjectStore(data={}))
+    assert asyncio.run(use(StarfishFileSystem(store=store, asynchronous=True))) == b"async"
+    assert StarfishFileSystem(store=store).cat_file("k") == b"async"
+
+
+def test_what_is_not_a_store_is_refused() -> None:
+    with pytest.raises(TypeError, match="takes a store, not dict"):
+        StarfishFileSystem({})  # type: ignore[arg-type]  # the mistake
+
+
+def test_file_systems_over_different_stores_are_different() -> None:
+    first, second = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    assert repr(first) == repr(second)
+    assert StarfishFileSystem(store=first) == StarfishFileSystem(store=first)
+    assert StarfishFileSystem(store=first) != StarfishFileSystem(store=second)
+    assert StarfishFileSystem(store=first) != StarfishFileSystem(store=first, context=CONTEXT)
+
+
+def test_the_context_reaches_every_operation(tmp_path: Path) -> None:
+    store = RecordingStore(MemoryObjectStore(data={}))
+    fs = StarfishFileSystem(store=store, context=CONTEXT)
+    with fs.open("a/b", "wb", block_size=4) as file:
+        file.write(b"01234567")
+    fs.cat_file("a/b", start=-2)
+    fs.copy("a/b", "a/c")
+    fs.get_file("a/c", str(tmp_path / "c"))
+    fs.put_file(str(tmp_path / "c"), "a/d")
+    fs.find("a")
+    fs.ls("a")
+    fs.info("a")
+    fs.rm("a/b")
+    fs.rm("a", recursive=True)
+    assert {call.context for call in store.calls} == {CONTEXT}
+    assert {call.name for call in store.calls} >= {"upload", "read", "copy", "open", "stat", "delete_many"}
+
+
+def test_info_tells_what_the_store_knows() -> None:
+    _, fs = made_of(("a/b", b"body"))
+    info = fs.info("a/b")
+    assert (info["name"], info["size"], info["type"]) == ("a/b", 4, "file")
+    assert info["content_type"] == "application/octet-stream"
+    assert info["version"]
+    assert info["mtime"] > 0
+    assert fs.info("/a/") == {"name": "a", "size": 0, "type": "directory"}
+
+
+def test_a_folder_is_listed_by_one_request_for_one_level() -> None:
+    store, fs = made_of(("a/b", b""), ("a/c/d", b""), ("ab", b""))
+    assert fs.ls("a", detail=False) == ["a/b", "a/c"]
+    assert [(call.name, call.delimiter) for call in store.calls] == [("list_objects", "/")]  # type: ignore[attr-defined]
+
+
+def test_a_tree_is_found_by_one_flat_listing() -> None:
+    store, fs = made_of(("a/b", b""), ("a/c/d", b""), ("a/c/e/f", b""), ("ab", b""))
+    assert fs.find("a") == ["a/b", "a/c/d", "a/c/e/f"]
+    assert [call.name for call in store.calls] == ["list_objects"]
+    assert fs.find("a", withdirs=True) == ["a", "a/b", "a/c", "a/c/d", "a/c/e", "a/c/e/f"]
+    assert fs.find("", withdirs=True)[:2] == ["a", "a/b"]
+    assert fs.find("a", maxdepth=1) == ["a/b"]
+    assert fs.find("ab") == ["ab"]
+
+
+def test_a_tree_is_removed_by_one_request() -> None:
+    store, fs = made_of(("a/b", b""), ("a/c/d", b""), ("ab", b""))
+    fs.rm("a", recursive=True)
+    assert [call.name for call in store.calls if call.writes] == ["delete_many"]
+    assert fs.find("") == ["ab"]
+
+
+@pytest.mark.parametrize("name", ["my file, 2026 (é).csv", "~", "a//b", "..", "k=v/ä"])
+def test_names_of_any_text_under_portable_keys(name: str) -> None:
+    store = MemoryObjectStore(data={})
+    fs = StarfishFileSystem(store=store, encode_keys=True)
+    path = f"ordner ä/{name}"
+    fs.pipe_file(path, b"body")
+    assert fs.cat_file(path) == b"body"
+    assert fs.find("") == fs.find("ordner ä") == [path]
+    assert fs.info(path)["name"] == path
+    assert fs.ls("", detail=False) == ["ordner ä"]
+
+
+def test_encoded_names_are_keys_of_encode_key() -> None:
+    data: dict[str, str] = {}
+    StarfishFileSystem(store=MemoryObjectStore(data=data), encode_keys=True).pipe_file("a b", b"")
+    assert list(data) == [encode_key("a b")]
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_is_an_oserror_or_not_implemented(name: str) -> None:
+    kind = getattr(errors, name)
+    error: StoreError = kind({"k": StoreError("no")}) if name == "DeleteManyError" else kind("why", key="k")
+    with pytest.raises((OSError, NotImplementedError)) as caught, os_errors("a/path"):
+        raise error
+    assert caught.value is error or caught.value.__cause__ is error
+    assert isinstance(caught.value, StoreError) or getattr(caught.value, "filename", None) == "a/path"
+
+
+def test_what_is_missing_is_a_file_not_found_error(tmp_path: Path) -> None:
+    _, fs = made_of()
+    uses: list[Callable[[], object]] = [
+        lambda: fs.info("a"),
+        lambda: fs.ls("a"),
+        lambda: fs.open("a"),
+        lambda: fs.cat_file("a"),
+        lambda: fs.cat_file("a", start=-8),
+        lambda: fs.copy("a", "b"),
+        lambda: fs.rm("a"),
+        lambda: fs.get_file("a", str(tmp_path / "a")),
+    ]
+    for use in uses:
+        with pytest.raises(FileNotFoundError):
+            use()
+    assert not (tmp_path / "a").exists()
+    assert not fs.exists("a")
+
+
+def test_a_key_that_no_object_can_have_is_missing_but_cannot_be_written() -> None:
+    _, fs = made_of()
+    assert not fs.exists("a b")
+    assert not fs.isdir("a b")
+    with pytest.raises(FileNotFoundError, match="invalid key"):
+        fs.cat_file("a b")
+    with pytest.raises(OSError, match="invalid key"):
+        fs.pipe_file("a b", b"")
+
+
+@pytest.mark.parametrize(
+    ("operation", "method"),
+    [
+        ("stat", "exists"),
+        ("stat", "isfile"),
+        ("stat", "isdir"),
+        ("list_objects", "find"),
+        ("list_objects", "ls"),
+        ("list_objects", "glob"),
+        ("list_objects", "du"),
+    ],
+)
+def test_a_failure_is_never_taken_for_a_missing_file(operation: str, method: str) -> None:
+    path = "folder/*" if method == "glob" else "folder"
+    with pytest.raises(OSError, match="injected fault"):
+        getattr(down(operation), method)(path)
+
+
+def test_a_folder_is_not_opened_as_a_file() -> None:
+    _, fs = made_of(("a/b", b""))
+    with pytest.raises(IsADirectoryError):
+        fs.open("a")
+
+
+def test_urls_are_signed_where_the_store_signs() -> None:
+    class Signing(RecordingStore):
+        async def signed(self) -> str:
+            return "https://host/a?signature"
+
+        def perform(self, operation: Any) -> Any:
+            return self.signed() if operation.name == "signed_url" else super().perform(operation)
+
+    assert StarfishFileSystem(Signing(MemoryObjectStore(data={}))).sign("a", 60) == "https://host/a?signature"
+    with pytest.raises(NotImplementedError):
+        made_of()[1].sign("a")
+
+
+def test_without_the_extra_the_import_says_how_to_install_it() -> None:
+    for extra in ("fsspec", "zarr"):
+        code = f"import sys; sys.modules[{extra!r}] = None; import starfish_server.adapters.{extra}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"pip install 'starfish-server[{extra}]'" in done.stderr
