@@ -32,8 +32,8 @@ def store(make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: 
     return make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1, max_connections=1)
 
 
-async def opened(store: S3ObjectStore, **bounds: int) -> ObjectReader:
-    reader = await store.open("k", **bounds)
+async def opened(store: S3ObjectStore, start: int = 0, stop: int | None = None) -> ObjectReader:
+    reader = await store.open("k", start=start, stop=stop)
     assert reader is not None
     return reader
 
