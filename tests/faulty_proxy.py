@@ -34,6 +34,8 @@ class Forwarded:
 
     def response(self) -> web.Response:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
+        if not self.body and "Content-Length" in self.headers:  # of what a GET would return
+            headers["Content-Length"] = self.headers["Content-Length"]
         return web.Response(status=self.status, headers=headers, body=self.body)
 
 

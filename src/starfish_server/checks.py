@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
 from starfish_server.objects import ANY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
 
@@ -282,11 +283,12 @@ async def checked_chunks(
     chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
 ) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
-    async for chunk in asynchronous(chunks):
-        if not isinstance(chunk, bytes | bytearray | memoryview):
-            raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
-        if len(chunk):
-            yield bytes(chunk)
+    async with aclosing(asynchronous(chunks)) as source:
+        async for chunk in source:
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
+            if len(chunk):
+                yield bytes(chunk)
 
 
 def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> None:
@@ -297,7 +299,7 @@ def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str)
         raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
 
 
-async def asynchronous(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def asynchronous(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of either kind of iterable; a generator is closed with this one."""
     if not isinstance(chunks, AsyncIterable):
         for chunk in chunks:

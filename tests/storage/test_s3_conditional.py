@@ -55,11 +55,11 @@ async def test_a_service_that_does_not_heed_if_match_is_not_trusted_with_it(
     found = await store.stat("k")
     assert found is not None
     proxy.fault = deaf_to("If-Match")  # type: ignore[assignment]  # it is one
-    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match: it may have overwritten"):
-        await store.put_if("k", "2", if_version=found.version)
+    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match for a put; the write was done"):
+        await store.write("k", "2", if_version=found.version)
     proxy.seen.clear()
     with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
-        await store.put_if("k", "3", if_version=found.version)
+        await store.write("k", "3", if_version=found.version)
     assert proxy.seen == []
 
 
@@ -140,7 +140,7 @@ async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_us
     await store.put("k", "1")
     found = await store.stat("k")
     assert found is not None
-    await store.put_if("k", "2", if_version=found.version)
+    await store.write("k", "2", if_version=found.version)
     assert await store.get_string("k") == "2"
 
 

@@ -27,6 +27,7 @@ from starfish_server.storage.s3.errors import (
     BY_CODE,
     BY_EXCEPTION,
     Fault,
+    InvalidRangeError,
     MappedErrors,
     NoSuchKeyError,
     WriteRaceError,
@@ -39,6 +40,7 @@ DOCUMENTED = {
     NoSuchKeyError: "NoSuchKey NoSuchVersion",
     BucketNotFoundError: "NoSuchBucket",
     VersionConflictError: "PreconditionFailed",
+    InvalidRangeError: "InvalidRange",
     WriteRaceError: "ConditionalRequestConflict",
     StoreNotSupportedError: "NotImplemented",
     StoreAccessDeniedError: """AccessDenied AccountProblem AllAccessDisabled AuthorizationHeaderMalformed
@@ -50,7 +52,7 @@ DOCUMENTED = {
         OperationAborted RequestTimeout XAmzContentSHA256Mismatch""",
     StoreError: """EntityTooLarge EntityTooSmall IllegalLocationConstraintException InvalidArgument
         InvalidBucketName InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState
-        InvalidRange InvalidRequest InvalidStorageClass InvalidURI MalformedXML MaxMessageLengthExceeded
+        InvalidRequest InvalidStorageClass InvalidURI MalformedXML MaxMessageLengthExceeded
         MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError PermanentRedirect
         Redirect TemporaryRedirect UnexpectedContent UserKeyMustBeSpecified""",
 }

@@ -101,7 +101,10 @@ def test_every_operation_of_the_interface_has_a_name(store: S3ObjectStore) -> No
     names = {store.span_of(name)[0] for name in OPERATIONS}
     assert names == {
         "S3.GetObject",
+        "S3.HeadObject",
         "S3.PutObject",
+        "S3.CopyObject",
+        "S3.PresignUrl",
         "S3.ListObjectsV2",
         "S3.DeleteObject",
         "S3.DeleteObjects",

@@ -70,6 +70,7 @@ _METHODS = {
     "copy": "CopyObject",
     "list_keys": "ListObjectsV2",
     "list_objects": "ListObjectsV2",
+    "signed_url": "PresignUrl",
     "delete": "DeleteObject",
     "delete_many": "DeleteObjects",
 }

@@ -17,7 +17,7 @@ from starfish_server.errors import (
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.errors import NoSuchKeyError, NoSuchUploadError, WriteRaceError
 from starfish_server.storage.s3.infos import version_or_none
-from starfish_server.storage.s3.multipart import MultipartUpload
+from starfish_server.storage.s3.multipart import multipart_upload
 from starfish_server.storage.s3.replies import require_stored
 from starfish_server.storage.s3.transport import Request
 from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, put_object, send_parts
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from starfish_server.objects import IfVersion
+    from starfish_server.storage.s3.multipart import MultipartUpload
     from starfish_server.storage.s3.transport import Transport
 
     Headers = Mapping[str, str]
@@ -63,7 +64,7 @@ class ConditionalWrites:
             return await put_object(self._transport, operation, key, body, headers)
         way = (_COMPLETION, _condition(if_version))
         if len(body) > MULTIPART_OVER_BYTES and self._heeded.get(way, False):
-            async with MultipartUpload(self._transport, operation, key, headers) as upload:
+            async with multipart_upload(self._transport, operation, key, headers) as upload:
                 await send_parts(upload, body)
                 return await self.complete(upload, headers, if_version)
         request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
@@ -78,20 +79,21 @@ class ConditionalWrites:
 
     async def check_completion(self, operation: str, key: str, if_version: IfVersion) -> None:
         """Refuse an upload whose completion the service is known not to make conditional."""
-        if if_version is not ANY:
-            _check_version(operation, key, if_version)
-            condition = _condition(if_version)
-            if not self._heeded.get((_COMPLETION, condition), True):
-                raise self._unsupported(f"does not heed {condition} for {_COMPLETION}", operation, key)
-            if (_COMPLETION, condition) not in self._heeded:
-                await self._check_condition(operation, key, if_version)
+        if if_version is ANY:
+            return
+        _check_version(operation, key, if_version)
+        known = (_COMPLETION, _condition(if_version))
+        if not self._heeded.get(known, True):
+            raise self._unsupported(known, operation, key)
+        if known not in self._heeded:
+            await self._check_condition(operation, key, if_version)
 
     async def complete(self, upload: MultipartUpload, headers: Headers, if_version: IfVersion) -> str:
         """Complete an upload if the object has this version, or there is none for None."""
 
         async def never(condition: Headers) -> str:
             # Of a part that was never sent: nothing is written even if the condition is not heeded.
-            async with MultipartUpload(self._transport, upload.operation, upload.key, headers) as trial:
+            async with multipart_upload(self._transport, upload.operation, upload.key, headers) as trial:
                 trial.etags[1] = _NEVER[_IF_UNCHANGED]
                 try:
                     return await trial.complete(condition)
@@ -118,7 +120,7 @@ class ConditionalWrites:
 
         async def conditionally() -> str:
             if not self._heeded.get(known, True):
-                raise self._unsupported(f"does not heed {condition} for {way}", operation, key)
+                raise self._unsupported(known, operation, key)
             try:
                 return await write({condition: str(if_version or "*")})
             except (VersionConflictError, NoSuchKeyError) as error:
@@ -132,8 +134,8 @@ class ConditionalWrites:
                     etag = await conditionally()
                     self._heeded[known] = await _is_refused(trial({condition: _NEVER[condition]}))
                     if not self._heeded[known]:
-                        what = f"does not heed {condition} for {way}: it may have overwritten a newer version"
-                        raise self._unsupported(what, operation, key)
+                        consequence = "the write was done, and may have replaced a newer version"
+                        raise self._unsupported(known, operation, key, consequence)
                     return etag
         return await conditionally()
 
@@ -148,9 +150,12 @@ class ConditionalWrites:
             return
         check_unchanged(if_version, found, operation, key)
 
-    def _unsupported(self, what: str, operation: str, key: str) -> StoreNotSupportedError:
+    def _unsupported(
+        self, known: tuple[str, str], operation: str, key: str, consequence: str = "nothing was written"
+    ) -> StoreNotSupportedError:
+        way, condition = known
         bucket = self._transport.address.bucket
-        reason = f"the service of bucket {bucket!r} {what}, so it cannot write conditionally"
+        reason = f"the service of bucket {bucket!r} does not heed {condition} for {way}; {consequence}"
         return StoreNotSupportedError(reason, operation=operation, key=key)
 
 

@@ -12,7 +12,7 @@ from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.infos import headers_for, version_or_none
-from starfish_server.storage.s3.multipart import MOST_PARTS, PARTS_IN_FLIGHT, MultipartUpload
+from starfish_server.storage.s3.multipart import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import read_copied
 from starfish_server.storage.s3.streaming import open_object
@@ -88,7 +88,7 @@ async def _in_parts(
     part = max(PART_BYTES, -(-size // MOST_PARTS))
     source = _source(transport, info)
     headers = headers_for(info)
-    async with MultipartUpload(transport, "copy", target, headers) as upload:
+    async with multipart_upload(transport, "copy", target, headers) as upload:
 
         async def copy(number: int) -> None:
             first, last = (number - 1) * part, min(number * part, size) - 1

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +16,7 @@ from starfish_server.errors import StoreClosedError
 from starfish_server.storage.s3.http import StaleConnectionError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from aiohttp.client_proto import ResponseHandler
 
@@ -73,6 +73,7 @@ class Session:
         self._read_timeout = read_timeout
         self._loop = asyncio.get_running_loop()
         self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
+        self.holders = 0
         self._guard = _close_with_loop(client)
         self._closing = asyncio.Lock()
         self._in_flight: set[InFlight] = set()
@@ -104,6 +105,23 @@ class Session:
         self._in_flight.discard(request)
         if not self._in_flight:
             self._idle.set()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Send requests of the block even when the store closes, until the time for those in flight is over.
+
+        The block then ends with a `TimeoutError`.
+        """
+        self.holders += 1
+        try:
+            async with asyncio.timeout(None) as timeout:
+                block = self.begin(timeout)
+                try:
+                    yield
+                finally:
+                    self.end(block)
+        finally:
+            self.holders -= 1
 
     def due_from_now(self) -> float:
         return self._loop.time() + self._read_timeout
@@ -193,7 +211,7 @@ class Sessions:
         """Return the session of the running loop. Raises `StoreClosedError` after `close`."""
         loop = asyncio.get_running_loop()
         session = self._by_loop.get(loop)
-        if session is not None and not session.client.closed and not self.closed:
+        if session is not None and not session.client.closed and (not self.closed or session.holders):
             return session
         with self._lock:  # a `close` in another thread comes before this, or closes what this makes
             if self.closed:

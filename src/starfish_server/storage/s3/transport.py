@@ -8,6 +8,7 @@ import random
 import re
 from asyncio import sleep
 from base64 import b64encode
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -172,6 +173,20 @@ class Transport:
             with MappedErrors(operation, key, self.address.bucket):
                 return await work()
         except StoreUnavailableError as error:
+            if not self.closed:
+                raise
+            raise closed_error(operation, key) from error
+
+    @asynccontextmanager
+    async def held(self, operation: str, key: str) -> AsyncIterator[None]:
+        """Let a block of several requests go on for a while when the store closes."""
+        if self.closed:
+            raise closed_error(operation, key)
+        session = await self._sessions.current()
+        try:
+            async with session.held():
+                yield
+        except TimeoutError as error:
             if not self.closed:
                 raise
             raise closed_error(operation, key) from error

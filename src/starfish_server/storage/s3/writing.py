@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starfish_server.checks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError
 from starfish_server.objects import ANY
-from starfish_server.storage.s3.multipart import MOST_PARTS, PART_BYTES, PARTS_IN_FLIGHT, MultipartUpload
+from starfish_server.storage.s3.multipart import MOST_PARTS, PART_BYTES, PARTS_IN_FLIGHT, multipart_upload
 from starfish_server.storage.s3.replies import require_stored
 from starfish_server.storage.s3.transport import Request, bounded_gather
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import IfVersion
     from starfish_server.storage.s3.conditions import ConditionalWrites
+    from starfish_server.storage.s3.multipart import MultipartUpload
     from starfish_server.storage.s3.transport import Transport
 
 MULTIPART_OVER_BYTES = 16 * 2**20
@@ -30,7 +31,7 @@ async def put_object(
     if len(body) <= MULTIPART_OVER_BYTES:
         request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
         return await transport.run(request, require_stored)
-    async with MultipartUpload(transport, operation, key, headers) as upload:
+    async with multipart_upload(transport, operation, key, headers) as upload:
         await send_parts(upload, body)
         return await upload.complete()
 
@@ -65,7 +66,7 @@ async def upload_object(
         if len(first) < PART_BYTES:
             return await conditional.put(operation, key, bytes(first), headers, if_version), len(first)
         await conditional.check_completion(operation, key, if_version)
-        async with MultipartUpload(transport, operation, key, headers) as upload:
+        async with multipart_upload(transport, operation, key, headers) as upload:
             size = await _send_all(upload, first, parts)
             if if_version is ANY:
                 return await upload.complete(), size

@@ -1,0 +1,198 @@
+"""`copy`: made by the service, of one version of the source, and errors that come with a 200."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faulty_proxy import FaultyProxy, Forward, passed_on, reply, s3_error
+from starfish_server.errors import (
+    ObjectNotFoundError,
+    StoreAccessDeniedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, copying
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from servers import S3Server
+
+MIB = 2**20
+BODY = bytes(range(256)) * 4096 * 12
+
+
+@pytest.fixture
+def bucket(seaweedfs: S3Server) -> str:
+    return seaweedfs.make_bucket()
+
+
+@pytest.fixture
+def store(
+    make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server, bucket: str
+) -> S3ObjectStore:
+    """One attempt a request, through the proxy."""
+    return make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=1)
+
+
+async def test_no_body_passes_through_the_client(store: S3ObjectStore, proxy: FaultyProxy) -> None:
+    await store.write("a/source", b"v", content_type="image/png", metadata={"author": "alice"})
+    proxy.seen.clear()
+    info = await store.copy("a/source", "target")
+    assert [(seen.method, seen.body) for seen in proxy.seen] == [("HEAD", b""), ("PUT", b"")]
+    found = await store.stat("target")
+    assert found is not None
+    assert (info.size, info.version, dict(info.metadata)) == (1, found.version, {"author": "alice"})
+    assert (found.content_type, dict(found.metadata)) == ("image/png", {"author": "alice"})
+
+
+async def test_an_error_after_the_200_is_that_error(store: S3ObjectStore, proxy: FaultyProxy) -> None:
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if "x-amz-copy-source" in request.headers:
+            return await s3_error(200, "InternalError")(request, forward)
+        return await passed_on(request, forward)
+
+    await store.put("source", "v")
+    proxy.fault = fault
+    with pytest.raises(StoreUnavailableError, match="InternalError"):
+        await store.copy("source", "target")
+
+
+async def test_a_source_replaced_meanwhile_is_copied_as_it_is_now(
+    store: S3ObjectStore, proxy: FaultyProxy, make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    other = make_s3(seaweedfs, bucket=store.span_of("put")[1]["aws.s3.bucket"])
+
+    async def overtaken(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        result = await forward()
+        await other.put("source", "longer than before")
+        return result.response()
+
+    await store.put("source", "v")
+    proxy.next_faults.append(overtaken)
+    info = await store.copy("source", "target")
+    assert (info.size, await store.get_string("target")) == (18, "longer than before")
+
+
+async def test_a_source_deleted_meanwhile_is_missing(
+    store: S3ObjectStore, proxy: FaultyProxy, make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    other = make_s3(seaweedfs, bucket=store.span_of("put")[1]["aws.s3.bucket"])
+
+    async def deleted(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        result = await forward()
+        await other.delete("source")
+        return result.response()
+
+    await store.put("source", "v")
+    proxy.next_faults.append(deleted)
+    with pytest.raises(ObjectNotFoundError):
+        await store.copy("source", "target")
+    assert await store.stat("target") is None
+
+
+async def test_a_copy_to_itself_changes_nothing(store: S3ObjectStore) -> None:
+    before = await store.write("k", b"v", metadata={"author": "alice"})
+    info = await store.copy("k", "k")
+    assert (info.version, dict(info.metadata)) == (before.version, {"author": "alice"})
+    with pytest.raises(VersionConflictError):
+        await store.copy("k", "k", if_version=None)
+
+
+@pytest.mark.parametrize("key", ["a b+c%20/\u00e9\u20ac?#&=", "~x/'\"<"])
+async def test_any_key_can_be_copied(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server, key: str
+) -> None:
+    store = make_s3(seaweedfs, portable_keys=False)
+    await store.put(key, "v")
+    await store.copy(key, f"copy of {key}")
+    assert await store.get_string(f"copy of {key}") == "v"
+
+
+@pytest.fixture
+def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies over 8 MiB go by parts of 5 MiB, as those over 5 GiB do."""
+    monkeypatch.setattr(copying, "AT_ONCE_BYTES", 8 * MIB)
+    monkeypatch.setattr(copying, "PART_BYTES", 5 * MIB)
+
+
+async def test_a_large_object_is_copied_by_parts(
+    store: S3ObjectStore, proxy: FaultyProxy, by_parts: None
+) -> None:
+    await store.write("source", BODY, content_type="image/png", metadata={"author": "alice"})
+    proxy.seen.clear()
+    info = await store.copy("source", "target")
+    assert sum("partNumber=" in seen.target for seen in proxy.seen) == 3
+    assert all(len(seen.body) < 2000 for seen in proxy.seen)
+    found = await store.read("target")
+    assert found is not None
+    assert (found.body, found.info.content_type, dict(found.info.metadata), found.info.version) == (
+        BODY,
+        "image/png",
+        {"author": "alice"},
+        info.version,
+    )
+
+
+async def test_a_large_copy_that_is_refused_leaves_nothing(
+    store: S3ObjectStore, proxy: FaultyProxy, by_parts: None, seaweedfs: S3Server, bucket: str
+) -> None:
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if "partNumber=2" in request.raw_path:
+            return await s3_error(403, "AccessDenied")(request, forward)
+        return await passed_on(request, forward)
+
+    await store.write("source", BODY)
+    proxy.fault = fault
+    with pytest.raises(StoreAccessDeniedError):
+        await store.copy("source", "target")
+    assert await store.stat("target") is None
+    assert seaweedfs.ask("list_multipart_uploads", Bucket=bucket).get("Uploads", []) == []
+
+
+async def test_a_large_copy_never_mixes_two_versions(
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    by_parts: None,
+    make_s3: Callable[..., S3ObjectStore],
+    seaweedfs: S3Server,
+    bucket: str,
+) -> None:
+    """Even where the service ignores the condition on the source."""
+    other = make_s3(seaweedfs, bucket=bucket)
+    replaced = False
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        nonlocal replaced
+        if "partNumber=2" in request.raw_path and not replaced:
+            replaced = True
+            await other.write("source", BODY[::-1])
+            return await reply(200, "<CopyPartResult><ETag>e</ETag></CopyPartResult>")(request, forward)
+        return await passed_on(request, forward)
+
+    await store.write("source", BODY)
+    proxy.fault = fault
+    await store.copy("source", "target")
+    found = await store.read("target")
+    assert found and found.body == BODY[::-1]
+
+
+async def test_aws_checks_the_condition_of_a_copy_itself(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.endpoint)
+    monkeypatch.delenv("no_proxy", raising=False)
+    options = S3StorageOptions(bucket="buck", anonymous=True, endpoint="http://s3.us-east-1.amazonaws.com")
+    copied = "<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
+    proxy.fault = reply(200, copied, ETag='"e"')
+    async with S3ObjectStore(options) as store:
+        await store.copy("source", "target", if_version='"other"')
+        assert proxy.seen[-1].headers["If-Match"] == '"other"'
+        proxy.next_faults += [reply(200, copied, ETag='"e"'), s3_error(412, "PreconditionFailed")]
+        with pytest.raises(VersionConflictError):
+            await store.copy("source", "target", if_version=None)
+        assert proxy.seen[-2].headers["If-None-Match"] == "*"
