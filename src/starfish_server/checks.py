@@ -280,7 +280,7 @@ def type_or_default(content_type: str | None, body: str | bytes) -> str:
 
 async def checked_chunks(
     chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
     async for chunk in asynchronous(chunks):
         if not isinstance(chunk, bytes | bytearray | memoryview):

@@ -102,7 +102,7 @@ class Careless(Layer):
 
     async def perform(self, operation: Operation[T]) -> T:
         if isinstance(operation, Write):
-            operation = operation.replace(if_version=ANY)
+            return cast("T", await self.inner.perform(operation.replace(if_version=ANY)))
         return await self.inner.perform(operation)
 
 

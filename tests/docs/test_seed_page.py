@@ -128,7 +128,7 @@ async def test_a_subclass_without_context_and_without_the_binary_methods() -> No
 
     store: AbstractObjectStore = MyStore()
     assert await store.get_string("k", context=CONTEXT) == "k"
-    with pytest.raises(NotImplementedError, match="MyStore does not support get_bytes"):
+    with pytest.raises(NotImplementedError, match="get_bytes 'k': MyStore does not support it"):
         await store.get_bytes("k")
 
 

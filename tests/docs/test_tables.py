@@ -58,8 +58,8 @@ def options(made: Callable[..., object]) -> set[str]:
                 "Compression",
                 "Encryption",
                 "Mirror",
-                "Hedge",
                 "CircuitBreaker",
+                "Hedge",
                 "Retry",
             )
         ),

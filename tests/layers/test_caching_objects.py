@@ -211,6 +211,20 @@ async def test_read_that_ends_after_a_newer_one_is_not_cached(seen_by: str) -> N
     assert await store.get_string("k") == "by another process"
 
 
+async def test_read_begun_before_a_newer_one_is_not_shared_after_it() -> None:
+    leaf = Held("get_bytes")
+    store = Caching(leaf)
+    early = asyncio.create_task(result(store.get_bytes("k")))
+    await leaf.reached(1)
+    leaf.data["k"] = "by another process"
+    assert await store.get_string("k") == "by another process"
+    late = asyncio.create_task(result(store.get_bytes("k")))
+    await until(late.done)
+    assert late.result()[0] == b"by another process"
+    leaf.release.set()
+    assert (await early)[0] == b"old"
+
+
 @pytest.mark.parametrize("name", ["read", "stat", "open"])
 async def test_read_before_a_push_asks_the_backend_and_drops_what_was_cached(name: str) -> None:
     leaf = GatedStore({"k": "old"})

@@ -63,7 +63,7 @@ async def test_a_conditional_write_does_not_pass_a_plain_one_by(tmp_path: Path) 
         await plain.put("k", "start")
         for number in range(200):
             found = await conditional.read("k")
-            version = found and found.info.version
+            version = None if found is None else found.info.version
             racing = plain.delete("k") if number % 5 == 4 else plain.put("k", f"plain {number}")
             written, _ = await asyncio.gather(
                 conditional.write("k", f"conditional {number}", if_version=version),

@@ -52,14 +52,14 @@ async def test_a_service_that_does_not_heed_if_match_is_not_trusted_with_it(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
     await store.put("k", "v")
-    found = await store.get_versioned("k")
+    found = await store.stat("k")
     assert found is not None
     proxy.fault = deaf_to("If-Match")  # type: ignore[assignment]  # it is one
     with pytest.raises(StoreNotSupportedError, match="does not heed If-Match: it may have overwritten"):
-        await store.put_if("k", "2", version=found[1])
+        await store.put_if("k", "2", if_version=found.version)
     proxy.seen.clear()
     with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
-        await store.put_if("k", "3", version=found[1])
+        await store.put_if("k", "3", if_version=found.version)
     assert proxy.seen == []
 
 
@@ -70,7 +70,7 @@ async def test_a_service_that_is_not_trusted_yet_does_not_get_a_write_whose_cond
     await store.put("k", "v")
     proxy.fault = deaf_to(condition)  # type: ignore[assignment]  # it is one
     with pytest.raises(VersionConflictError):
-        await store.put_if("k", "lost", version=None if condition == "If-None-Match" else '"another"')
+        await store.write("k", "lost", if_version=None if condition == "If-None-Match" else '"another"')
     assert conditional_writes(proxy) == 0
 
 
@@ -80,7 +80,7 @@ async def test_a_service_that_does_not_heed_if_none_match_is_not_trusted_with_it
     proxy.fault = deaf_to("If-None-Match")  # type: ignore[assignment]  # it is one
     for _ in range(2):
         with pytest.raises(StoreNotSupportedError, match="does not heed If-None-Match"):
-            await store.put_if("k", "v", version=None)
+            await store.write("k", "v", if_version=None)
     assert conditional_writes(proxy) == 2
 
 
@@ -94,14 +94,14 @@ async def test_a_service_that_refuses_conditions_is_not_supported(
 
     proxy.fault = refuses
     with pytest.raises(StoreNotSupportedError):
-        await store.put_if("k", "v", version=None)
+        await store.write("k", "v", if_version=None)
 
 
 async def test_the_first_conditional_write_touches_no_other_key(
     store: S3ObjectStore, proxy: FaultyProxy, bucket: str
 ) -> None:
-    version = await store.put_if("folder/k", "1", version=None)
-    await store.put_if("folder/k", "2", version=version)
+    version = (await store.write("folder/k", "1", if_version=None)).version
+    await store.write("folder/k", "2", if_version=version)
     assert {seen.target for seen in proxy.seen} == {f"/{bucket}/folder/k"}
     assert {seen.method for seen in proxy.seen} == {"HEAD", "PUT"}
     assert await store.get_string("folder/k") == "2"
@@ -110,16 +110,16 @@ async def test_the_first_conditional_write_touches_no_other_key(
 async def test_what_was_learnt_from_the_first_conditional_write_is_used_from_then_on(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
-    version = await store.put_if("k", "1", version=None)
-    version = await store.put_if("k", "2", version=version)
+    version = (await store.write("k", "1", if_version=None)).version
+    version = (await store.write("k", "2", if_version=version)).version
     proxy.seen.clear()
-    await store.put_if("k", "3", version=version)
-    await store.put_if("other", "1", version=None)
+    await store.write("k", "3", if_version=version)
+    await store.write("other", "1", if_version=None)
     assert [seen.method for seen in proxy.seen] == ["PUT", "PUT"]
 
 
 async def test_many_first_conditional_writes_learn_together(store: S3ObjectStore, proxy: FaultyProxy) -> None:
-    await asyncio.gather(*(store.put_if(f"k{number}", "v", version=None) for number in range(20)))
+    await asyncio.gather(*(store.write(f"k{number}", "v", if_version=None) for number in range(20)))
     assert sum(seen.method == "HEAD" for seen in proxy.seen) == 1
     assert conditional_writes(proxy) == 21
 
@@ -138,9 +138,9 @@ async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_us
 
     proxy.fault = fault
     await store.put("k", "1")
-    found = await store.get_versioned("k")
+    found = await store.stat("k")
     assert found is not None
-    await store.put_if("k", "2", version=found[1])
+    await store.put_if("k", "2", if_version=found.version)
     assert await store.get_string("k") == "2"
 
 
@@ -151,7 +151,7 @@ async def test_credentials_that_may_only_write_suffice(store: S3ObjectStore, pro
         return (await forward()).response()
 
     proxy.fault = fault
-    await store.put_if("k", "v", version=None)
+    await store.write("k", "v", if_version=None)
     proxy.fault = None
     assert await store.get_string("k") == "v"
 
@@ -162,7 +162,7 @@ async def test_aws_is_known_to_heed_conditions(proxy: FaultyProxy, monkeypatch: 
     options = S3StorageOptions(bucket="buck", anonymous=True, endpoint="http://s3.us-east-1.amazonaws.com")
     proxy.fault = reply(200, ETag='"e"')
     async with S3ObjectStore(options) as store:
-        assert await store.put_if("k", "v", version=None) == '"e"'
+        assert (await store.write("k", "v", if_version=None)).version == '"e"'
     assert [seen.method for seen in proxy.seen] == ["PUT"]
 
 
@@ -170,30 +170,32 @@ async def test_a_write_that_met_another_one_in_progress_is_tried_again(
     store: S3ObjectStore, proxy: FaultyProxy, no_waiting: None
 ) -> None:
     """Nothing was written, and which of the two wins is not decided yet."""
-    version = await store.put_if("k", "1", version=None)
-    version = await store.put_if("k", "2", version=version)
+    version = (await store.write("k", "1", if_version=None)).version
+    version = (await store.write("k", "2", if_version=version)).version
     proxy.next_faults += [s3_error(409, "ConditionalRequestConflict")] * 2
-    await store.put_if("k", "3", version=version)
+    await store.write("k", "3", if_version=version)
     assert await store.get_string("k") == "3"
 
 
 async def test_a_lost_reply_is_not_tried_again_by_the_leaf(store: S3ObjectStore, proxy: FaultyProxy) -> None:
-    version = await store.put_if("k", "1", version=None)
-    version = await store.put_if("k", "2", version=version)
+    version = (await store.write("k", "1", if_version=None)).version
+    version = (await store.write("k", "2", if_version=version)).version
     before = conditional_writes(proxy)
     proxy.next_faults.append(lost_reply)
     with pytest.raises(StoreUnavailableError):
-        await store.put_if("k", "3", version=version)
+        await store.write("k", "3", if_version=version)
     assert conditional_writes(proxy) == before + 1
 
 
 async def test_retry_finds_out_that_its_own_write_won(store: S3ObjectStore, proxy: FaultyProxy) -> None:
     retrying = Retry(store, initial=0.001)
-    version = await retrying.put_if("k", "1", version=None)
-    version = await retrying.put_if("k", "2", version=version)
+    version = (await retrying.write("k", "1", if_version=None)).version
+    version = (await retrying.write("k", "2", if_version=version)).version
     proxy.next_faults.append(lost_reply)
-    third = await retrying.put_if("k", "3", version=version)
-    assert await retrying.get_versioned("k") == ("3", third)
+    third = await retrying.write("k", "3", if_version=version)
+    assert await retrying.get_string("k") == "3"
+    found = await retrying.stat("k")
+    assert (found and found.version) == third.version
 
 
 async def test_retry_reports_a_conflict_with_another_writer(
@@ -205,8 +207,8 @@ async def test_retry_reports_a_conflict_with_another_writer(
 ) -> None:
     other = make_s3(seaweedfs, bucket=bucket)
     retrying = Retry(store, initial=0.001)
-    version = await retrying.put_if("k", "1", version=None)
-    version = await retrying.put_if("k", "2", version=version)
+    version = (await retrying.write("k", "1", if_version=None)).version
+    version = (await retrying.write("k", "2", if_version=version)).version
 
     async def overtaken(request: web.Request, forward: Forward) -> web.StreamResponse:
         await other.put("k", "theirs")
@@ -214,7 +216,7 @@ async def test_retry_reports_a_conflict_with_another_writer(
 
     proxy.next_faults.append(overtaken)
     with pytest.raises(VersionConflictError):
-        await retrying.put_if("k", "3", version=version)
+        await retrying.write("k", "3", if_version=version)
     assert await other.get_string("k") == "theirs"
 
 
@@ -222,9 +224,9 @@ async def test_retry_reports_a_conflict_with_another_writer(
 async def test_each_way_to_say_so_is_a_conflict(
     store: S3ObjectStore, proxy: FaultyProxy, status: int, code: str
 ) -> None:
-    version = await store.put_if("k", "1", version=None)
-    version = await store.put_if("k", "2", version=version)
+    version = (await store.write("k", "1", if_version=None)).version
+    version = (await store.write("k", "2", if_version=version)).version
     proxy.next_faults.extend([s3_error(status, code), passed_on])
     with pytest.raises(VersionConflictError, match="nothing was written"):
-        await store.put_if("k", "3", version=version)
+        await store.write("k", "3", if_version=version)
     assert await store.get_string("k") == "2"

@@ -400,12 +400,12 @@ async def test_a_conditional_write_is_never_sent_twice(
 ) -> None:
     """The second would be refused because of the first."""
     store = make_s3(seaweedfs, endpoint=proxy.endpoint)
-    version = await store.put_if("k", "1", version=None)
-    version = await store.put_if("k", "2", version=version)
+    version = (await store.write("k", "1", if_version=None)).version
+    version = (await store.write("k", "2", if_version=version)).version
     proxy.seen.clear()
     proxy.next_faults += [lost_reply]
     with pytest.raises(StoreUnavailableError):
-        await store.put_if("k", "3", version=version)
+        await store.write("k", "3", if_version=version)
     assert len(proxy.seen) == 1
 
 

@@ -81,6 +81,7 @@ class LoggingSink:
             bytes=record.bytes,
             attempts=record.attempts,
             cache=record.cache,
+            source=record.source,
         )
         self._logger.handle(line)
 

@@ -175,10 +175,7 @@ class Caching(Layer):
         return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
 
     async def _write(self, operation: Operation[T]) -> T:
-        written = operation.keys if not isinstance(operation, Copy) else (operation.target,)
-        keys: Keys = {key for key in written if isinstance(key, str)}
-        if not written and type(operation) is not DeleteMany:
-            keys = {None}  # a write that does not tell its keys may change any
+        keys = _written(operation)
         undetermined: Collection[str | None] = ()
         self._cache.begin_write(keys)
         try:
@@ -208,6 +205,14 @@ def _page(operation: Any) -> Hashable:
     check_page(start_after, limit, operation.name, any_text=True)
     delimiter = operation.delimiter if type(operation) is ListObjects else ()
     return start_after, limit, delimiter
+
+
+def _written(operation: Any) -> Keys:
+    """Return the keys that a write may change."""
+    keys = (operation.target,) if isinstance(operation, Copy) else operation.keys
+    if not keys and type(operation) is not DeleteMany:
+        return {None}  # a write that does not tell its keys may change any
+    return {key for key in keys if isinstance(key, str)}
 
 
 def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:

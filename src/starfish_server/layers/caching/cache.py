@@ -26,7 +26,7 @@ Keys = set[str | None]
 Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
 """What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
 # A write of undetermined outcome may still land: its request may be on the way. For so many seconds, or the
-# longest age of an entry if that is less, what it may change is not cached.
+# time for which an entry may be returned if that is less, what it may change is not cached.
 UNDETERMINED_SECONDS = 60.0
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
@@ -136,7 +136,7 @@ class Cache:
             self._forget_undetermined()
             undetermined = _may_change(self._undetermined, subject)
             latest = self._in_flight.get(subject, {}).get(place)
-            if latest is not None and latest.abandoned:
+            if latest is not None and not latest.shareable:
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
@@ -223,9 +223,9 @@ class Cache:
             age = self._object_age if isinstance(entry_key[0], str) else self._list_age
         with self._lock:
             self._entries.pop(entry_key, None)
-            reads = self._in_flight.get(entry_key[0], {})
-            for place in [place for place in reads if place[0] == entry_key and reads[place] is not read]:
-                reads.pop(place).cacheable = False
+            for place, other in self._in_flight.get(entry_key[0], {}).items():
+                if place[0] == entry_key and other is not read:
+                    other.cacheable = other.shareable = False
             if read.cacheable and age:
                 # From when the read began: what it saw may be as old as that.
                 self._entries.add(entry_key, result, began + age)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 try:
@@ -15,34 +16,43 @@ except ImportError as error:
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     DEFAULT_TEXT_TYPE,
-    check_any_key,
-    check_any_prefix,
+    check_chunks,
+    check_delimiter,
     check_header,
     check_headers,
-    check_key,
+    check_if_version,
+    check_metadata,
     check_page,
-    check_prefix,
-    check_version,
+    check_range,
+    check_url,
     copy_bytes,
     decode_text,
+    encode_body,
     encode_text,
     header_or_none,
     is_any_key,
     is_key,
+    key_checks,
+    type_or_default,
 )
-from starfish_server.errors import StoreClosedError
+from starfish_server.objects import ANY, ObjectInfo
 from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.storage.s3.conditions import ConditionalWrites
+from starfish_server.storage.s3.copying import copy_object
 from starfish_server.storage.s3.deletion import delete_many, delete_one
-from starfish_server.storage.s3.listing import list_keys
+from starfish_server.storage.s3.infos import headers_for, object_headers, version_or_none
+from starfish_server.storage.s3.listing import list_keys, list_objects
 from starfish_server.storage.s3.options import S3StorageOptions
-from starfish_server.storage.s3.reading import get_object
-from starfish_server.storage.s3.transport import Transport
-from starfish_server.storage.s3.writing import ConditionalWrites, put_object
+from starfish_server.storage.s3.reading import get_object, read_object, stat_object
+from starfish_server.storage.s3.streaming import open_object
+from starfish_server.storage.s3.transport import Transport, closed_error
+from starfish_server.storage.s3.writing import put_object, upload_object
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion, ObjectList, ObjectReader, StoredObject
     from starfish_server.storage.s3.replies import Reply
 
 __all__ = ["S3ObjectStore", "S3StorageOptions"]
@@ -50,11 +60,16 @@ __all__ = ["S3ObjectStore", "S3StorageOptions"]
 _METHODS = {
     "get_string": "GetObject",
     "get_bytes": "GetObject",
-    "get_versioned": "GetObject",
+    "stat": "HeadObject",
+    "read": "GetObject",
+    "open": "GetObject",
     "put": "PutObject",
     "put_bytes": "PutObject",
-    "put_if": "PutObject",
+    "write": "PutObject",
+    "upload": "PutObject",
+    "copy": "CopyObject",
     "list_keys": "ListObjectsV2",
+    "list_objects": "ListObjectsV2",
     "delete": "DeleteObject",
     "delete_many": "DeleteObjects",
 }
@@ -87,8 +102,7 @@ class S3ObjectStore(AbstractObjectStore):
         self._verify = options.verify_bodies and not self._transport.address.secure
         self._portable = options.portable_keys
         self._is_key = is_key if options.portable_keys else is_any_key
-        self._check_key = check_key if options.portable_keys else check_any_key
-        self._check_prefix = check_prefix if options.portable_keys else check_any_prefix
+        self._check_key, self._check_prefix = key_checks(options.portable_keys)
 
     def __repr__(self) -> str:
         address = self._transport.address
@@ -117,7 +131,7 @@ class S3ObjectStore(AbstractObjectStore):
             "rpc.method": method,
             "aws.s3.bucket": self._transport.address.bucket,
         }
-        one_key = operation not in {"list_keys", "delete_many"}
+        one_key = operation not in {"list_keys", "list_objects", "delete_many"}
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
@@ -144,7 +158,7 @@ class S3ObjectStore(AbstractObjectStore):
         self._enter("put", key)
         check_headers(content_type, cache_control)
         content = encode_text(body, "put", key)
-        headers = _headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
+        headers = object_headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
         await put_object(self._transport, "put", key, content, headers)
 
     async def put_bytes(
@@ -160,7 +174,8 @@ class S3ObjectStore(AbstractObjectStore):
         check_header("content_type", content_type)
         check_headers(None, cache_control)
         content = copy_bytes(body, "put_bytes")
-        await put_object(self._transport, "put_bytes", key, content, _headers(content_type, cache_control))
+        headers = object_headers(content_type, cache_control)
+        await put_object(self._transport, "put_bytes", key, content, headers)
 
     async def list_keys(
         self,
@@ -192,30 +207,103 @@ class S3ObjectStore(AbstractObjectStore):
         self._check_open("delete_many", None)
         await delete_many(self._transport, keys, self._check_key)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        self._enter("get_versioned", key)
-        reply = await self._get("get_versioned", key)
-        if reply is None:
-            return None
-        version = self._conditional.version_of(reply, key)
-        return decode_text(reply.body, "get_versioned", key), version
+    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
+        self._enter("stat", key)
+        return await stat_object(self._transport, "stat", key)
 
-    async def put_if(
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> StoredObject | None:
+        self._enter("read", key)
+        check_range(start, stop)
+        return await read_object(self._transport, key, start, stop, verify=self._verify)
+
+    async def open(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> ObjectReader | None:
+        self._enter("open", key)
+        check_range(start, stop)
+        return await open_object(self._transport, "open", key, start, stop)
+
+    async def write(
         self,
         key: str,
-        body: str,
+        body: str | bytes,
         *,
-        version: str | None,
         content_type: str | None = None,
         cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> ObjectInfo:
+        kind = type_or_default(content_type, body)
+        info = self._info("write", key, kind, cache_control, metadata, if_version)
+        content = encode_body(body, "write", key)
+        etag = await self._conditional.put("write", key, content, headers_for(info), if_version)
+        return replace(info, size=len(content), version=version_or_none(etag))
+
+    async def upload(
+        self,
+        key: str,
+        chunks: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> ObjectInfo:
+        kind = content_type if content_type is not None else DEFAULT_BYTES_TYPE
+        info = self._info("upload", key, kind, cache_control, metadata, if_version)
+        check_chunks(chunks, "upload")
+        etag, size = await upload_object(
+            self._transport, self._conditional, "upload", key, chunks, headers_for(info), if_version
+        )
+        return replace(info, size=size, version=version_or_none(etag))
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> ObjectInfo:
+        self._enter("copy", source)
+        self._enter("copy", target)
+        check_if_version(if_version)
+        return await copy_object(self._transport, self._conditional, source, target, if_version)
+
+    async def list_objects(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        delimiter: str | None = None,
+        context: StoreContext | None = None,
+    ) -> ObjectList:
+        self._check_open("list_objects", prefix)
+        self._check_prefix(prefix, "list_objects")
+        check_page(start_after, limit, "list_objects", any_text=not self._portable)
+        check_delimiter(delimiter)
+        return await list_objects(self._transport, prefix, start_after, limit, delimiter, self._is_key)
+
+    async def signed_url(
+        self,
+        key: str,
+        *,
+        method: str = "GET",
+        expires: float = 900.0,
+        content_type: str | None = None,
         context: StoreContext | None = None,
     ) -> str:
-        self._enter("put_if", key)
-        check_version(version)
-        check_headers(content_type, cache_control)
-        content = encode_text(body, "put_if", key)
-        headers = _headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
-        return await self._conditional.put(key, content, version, headers)
+        self._enter("signed_url", key)
+        check_url(method, expires)
+        check_headers(content_type, None)
+        if content_type is not None and method != "PUT":
+            raise ValueError("content_type is for method='PUT'")
+        return await self._transport.signed_url(key, method, expires, content_type)
 
     async def close(self) -> None:
         """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
@@ -223,6 +311,21 @@ class S3ObjectStore(AbstractObjectStore):
         What is not finished by then raises `StoreClosedError`.
         """
         await self._transport.close()
+
+    def _info(
+        self,
+        operation: str,
+        key: str,
+        content_type: str,
+        cache_control: str | None,
+        metadata: Mapping[str, str] | None,
+        if_version: IfVersion,
+    ) -> ObjectInfo:
+        """Check what is to be written beside a body, and return it."""
+        self._enter(operation, key)
+        check_if_version(if_version)
+        check_headers(content_type, cache_control)
+        return ObjectInfo(key, None, content_type, cache_control, check_metadata(metadata))
 
     def _get(self, operation: str, key: str) -> Coroutine[None, None, Reply | None]:
         return get_object(self._transport, operation, key, verify=self._verify)
@@ -233,11 +336,4 @@ class S3ObjectStore(AbstractObjectStore):
 
     def _check_open(self, operation: str, key: str | None) -> None:
         if self._transport.closed:
-            raise StoreClosedError("this S3ObjectStore was closed", operation=operation, key=key)
-
-
-def _headers(content_type: str, cache_control: str | None) -> dict[str, str]:
-    headers = {"Content-Type": content_type}
-    if cache_control is not None:
-        headers["Cache-Control"] = cache_control
-    return headers
+            raise closed_error(operation, key)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, urlencode
 
 from aiobotocore.session import AioSession
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
@@ -259,6 +260,33 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
             f"AWS4-HMAC-SHA256 Credential={self.scope(request)}, SignedHeaders={names}, "
             f"Signature={self.signature(text, request)}"
         )
+
+    def signed_query(
+        self, method: str, target: str, headers: dict[str, str], expires: int, now: datetime
+    ) -> str:
+        """Return the query that lets a request with these headers through until `expires` s from now.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+        """
+        stamp = now.strftime(SIGV4_TIMESTAMP)
+        request = SimpleNamespace(context={"timestamp": stamp})
+        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
+        names = ";".join(name for name, _ in canonical)
+        arguments = {
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": self.scope(request),
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(expires),
+            "X-Amz-SignedHeaders": names,
+        }
+        if self.credentials.token:
+            arguments["X-Amz-Security-Token"] = self.credentials.token
+        query = urlencode(sorted(arguments.items()), quote_via=quote, safe="~")
+        lines = "".join(f"{name}:{value}\n" for name, value in canonical)
+        text = self.string_to_sign(
+            request, f"{method}\n{target}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+        )
+        return f"{query}&X-Amz-Signature={self.signature(text, request)}"
 
     def signature(self, string_to_sign: str, request: Any) -> str:
         day = request.context["timestamp"][:8]

@@ -32,6 +32,10 @@ class NoSuchKeyError(StoreError):
     """The object is missing; reads turn it into None."""
 
 
+class InvalidRangeError(StoreError):
+    """The object has no bytes in the range; reads turn it into an empty body."""
+
+
 class NoSuchUploadError(StoreError):
     """The multipart upload has ended, one way or the other."""
 
@@ -76,7 +80,7 @@ RequestTimeoutException ServiceFailure XAmzContentSHA256Mismatch
 _PERMANENT = """
 BucketAlreadyExists BucketAlreadyOwnedByYou EncryptionTypeMismatch EntityTooLarge EntityTooSmall
 IdempotencyParameterMismatch IllegalLocationConstraintException InvalidArgument InvalidBucketName
-InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState InvalidRange
+InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState
 InvalidRequest InvalidStorageClass InvalidURI InvalidWriteOffset KMS.DisabledException
 KMS.InvalidKeyUsageException KMS.KMSInvalidStateException KMS.NotFoundException MalformedXML
 MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError
@@ -87,6 +91,7 @@ TemporaryRedirect TooManyParts UnexpectedContent UnsupportedMediaType UserKeyMus
 # By the code in the reply's body. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
     "ConditionalRequestConflict": WriteRaceError,
+    "InvalidRange": InvalidRangeError,
     "KeyTooLongError": InvalidKeyError,
     "NoSuchBucket": BucketNotFoundError,
     "NoSuchKey": NoSuchKeyError,
@@ -108,6 +113,7 @@ BY_STATUS: Mapping[int, type[StoreError]] = {
     407: StoreAccessDeniedError,
     408: StoreTimeoutError,
     412: VersionConflictError,
+    416: InvalidRangeError,
     429: StoreOverloadedError,
     501: StoreNotSupportedError,
     503: StoreOverloadedError,

@@ -136,17 +136,22 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
     """
     if response.status >= 300:
         return await _read(response.content, request, limit=_FAULT_BYTES)
-    length = response.content_length
-    empty = response.status == 204 or response.method == "HEAD"
-    if length is None and not empty and _last_coding(response) != "chunked":
-        raise MalformedReplyError("the reply does not say how long it is")
+    require_framing(response)
     try:
         return await _read(response.content, request)
     except aiohttp.ClientPayloadError as error:
+        length = response.content_length
         whole = "an unknown number of" if length is None else length
         raise IncompleteReplyError(
             f"the body was cut short after {response.content.total_bytes} of {whole} bytes"
         ) from error
+
+
+def require_framing(response: aiohttp.ClientResponse) -> None:
+    """Raise `MalformedReplyError` if the end of the body is unknown, so that a part may look like all."""
+    empty = response.status == 204 or response.method == "HEAD"
+    if response.content_length is None and not empty and _last_coding(response) != "chunked":
+        raise MalformedReplyError("the reply does not say how long it is")
 
 
 async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | None = None) -> bytes:

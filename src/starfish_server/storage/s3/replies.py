@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
+from starfish_server.objects import ObjectInfo
 from starfish_server.storage.s3.errors import (
     Fault,
     FaultInReplyError,
@@ -46,10 +48,22 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of ListObjectsV2; `token` leads to the next one, None on the last."""
+    """One page of ListObjectsV2; `token` leads to the next one, None on the last.
+
+    details: what the page tells of each of `keys`, where that was asked for.
+    """
 
     keys: list[str]
     token: str | None
+    prefixes: list[str] = field(default_factory=list)
+    details: list[ObjectInfo] = field(default_factory=list)
+
+
+class Copied(NamedTuple):
+    """What the service says of a copy that it made."""
+
+    etag: str
+    modified: datetime | None
 
 
 def read_fault(reply: Reply) -> Fault:
@@ -95,9 +109,16 @@ def read_upload_id(reply: Reply) -> str:
     return _required(_result(reply), "UploadId", "the reply holds no id of an upload")
 
 
-def read_completed_upload(reply: Reply) -> None:
-    """Check that an upload is complete. S3 may send a 200 long before it knows, and then an `<Error>`."""
-    _required(_result(reply), "ETag", "the reply does not confirm the write (no ETag)")
+def read_completed_upload(reply: Reply) -> str:
+    """Return the ETag of a completed upload. S3 may send a 200 before it knows, and then an `<Error>`."""
+    return _quoted(_required(_result(reply), "ETag", "the reply does not confirm the write (no ETag)"))
+
+
+def read_copied(reply: Reply) -> Copied:
+    """Return what was copied, an object or a part. S3 may send a 200 first, and then an `<Error>`."""
+    root = _result(reply)
+    etag = _required(root, "ETag", "the reply does not confirm the copy (no ETag)")
+    return Copied(_quoted(etag), _time(_field(root, "LastModified")))
 
 
 def require_deleted(reply: Reply) -> None:
@@ -120,17 +141,45 @@ def read_list_page(reply: Reply) -> ListPage:
         plain_keys = []
         root = _result(reply)
     keys = plain_keys or [_field(entry, "Key") for entry in root.iterfind("{*}Contents")]
+    keys = _keys(keys, escaped=_field(root, "EncodingType") == "url")
+    return ListPage(keys, _next_token(root))
+
+
+def read_object_page(reply: Reply) -> ListPage:
+    """Return the page with what it tells of each object, and with the folders among them."""
+    root = _result(reply)
+    escaped = _field(root, "EncodingType") == "url"
+    infos: list[ObjectInfo] = []
+    for entry in root.iterfind("{*}Contents"):
+        for key in _keys([_field(entry, "Key")], escaped=escaped):
+            size, etag = _field(entry, "Size").strip(), _field(entry, "ETag").strip()
+            infos.append(
+                ObjectInfo(
+                    key,
+                    int(size) if size.isdecimal() else None,
+                    version=_quoted(etag) if etag else None,
+                    modified=_time(_field(entry, "LastModified")),
+                )
+            )
+    folders = [_field(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
+    prefixes = _keys(folders, escaped=escaped)
+    return ListPage([info.key for info in infos], _next_token(root), prefixes, infos)
+
+
+def _keys(keys: list[str], *, escaped: bool) -> list[str]:
     if "" in keys:
         raise MalformedReplyError("the list holds an entry without a key")
-    if _field(root, "EncodingType") == "url":
-        keys = _decoded(keys)
+    return _decoded(keys) if escaped else keys
+
+
+def _next_token(root: ET.Element) -> str | None:
     truncated = _field(root, "IsTruncated").strip().lower()
     if truncated not in ("true", "false"):
         raise MalformedReplyError("the reply does not say whether the list is complete")
     token = _field(root, "NextContinuationToken") or None
     if truncated == "true" and token is None:
         raise MalformedReplyError("the list goes on, and the reply does not say where")
-    return ListPage(keys, token if truncated == "true" else None)
+    return token if truncated == "true" else None
 
 
 def _without_plain_entries(body: bytes) -> tuple[list[str], bytes]:
@@ -203,6 +252,19 @@ def _result(reply: Reply) -> ET.Element:
 def _raise_fault_in(reply: Reply) -> None:
     if _ERROR.match(reply.body):
         raise FaultInReplyError(read_fault(reply))
+
+
+def _quoted(etag: str) -> str:
+    """Return an ETag as headers show it: in XML some services leave the quotes out."""
+    return etag if etag.startswith("W/") else '"{}"'.format(etag.strip('"'))
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _field(element: ET.Element, name: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
     from starfish_server.storage.s3.credentials import Credentials, CredentialSource
+    from starfish_server.storage.s3.streaming import OpenBody
 
 # How long `close` lets requests in flight finish before it cuts them off.
 CLOSE_GRACE_SECONDS = 5.0
@@ -71,6 +72,7 @@ class Session:
         self.credentials = credentials
         self._read_timeout = read_timeout
         self._loop = asyncio.get_running_loop()
+        self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
         self._guard = _close_with_loop(client)
         self._closing = asyncio.Lock()
         self._in_flight: set[InFlight] = set()
@@ -138,7 +140,9 @@ class Session:
         self._generation += 1
 
     async def close(self, grace: float) -> None:
-        """Close the session once nothing is in flight, or after `grace` seconds."""
+        """Cut off readers, and close the session once nothing is in flight, or after `grace` seconds."""
+        for reader in list(self.readers):
+            reader.cut_off()
         async with self._closing:
             try:
                 await self._ended(grace)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import aiohttp
 
 from starfish_server.context import note, retries_outside
-from starfish_server.errors import StoreClosedError, StoreUnavailableError
+from starfish_server.errors import StoreClosedError, StoreNotSupportedError, StoreUnavailableError
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
 from starfish_server.storage.s3.errors import Fault, MappedErrors, error_for, http_date, shows_reply
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from starfish_server.storage.s3.options import S3StorageOptions
+    from starfish_server.storage.s3.streaming import OpenBody
 
 T = TypeVar("T")
 
@@ -138,14 +139,17 @@ class Transport:
             longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
             await sleep(max(asked, random.uniform(0.0, longest)))  # noqa: S311 - it only spreads load
 
-    async def attempt(self, request: Request, read: Callable[[Reply], T]) -> T:
-        """Send a request once, or again immediately after learning from the reply; `read` the reply."""
+    async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
+        """Send a request once, or again immediately after learning from the reply; `read` the reply.
+
+        body: takes over the body of a reply that is not an error.
+        """
         corrections = 0
         try:
             with MappedErrors(request.operation, request.key, self.address.bucket):
                 while True:
                     used = self._learnt
-                    reply = await self._send(request, used)
+                    reply = await self._send(request, used, body)
                     if reply.status < 300:
                         return read(reply)
                     fault = read_fault(reply)
@@ -158,8 +162,38 @@ class Transport:
         except (StoreUnavailableError, RuntimeError) as error:  # RuntimeError: "Session is closed"
             if not self.closed:
                 raise
-            reason = "this S3ObjectStore was closed"
-            raise StoreClosedError(reason, operation=request.operation, key=request.key) from error
+            raise closed_error(request.operation, request.key) from error
+
+    async def mapped(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Await `work`, which goes on with a reply, with errors of the HTTP client as errors of the store."""
+        if self.closed:
+            raise closed_error(operation, key)
+        try:
+            with MappedErrors(operation, key, self.address.bucket):
+                return await work()
+        except StoreUnavailableError as error:
+            if not self.closed:
+                raise
+            raise closed_error(operation, key) from error
+
+    async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
+        """Return a URL that lets a request for an object through for `expires` seconds."""
+        address, skew, _ = self._learnt
+
+        async def find() -> Credentials | None:
+            return await (await self._sessions.current()).credentials.get()
+
+        credentials = await self.mapped("signed_url", key, find)
+        if credentials is None:
+            reason = "an anonymous store has no credentials to sign with"
+            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
+        headers = {"Host": address.request_host}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        signer = Signer(credentials, address.region)
+        target = address.target(key, "")
+        query = signer.signed_query(method, target, headers, int(expires), datetime.now(UTC) + skew)
+        return str(address.url(f"{target}?{query}"))
 
     def _learn(self, reply: Reply, fault: Fault, used: _Learnt, *, first: bool) -> bool:
         """Learn from an error reply; return whether the request is now worth resending."""
@@ -180,8 +214,8 @@ class Transport:
         self._learnt = self._learnt._replace(skew=skew)
         return abs(skew - used.skew) > _SKEW_WORTH_CORRECTING
 
-    async def _send(self, request: Request, used: _Learnt) -> Reply:
-        """Send one request and return its reply, read to the end, whatever its status.
+    async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
+        """Send one request and return its reply, read to the end unless `open_body` takes it over.
 
         Where a reused connection turns out to be dead, the request goes out at once on another one.
         """
@@ -208,12 +242,15 @@ class Transport:
                         in_flight.reused = False  # it works
                         if request_id := response.headers.get("x-amz-request-id"):
                             note("request_id", request_id)
+                        if open_body is not None and response.status < 300:
+                            open_body.attach(response, session)
+                            return Reply(response.status, response.headers, b"", credentials)
                         body = await read_body(response, in_flight)
                         return Reply(response.status, response.headers, body, credentials)
                     finally:
                         # Read to its end, it has released its connection. Left early, also by cancellation,
                         # the connection is cut and not used again.
-                        if not response.closed:
+                        if not response.closed and not (open_body and open_body.owns(response)):
                             response.close()
                 except StaleConnectionError:
                     continue
@@ -246,6 +283,11 @@ class Transport:
         if body is not None and len(body) > SMALL_BODY_BYTES:
             headers["Content-Length"] = str(len(body))
         return headers | self._proxy.request_headers if self._proxy else headers
+
+
+def closed_error(operation: str, key: str | None) -> StoreClosedError:
+    """Make the error for an operation on a closed store."""
+    return StoreClosedError("this S3ObjectStore was closed", operation=operation, key=key)
 
 
 def _payload(

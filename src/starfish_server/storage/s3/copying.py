@@ -1,0 +1,127 @@
+"""Objects copied by the service itself, within one bucket."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import quote
+
+from starfish_server.checks import check_unchanged
+from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, VersionConflictError
+from starfish_server.objects import ANY
+from starfish_server.storage.s3.conditions import condition_headers
+from starfish_server.storage.s3.errors import NoSuchKeyError
+from starfish_server.storage.s3.infos import headers_for, version_or_none
+from starfish_server.storage.s3.multipart import MOST_PARTS, PARTS_IN_FLIGHT, MultipartUpload
+from starfish_server.storage.s3.reading import stat_object
+from starfish_server.storage.s3.replies import read_copied
+from starfish_server.storage.s3.streaming import open_object
+from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.writing import upload_object
+
+if TYPE_CHECKING:
+    from starfish_server.objects import IfVersion, ObjectInfo
+    from starfish_server.storage.s3.conditions import ConditionalWrites
+    from starfish_server.storage.s3.transport import Transport
+
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+AT_ONCE_BYTES = 5 * 2**30
+PART_BYTES = 512 * 2**20
+# How often the source may be replaced during a copy before that is an error.
+_REPLACED = 3
+
+
+async def copy_object(
+    transport: Transport, conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
+) -> ObjectInfo:
+    """Copy `source` to `target`, of one version of it; return the info of the copy.
+
+    A conditional copy passes through this process, except on AWS: other services are not known to heed
+    conditions of copies, and to find out would overwrite what the condition protects.
+    """
+    for _ in range(_REPLACED):
+        info = await stat_object(transport, "copy", source)
+        if info is None:
+            _missing(source)
+        if source == target:
+            check_unchanged(if_version, info.version, "copy", target)
+            return info
+        if if_version is not ANY and not transport.address.is_aws:
+            return await _through_here(transport, conditional, source, target, if_version)
+        try:
+            if info.size is not None and info.size > AT_ONCE_BYTES:
+                return await _in_parts(transport, conditional, info, target, if_version)
+            return await _at_once(transport, info, target, if_version)
+        except (VersionConflictError, NoSuchKeyError):
+            # Either the source has changed, or the target is not of that version.
+            now = await stat_object(transport, "copy", source)
+            if now is None:
+                _missing(source)
+            if now.version == info.version and if_version is not ANY:
+                check_unchanged(if_version, None if if_version else "another", "copy", target)
+    raise StoreUnavailableError("the source is being replaced all the time", operation="copy", key=source)
+
+
+def _missing(source: str) -> NoReturn:
+    raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+
+
+async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
+    headers = _source(transport, info) | condition_headers("copy", target, if_version)
+    request = Request("copy", target, "PUT", target=target, headers=headers, body=b"")
+    if if_version is ANY:
+        copied = await transport.run(request, read_copied)
+    else:
+        copied = await transport.attempt(request, read_copied)
+    return replace(info, key=target, version=version_or_none(copied.etag), modified=copied.modified)
+
+
+async def _in_parts(
+    transport: Transport,
+    conditional: ConditionalWrites,
+    info: ObjectInfo,
+    target: str,
+    if_version: IfVersion,
+) -> ObjectInfo:
+    """Copy a large object by parts, each of the version that `info` is of."""
+    size = info.size or 0
+    part = max(PART_BYTES, -(-size // MOST_PARTS))
+    source = _source(transport, info)
+    headers = headers_for(info)
+    async with MultipartUpload(transport, "copy", target, headers) as upload:
+
+        async def copy(number: int) -> None:
+            first, last = (number - 1) * part, min(number * part, size) - 1
+            await upload.copy(number, source | {"x-amz-copy-source-range": f"bytes={first}-{last}"})
+
+        await bounded_gather(copy, range(1, -(-size // part) + 1), limit=PARTS_IN_FLIGHT)
+        # A service that ignores the condition on the source may have mixed parts of two versions.
+        now = await stat_object(transport, "copy", info.key)
+        if now is None or now.version != info.version:
+            raise VersionConflictError("the source has changed", operation="copy", key=info.key)
+        if if_version is ANY:
+            etag = await upload.complete()
+        else:
+            etag = await conditional.complete(upload, headers, if_version)
+    return replace(info, key=target, version=version_or_none(etag), modified=None)
+
+
+async def _through_here(
+    transport: Transport, conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
+) -> ObjectInfo:
+    reader = await open_object(transport, "copy", source, 0, None)
+    if reader is None:
+        _missing(source)
+    async with reader:
+        info = reader.info
+        headers = headers_for(info)
+        etag, size = await upload_object(transport, conditional, "copy", target, reader, headers, if_version)
+    return replace(info, key=target, size=size, version=version_or_none(etag), modified=None)
+
+
+def _source(transport: Transport, info: ObjectInfo) -> dict[str, str]:
+    """Return the headers that name the source, and its version where it has one."""
+    headers = {"x-amz-copy-source": quote(f"/{transport.address.bucket}/{info.key}", safe="/~")}
+    if info.version is not None:
+        headers["x-amz-copy-source-if-match"] = info.version
+    return headers
