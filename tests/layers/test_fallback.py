@@ -207,6 +207,7 @@ def test_a_backup_that_cannot_write_takes_no_write_away() -> None:
     assert Fallback(first, backup).supports("put") is True
     assert Fallback(first, backup, writes=True).supports("put") is False
     assert Fallback(first, backup).supports("conditional_write") is True
+    assert Fallback(first, backup, writes=True).supports("upload") is True
 
 
 @pytest.mark.parametrize("writes", [True, False])

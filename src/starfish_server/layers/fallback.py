@@ -50,8 +50,8 @@ class Fallback(Layer):
 
     def supports(self, operation: str) -> bool:
         kind = OPERATIONS.get(operation)
-        uses_backup = self._writes or (kind is not None and not kind.writes)
-        if uses_backup and operation != "signed_url":
+        uses_backup = kind is not None and (self._writes or not kind.writes)
+        if uses_backup and operation not in ("signed_url", "upload"):
             return super().supports(operation)
         return self._inner.supports(operation)
 
