@@ -92,7 +92,7 @@ def test_the_page_of_layers_names_every_layer_and_instrument() -> None:
     text = (ROOT / "docs" / "layers.md").read_text()
     assert layer_names == set(re.findall(r"^## (\w+)$", text, flags=re.MULTILINE))
     documented = set(re.findall(r"`(objectstore\.[a-z.]+)`", inspect.getdoc(layers.Metrics) or ""))
-    attributes = {"objectstore.operation", "objectstore.outcome", "objectstore.cache"}
+    attributes = {"objectstore.operation", "objectstore.outcome", "objectstore.cache", "objectstore.breaker"}
     assert first_column("docs/layers.md", "Metrics", "instrument") == documented - attributes
 
 

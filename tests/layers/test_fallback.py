@@ -207,6 +207,18 @@ def test_a_backup_that_cannot_write_takes_no_write_away() -> None:
     assert Fallback(first, backup).supports("put") is True
     assert Fallback(first, backup, writes=True).supports("put") is False
     assert Fallback(first, backup).supports("conditional_write") is True
+    assert Fallback(first, backup, writes=True).supports("upload") is True
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_a_url_that_the_first_store_can_sign_is_supported(writes: bool) -> None:
+    class Signing(MemoryObjectStore):
+        async def signed_url(self, key: str, **_: Any) -> str:
+            return f"memory:{key}"
+
+    store = Fallback(Signing(data={}), MemoryObjectStore(data={}), writes=writes)
+    assert store.supports("signed_url") is True
+    assert await store.signed_url("k") == "memory:k"
 
 
 async def test_close_closes_both() -> None:

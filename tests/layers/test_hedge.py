@@ -437,6 +437,19 @@ def test_the_operation_is_not_changed_and_the_notes_are_those_of_the_winner() ->
     run(main())
 
 
+def test_a_loser_adds_nothing_to_the_notes() -> None:
+    async def main() -> None:
+        layer, leaf = hedged(0.2, 10.0)
+        leaf.stubborn = 1.0  # it goes on, and notes that it answered
+        operation = GetString("k").observed()
+        await layer.perform(operation)
+        await asyncio.sleep(5.0)
+        assert leaf.inside == 0
+        assert operation.notes == {"hedged": True, "answered_by": 0}
+
+    run(main())
+
+
 def test_a_span_says_that_a_read_was_hedged() -> None:
     async def main() -> None:
         exporter, provider = InMemorySpanExporter(), TracerProvider()

@@ -8,11 +8,15 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 
 from starfish_server.context import StoreContext
-from starfish_server.errors import InvalidKeyError
+from starfish_server.errors import InvalidKeyError, StoreUnavailableError
 from starfish_server.layers import metrics
 from starfish_server.layers.base import Layer, Operation, T
+from starfish_server.layers.circuit_breaker import CircuitBreaker
+from starfish_server.layers.fallback import Fallback
+from starfish_server.layers.hedge import Hedge
 from starfish_server.layers.metrics import Metrics
 from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
@@ -155,6 +159,37 @@ async def test_hits_and_misses_of_the_cache_are_counted(meters: Meters) -> None:
         ({"operation": "get_string", "cache": "hit"}, 2),
         ({"operation": "get_string", "cache": "miss"}, 1),
     ]
+
+
+async def test_hedged_reads_are_counted(meters: Meters) -> None:
+    slow = FaultyStore(MemoryObjectStore({}), {"get_string": [None, Fault(delay=60.0)]})
+    store = Metrics(Hedge(slow, delay=0.01, budget=1.0), meter_provider=meters.provider)
+    await store.get_string("k")
+    assert meters.points("objectstore.hedges") == []
+    await store.get_string("k")
+    assert meters.points("objectstore.hedges") == [({"operation": "get_string"}, 1)]
+
+
+async def test_the_state_of_each_breaker_inside_is_a_gauge(meters: Meters) -> None:
+    now = 0.0
+    leaf = FaultyStore(MemoryObjectStore({}), {"get_string": [Fault(StoreUnavailableError)]})
+    first, second = (CircuitBreaker(store, minimum_calls=1, clock=lambda: now) for store in (leaf, leaf))
+    store = Metrics(Fallback(first, backup=second), meter_provider=meters.provider)
+
+    def states() -> dict[int, float]:
+        return {point["breaker"]: state for point, state in meters.points("objectstore.breaker.state")}
+
+    assert states() == {0: 0, 1: 0}
+    await store.get_string("k")
+    assert states() == {0: 2, 1: 0}
+    now = 10.0
+    assert states() == {0: 1, 1: 0}
+
+
+async def test_a_stack_without_a_breaker_has_no_gauge(meters: Meters) -> None:
+    store = Metrics(MemoryObjectStore({}), meter_provider=meters.provider)
+    await store.get_string("k")
+    assert meters.points("objectstore.breaker.state") == []
 
 
 @pytest.mark.parametrize(

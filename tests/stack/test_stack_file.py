@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from starfish_server import AbstractObjectStore, MemoryObjectStore, StackError, load_stack
+from starfish_server import AbstractObjectStore, MemoryObjectStore, StackError, explain, load_stack
 from starfish_server.layers import Layer, verify_audit_log
 
 if TYPE_CHECKING:
@@ -376,3 +376,43 @@ async def test_a_mapping_of_the_same_shape_works_and_variables_are_filled_in(
 def test_two_dollar_signs_are_one() -> None:
     with pytest.raises(StackError, match="unknown context field 'TENANT'"):
         load_stack({"leaf": {"type": "memory"}, "layer": [{"type": "Namespace", "prefix": "$${TENANT}/"}]})
+
+
+def test_layers_that_keep_a_backend_in_bounds_are_written_in_toml(tmp_path: Path) -> None:
+    text = """
+        [[layer]]
+        type = "RateLimit"
+        rate = 10
+        burst = 20
+        by = "params.team"
+
+        [[layer]]
+        type = "Fallback"
+
+        [layer.backup.leaf]
+        type = "memory"
+
+        [[layer.backup.layer]]
+        type = "CircuitBreaker"
+        probes = 1
+
+        [[layer]]
+        type = "Hedge"
+        delay = "p99"
+        budget = 0.1
+
+        [[layer]]
+        type = "CircuitBreaker"
+        open_seconds = 5
+
+        [leaf]
+        type = "memory"
+    """
+    shown = explain(loaded(tmp_path, text))
+    for title in (
+        "RateLimit(rate=10.0, burst=20, by='params.team')",
+        "Hedge(delay='p99', budget=0.1)",
+        "window=30.0, open_seconds=5.0, probes=3)",
+        "window=30.0, open_seconds=10.0, probes=1)",
+    ):
+        assert title in shown

@@ -154,7 +154,9 @@ class CircuitBreaker(Layer):
         with self._lock:
             wait = self._half_open_at - self._clock()
             trial = self._trial
-            if trial is None and wait <= 0:
+            if self._outcomes is not None:
+                trial = _Trial()  # another thread has just closed the circuit: this one counts for nothing
+            elif trial is None and wait <= 0:
                 trial = self._trial = _Trial()
                 _log.info("the circuit is half-open: probes may pass", extra={"state": "half_open"})
             if trial is not None:

@@ -49,8 +49,11 @@ class Fallback(Layer):
         return {"writes": True} if self._writes else {}
 
     def supports(self, operation: str) -> bool:
-        reads = operation in OPERATIONS and not OPERATIONS[operation].writes
-        return super().supports(operation) if reads or self._writes else self._inner.supports(operation)
+        kind = OPERATIONS.get(operation)
+        uses_backup = kind is not None and (self._writes or not kind.writes)
+        if uses_backup and operation not in ("signed_url", "upload"):
+            return super().supports(operation)
+        return self._inner.supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
         try:

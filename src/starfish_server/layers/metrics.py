@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from opentelemetry.metrics import get_meter
+from opentelemetry.metrics import Observation, get_meter
 
 from starfish_server.checks import flag
 from starfish_server.layers.base import Layer, Operation, Slot, T
@@ -14,6 +15,8 @@ from starfish_server.operations import Bodies
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from opentelemetry.metrics import MeterProvider
 
     from starfish_server.layers.outcome import Outcome
@@ -22,12 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Metrics"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Metrics(Layer):
     """Counts and times every operation as the caller sees it. Stands beside `Tracing`, outside the cache.
 
-    Instruments, each with the attribute `objectstore.operation`:
+    Instruments, each but the gauge with the attribute `objectstore.operation`:
 
     - `objectstore.operation.duration`: histogram in seconds, by `objectstore.outcome` ("ok", "miss", "error",
       "denied", "cancelled") and, for the errors, `error.type`
@@ -35,6 +39,9 @@ class Metrics(Layer):
     - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes and of
       streams as far as they were read
     - `objectstore.retries`: attempts after the first
+    - `objectstore.hedges`: reads that a `Hedge` sent a second time
+    - `objectstore.breaker.state`: a gauge of each `CircuitBreaker` inside: 0 is closed, 1 half-open, 2 open;
+      `objectstore.breaker` numbers them from 0 in the order of `explain`
     - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared" or "stale"
 
     meter_provider: the global one by default, also if it is set up later.
@@ -69,6 +76,15 @@ class Metrics(Layer):
         self._retries = meter.create_counter(
             "objectstore.retries", unit="{attempt}", description="Attempts after the first"
         )
+        self._hedges = meter.create_counter(
+            "objectstore.hedges", unit="{read}", description="Reads that were sent a second time"
+        )
+        if breakers := list(_breakers(inner)):
+            meter.create_observable_gauge(
+                "objectstore.breaker.state",
+                callbacks=[lambda _: _states(breakers)],
+                description="0 is closed, 1 half-open, 2 open",
+            )
         self._cache = meter.create_counter(
             "objectstore.cache.requests", unit="{request}", description="How the cache answered"
         )
@@ -95,6 +111,8 @@ class Metrics(Layer):
             notes = operation.notes or {}
             if (attempts := notes.get("attempts", 0)) > 1:
                 self._retries.add(attempts - 1, common)
+            if "hedged" in notes:
+                self._hedges.add(1, common)
             if "cache" in notes:
                 self._cache.add(1, {**common, "objectstore.cache": notes["cache"]})
 
@@ -118,3 +136,18 @@ class Metrics(Layer):
         if not self._namespace_attribute or context is None or context.namespace is None:
             return attributes
         return {**attributes, "starfish.namespace": printable(context.namespace)}
+
+
+def _breakers(store: AbstractObjectStore) -> Iterator[ref[Any]]:
+    """Yield the breakers of a stack; weakly, because an instrument lives as long as its provider."""
+    if isinstance(store, Layer):
+        if store.slot is Slot.BREAKER and hasattr(store, "state"):
+            yield ref(store)
+        for inner in store.inners:
+            yield from _breakers(inner)
+
+
+def _states(breakers: Iterable[ref[Any]]) -> Iterator[Observation]:
+    for number, found in enumerate(breakers):
+        if (breaker := found()) is not None and breaker.state in _STATES:
+            yield Observation(_STATES[breaker.state], {"objectstore.breaker": number})
