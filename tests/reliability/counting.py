@@ -23,9 +23,10 @@ KEY = "shared/counter"
 async def count(store: AbstractObjectStore, updates: int) -> None:
     for _ in range(updates):
         while True:
-            number, version = await store.get_versioned(KEY) or ("0", None)
+            found = await store.read(KEY)
+            number, version = (found.body, found.info.version) if found else (b"0", None)
             try:
-                await store.put_if(KEY, str(int(number) + 1), version=version)
+                await store.write(KEY, str(int(number) + 1), if_version=version)
                 break
             except VersionConflictError:
                 await asyncio.sleep(random.uniform(0, 0.02))

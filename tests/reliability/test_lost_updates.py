@@ -62,11 +62,11 @@ async def test_a_conditional_write_does_not_pass_a_plain_one_by(tmp_path: Path) 
         overwritten = 0
         await plain.put("k", "start")
         for number in range(200):
-            found = await conditional.get_versioned("k")
-            version = found and found[1]
+            found = await conditional.stat("k")
+            version = found and found.version
             racing = plain.delete("k") if number % 5 == 4 else plain.put("k", f"plain {number}")
             written, _ = await asyncio.gather(
-                conditional.put_if("k", f"conditional {number}", version=version),
+                conditional.write("k", f"conditional {number}", if_version=version),
                 racing,
                 return_exceptions=True,
             )

@@ -23,7 +23,10 @@ from storage.filesystem_support import (
     visible_entries,
 )
 
-CALLS = "openat,openat2,write,fsetxattr,fsync,flock,newfstatat,rename,renameat,renameat2,mkdir,mkdirat,access"
+CALLS = (
+    "openat,openat2,write,utimensat,fsetxattr,fsync,flock,newfstatat,"
+    "rename,renameat,renameat2,mkdir,mkdirat,access"
+)
 
 FAULTS = {"openat": ["EMFILE"], "openat2": ["EMFILE"], "flock": ["EIO"], "newfstatat": ["EIO"]}
 

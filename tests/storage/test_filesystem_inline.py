@@ -15,7 +15,6 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from starfish_server.checks import version_of
 from starfish_server.errors import StoreAccessDeniedError, StoreClosedError
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 from storage.filesystem_support import make_store
@@ -93,6 +92,12 @@ async def _read_evicted(
     pytest.fail("a hundred reads of pages that are not in memory, and none was by a thread")
 
 
+async def body_of(store: FilesystemObjectStore, key: str) -> bytes:
+    found = await store.read(key)
+    assert found is not None
+    return found.body
+
+
 async def test_small_objects_in_memory_are_read_without_a_thread(
     tmp_path: Path, threads: CountingExecutor
 ) -> None:
@@ -102,7 +107,9 @@ async def test_small_objects_in_memory_are_read_without_a_thread(
         threads.hops = 0
         assert await store.get_string("d/e/k") == "text"
         assert await store.get_bytes("d/e/k") == (b"text", "a/b")
-        assert await store.get_versioned("d/e/k") == ("text", version_of(b"text"))
+        assert (await store.read("d/e/k", start=1, stop=3)).body == b"ex"
+        assert (await store.read("d/e/k")).body == b"text"
+        assert (await store.stat("d/e/k")).content_type == "a/b"
         assert await store.get_string("empty") == ""
         assert threads.hops == 0
 
@@ -139,7 +146,7 @@ async def test_data_that_is_not_in_memory_is_read_by_a_thread(
         for read, expected in (
             (store.get_string, "text"),
             (store.get_bytes, (b"text", "text/plain; charset=utf-8")),
-            (store.get_versioned, ("text", version_of(b"text"))),
+            (partial(body_of, store), b"text"),
         ):
             found = await _read_evicted(partial(read, "k"), partial(_evict, tmp_path / "k"), threads)
             assert found == expected
@@ -210,8 +217,14 @@ async def test_without_inline_reads_each_operation_is_one_hop(
             lambda: store.put_bytes("k", b"x", content_type="a/b"),
             lambda: store.get_string("k"),
             lambda: store.get_bytes("k"),
-            lambda: store.get_versioned("k"),
-            lambda: store.put_if("k", "y", version=version_of(b"x")),
+            lambda: store.stat("k"),
+            lambda: store.read("k"),
+            lambda: store.open("k"),
+            lambda: store.write("k", "y"),
+            lambda: store.upload("k", [b"y"]),
+            lambda: store.copy("k", "k"),
+            lambda: store.list_objects(""),
+            lambda: store.list_objects("", delimiter="/"),
             lambda: store.list_keys(""),
             lambda: store.delete("k"),
             lambda: store.delete_many(["k"]),
@@ -245,7 +258,7 @@ async def test_after_close_what_is_in_memory_is_refused_too(tmp_path: Path) -> N
     await store.put("k", "x")
     assert await store.get_string("k") == "x"
     await store.close()
-    for read in (store.get_string, store.get_bytes, store.get_versioned):
+    for read in (store.get_string, store.get_bytes, store.read, store.stat):
         with pytest.raises(StoreClosedError):
             await read("k")
 

@@ -25,8 +25,9 @@ async def main():
             except StoreAccessDeniedError:
                 continue
             raise AssertionError("not refused")
-        _, version = await store.get_versioned("d/e/k")
-        await store.put_if("d/e/k", "new", version=version)
+        version = (await store.stat("d/e/k")).version
+        await store.write("d/e/k", "new", if_version=version)
+        assert (await store.read("d/e/k", start=1)).body == b"ew"
         assert await store.list_keys("d/") == ["d/e/k"]
         await store.delete("d/e/k")
         assert await store.get_string("d/e/k") is None

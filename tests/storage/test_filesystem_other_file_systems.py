@@ -30,7 +30,8 @@ def _change_statuses(monkeypatch: pytest.MonkeyPatch, changes: Iterator[dict[int
         fields = list(status)
         for index, value in next(changes).items():
             fields[index] = value
-        return os.stat_result(fields)
+        times = {f"st_{which}time_ns": getattr(status, f"st_{which}time_ns") for which in "amc"}
+        return os.stat_result(fields, times)
 
     fstat, lstat = os.fstat, os.lstat
     monkeypatch.setattr(os, "fstat", lambda file: changed(fstat(file)))
@@ -132,7 +133,7 @@ async def test_an_object_larger_than_memory_is_a_typed_error(tmp_path: Path) -> 
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 42)
     async with make_store(tmp_path) as store:
-        for read in (store.get_string, store.get_bytes, store.get_versioned):
+        for read in (store.get_string, store.get_bytes, store.read):
             with pytest.raises(ObjectTooLargeError) as caught:
                 await read("sparse")
             assert caught.value.key == "sparse"

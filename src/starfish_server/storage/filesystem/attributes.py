@@ -1,10 +1,9 @@
-"""Content type and cache control of the objects that are files.
+"""Content type, cache control and metadata of the objects that are files.
 
-They are extended attributes of the file itself, `user.mime_type` (the name that desktops use) and
-`user.starfish.cache_control`, so that one rename switches body and type together. Where the file system has
-none, they stand in a JSON side file `~attributes/<sha256 of the key>`, beside the digest of the body they
-belong to, which a copy, a restore and a remount keep. It is written before the body's rename, with the entry
-of the body that is there and one for the body to come, so that a reader finds the type of the one it opened.
+They are extended attributes of the file itself, `user.mime_type` (the name that desktops use),
+`user.starfish.cache_control` and `user.starfish.metadata` (JSON), so that one rename switches body and
+attributes together. The content type is set last: a file that has it has all. Where the file system has no
+such attributes, or no room for them, they stand in a side file (`side_files.py`).
 
 Earlier servers wrote `<key>.__meta__` beside `<key>`, holding `{"contentType": ...}`. Such a legacy side file
 carries no attributes of its own, which tells it from an object.
@@ -12,26 +11,22 @@ carries no attributes of its own, which tells it from an object.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, header_or_none
-from starfish_server.storage.filesystem.paths import Sync, make_directory, open_directory, open_file, walk
-from starfish_server.storage.filesystem.staging import StagedFile
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LEGACY_SUFFIX = ".__meta__"
+MAX_LEGACY_BYTES = 64 * 1024
 _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
-_FOLDER = "~attributes"
-MAX_LEGACY_BYTES = 64 * 1024
-# Entries kept of earlier bodies where inode numbers do not tell which is the current one's.
-_MAX_KEPT = 7
-_READ_BYTES = 1024 * 1024
+_METADATA = "user.starfish.metadata"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 # The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
@@ -43,38 +38,7 @@ class Attributes:
 
     content_type: str
     cache_control: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """The attributes of one body of a key. Of several with the same digest the inode number tells."""
-
-    sha256: str
-    inode: int
-    content_type: str
-    cache_control: str | None
-
-
-def read_all(file: int, size: int) -> bytes:
-    """Read an open file of `size` bytes, as far as is known, to its end."""
-    body = os.read(file, size + 1)
-    if len(body) == size:
-        return body
-    parts = [body]
-    missing = size - len(body)
-    while parts[-1]:
-        parts.append(os.read(file, max(missing, _READ_BYTES)))
-        missing -= len(parts[-1])
-    return b"".join(parts)
-
-
-def write_all(file: int, body: bytes) -> None:
-    """Write all of `body`, in as many system calls as it takes."""
-    written = os.write(file, body)
-    if written < len(body):
-        rest = memoryview(body)
-        while written < len(body):
-            written += os.write(file, rest[written:])
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
@@ -82,9 +46,11 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
     if not hasattr(os, "setxattr"):
         return False
     try:
-        os.setxattr(file, _TYPE, attributes.content_type.encode())
+        if attributes.metadata:
+            os.setxattr(file, _METADATA, json.dumps(dict(attributes.metadata)).encode())
         if attributes.cache_control is not None:
             os.setxattr(file, _CACHE_CONTROL, attributes.cache_control.encode())
+        os.setxattr(file, _TYPE, attributes.content_type.encode())
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return False
@@ -97,22 +63,31 @@ def type_on_file(file: int) -> str | None:
     return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
 
 
-def own_content_type(base: int, key: str, file: int, body: bytes) -> str | None:
-    """Return the content type that this very body, of the open file, was stored with, or None."""
-    if hasattr(os, "getxattr"):
-        try:
-            return type_on_file(file)
-        except OSError as error:
-            if error.errno not in _ABSENT:
-                raise
-    entries = _read_side_file(base, key)
-    if not entries:
+def attributes_on_file(file: int) -> Attributes | None:
+    """Return the attributes in extended attributes; None if there is no content type among them."""
+    if not hasattr(os, "getxattr"):
         return None
-    digest = _digest(body)
-    matching = [entry for entry in entries if entry.sha256 == digest]
-    inode = os.fstat(file).st_ino
-    found = [entry for entry in matching if entry.inode == inode] or matching
-    return header_or_none(found[-1].content_type) if found else None
+    try:
+        content_type = type_on_file(file)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    if content_type is None:
+        return None
+    cache_control = header_or_none(_text_on_file(file, _CACHE_CONTROL))
+    return Attributes(content_type, cache_control, parse_metadata(_text_on_file(file, _METADATA)))
+
+
+def parse_metadata(text: str | None) -> dict[str, str]:
+    """Return the metadata in JSON; {} if another program stored what cannot be any."""
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+        return check_metadata(content) if isinstance(content, dict) else {}
+    except (ValueError, TypeError, RecursionError):
+        return {}
 
 
 def parse_legacy(body: bytes) -> str | None:
@@ -128,75 +103,15 @@ def parse_legacy(body: bytes) -> str | None:
     return header_or_none(content["contentType"]) or DEFAULT_BYTES_TYPE
 
 
-def is_legacy_name(key: str) -> bool:
-    """Return whether `key` is named as the side file of another key is."""
-    return key.endswith(LEGACY_SUFFIX) and not key.endswith(f"/{LEGACY_SUFFIX}") and key != LEGACY_SUFFIX
+def is_legacy_name(path: str) -> bool:
+    """Return whether `path` is named as the side file of another key is."""
+    return path.endswith(LEGACY_SUFFIX) and not path.endswith(f"/{LEGACY_SUFFIX}") and path != LEGACY_SUFFIX
 
 
-def write_side_file(
-    base: int,
-    key: str,
-    body: bytes,
-    inodes: tuple[int | None, int],
-    attributes: Attributes,
-    sync: Sync,
-) -> None:
-    """Write the attributes of the body to come into the side file of `key`; keep those of the current one.
-
-    inodes: of the current body, if there is one, and of the body to come.
-
-    The caller holds the lock of `key`, and renames the body after this.
-    """
-    current, to_come = inodes
-    known = [] if current is None else _read_side_file(base, key)
-    kept = [entry for entry in known if entry.inode == current][-1:] or known[-_MAX_KEPT:]
-    entry = _Entry(_digest(body), to_come, attributes.content_type, attributes.cache_control)
-    content = {"key": key, "bodies": [asdict(entry) for entry in [*kept, entry]]}
-    with StagedFile(base) as staged:
-        write_all(staged.descriptor, json.dumps(content).encode())
-        sync(staged.descriptor)
-        folder = walk(base, (_FOLDER,), partial(make_directory, sync=sync))
-        try:
-            staged.move(_side_name(key), folder)
-            sync(folder)
-        finally:
-            os.close(folder)
-
-
-def remove_side_file(base: int, key: str) -> None:
-    """Remove what is known of `key`, after its body is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        folder = open_directory(_FOLDER, base)
-        try:
-            os.unlink(_side_name(key), dir_fd=folder)
-        finally:
-            os.close(folder)
-
-
-def _read_side_file(base: int, key: str) -> list[_Entry]:
+def _text_on_file(file: int, name: str) -> str | None:
     try:
-        folder = open_directory(_FOLDER, base)
-    except FileNotFoundError:
-        return []
-    try:
-        opened = open_file(_side_name(key), folder)
-    finally:
-        os.close(folder)
-    if opened is None:
-        return []
-    file, status = opened
-    try:
-        bodies = json.loads(read_all(file, status.st_size))["bodies"]
-        return [_Entry(**body) for body in bodies]
-    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
-        return []
-    finally:
-        os.close(file)
-
-
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
-
-
-def _side_name(key: str) -> str:
-    return hashlib.sha256(os.fsencode(key)).hexdigest()
+        return os.getxattr(file, name).decode("ascii", "replace")
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import TYPE_CHECKING
 
-from starfish_server.checks import check_keys, conflict, decode_text, version_of
-from starfish_server.errors import DeleteManyError, KeyConflictError, StoreError
-from starfish_server.storage.filesystem.attributes import (
-    LEGACY_SUFFIX,
-    Attributes,
-    remove_side_file,
-    set_on_file,
-    write_all,
-    write_side_file,
-)
+from starfish_server.checks import check_keys, decode_text
+from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreError
+from starfish_server.objects import ObjectList, StoredObject
+from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
+from starfish_server.storage.filesystem.bodies import copy_body, read_range
 from starfish_server.storage.filesystem.changes import key_lock
+from starfish_server.storage.filesystem.info import check_unedited
+from starfish_server.storage.filesystem.levels import list_level, list_objects
 from starfish_server.storage.filesystem.listing import list_keys
+from starfish_server.storage.filesystem.names import to_key, to_path
 from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
-from starfish_server.storage.filesystem.paths import (
-    ATTEMPTS,
-    Parent,
-    entry_status,
-    make_base,
-    make_folder,
-    nearest_directory,
-    open_base,
-    prune,
-    remove_empty_tree,
-)
-from starfish_server.storage.filesystem.reading import legacy_content_type, read_object
-from starfish_server.storage.filesystem.staging import StagedFile, prepare
+from starfish_server.storage.filesystem.paths import Parent, nearest_directory, open_base, prune
+from starfish_server.storage.filesystem.reading import legacy_content_type, open_object, read_body_only
+from starfish_server.storage.filesystem.side_files import remove_side_file
+from starfish_server.storage.filesystem.streams import FileStream
 from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
+from starfish_server.storage.filesystem.writing import Writer, is_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
+    from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.changes import Commit
-    from starfish_server.storage.filesystem.reading import ReadBody
-
-    CheckCurrent = Callable[[bytes | None], None]
+    from starfish_server.storage.filesystem.names import Names
+    from starfish_server.storage.filesystem.reading import OpenObject, ReadBody
 
 
 class Directory:
@@ -51,92 +40,95 @@ class Directory:
     becomes visible; a reader takes none.
     """
 
-    def __init__(self, path: str, *, fsync: bool, read_body: ReadBody) -> None:
+    def __init__(self, path: str, *, fsync: bool, names: Names, read_body: ReadBody) -> None:
         self._path = path
+        self._names = names
         self._read_body = read_body
         self._sync = DurableSync(path, enabled=fsync)
-        self._prepared = False
+        self.writer = Writer(path, self._sync)
 
     def get_string(self, key: str) -> str | None:
         with self._existing("get_string", key) as base:
-            found = self._read(base, key, with_type=False)
-            return None if found is None else decode_text(found[0], "get_string", key)
+            body = None if base is None else read_body_only(base, to_path(key), self._read_body)
+            return None if body is None else decode_text(body, "get_string", key)
 
     def get_bytes(self, key: str) -> tuple[bytes, str] | None:
-        with self._existing("get_bytes", key) as base:
-            return self._read(base, key, with_type=True)
-
-    def get_versioned(self, key: str) -> tuple[str, str] | None:
-        with self._existing("get_versioned", key) as base:
-            found = self._read(base, key, with_type=False)
+        with self._open("get_bytes", key) as found:
             if found is None:
                 return None
-            return decode_text(found[0], "get_versioned", key), version_of(found[0])
+            return self._read_body(found.file, found.status.st_size), found.attributes.content_type
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        with self._open("stat", key) as found:
+            return None if found is None else found.info(key)
+
+    def read(self, key: str, start: int, stop: int | None) -> StoredObject | None:
+        with self._open("read", key) as found:
+            if found is None:
+                return None
+            if start == 0 and stop is None:
+                body = self._read_body(found.file, found.status.st_size)
+                info = found.info(key, size=len(body))
+            else:
+                end = found.status.st_size if stop is None else min(stop, found.status.st_size)
+                body = read_range(found.file, min(start, end), end)
+                info = found.info(key)
+            check_unedited(found.file, found.status, "read", key)
+            return StoredObject(info, body)
+
+    def open(self, key: str, start: int, stop: int | None) -> FileStream | None:
+        """Open the object; the stream holds its file."""
+        with self._existing("open", key) as base:
+            found = None if base is None else open_object(base, to_path(key))
+            return None if found is None else FileStream(found, self._path, key, start, stop)
+
+    def copy(self, commit: Commit, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
+        with self._open("copy", source) as found:
+            if found is None:
+                raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+
+            def proceed() -> None:
+                with commit:  # raises if the caller was cancelled
+                    pass
+
+            with self.writer.draft("copy", target, found.attributes, if_version) as draft:
+                with typed_errors(self._path, "copy", target):
+                    copy_body(found.file, draft.descriptor, proceed)
+                check_unedited(found.file, found.status, "copy", source)
+                return draft.put_with_info(commit)
 
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
         with self._existing("list_keys", prefix) as base:
-            return [] if base is None else list_keys(base, self._path, prefix, start_after or "", limit)
+            if base is None:
+                return []
+            after = to_path(start_after or "")
+            paths = list_keys(base, self._path, self._names, to_path(prefix), after, limit)
+            return paths if self._names.portable else [to_key(path) for path in paths]
+
+    def list_objects(
+        self, prefix: str, start_after: str | None, limit: int | None, delimiter: str | None
+    ) -> ObjectList:
+        with self._existing("list_objects", prefix) as base:
+            if base is None:
+                return ObjectList([], [])
+            list_paths = list_keys if delimiter is None else list_level
+            after = to_path(start_after or "")
+            return list_objects(list_paths, base, self._path, self._names, to_path(prefix), after, limit)
 
     def unlistable(self, prefix: str) -> list[Unlistable]:
         with self._existing("unlistable", prefix) as base:
-            return [] if base is None else unlistable(base, prefix)
-
-    def write(
-        self,
-        commit: Commit,
-        operation: str,
-        key: str,
-        body: bytes,
-        attributes: Attributes,
-        check_current: CheckCurrent | None = None,
-    ) -> None:
-        """Put the object in place, whole or not at all; not if `check_current` raises on what is there."""
-        with typed_errors(self._path, operation, key):
-            base = make_base(self._path, self._sync)
-            try:
-                if not self._prepared:
-                    prepare(base)
-                    self._prepared = True
-                with StagedFile(base) as staged:
-                    write_all(staged.descriptor, body)
-                    side = None if set_on_file(staged.descriptor, attributes) else attributes
-                    self._sync(staged.descriptor)
-                    with key_lock(base, key), commit:
-                        if check_current is not None:
-                            current = read_object(base, key, with_type=False)
-                            check_current(None if current is None else current[0])
-                        try:
-                            self._place(base, key, staged, body, side)
-                        except BaseException:
-                            self._clean_up(base, key)
-                            raise
-            finally:
-                os.close(base)
-
-    def write_if(
-        self, commit: Commit, key: str, body: bytes, attributes: Attributes, version: str | None
-    ) -> str:
-        """Write the object if it has this version, and return the new one.
-
-        Nothing comes between the comparison and the write: both hold the lock that every change takes.
-        """
-
-        def check_current(current: bytes | None) -> None:
-            if (None if current is None else version_of(current)) != version:
-                raise conflict(key, version, current is not None)
-
-        self.write(commit, "put_if", key, body, attributes, check_current)
-        return version_of(body)
+            return [] if base is None else unlistable(base, prefix, self._names)
 
     def delete(self, commit: Commit, key: str) -> None:
         """Remove the object and the folders that it leaves empty."""
         with self._existing("delete", key) as base:
-            if base is not None and self._remove(base, key, commit):
-                self._tidy(base, key.rpartition("/")[0])
+            path = to_path(key)
+            if base is not None and self._remove(base, path, commit):
+                self._tidy(base, path.rpartition("/")[0])
 
     def delete_many(self, commit: Commit, keys: Iterable[str]) -> None:
         """Remove each object; a folder is made durable once for all its keys."""
-        keys = check_keys(keys)
+        keys = check_keys(keys, self._names.check_key)
         failures: dict[str, Exception] = {}
         removed: dict[str, list[str]] = {}
         with self._existing("delete_many", None) as base:
@@ -146,8 +138,9 @@ class Directory:
                 for key in keys:
                     try:
                         with typed_errors(self._path, "delete_many", key):
-                            if self._remove(base, key, commit):
-                                removed.setdefault(key.rpartition("/")[0], []).append(key)
+                            path = to_path(key)
+                            if self._remove(base, path, commit):
+                                removed.setdefault(path.rpartition("/")[0], []).append(key)
                     except StoreError as error:
                         failures[key] = error
             finally:
@@ -160,68 +153,26 @@ class Directory:
         if failures:
             raise DeleteManyError({key: failures[key] for key in keys if key in failures})
 
-    def _read(self, base: int | None, key: str, *, with_type: bool) -> tuple[bytes, str] | None:
-        if base is None:
-            return None
-        return read_object(base, key, with_type=with_type, read_body=self._read_body)
-
-    def _place(self, base: int, key: str, staged: StagedFile, body: bytes, side: Attributes | None) -> None:
-        """Move the written file into its place; `side` is the attributes if it cannot hold them itself.
-
-        The caller holds the lock of `key`. A folder that is pruned meanwhile is made again.
-        """
-        if legacy_content_type(base, key) is not None:
-            raise KeyConflictError(
-                f"an earlier server keeps the content type of {key.removesuffix(LEGACY_SUFFIX)!r} there"
-            )
-        folder, _, name = key.rpartition("/")
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                parent = make_folder(base, folder, self._sync)
-                try:
-                    current = entry_status(name, parent)
-                    if current is not None and stat.S_ISDIR(current.st_mode):
-                        remove_empty_tree(name, parent)
-                        current = None
-                    if side is not None:
-                        inodes = (current and current.st_ino, os.fstat(staged.descriptor).st_ino)
-                        write_side_file(base, key, body, inodes, side, self._sync)
-                    staged.move(name, parent)
-                    self._sync(parent)
-                    return
-                finally:
-                    os.close(parent)
-            except (FileNotFoundError, IsADirectoryError):
-                if attempt == ATTEMPTS:
-                    raise
-
-    def _clean_up(self, base: int, key: str) -> None:
-        """After a failed write, remove what it made for an object that does not exist; best effort."""
-        with contextlib.suppress(OSError), Parent(base, key) as (parent, name):
-            if parent is None or not _is_file(name, parent):
-                remove_side_file(base, key)
-        prune(base, key.split("/")[:-1])
-
-    def _remove(self, base: int, key: str, commit: Commit) -> bool:
+    def _remove(self, base: int, path: str, commit: Commit) -> bool:
         """Remove the object and what is known of it; False if there was none."""
-        with Parent(base, key) as (parent, name):
-            if parent is None or not _is_file(name, parent):
+        with Parent(base, path) as (parent, name):
+            if parent is None or not is_file(name, parent):
                 return False
-            with key_lock(base, key, make=False), commit:
-                if not _is_file(name, parent) or legacy_content_type(base, key) is not None:
+            with key_lock(base, path, make=False), commit:
+                if not is_file(name, parent) or legacy_content_type(base, path) is not None:
                     return False
                 os.unlink(name, dir_fd=parent)
                 with contextlib.suppress(OSError):  # the object is gone, whatever else stays
-                    remove_side_file(base, key)
+                    remove_side_file(base, path)
             with contextlib.suppress(OSError):
-                self._remove_legacy(base, key + LEGACY_SUFFIX, parent)
+                self._remove_legacy(base, path + LEGACY_SUFFIX, parent)
             return True
 
-    def _remove_legacy(self, base: int, side_key: str, parent: int) -> None:
-        if legacy_content_type(base, side_key) is not None:
-            with key_lock(base, side_key, make=False):
-                if legacy_content_type(base, side_key) is not None:
-                    os.unlink(side_key.rpartition("/")[2], dir_fd=parent)
+    def _remove_legacy(self, base: int, side_path: str, parent: int) -> None:
+        if legacy_content_type(base, side_path) is not None:
+            with key_lock(base, side_path, make=False):
+                if legacy_content_type(base, side_path) is not None:
+                    os.unlink(side_path.rpartition("/")[2], dir_fd=parent)
 
     def _tidy(self, base: int, folder: str) -> None:
         """Make a removal from `folder` durable, and remove the folders that it left empty."""
@@ -247,7 +198,13 @@ class Directory:
             finally:
                 os.close(base)
 
-
-def _is_file(name: str, parent: int) -> bool:
-    status = entry_status(name, parent)
-    return status is not None and stat.S_ISREG(status.st_mode)
+    @contextlib.contextmanager
+    def _open(self, operation: str, key: str) -> Iterator[OpenObject | None]:
+        """Open the object of `key`, None if there is none; make typed errors of others."""
+        with self._existing(operation, key) as base:
+            found = None if base is None else open_object(base, to_path(key))
+            if found is None:
+                yield None
+                return
+            with found:
+                yield found

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from starfish_server.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES
 from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
 from starfish_server.storage.filesystem.paths import walk
 from starfish_server.storage.filesystem.reading import legacy_content_type
 
-_NO_KEY_HOLDS = re.compile(r"[^A-Za-z0-9._:@-]")
+if TYPE_CHECKING:
+    from starfish_server.storage.filesystem.names import Names
+
 # As many entries as one system call gives, however long their names: libc asks for 32 KiB.
 _IN_ONE_PIECE = 100
 _MOST_READS = 3
@@ -22,11 +23,11 @@ _MOST_READS = 3
 _CLOCK_STEP_NS = 20_000_000
 # Names that are sorted in one step; the event loop cannot run meanwhile.
 _AT_ONCE = 10_000
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(slots=True)
-class _Level:
+class Level:
     """A directory on the way down: its path, `""` or with a closing slash, and what is left of its entries,
     last one first. Those of directories end with a slash.
 
@@ -38,10 +39,12 @@ class _Level:
     all_keys: bool = False
 
 
-def list_keys(base: int, base_dir: str, prefix: str, start_after: str, limit: int | None) -> list[str]:
-    """Return the keys that begin with `prefix`, after `start_after`, at most `limit`, in byte order."""
+def list_keys(
+    base: int, base_dir: str, names: Names, prefix: str, start_after: str, limit: int | None
+) -> list[str]:
+    """Return the paths of keys that begin with `prefix`, after `start_after`, at most `limit`, in order."""
     keys: list[str] = []
-    levels = [] if limit == 0 else [_Level("", [prefix[: prefix.rfind("/") + 1]])]
+    levels = [] if limit == 0 else [Level("", [prefix[: prefix.rfind("/") + 1]])]
     while levels:
         level = levels[-1]
         if not level.entries:
@@ -49,19 +52,16 @@ def list_keys(base: int, base_dir: str, prefix: str, start_after: str, limit: in
             continue
         room = None if limit is None else limit - len(keys)
         if level.all_keys:
-            path, names = level.path, level.entries
+            path, files = level.path, level.entries
             level.entries = []
             if room is not None:
-                names = names[-room:]
-            names.reverse()
-            keys += [path + name for name in names]
+                files = files[-room:]
+            files.reverse()
+            keys += [path + name for name in files]
         else:
             key = level.path + level.entries.pop()
             if not key or key.endswith("/"):
-                try:
-                    levels.append(_enter(base, key, prefix, start_after, room))
-                except PermissionError as error:
-                    raise PermissionError(error.errno, error.strerror, f"{base_dir}/{key}") from error
+                levels.append(enter(base, base_dir, names, key, prefix, start_after, room))
             elif not key.endswith(LEGACY_SUFFIX) or legacy_content_type(base, key) is None:
                 keys.append(key)
         if len(keys) == limit:
@@ -69,16 +69,20 @@ def list_keys(base: int, base_dir: str, prefix: str, start_after: str, limit: in
     return keys
 
 
-def _enter(base: int, path: str, prefix: str, start_after: str, room: int | None) -> _Level:
+def enter(
+    base: int, base_dir: str, names: Names, path: str, prefix: str, start_after: str, room: int | None
+) -> Level:
     """Read the directory at `path`, as one without entries if it is gone or a link by now.
 
     It is not kept open, so that no tree, however deep, takes all descriptors.
     """
     try:
         directory = walk(base, path.split("/")[:-1])
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, f"{base_dir}/{path}") from error
     except OSError as error:
-        if error.errno in _GONE:
-            return _Level(path, [])
+        if error.errno in GONE:
+            return Level(path, [])
         raise
     try:
         files, directories = _read(directory)
@@ -87,21 +91,21 @@ def _enter(base: int, path: str, prefix: str, start_after: str, room: int | None
     entries: list[str] = []
     all_keys = not directories
     for start in range(0, len(files), _AT_ONCE):
-        names = files[start : start + _AT_ONCE]
-        joined = "".join(names)  # one look at all names is enough as a rule
-        selected = _select(_usable(names, joined), path, prefix, start_after)
+        found = files[start : start + _AT_ONCE]
+        joined = "".join(found)  # one look at all names is enough as a rule
+        selected = _select(names.usable(found, joined, path), names, path, prefix, start_after)
         if LEGACY_SUFFIX in joined:
             all_keys = False
         elif room is not None:
             del selected[room:]
         entries += selected
     for start in range(0, len(directories), _AT_ONCE):
-        names = directories[start : start + _AT_ONCE]
-        names = [f"{name}/" for name in _usable(names, "".join(names))]
-        entries += _select(names, path, prefix, start_after)
+        found = directories[start : start + _AT_ONCE]
+        found = [f"{name}/" for name in names.usable(found, "".join(found), path)]
+        entries += _select(found, names, path, prefix, start_after)
     entries.sort()
     entries.reverse()
-    return _Level(path, entries, all_keys)
+    return Level(path, entries, all_keys)
 
 
 def _read(directory: int) -> tuple[list[str], list[str]]:
@@ -131,14 +135,7 @@ def _read(directory: int) -> tuple[list[str], list[str]]:
     return files, directories
 
 
-def _usable(names: list[str], joined: str) -> list[str]:
-    """Return those that may be a segment of a key."""
-    if not _NO_KEY_HOLDS.search(joined):
-        return names
-    return [name for name in names if not _NO_KEY_HOLDS.search(name)]
-
-
-def _select(entries: list[str], path: str, prefix: str, start_after: str) -> list[str]:
+def _select(entries: list[str], names: Names, path: str, prefix: str, start_after: str) -> list[str]:
     """Sort entries of the directory at `path`, and return those that are, or may lead to, keys asked for."""
     entries.sort()
     wanted = prefix[len(path) :]
@@ -156,7 +153,4 @@ def _select(entries: list[str], path: str, prefix: str, start_after: str) -> lis
     elif path < start_after:
         return []
     selected = entries[low:high]
-    room = MAX_KEY_BYTES - len(path)
-    if room > MAX_SEGMENT_BYTES:
-        return selected
-    return [entry for entry in selected if len(entry) <= room]
+    return [entry for entry in selected if names.fits(path + entry)] if names.may_be_long(path) else selected

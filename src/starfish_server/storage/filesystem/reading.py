@@ -1,182 +1,123 @@
-"""One object as its readers see it: body and content type are of the same write. No lock is taken."""
+"""One object as its readers see it: body and attributes are of the same write. No lock is taken."""
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-from contextlib import suppress
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE
 from starfish_server.storage.filesystem.attributes import (
     LEGACY_SUFFIX,
     MAX_LEGACY_BYTES,
+    Attributes,
     is_legacy_name,
-    own_content_type,
     parse_legacy,
-    read_all,
-    type_on_file,
 )
-from starfish_server.storage.filesystem.paths import (
-    ATTEMPTS,
-    BENEATH,
-    CACHED,
-    DIRECTORY,
-    FILE,
-    FROM_HERE,
-    NO_LINKS,
-    Parent,
-    open_file,
-    opener,
-)
+from starfish_server.storage.filesystem.bodies import read_range
+from starfish_server.storage.filesystem.info import make_info, version_of_file
+from starfish_server.storage.filesystem.paths import ATTEMPTS, Parent, open_file
+from starfish_server.storage.filesystem.side_files import own_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starfish_server.objects import ObjectInfo
+
     ReadBody = Callable[[int, int], bytes]
 
-MAX_INLINE_BYTES = 64 * 1024
-_NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
-# There is no openat2 or no RESOLVE_CACHED here, or no RWF_NOWAIT on this file system.
-_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
-_open_cached = opener(FILE, NO_LINKS | CACHED)
-_open_cached_base = opener(DIRECTORY, CACHED)
-_open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
+@dataclass(frozen=True, slots=True)
+class OpenObject:
+    """An object whose file is open; `close` it, or use it as a context manager."""
+
+    file: int
+    status: os.stat_result
+    attributes: Attributes
+
+    def info(self, key: str, size: int | None = None) -> ObjectInfo:
+        """Return the info of the object, under its key."""
+        info = make_info(key, self.status, self.attributes, version_of_file(self.file, self.status))
+        return info if size is None else replace(info, size=size)
+
+    def close(self) -> None:
+        os.close(self.file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class Undetermined(Enum):
-    """In place of what is stored: this way of looking cannot tell, and a slower one has to."""
-
-    UNDETERMINED = 0
-
-
-UNDETERMINED: Final = Undetermined.UNDETERMINED
-Found: TypeAlias = "tuple[bytes, str] | Literal[Undetermined.UNDETERMINED] | None"
-
-
-class InlineReads:
-    """Reads on the event loop, by calls that fail rather than wait for the disk.
-
-    They find objects below `base_dir` whose folders, file and pages are all in memory, up to 64 KiB. Anything
-    else is `UNDETERMINED`, errors too: a thread looks again. Nothing is kept open.
-
-    Nothing is opened on the event loop before a thread has read an object here without waiting: a file
-    system of another process (FUSE) or machine (NFS), which cannot, may make even an `open` wait for long.
-    """
-
-    def __init__(self, base_dir: str, *, enabled: bool) -> None:
-        self._base = os.fsencode(base_dir)
-        self._prefix = self._base.rstrip(b"/") + b"/"
-        self._untried = enabled and bool(_NO_WAIT)
-        self._enabled = False
-        self._base_is_linked = False
-
-    def read_in_thread(self, file: int, size: int) -> bytes:
-        """Read a whole body, and learn from it whether reads here may wait."""
-        if self._untried:
-            self._untried = False
-            with suppress(OSError):
-                with suppress(BlockingIOError):
-                    os.preadv(file, [bytearray(1)], 0, _NO_WAIT)
-                self._enabled = True
-        return read_all(file, size)
-
-    def read(self, key: str, *, with_type: bool) -> Found:
-        """Return body and content type of the object, or None, or `UNDETERMINED`."""
-        if not self._enabled or is_legacy_name(key):
-            return UNDETERMINED
-        try:
-            file = self._open(key.encode())
-            try:
-                body = _read_cached(file)
-                if body is None:
-                    return UNDETERMINED
-                content_type = type_on_file(file) if with_type else ""
-                return UNDETERMINED if content_type is None else (body, content_type)
-            finally:
-                os.close(file)
-        except FileNotFoundError:
+def read_body_only(base: int, path: str, read_body: ReadBody) -> bytes | None:
+    """Return the body of the object below the open `base`, whose attributes are not looked for, or None."""
+    if not is_legacy_name(path):
+        with Parent(base, path) as (parent, name):
+            opened = None if parent is None else open_file(name, parent)
+        if opened is None:
             return None
-        except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                self._enabled = False
-            return UNDETERMINED
-
-    def _open(self, key: bytes) -> int:
-        if not self._base_is_linked:
-            try:
-                return _open_cached(FROM_HERE, self._prefix + key)
-            except OSError as error:
-                if error.errno != errno.ELOOP:
-                    raise
-        # The base directory alone may be reached through links.
-        base = _open_cached_base(FROM_HERE, self._base)
+        file, status = opened
         try:
-            file = _open_cached_beneath(base, key)
+            return read_body(file, status.st_size)
         finally:
-            os.close(base)
-        self._base_is_linked = True
-        return file
+            os.close(file)
+    found = open_object(base, path)
+    if found is None:
+        return None
+    with found:
+        return read_body(found.file, found.status.st_size)
 
 
-def read_object(
-    base: int, key: str, *, with_type: bool, read_body: ReadBody = read_all
-) -> tuple[bytes, str] | None:
-    """Return body and content type, `""` if not asked for, of the object below the open `base`, or None."""
+def open_object(base: int, path: str) -> OpenObject | None:
+    """Open the object at `path` below the open `base`, with the attributes of that very body, or None."""
     for _ in range(ATTEMPTS):
-        with Parent(base, key) as (parent, name):
+        with Parent(base, path) as (parent, name):
             opened = None if parent is None else open_file(name, parent)
             if parent is None or opened is None:
                 return None
             file, status = opened
+            kept = False
             try:
-                body = read_body(file, status.st_size)
-                if not with_type and not is_legacy_name(key):
-                    return body, ""
-                own = own_content_type(base, key, file, body)
-                if own is not None:
-                    return body, own
-                is_side_file = is_legacy_name(key) and parse_legacy(body) is not None
-                content_type = legacy_content_type(base, key + LEGACY_SUFFIX) or DEFAULT_BYTES_TYPE
-                if _is_current(name, parent, file, status):
-                    return None if is_side_file else (body, content_type)
+                own = own_attributes(base, path, file, status)
+                if own is None:
+                    content_type = legacy_content_type(base, path + LEGACY_SUFFIX) or DEFAULT_BYTES_TYPE
+                    own = Attributes(content_type)
+                    if not _is_current(name, parent, file, status):
+                        continue
+                    if is_legacy_name(path) and _legacy_in(file, status) is not None:
+                        return None
+                kept = True
+                return OpenObject(file, status, own)
             finally:
-                os.close(file)
+                if not kept:
+                    os.close(file)
     raise OSError(errno.EBUSY, "the file is replaced each time that it is read")
 
 
-def legacy_content_type(base: int, key: str) -> str | None:
-    """Return what the legacy side file at `key` says; None if there is none, or an object."""
-    if not is_legacy_name(key):
+def legacy_content_type(base: int, path: str) -> str | None:
+    """Return what the legacy side file at `path` says; None if there is none, or an object."""
+    if not is_legacy_name(path):
         return None
-    with Parent(base, key) as (parent, name):
+    with Parent(base, path) as (parent, name):
         opened = None if parent is None else _open_if_plain(name, parent)
         if opened is None:
             return None
         file, status = opened
         try:
-            if status.st_size > MAX_LEGACY_BYTES:
+            content_type = _legacy_in(file, status)
+            if content_type is None or own_attributes(base, path, file, status) is not None:
                 return None
-            body = read_all(file, status.st_size)
-            return parse_legacy(body) if own_content_type(base, key, file, body) is None else None
+            return content_type
         finally:
             os.close(file)
 
 
-def _read_cached(file: int) -> bytes | None:
-    """Read the whole body; None if it is large, not all in memory, or not of the size stated."""
-    status = os.fstat(file)
-    size = status.st_size
-    if size > MAX_INLINE_BYTES or not stat.S_ISREG(status.st_mode):
+def _legacy_in(file: int, status: os.stat_result) -> str | None:
+    if status.st_size > MAX_LEGACY_BYTES:
         return None
-    body = bytearray(size + 1)
-    if os.preadv(file, [body], 0, _NO_WAIT) != size:
-        return None
-    body.pop()
-    return bytes(body)
+    return parse_legacy(read_range(file, 0, MAX_LEGACY_BYTES + 1))
 
 
 def _is_current(name: str, parent: int, file: int, status: os.stat_result) -> bool:

@@ -29,14 +29,13 @@ _create = opener(_NEW, NO_LINKS | BENEATH, 0o666)
 
 
 class StagedFile:
-    """A new file, open for writing. As a context manager it is closed at the end, and removed if the block
-    raises; otherwise it must have been moved.
-    """
+    """A new file, open for writing. At the end of a `with` it is closed, and removed unless it was moved."""
 
-    __slots__ = ("_base", "_path", "descriptor")
+    __slots__ = ("_base", "_moved", "_path", "descriptor")
 
     def __init__(self, base: int) -> None:
         self._base = base
+        self._moved = False
         for _ in range(ATTEMPTS):
             name = secrets.token_hex(8)
             self._path = f"{_FOLDER}/{name}"
@@ -47,7 +46,7 @@ class StagedFile:
             except FileNotFoundError:  # swept before it was locked
                 self._close()
             except BaseException:
-                self._discard()
+                self.close()
                 raise
             else:
                 return
@@ -56,19 +55,19 @@ class StagedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None:
-            self._close()
-        else:
-            self._discard()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def move(self, name: str, parent: int) -> None:
         """Rename it to `name` in the open folder `parent`, in place of what is there."""
         os.rename(self._path, name, src_dir_fd=self._base, dst_dir_fd=parent)
+        self._moved = True
 
-    def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # swept later if it stays
-            os.unlink(self._path, dir_fd=self._base)
+    def close(self) -> None:
+        """Close it, and remove it unless it was moved."""
+        if not self._moved:
+            with contextlib.suppress(OSError):  # swept later if it stays
+                os.unlink(self._path, dir_fd=self._base)
         self._close()
 
     def _close(self) -> None:

@@ -4,71 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from aiofiles.os import wrap
 
 from starfish_server.checks import (
+    DEFAULT_BYTES_TYPE,
     DEFAULT_TEXT_TYPE,
+    check_chunks,
+    check_delimiter,
     check_header,
     check_headers,
-    check_key,
+    check_if_version,
+    check_metadata,
     check_page,
-    check_prefix,
-    check_version,
+    check_range,
     copy_bytes,
     decode_text,
+    encode_body,
     encode_text,
-    flag,
-    version_of,
+    type_or_default,
 )
 from starfish_server.errors import StoreClosedError
+from starfish_server.objects import ANY
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.changes import Commit
 from starfish_server.storage.filesystem.directory import Directory
-from starfish_server.storage.filesystem.reading import UNDETERMINED, InlineReads
+from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
+from starfish_server.storage.filesystem.names import Names, to_path
+from starfish_server.storage.filesystem.options import FilesystemStorageOptions
+from starfish_server.storage.filesystem.uploading import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
+    from starfish_server.storage.filesystem.streams import FileStream
     from starfish_server.storage.filesystem.unlistable import Unlistable
 
-__all__ = ["FilesystemObjectStore", "FilesystemStorageOptions"]
+__all__ = ["FilesystemObjectStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FilesystemStorageOptions:
-    """Where a `FilesystemObjectStore` keeps its objects.
-
-    base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
-        relative one is taken from the current folder now, not when it is used.
-    fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
-    inline_reads: whether an object of at most 64 KiB that is in the page cache is read on the event loop,
-        without a thread; what may have to wait for the disk never is. Linux only. Default True.
-
-    Raises `TypeError` or `ValueError` for what cannot be a folder's path.
-    """
-
-    base_dir: str | os.PathLike[str]
-    _: KW_ONLY
-    fsync: bool = True
-    inline_reads: bool = True
-
-    def __post_init__(self) -> None:
-        path = os.fspath(self.base_dir)
-        if not isinstance(path, str):
-            raise TypeError(f"base_dir must be a str or a PathLike of str, not {type(path).__name__}")
-        if not path or "\0" in path:
-            raise ValueError(f"base_dir must be a path that is not empty and has no NUL in it, not {path!r}")
-        flag("fsync", self.fsync)
-        flag("inline_reads", self.inline_reads)
-        object.__setattr__(self, "base_dir", os.path.abspath(path))  # noqa: PTH100 - keeps links, drops ".."
 
 
 class FilesystemObjectStore(AbstractObjectStore):
@@ -92,16 +72,25 @@ class FilesystemObjectStore(AbstractObjectStore):
                 f"not {type(options).__name__}"
             )
         self._base_dir = os.fspath(options.base_dir)
+        self._names = Names(portable=options.portable_keys)
         self._closed = False
+        self._streams: WeakSet[FileStream] = WeakSet()
         self._inline = InlineReads(self._base_dir, enabled=options.inline_reads)
-        directory = Directory(self._base_dir, fsync=options.fsync, read_body=self._inline.read_in_thread)
+        directory = Directory(
+            self._base_dir, fsync=options.fsync, names=self._names, read_body=self._inline.read_in_thread
+        )
+        self._writer = directory.writer
         self._get_string = wrap(directory.get_string)
         self._get_bytes = wrap(directory.get_bytes)
-        self._get_versioned = wrap(directory.get_versioned)
+        self._stat = wrap(directory.stat)
+        self._read = wrap(directory.read)
+        self._open = wrap(directory.open)
         self._list_keys = wrap(directory.list_keys)
+        self._list_objects = wrap(directory.list_objects)
         self._unlistable = wrap(directory.unlistable)
-        self._write = wrap(directory.write)
-        self._write_if = wrap(directory.write_if)
+        self._put = wrap(directory.writer.put)
+        self._write = wrap(directory.writer.write)
+        self._copy = wrap(directory.copy)
         self._delete = wrap(directory.delete)
         self._delete_many = wrap(directory.delete_many)
 
@@ -114,9 +103,8 @@ class FilesystemObjectStore(AbstractObjectStore):
         return f"FilesystemObjectStore({self._base_dir!r})"
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._check_open("get_string", key)
-        check_key(key, "get_string")
-        found = self._inline.read(key, with_type=False)
+        path = self._enter("get_string", key)
+        found = self._inline.read(path, with_type=False)
         if found is UNDETERMINED:
             return await self._get_string(key)
         return None if found is None else decode_text(found[0], "get_string", key)
@@ -130,12 +118,11 @@ class FilesystemObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put", key)
-        check_key(key, "put")
+        self._enter("put", key)
         check_headers(content_type, cache_control)
         attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
         encoded = encode_text(body, "put", key)
-        await _changed(self._write, "put", key, encoded, attributes)
+        await _changed(self._put, "put", key, encoded, attributes)
 
     async def list_keys(
         self,
@@ -145,14 +132,11 @@ class FilesystemObjectStore(AbstractObjectStore):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> list[str]:
-        self._check_open("list_keys", prefix)
-        check_prefix(prefix, "list_keys")
-        check_page(start_after, limit)
+        self._check_list("list_keys", prefix, start_after, limit)
         return await self._list_keys(prefix, start_after, limit)
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._check_open("delete", key)
-        check_key(key, "delete")
+        self._enter("delete", key)
         await _changed(self._delete, key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
@@ -162,9 +146,8 @@ class FilesystemObjectStore(AbstractObjectStore):
         await _changed(self._delete_many, keys)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        self._check_open("get_bytes", key)
-        check_key(key, "get_bytes")
-        found = self._inline.read(key, with_type=True)
+        path = self._enter("get_bytes", key)
+        found = self._inline.read(path, with_type=True)
         return await self._get_bytes(key) if found is UNDETERMINED else found
 
     async def put_bytes(
@@ -176,41 +159,99 @@ class FilesystemObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._check_open("put_bytes", key)
-        check_key(key, "put_bytes")
+        self._enter("put_bytes", key)
         check_header("content_type", content_type)
         check_headers(None, cache_control)
         attributes = Attributes(content_type, cache_control)
         copied = copy_bytes(body, "put_bytes")
-        await _changed(self._write, "put_bytes", key, copied, attributes)
+        await _changed(self._put, "put_bytes", key, copied, attributes)
 
-    async def get_versioned(self, key: str, *, context: StoreContext | None = None) -> tuple[str, str] | None:
-        self._check_open("get_versioned", key)
-        check_key(key, "get_versioned")
-        found = self._inline.read(key, with_type=False)
+    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
+        path = self._enter("stat", key)
+        found = self._inline.read_object(key, path, 0, 0)
         if found is UNDETERMINED:
-            return await self._get_versioned(key)
-        if found is None:
-            return None
-        return decode_text(found[0], "get_versioned", key), version_of(found[0])
+            return await self._stat(key)
+        return None if found is None else found.info
 
-    async def put_if(
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> StoredObject | None:
+        path = self._enter("read", key)
+        check_range(start, stop)
+        found = self._inline.read_object(key, path, start, stop)
+        return await self._read(key, start, stop) if found is UNDETERMINED else found
+
+    async def open(
+        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
+    ) -> ObjectReader | None:
+        self._enter("open", key)
+        check_range(start, stop)
+        stream = await self._open(key, start, stop)
+        if stream is None:
+            return None
+        if self._closed:
+            stream.cut_off()
+        self._streams.add(stream)
+        return stream.reader()
+
+    async def write(
         self,
         key: str,
-        body: str,
+        body: str | bytes,
         *,
-        version: str | None,
         content_type: str | None = None,
         cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> str:
-        self._check_open("put_if", key)
-        check_key(key, "put_if")
-        check_version(version)
+    ) -> ObjectInfo:
+        self._enter("write", key)
+        check_if_version(if_version)
         check_headers(content_type, cache_control)
-        attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
-        encoded = encode_text(body, "put_if", key)
-        return await _changed(self._write_if, key, encoded, attributes, version)
+        kind = type_or_default(content_type, body)
+        attributes = Attributes(kind, cache_control, check_metadata(metadata))
+        encoded = encode_body(body, "write", key)
+        return await _changed(self._write, "write", key, encoded, attributes, if_version)
+
+    async def upload(
+        self,
+        key: str,
+        chunks: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_version: IfVersion = ANY,
+        context: StoreContext | None = None,
+    ) -> ObjectInfo:
+        self._enter("upload", key)
+        check_chunks(chunks, "upload")
+        check_if_version(if_version)
+        check_headers(content_type, cache_control)
+        kind = DEFAULT_BYTES_TYPE if content_type is None else content_type
+        attributes = Attributes(kind, cache_control, check_metadata(metadata))
+        return await Upload(self._writer, key, attributes, if_version).run(chunks)
+
+    async def copy(
+        self, source: str, target: str, *, if_version: IfVersion = ANY, context: StoreContext | None = None
+    ) -> ObjectInfo:
+        self._enter("copy", source)
+        self._enter("copy", target)
+        check_if_version(if_version)
+        return await _changed(self._copy, source, target, if_version)
+
+    async def list_objects(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        limit: int | None = None,
+        delimiter: str | None = None,
+        context: StoreContext | None = None,
+    ) -> ObjectList:
+        self._check_list("list_objects", prefix, start_after, limit)
+        check_delimiter(delimiter)
+        return await self._list_objects(prefix, start_after, limit, delimiter)
 
     async def unlistable(self, prefix: str = "") -> list[Unlistable]:
         """Return the files that `list_keys` leaves out, each with its path and the reason, in order of paths.
@@ -222,8 +263,21 @@ class FilesystemObjectStore(AbstractObjectStore):
         return await self._unlistable(prefix)
 
     async def close(self) -> None:
-        """Refuse further operations; those in flight end as they would have."""
+        """Refuse further operations and end open readers; the rest in flight ends as it would have."""
         self._closed = True
+        for stream in list(self._streams):
+            stream.cut_off()
+
+    def _enter(self, operation: str, key: str) -> str:
+        """Check that the store is open and the key follows the rules; return the path of its file."""
+        self._check_open(operation, key)
+        self._names.check_key(key, operation)
+        return to_path(key)
+
+    def _check_list(self, operation: str, prefix: str, start_after: str | None, limit: int | None) -> None:
+        self._check_open(operation, prefix)
+        self._names.check_prefix(prefix, operation)
+        check_page(start_after, limit, operation, any_text=not self._names.portable)
 
     def _check_open(self, operation: str, key: str | None) -> None:
         if self._closed:

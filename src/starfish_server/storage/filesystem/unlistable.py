@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from starfish_server.checks import MAX_KEY_BYTES, is_key, is_segments
+from starfish_server.checks import MAX_KEY_BYTES
 from starfish_server.storage.filesystem.paths import walk
+
+if TYPE_CHECKING:
+    from starfish_server.storage.filesystem.names import Names
 
 RESERVED = ("~attributes", "~locks", "~staging")
 _BAD_NAME = "its name breaks the key rules"
@@ -32,7 +35,7 @@ class Unlistable(NamedTuple):
     reason: str
 
 
-def unlistable(base: int, prefix: str) -> list[Unlistable]:
+def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
     """Return every file below the open base directory that is not listed, in order of their paths.
 
     Folders are walked, not named, but for one that cannot be read.
@@ -45,7 +48,7 @@ def unlistable(base: int, prefix: str) -> list[Unlistable]:
             directory = walk(base, path.split("/")[:-1])
             try:
                 with os.scandir(directory) as entries:
-                    names = [(entry.name, _kind(entry)) for entry in entries]
+                    seen = [(entry.name, _kind(entry)) for entry in entries]
             finally:
                 os.close(directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -54,13 +57,13 @@ def unlistable(base: int, prefix: str) -> list[Unlistable]:
             if path.startswith(prefix):
                 found.append(Unlistable(path, error.strerror or "it cannot be read"))
             continue
-        for name, kind in names:
+        for name, kind in seen:
             entry_path = path + name
             if kind == stat.S_IFDIR:
                 below = f"{entry_path}/"
                 if entry_path not in RESERVED and (below.startswith(prefix) or prefix.startswith(below)):
                     folders.append(below)
-            elif entry_path.startswith(prefix) and (reason := _reason(path, name, kind)):
+            elif entry_path.startswith(prefix) and (reason := _reason(names, path, name, kind)):
                 found.append(Unlistable(entry_path, reason))
     return sorted(found)
 
@@ -76,13 +79,13 @@ def _kind(entry: os.DirEntry[str]) -> int:
         return stat.S_IFREG
 
 
-def _reason(path: str, name: str, kind: int) -> str | None:
+def _reason(names: Names, path: str, name: str, kind: int) -> str | None:
     if kind != stat.S_IFREG:
         return _KINDS.get(kind, "not a regular file")
-    if is_key(path + name):
+    if names.is_key_at(path + name):
         return None
-    if not is_segments(name):
+    if not names.usable([name], name, path):
         return _BAD_NAME
-    if not is_segments(path[:-1]):
+    if not names.are_segments(path[:-1]):
         return _BAD_FOLDER
     return f"its path is over {MAX_KEY_BYTES} bytes"

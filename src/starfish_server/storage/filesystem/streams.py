@@ -1,0 +1,87 @@
+"""The open file of a reader, read chunk by chunk in threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from aiofiles.os import wrap
+
+from starfish_server.errors import StoreClosedError
+from starfish_server.objects import ObjectReader
+from starfish_server.storage.filesystem.info import check_unedited
+from starfish_server.storage.filesystem.os_errors import typed_errors
+
+if TYPE_CHECKING:
+    from starfish_server.storage.filesystem.reading import OpenObject
+
+CHUNK_BYTES = 1024 * 1024
+
+
+class FileStream:
+    """The open file of an `ObjectReader`, which stays the object that it was when it is replaced.
+
+    Its descriptor is given back by `close`, or when nothing refers to the stream any more; a chunk that is
+    being read in a thread delays that until it is read.
+    """
+
+    def __init__(self, found: OpenObject, base_dir: str, key: str, start: int, stop: int | None) -> None:
+        self._file = found.file
+        self._close_file = weakref.finalize(self, os.close, found.file)
+        self._close_file.atexit = False
+        self._status = found.status
+        self._base_dir = base_dir
+        self._key = key
+        self._at = start
+        self._stop = stop
+        self._reading = threading.Lock()
+        self._closed = False
+        self._cut_off = False
+        self.info = found.info(key)
+
+    def reader(self) -> ObjectReader:
+        """Return the reader that iterates over the chunks."""
+        read_chunk = wrap(self._read_chunk)
+
+        async def fetch() -> bytes:
+            if self._cut_off:
+                raise self._store_closed()
+            return await read_chunk()
+
+        async def close() -> None:
+            self.close()
+
+        return ObjectReader(self.info, fetch, close)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._closed = True
+        # A thread that holds the lock looks whether the stream was closed, after it released it.
+        if self._reading.acquire(blocking=False):
+            self._close_file()
+            self._reading.release()
+
+    def cut_off(self) -> None:
+        """End the stream because its store was closed."""
+        self._cut_off = True
+        self.close()
+
+    def _read_chunk(self) -> bytes:
+        try:
+            with self._reading:
+                if self._closed:
+                    raise self._store_closed()
+                with typed_errors(self._base_dir, "open", self._key):
+                    size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
+                    chunk = os.pread(self._file, size, self._at) if size > 0 else b""
+                    check_unedited(self._file, self._status, "open", self._key)
+                    self._at += len(chunk)
+                    return chunk
+        finally:
+            if self._closed:
+                self.close()
+
+    def _store_closed(self) -> StoreClosedError:
+        return StoreClosedError("this FilesystemObjectStore was closed", operation="open", key=self._key)
