@@ -4,69 +4,42 @@ import asyncio
 import base64
 import mimetypes
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, DEFAULT_TEXT_TYPE, decode_text
+from starfish_server.checks import DEFAULT_BYTES_TYPE, decode_text
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
 from starfish_server.cli.sources import open_source
 from starfish_server.context import StoreContext
+from starfish_server.objects import StoredObject
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """A body with its content type, which is None from a store of text only."""
-
-    body: bytes
-    content_type: str | None
-
-    def matches(self, other: "StoredObject | None") -> bool:
-        """Return whether both are the same, as far as their stores tell."""
-        if other is None or self.body != other.body:
-            return False
-        types = {self.content_type, other.content_type}
-        return len(types) == 1 or None in types
-
-
-async def read_object(
-    store: AbstractObjectStore, key: str, context: StoreContext | None
-) -> StoredObject | None:
-    """Return the object, or None. Of a store of text only, the body is the text in UTF-8."""
-    if store.supports("get_bytes"):
-        found = await store.get_bytes(key, context=context)
-        return None if found is None else StoredObject(*found)
-    text = await store.get_string(key, context=context)
-    return None if text is None else StoredObject(text.encode(), None)
 
 
 async def write_object(
     store: AbstractObjectStore,
     key: str,
-    stored: StoredObject,
-    context: StoreContext | None,
+    body: bytes,
     *,
+    content_type: str | None,
     cache_control: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    context: StoreContext | None = None,
 ) -> None:
-    """Put the object. A body that is not UTF-8 is a `StoreDecodeError` on a store of text only."""
-    if store.supports("put_bytes"):
-        await store.put_bytes(
-            key,
-            stored.body,
-            content_type=stored.content_type or DEFAULT_TEXT_TYPE,
-            cache_control=cache_control,
-            context=context,
-        )
-    else:
-        text = decode_text(stored.body, "put", key)
-        await store.put(
-            key, text, content_type=stored.content_type, cache_control=cache_control, context=context
-        )
+    """Write the object. A body that is not UTF-8 is a `StoreDecodeError` on a store of text only."""
+    takes_bytes = store.native("write") or store.supports("put_bytes")
+    await store.write(
+        key,
+        body if takes_bytes else decode_text(body, "write", key),
+        content_type=content_type,
+        cache_control=cache_control,
+        metadata=metadata,
+        context=context,
+    )
 
 
 def get(
@@ -91,7 +64,7 @@ def get(
         output.write_bytes(found.body)
     elif json:
         print_json(
-            {"key": key, "content_type": found.content_type, "size": len(found.body)} | _body(found.body)
+            {"key": key, "content_type": found.info.content_type, "size": len(found.body)} | _body(found.body)
         )
     elif sys.stdout.isatty() and not _is_plain_text(found.body):
         print_error(f"the object has {len(found.body)} bytes that are not plain text: use --output or a pipe")
@@ -123,25 +96,37 @@ def put(
 ) -> int:
     """Store a file, or stdin, as one object. An object with the same key is replaced."""
     body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    stored = StoredObject(body, content_type or _guessed_type(key if file == "-" else file))
-    asyncio.run(_write(store, key, stored, cache_control, context))
+    content_type = content_type or _guessed_type(key if file == "-" else file)
+    asyncio.run(_write(store, key, body, content_type, cache_control, context))
     if json:
-        print_json({"key": key, "content_type": stored.content_type, "size": len(body)})
+        print_json({"key": key, "content_type": content_type, "size": len(body)})
     elif sys.stdout.isatty():
-        print_line(f"{key}: {len(body)} bytes, {stored.content_type}")
+        print_line(f"{key}: {len(body)} bytes, {content_type}")
     return ExitCode.OK
 
 
 async def _read(store: str, key: str, context: list[str] | None) -> StoredObject | None:
     async with open_source(store) as opened:
-        return await read_object(opened, key, context_of(context, "pull"))
+        return await opened.read(key, context=context_of(context, "pull"))
 
 
 async def _write(
-    store: str, key: str, stored: StoredObject, cache_control: str | None, context: list[str] | None
+    store: str,
+    key: str,
+    body: bytes,
+    content_type: str,
+    cache_control: str | None,
+    context: list[str] | None,
 ) -> None:
     async with open_store(store) as opened:
-        await write_object(opened, key, stored, context_of(context, "push"), cache_control=cache_control)
+        await write_object(
+            opened,
+            key,
+            body,
+            content_type=content_type,
+            cache_control=cache_control,
+            context=context_of(context, "push"),
+        )
 
 
 def _guessed_type(name: str) -> str:
