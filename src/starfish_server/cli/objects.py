@@ -1,10 +1,11 @@
-"""`starfish get` and `starfish put`: whole objects, from stores of bytes and from stores of text only."""
+"""`starfish get`, `put`, `stat` and `url`: one object, of stores of bytes and of stores of text only."""
 
 import asyncio
 import base64
 import mimetypes
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,11 @@ import typer
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, decode_text
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
-from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
+from starfish_server.cli.output import ExitCode, described, print_cells, print_error, print_json, print_line
 from starfish_server.cli.sources import open_source
 from starfish_server.context import StoreContext
-from starfish_server.objects import StoredObject
+from starfish_server.errors import StoreNotSupportedError
+from starfish_server.objects import ObjectInfo, StoredObject
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.store_url import open_store
 
@@ -103,6 +105,77 @@ def put(
     elif sys.stdout.isatty():
         print_line(f"{key}: {len(body)} bytes, {content_type}")
     return ExitCode.OK
+
+
+def stat(
+    store: StoreURL,
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    context: ContextFields = None,
+    json: AsJson = False,
+) -> int:
+    """Show what is known of an object besides its body. Exit code 3 if there is no such object."""
+    found = asyncio.run(_stat(store, key, context))
+    if found is None:
+        print_error(f"no such object: {key}")
+        return ExitCode.NO_OBJECT
+    if json:
+        print_json(described(found))
+        return ExitCode.OK
+    fields = described(found)
+    del fields["metadata"]
+    for name, value in (fields | {f"metadata.{name}": text for name, text in found.metadata.items()}).items():
+        print_cells([name, value], (14,))
+    return ExitCode.OK
+
+
+class Method(StrEnum):
+    """What a signed URL lets people do."""
+
+    GET = "GET"
+    PUT = "PUT"
+
+
+def url(
+    store: StoreURL,
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    method: Annotated[
+        Method, typer.Option("--method", case_sensitive=False, help="GET reads the object, PUT writes it.")
+    ] = Method.GET,
+    expires: Annotated[
+        int, typer.Option("--expires", metavar="SECONDS", min=1, max=604_800, help="How long it works.")
+    ] = 900,
+    content_type: Annotated[
+        str | None,
+        typer.Option("--content-type", "-t", metavar="TYPE", help="For PUT: what the request must have."),
+    ] = None,
+    context: ContextFields = None,
+    json: AsJson = False,
+) -> int:
+    """Print a URL that lets anyone read or write one object until it expires. S3 has them, folders do not."""
+    signed = asyncio.run(_sign(store, key, method, expires, content_type, context))
+    if json:
+        print_json({"key": key, "url": signed, "method": method, "expires": expires})
+    else:
+        print_line(signed)
+    return ExitCode.OK
+
+
+async def _stat(store: str, key: str, context: list[str] | None) -> ObjectInfo | None:
+    async with open_source(store) as opened:
+        return await opened.stat(key, context=context_of(context, "pull"))
+
+
+async def _sign(
+    store: str, key: str, method: str, expires: float, content_type: str | None, context: list[str] | None
+) -> str:
+    asked = context_of(context, "pull" if method == "GET" else "push")
+    async with open_store(store) as opened:
+        if not opened.supports("signed_url"):
+            reason = "this store has no signed URLs; an S3 store has, unless a layer changes its bodies"
+            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
+        return await opened.signed_url(
+            key, method=method, expires=expires, content_type=content_type, context=asked
+        )
 
 
 async def _read(store: str, key: str, context: list[str] | None) -> StoredObject | None:
