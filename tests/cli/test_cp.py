@@ -95,6 +95,20 @@ def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Serv
     assert asyncio.run(read()) == {key: (body, "image/png") for key, body in BODIES.items()}
 
 
+def test_a_large_object_goes_to_a_bucket_and_back(seaweedfs: S3Server, tmp_path: Path) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+    }
+    bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
+    body = os.urandom(20 * 2**20)
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/k").write_bytes(body)
+    assert starfish("cp", "from", bucket, env=env, cwd=tmp_path).code == 0
+    assert starfish("cp", bucket, "to", env=env, cwd=tmp_path).code == 0
+    assert (tmp_path / "to/k").read_bytes() == body
+
+
 async def test_a_second_run_writes_only_what_is_missing_or_differs() -> None:
     source, destination = await filled(), RecordingStore(MemoryObjectStore(data={}))
     await copied(source, destination)
