@@ -22,7 +22,8 @@ SERVER_TABLES = ("sync", "auth")
 
 _FORMS = "use a folder's path, file:///folder, s3://bucket/prefix, memory: or a stack file (*.toml)"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_FILE_OPTIONS: dict[str, type] = {"fsync": bool, "inline_reads": bool}
+_FILE_OPTIONS: dict[str, type] = {"fsync": bool, "inline_reads": bool, "portable_keys": bool}
+_MEMORY_OPTIONS: dict[str, type] = {"portable_keys": bool}
 _S3_OPTIONS: dict[str, type] = {
     "endpoint": str,
     "region": str,
@@ -38,11 +39,11 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     url: one of these; a path whose name has a colon is written as "./a:b".
 
     - "data" or "file:///var/data": the files below a folder, which is made on the first write. Options:
-      `fsync`, `inline_reads`
+      `fsync`, `inline_reads`, `portable_keys`
     - "s3://bucket/prefix": the objects of a bucket below a prefix. Options: `endpoint`, `region`,
       `addressing_style`, `anonymous`, `portable_keys`. Without `endpoint`, AWS_ENDPOINT_URL_S3 or
       AWS_ENDPOINT_URL is used, without `region`, AWS_REGION or AWS_DEFAULT_REGION
-    - "memory:": a new dict
+    - "memory:": a new dict. Option: `portable_keys`
     - "stack.toml" or "file:///etc/stack.toml": what `load_stack` makes of that file
 
     Options are the query of a URL, as in "s3://bucket?region=eu-west-1&anonymous=true". Credentials come from
@@ -69,10 +70,10 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
                 return _file(parts)
             case "s3":
                 return _s3(parts)
-            case "memory" if not (parts.netloc or parts.path or parts.query):
+            case "memory" if not (parts.netloc or parts.path):
                 from starfish_server.storage.memory import MemoryObjectStore
 
-                return MemoryObjectStore(data={})
+                return MemoryObjectStore(data={}, **_options(parts, _MEMORY_OPTIONS))
     except (ValueError, TypeError) as error:
         raise StackError(f"{parts.scheme} URL: {error}") from None
     raise StackError(f"the URL names no store; {_FORMS}")

@@ -15,7 +15,10 @@ COMMANDS = (
     "serve",
     "get",
     "put",
+    "stat",
+    "url",
     "ls",
+    "du",
     "rm",
     "cp",
     "doctor",
@@ -34,15 +37,18 @@ A store is named by a URL or a path, which [`open_store`](#open_store-in-python)
 
 | name | store |
 |---|---|
-| `data`, `/var/lib/objects`, `file:///var/lib/objects` | the files below that folder, which `put` and `cp` create. Options: `fsync`, `inline_reads` |
+| `data`, `/var/lib/objects`, `file:///var/lib/objects` | the files below that folder, which `put` and `cp` create. Options: `fsync`, `inline_reads`, `portable_keys` |
 | `s3://bucket/prefix?endpoint=https://host&region=name` | the objects of a bucket below a prefix. Options: `endpoint`, `region`, `addressing_style`, `anonymous`, `portable_keys` |
-| `memory:` | a dict, gone when the command ends |
+| `memory:` | a dict, gone when the command ends. Option: `portable_keys` |
 | `stack.toml` | the stack that the [stack file](layer-order.md#the-same-in-toml) describes |
 
 Options are the query of a URL. A path with a colon in its name is written as `./a:b`. Credentials never come from a URL
 or an option but from the environment: for S3, from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the rest of the
 [standard chain](leaves.md#aws). Without `endpoint`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` is used; without `region`,
 `AWS_REGION` or `AWS_DEFAULT_REGION`.
+
+A key has plain ASCII letters and digits by default. `?portable_keys=false` allows any text, as in
+`starfish ls "file:///var/objects?portable_keys=false"`; see the [key rules](leaves.md#what-holds-on-every-leaf).
 
 Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
 

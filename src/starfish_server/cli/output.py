@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
 from starfish_server.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starfish_server.objects import ObjectInfo
 
 
 class ExitCode(IntEnum):
@@ -43,6 +50,23 @@ def exit_code_of(error: Exception) -> ExitCode:
 def print_line(text: str) -> None:
     """Print one line on stdout; characters that are not printable are escaped."""
     sys.stdout.write(f"{printable(text)}\n")
+
+
+def print_cells(cells: Sequence[object], widths: Sequence[int]) -> None:
+    """Print one row: aligned on a terminal, separated by tabs in a pipe; "-" for None."""
+    texts = ["-" if cell is None else printable(str(cell)) for cell in cells]
+    if sys.stdout.isatty():
+        last = texts[len(widths) :]
+        aligned = [f"{text:{width}}" for text, width in zip(texts, widths, strict=False)]
+        sys.stdout.write(" ".join([*aligned, *last]) + "\n")
+    else:
+        sys.stdout.write("\t".join(texts) + "\n")
+
+
+def described(info: ObjectInfo) -> dict[str, object]:
+    """Return what is known of an object, for JSON."""
+    modified = info.modified.isoformat() if info.modified else None
+    return asdict(info) | {"metadata": dict(info.metadata), "modified": modified}
 
 
 def print_json(value: object) -> None:

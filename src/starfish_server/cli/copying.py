@@ -1,0 +1,272 @@
+"""Copies every object below a prefix from any store to any other, several at a time, each read back."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from starfish_server.bulk import scan
+from starfish_server.cli.objects import write_object
+from starfish_server.cli.sources import LeftOut, list_left_out
+from starfish_server.context import StoreContext
+from starfish_server.errors import StoreError
+from starfish_server.objects import ObjectInfo
+from starfish_server.storage.base import AbstractObjectStore
+
+_MIB = 2**20
+_WHOLE = 8 * _MIB
+"""Objects up to this size are read and written whole, larger ones as streams."""
+_STREAM = 48 * _MIB
+"""What a stream may hold, in its reader and in the parts of a multipart upload."""
+_UNKNOWN = 16 * _MIB
+"""What an object whose size no list tells counts for."""
+_PAGE = 10_000
+_DIGEST = 32
+"""Characters that a version has at least if it is made of the object: shorter ones may be counters."""
+
+Pair = tuple[ObjectInfo, ObjectInfo | None]
+"""An object of the source, and what the destination has under its key."""
+Seen = tuple[ObjectInfo, bytes]
+"""An object's info with its body or, for a stream, the body's digest."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has become of the objects so far.
+
+    listed: objects of the source; all of them once all_listed. size: bytes of the objects that are copied.
+    moved: bytes that were handed to the destination. warnings: by key, what an object that was copied has
+    lost. left_out: what the source holds and does not list.
+    """
+
+    listed: int = 0
+    all_listed: bool = False
+    copied: int = 0
+    identical: int = 0
+    size: int = 0
+    moved: int = 0
+    warnings: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    left_out: Sequence[LeftOut] = ()
+
+    @property
+    def pending(self) -> int:
+        """Objects that were listed and not handled, since the copy ended early."""
+        return self.listed - self.copied - self.identical - len(self.failures)
+
+
+class Budget:
+    """Bytes that may be in flight, given out in the order of asking, so that no large object starves."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def part(self, size: int) -> AsyncIterator[None]:
+        """Hold so many bytes, or all of them for an object that is larger than the budget."""
+        size = min(max(size, 1), self._size)
+        async with self._turn:
+            while self._free < size:
+                self._freed.clear()
+                await self._freed.wait()
+            self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
+            self._freed.set()
+
+
+@dataclass(slots=True)
+class Copying:
+    """A copy of every object whose key begins with `prefix`.
+
+    An object that the destination already holds with the same bytes, content type, cache control and metadata
+    is left alone, so that an interrupted copy can be continued; one that differs is replaced.
+
+    jobs: objects in flight. max_bytes: memory for their bodies, about; one object is always in flight.
+    update: leave an object alone by its size and time, or its version, without reading it.
+    tally: grows while the copy runs. step: called whenever it has grown.
+    """
+
+    source: AbstractObjectStore
+    destination: AbstractObjectStore
+    prefix: str = ""
+    jobs: int = 16
+    max_bytes: int = 256 * _MIB
+    update: bool = False
+    reading: StoreContext | None = None
+    writing: StoreContext | None = None
+    tally: Tally = field(default_factory=Tally)
+    step: Callable[[], None] = lambda: None
+
+    async def run(self) -> Tally:
+        """Copy all; the lists of both stores are read while objects are copied, a page at a time.
+
+        Raises what listing raises. The error of an object is in the tally, and the other objects are copied.
+        """
+        pairs: asyncio.Queue[Pair | None] = asyncio.Queue(_PAGE)
+        budget = Budget(self.max_bytes)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.jobs):
+                    tasks.create_task(self._work(pairs, budget))
+                async for pair in self._pairs():
+                    self.tally.listed += 1
+                    await pairs.put(pair)
+                self.tally.all_listed = True
+                for _ in range(self.jobs):
+                    await pairs.put(None)
+                self.tally.left_out = await list_left_out(self.source, self.prefix, self.reading)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return self.tally
+
+    async def _pairs(self) -> AsyncIterator[Pair]:
+        """Yield the objects of the source; both lists are in byte order, so one pass finds the pairs."""
+        existing = scan(self.destination, self.prefix, page_size=_PAGE, context=self.reading)
+        there = await anext(existing, None)
+        async for info in scan(self.source, self.prefix, page_size=_PAGE, context=self.reading):
+            while there is not None and there.key < info.key:
+                there = await anext(existing, None)
+            yield info, there if there is not None and there.key == info.key else None
+
+    async def _work(self, pairs: "asyncio.Queue[Pair | None]", budget: Budget) -> None:
+        while (pair := await pairs.get()) is not None:
+            try:
+                await self._handle(*pair, budget)
+            except Exception as error:  # noqa: BLE001 - the error of one object leaves the others alone
+                self.tally.failures[pair[0].key] = error
+            self.step()
+
+    async def _handle(self, info: ObjectInfo, there: ObjectInfo | None, budget: Budget) -> None:
+        same = there is not None and _same(info, there, self.update)
+        if same:
+            self.tally.identical += 1
+            return
+        streamed = (info.size is None or info.size > _WHOLE) and self.destination.native("upload")
+        async with budget.part(self._weight(info, streamed)):
+            await self._copy(info.key, streamed, compare=same is None)
+
+    def _weight(self, info: ObjectInfo, streamed: bool) -> int:
+        """Return about how many bytes it takes to copy the object."""
+        if info.size is None:
+            return _UNKNOWN
+        if streamed and self.source.native("open") and self.destination.native("open"):
+            return min(info.size, _STREAM)
+        return 2 * info.size  # what is written and what is read back
+
+    async def _copy(self, key: str, streamed: bool, *, compare: bool) -> None:
+        see = _see_digest if streamed else _see_body
+        wanted = None if streamed and not compare else await see(self.source, key, self.reading)
+        if wanted is not None and compare:
+            stored = await see(self.destination, key, self.reading)
+            if stored is not None and stored[1] == wanted[1] and not self._changes(wanted[0], stored[0]):
+                self.tally.identical += 1
+                return
+        sent = await (self._upload(key) if streamed else self._write(key, wanted))
+        stored = await see(self.destination, key, self.reading)
+        if stored is None or stored[1] != sent[1]:
+            raise StoreError("reads back different from what was written", operation="write", key=key)
+        lost = self._changes(sent[0], stored[0])  # some services guess the type from the key
+        if sent[0].metadata and not self.destination.native("write"):
+            lost.append("the metadata is lost, which the destination does not store")
+        if lost:
+            self.tally.warnings[key] = f"the bytes agree, but {', '.join(lost)}"
+        self.tally.copied += 1
+        self.tally.size += sent[0].size or 0
+
+    async def _write(self, key: str, wanted: Seen | None) -> Seen:
+        if wanted is None:
+            raise _gone(key)
+        info, body = wanted
+        await write_object(
+            self.destination,
+            key,
+            body,
+            content_type=info.content_type,
+            cache_control=info.cache_control,
+            metadata=info.metadata if self.destination.native("write") else None,
+            context=self.writing,
+        )
+        self.tally.moved += len(body)
+        return info, body
+
+    async def _upload(self, key: str) -> Seen:
+        reader = await self.source.open(key, context=self.reading)
+        if reader is None:
+            raise _gone(key)
+        digest = hashlib.sha256()
+        sent = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal sent
+            async for chunk in reader:
+                digest.update(chunk)
+                sent += len(chunk)
+                self.tally.moved += len(chunk)
+                self.step()
+                yield chunk
+
+        info = reader.info
+        async with reader:
+            await self.destination.upload(
+                key,
+                chunks(),
+                content_type=info.content_type,
+                cache_control=info.cache_control,
+                metadata=info.metadata,
+                context=self.writing,
+            )
+        return ObjectInfo(key, sent, info.content_type, info.cache_control, info.metadata), digest.digest()
+
+    def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
+        """Return how the object's info reads back, where it is not as wanted and both stores tell."""
+        stores = (self.source, self.destination)
+        typed = all(store.native("read") or store.supports("get_bytes") for store in stores)
+        names = ["content_type"] if typed else []
+        names += ["cache_control", "metadata"] if all(store.native("read") for store in stores) else []
+        return [
+            f"the {name.replace('_', ' ')} reads back as {getattr(stored, name)!r}, "
+            f"not {getattr(wanted, name)!r}"
+            for name in names
+            if getattr(wanted, name) != getattr(stored, name)
+        ]
+
+
+def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
+    """Return whether two objects are the same as far as lists tell; None if they must be read."""
+    if None not in (info.size, there.size) and info.size != there.size:
+        return False
+    if not update or info.size is None or there.size is None:
+        return None
+    if info.version == there.version and len(info.version or "") >= _DIGEST:
+        return True
+    if info.modified is None or there.modified is None:
+        return None
+    # Some services tell whole seconds: within one, the source may have changed after it was copied.
+    return there.modified - info.modified >= timedelta(seconds=1)
+
+
+async def _see_body(store: AbstractObjectStore, key: str, context: StoreContext | None) -> Seen | None:
+    found = await store.read(key, context=context)
+    return None if found is None else (found.info, found.body)
+
+
+async def _see_digest(store: AbstractObjectStore, key: str, context: StoreContext | None) -> Seen | None:
+    reader = await store.open(key, context=context)
+    if reader is None:
+        return None
+    digest = hashlib.sha256()
+    async with reader:
+        async for chunk in reader:
+            digest.update(chunk)
+    return reader.info, digest.digest()
+
+
+def _gone(key: str) -> StoreError:
+    return StoreError("gone from the source since it was listed", operation="read", key=key)
