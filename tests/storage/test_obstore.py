@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -165,7 +166,8 @@ async def test_a_long_upload_that_fails_leaves_nothing_and_no_task(seaweedfs: S3
             raise LookupError("the source broke")
         await asyncio.Event().wait()
 
-    async with ObstoreObjectStore(obstore_s3(seaweedfs)) as store:
+    bucket = seaweedfs.make_bucket()
+    async with ObstoreObjectStore(obstore_s3(seaweedfs, bucket=bucket)) as store:
         upload = asyncio.create_task(store.upload("k", chunks()))
         await reached.wait()
         if end == "is cancelled":
@@ -175,6 +177,46 @@ async def test_a_long_upload_that_fails_leaves_nothing_and_no_task(seaweedfs: S3
         left = asyncio.all_tasks() - tasks - {upload}
         await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 10)
         assert await store.list_keys("") == []
+    assert "Uploads" not in seaweedfs.ask("list_multipart_uploads", Bucket=bucket)  # no hidden parts
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (
+            (
+                b'HTTP/1.1 200 OK\r\nContent-Length: 9000\r\nETag: "a"\r\n'
+                b"Last-Modified: Sat, 28 Nov 2026 01:00:00 GMT\r\n\r\ncut"
+            ),
+            StoreUnavailableError,
+        ),
+        (b"", StoreUnavailableError),
+        (None, StoreTimeoutError),
+    ],
+    ids=["a reply cut short", "no reply", "silence"],
+)
+async def test_a_broken_connection_is_a_transient_failure(
+    reply: bytes | None, expected: type[StoreError]
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if reply is None:
+            await reader.read()  # until the client gives up
+        else:
+            writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = HTTPStore(
+        f"http://127.0.0.1:{port}",
+        client_options={"allow_http": True, "timeout": timedelta(seconds=1)},
+        retry_config={"max_retries": 0},
+    )
+    async with server, ObstoreObjectStore(client) as store:
+        with pytest.raises(StoreUnavailableError) as caught:
+            await store.get_string("k")
+        assert type(caught.value) is expected
 
 
 async def test_an_upload_whose_requests_fail_ends_before_its_source(seaweedfs: S3Server) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**20
 PART_BYTES = 8 * 2**20
 PARTS_IN_FLIGHT = 4
+ABORT_SECONDS = 5.0
 
 
 class Download:
@@ -51,19 +52,19 @@ class Parts:
     """Hands the parts of an upload to obstore, one at a time, and fails when told to.
 
     obstore awaits the parts in a task of its own, which nothing cancels. So the source is read by the caller
-    of the upload, and what obstore awaits is ended by `end` or `fail`, never by the source.
+    of the upload, and what obstore awaits is ended by `put(None)` or `fail`, never by the source.
     """
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        self._failed = asyncio.Event()
+        self._failed = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         part = await self._queue.get()
-        if self._failed.is_set():
+        if self._failed:
             raise ConnectionAbortedError("the upload failed")
         if part is None:
             raise StopAsyncIteration
@@ -75,7 +76,7 @@ class Parts:
 
     def fail(self) -> None:
         """Make the upload fail, also if obstore awaits a part now."""
-        self._failed.set()
+        self._failed = True
         while not self._queue.empty():
             self._queue.get_nowait()
         self._queue.put_nowait(b"")
@@ -142,8 +143,12 @@ async def send_parts(
     finally:
         if not sending.done():
             parts.fail()
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            try:
+                # Not cancelled at once: obstore aborts an upload whose source fails.
+                await asyncio.wait([sending], timeout=ABORT_SECONDS)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _unless_ended(sending: asyncio.Future[Any], put: Any) -> None:
