@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -16,17 +15,16 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     VersionConflictError,
 )
+from starfish_server.storage.obstore.attributes import is_version
 from starfish_server.storage.obstore.errors import ask
+from starfish_server.storage.obstore.reading import get_info
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
-    from obstore import ObjectMeta, PutMode, PutResult
+    from obstore import PutMode, PutResult
 
-    from starfish_server.objects import ObjectInfo
 
-_ETAG = re.compile(r'"[^"*]+"')  # a strong one: no condition can be put on others
-_GENERATION = re.compile(r"[1-9][0-9]{0,18}")  # 0 would stand for no object
 _NEVER = {True: "1", False: '"starfish-never"'}
 
 
@@ -38,20 +36,14 @@ class Conditions:
     not, conditional writes are not supported from then on. A refusal proves that they are.
     """
 
-    def __init__(self, store: Any, stat: Callable[[str], Awaitable[ObjectInfo | None]]) -> None:
+    def __init__(self, store: Any) -> None:
         self._by_generation = isinstance(store, GCSStore)
-        self._stat = stat
         # By whether the object must be missing.
         self._heeded: dict[bool, bool] = {}
         if isinstance(store, MemoryStore):
             self._heeded = {True: True, False: True}
         elif isinstance(store, LocalStore | HTTPStore):
             self._heeded = {False: False}
-
-    def version_of(self, meta: ObjectMeta | PutResult) -> str | None:
-        """Return the version of an object, or None if it has none that a condition can name."""
-        version = meta["version"] if self._by_generation else meta["e_tag"]
-        return version if version is not None and self._is_version(version) else None
 
     async def put(
         self,
@@ -68,10 +60,10 @@ class Conditions:
             raise StoreNotSupportedError(
                 "the backend does not heed this if_version", operation=operation, key=key
             )
-        if version is not None and not self._is_version(version):
+        if version is not None and not is_version(client, version):
             check_unchanged(version, "another", operation, key)
         if create not in self._heeded:
-            await self._check_now(operation, key, version)
+            await self._check_now(client, operation, key, version)
         result = await self._put(client, operation, key, body, version, options)
         if create not in self._heeded:
             try:
@@ -119,12 +111,9 @@ class Conditions:
             self._heeded[version is None] = True
             raise
 
-    async def _check_now(self, operation: str, key: str, version: str | None) -> None:
+    async def _check_now(self, client: Any, operation: str, key: str, version: str | None) -> None:
         try:
-            found = await self._stat(key)
+            found = await get_info(client, operation, key)
         except StoreAccessDeniedError:  # the credentials may be good for writing alone
             return
         check_unchanged(version, None if found is None else found.version or "another", operation, key)
-
-    def _is_version(self, version: str) -> bool:
-        return (_GENERATION if self._by_generation else _ETAG).fullmatch(version) is not None

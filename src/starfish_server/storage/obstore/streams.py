@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-import obstore
-
 from starfish_server.checks import checked_chunks
-from starfish_server.errors import BucketNotFoundError, ObjectNotFoundError, StoreClosedError
+from starfish_server.errors import StoreClosedError
+from starfish_server.objects import ObjectReader
 from starfish_server.storage.obstore.errors import ask
+from starfish_server.storage.obstore.writing import put_object, put_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+    from weakref import WeakSet
 
     from obstore import GetResult, PutResult
+
+    from starfish_server.objects import ObjectInfo
 
 CHUNK_BYTES = 2**20
 PART_BYTES = 8 * 2**20
@@ -46,6 +49,19 @@ class Download:
         """Drop the stream, and let the next fetch say why."""
         self._store_closed = True
         self._stream = None
+
+
+def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
+    """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
+    if result is None:
+        return ObjectReader(info, _nothing)
+    download = Download(info.key, result)
+    downloads.add(download)
+    return ObjectReader(info, download.fetch, download.close)
+
+
+async def _nothing() -> bytes:
+    return b""
 
 
 class Parts:
@@ -82,22 +98,6 @@ class Parts:
         self._queue.put_nowait(b"")
 
 
-async def put_whole(
-    client: Any, operation: str, key: str, body: bytes, options: Mapping[str, Any]
-) -> PutResult:
-    """Write an object in one request, in place of what was there."""
-    return await _put(client, operation, key, body, use_multipart=False, **options)
-
-
-async def _put(client: Any, operation: str, key: str, body: Any, **options: Any) -> PutResult:
-    try:
-        return await ask(operation, key, obstore.put_async, client, key, body, **options)
-    except ObjectNotFoundError as error:
-        raise BucketNotFoundError(
-            "the bucket does not exist", operation=operation, key=key
-        ) from error.__cause__
-
-
 async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> AsyncGenerator[bytes]:
     """Yield the chunks joined to parts of at least `PART_BYTES`; the last one may be shorter."""
     part = bytearray()
@@ -122,7 +122,7 @@ async def send_parts(
         return await put_whole(client, operation, key, first, options), len(first)
     parts, size = Parts(), len(first)
     sending = asyncio.ensure_future(
-        _put(
+        put_object(
             client,
             operation,
             key,
