@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from faulty_proxy import FaultyProxy
-from servers import S3Server, start_moto, start_seaweedfs
+from servers import AzureServer, S3Server, start_azurite, start_moto, start_seaweedfs
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ def seaweedfs() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """A moto server; `moto.make_bucket()` gives a new bucket."""
     with start_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzureServer]:
+    """An Azurite server; `azurite.make_container()` gives obstore's store of a new container."""
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("azurite-blob is not on the PATH: npm install -g azurite")
+    with start_azurite() as server:
         yield server
 
 

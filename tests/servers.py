@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import os
 import random
 import shutil
@@ -15,12 +17,14 @@ import urllib.request
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore.config import Config
+from obstore.store import AzureStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +67,57 @@ class S3Server:
             self._client.close()  # its connections; it opens others when it is used again
 
 
+@dataclass(frozen=True)
+class AzureServer:
+    """Where Azurite answers, with the account and key that it is known for."""
+
+    endpoint: str
+    account: str = "devstoreaccount1"
+    key: str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def store(self, container: str) -> AzureStore:
+        """Return obstore's store of a container."""
+        return AzureStore(
+            container,
+            account_name=self.account,
+            account_key=self.key,
+            endpoint=f"{self.endpoint}/{self.account}",
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
+
+    def make_container(self) -> AzureStore:
+        """Create a new, empty container; obstore cannot, so the request is signed here."""
+        container = f"container-{uuid.uuid4().hex}"
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        lines = [f"{name}:{value}" for name, value in headers.items()]
+        lines += [f"/{self.account}/{self.account}/{container}", "restype:container"]
+        text = "\n".join(["PUT", *[""] * 11, *lines]).encode()
+        digest = hmac.digest(base64.b64decode(self.key), text, "sha256")
+        signature = base64.b64encode(digest).decode()
+        request = urllib.request.Request(
+            f"{self.endpoint}/{self.account}/{container}?restype=container",
+            method="PUT",
+            headers=headers | {"Authorization": f"SharedKey {self.account}:{signature}"},
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10.0):
+            return self.store(container)
+
+
+@contextmanager
+def start_azurite() -> Iterator[AzureServer]:
+    """Azurite, Microsoft's emulator of Azure Blob Storage: checks signatures and heeds conditions."""
+    (port,) = _free_ports(1)
+    server = AzureServer(f"http://127.0.0.1:{port}")
+    with tempfile.TemporaryDirectory(prefix="azurite-") as folder:
+        command = [
+            _installed("azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port),
+            "--location", folder, "--silent", "--skipApiVersionCheck", "--disableTelemetry",
+        ]  # fmt: skip
+        with _running(command, {}, folder, f"{server.endpoint}/", status=400):
+            yield server
+
+
 @contextmanager
 def start_seaweedfs() -> Iterator[S3Server]:
     """SeaweedFS: checks signatures and the limits of DeleteObjects; lists in directory order."""
@@ -96,7 +151,9 @@ def start_moto() -> Iterator[S3Server]:
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], folder: str, health: str) -> Iterator[None]:
+def _running(
+    command: list[str], environment: dict[str, str], folder: str, health: str, status: int = 200
+) -> Iterator[None]:
     log = Path(folder) / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -108,20 +165,24 @@ def _running(command: list[str], environment: dict[str, str], folder: str, healt
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_healthy(process, health, log)
+        _wait_until_healthy(process, health, status, log)
         yield
     finally:
         process.kill()  # its folder goes too, so there is nothing that it could save
         process.wait()
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, status: int, log: Path) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=1.0) as reply:
-                if reply.status == 200:
+                if reply.status == status:
                     return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == status:
+                return
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.05)

@@ -37,6 +37,7 @@ HOMES = {
     "uvicorn": ("cli/",),
     "fsspec": ("adapters/fsspec",),
     "zarr": ("adapters/zarr.py",),
+    "obstore": ("storage/obstore/",),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.

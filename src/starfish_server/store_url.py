@@ -20,7 +20,10 @@ __all__ = ["SERVER_TABLES", "open_store"]
 SERVER_TABLES = ("sync", "auth")
 """Tables of the configuration of `starfish serve`, which is a stack file too."""
 
-_FORMS = "use a folder's path, file:///folder, s3://bucket/prefix, memory: or a stack file (*.toml)"
+_FORMS = (
+    "use a folder's path, file:///folder, s3://bucket/prefix, gs://bucket, az://container, memory: "
+    "or a stack file (*.toml)"
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _FILE_OPTIONS: dict[str, type] = {"fsync": bool, "inline_reads": bool, "portable_keys": bool}
 _MEMORY_OPTIONS: dict[str, type] = {"portable_keys": bool}
@@ -43,6 +46,9 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     - "s3://bucket/prefix": the objects of a bucket below a prefix. Options: `endpoint`, `region`,
       `addressing_style`, `anonymous`, `portable_keys`. Without `endpoint`, AWS_ENDPOINT_URL_S3 or
       AWS_ENDPOINT_URL is used, without `region`, AWS_REGION or AWS_DEFAULT_REGION
+    - "gs://bucket" or "az://container": Google Cloud Storage or Azure Blob Storage, by
+      `ObstoreObjectStore.from_url`, which takes settings and credentials from variables named GOOGLE_... or
+      AZURE_... A prefix is refused: use the `Namespace` layer
     - "memory:": a new dict. Option: `portable_keys`
     - "stack.toml" or "file:///etc/stack.toml": what `load_stack` makes of that file
 
@@ -70,6 +76,10 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
                 return _file(parts)
             case "s3":
                 return _s3(parts)
+            case "gs" | "az":
+                from starfish_server.storage.obstore import ObstoreObjectStore
+
+                return ObstoreObjectStore.from_url(text)
             case "memory" if not (parts.netloc or parts.path):
                 from starfish_server.storage.memory import MemoryObjectStore
 

@@ -39,6 +39,7 @@ A store is named by a URL or a path, which [`open_store`](#open_store-in-python)
 |---|---|
 | `data`, `/var/lib/objects`, `file:///var/lib/objects` | the files below that folder, which `put` and `cp` create. Options: `fsync`, `inline_reads`, `portable_keys` |
 | `s3://bucket/prefix?endpoint=https://host&region=name` | the objects of a bucket below a prefix. Options: `endpoint`, `region`, `addressing_style`, `anonymous`, `portable_keys` |
+| `gs://bucket`, `az://container` | Google Cloud Storage or Azure Blob Storage, with the extra `[obstore]`; settings and credentials from `GOOGLE_...` or `AZURE_...` variables |
 | `memory:` | a dict, gone when the command ends. Option: `portable_keys` |
 | `stack.toml` | the stack that the [stack file](layer-order.md#the-same-in-toml) describes |
 

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from obstore.store import HTTPStore
 
 from contract.leaves import over_callbacks
 from starfish_server import (
@@ -15,6 +16,7 @@ from starfish_server import (
     MemoryObjectStore,
     StoreUnavailableError,
 )
+from starfish_server.storage.obstore import ObstoreObjectStore
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
@@ -93,7 +95,13 @@ def unreachable(tmp_path: Path) -> list[AbstractObjectStore]:
     )
     (tmp_path / "file").touch()
     folder = FilesystemStorageOptions(base_dir=str(tmp_path / "file" / "not-a-folder"))
-    return [MemoryObjectStore(data={}), over_callbacks(), FilesystemObjectStore(folder), S3ObjectStore(s3)]
+    return [
+        MemoryObjectStore(data={}),
+        over_callbacks(),
+        FilesystemObjectStore(folder),
+        ObstoreObjectStore(HTTPStore("http://127.0.0.1:1")),
+        S3ObjectStore(s3),
+    ]
 
 
 def operations(store: AbstractObjectStore) -> list[Callable[[Any], Awaitable[object]]]:

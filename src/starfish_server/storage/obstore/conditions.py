@@ -1,0 +1,119 @@
+"""Conditional writes: versions as obstore has them, and whether the backend heeds a condition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.store import GCSStore, HTTPStore, LocalStore, MemoryStore
+
+from starfish_server.checks import check_unchanged
+from starfish_server.errors import (
+    BucketNotFoundError,
+    ObjectNotFoundError,
+    StoreAccessDeniedError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.storage.obstore.attributes import is_version
+from starfish_server.storage.obstore.errors import ask
+from starfish_server.storage.obstore.reading import get_info
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from obstore import PutMode, PutResult
+
+
+_NEVER = {True: "1", False: '"starfish-never"'}
+
+
+class Conditions:
+    """Writes of one store that depend on the object's version: its generation in GCS, elsewhere its ETag.
+
+    A backend that does not know a condition overwrites in silence. So before the first conditional write the
+    condition is checked by a read, and after it a write whose condition cannot hold must be refused. If it is
+    not, conditional writes are not supported from then on. A refusal proves that they are.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._by_generation = isinstance(store, GCSStore)
+        # By whether the object must be missing.
+        self._heeded: dict[bool, bool] = {}
+        if isinstance(store, MemoryStore):
+            self._heeded = {True: True, False: True}
+        elif isinstance(store, LocalStore | HTTPStore):
+            self._heeded = {False: False}
+
+    async def put(
+        self,
+        client: Any,
+        operation: str,
+        key: str,
+        body: bytes,
+        version: str | None,
+        options: Mapping[str, Any],
+    ) -> PutResult:
+        """Write if the object has this version, or, for None, if there is none."""
+        create = version is None
+        if not self._heeded.get(create, True):
+            raise StoreNotSupportedError(
+                "the backend does not heed this if_version", operation=operation, key=key
+            )
+        if version is not None and not is_version(client, version):
+            check_unchanged(version, "another", operation, key)
+        if create not in self._heeded:
+            await self._check_now(client, operation, key, version)
+        result = await self._put(client, operation, key, body, version, options)
+        if create not in self._heeded:
+            try:
+                never = None if create else _NEVER[self._by_generation]
+                await self._put(client, operation, key, body, never, options)
+            except VersionConflictError:
+                return result
+            self._heeded[create] = False
+            reason = "the backend does not heed if_version: it may have replaced a version that it should not"
+            raise StoreNotSupportedError(reason, operation=operation, key=key)
+        return result
+
+    async def _put(
+        self,
+        client: Any,
+        operation: str,
+        key: str,
+        body: bytes,
+        version: str | None,
+        options: Mapping[str, Any],
+    ) -> PutResult:
+        mode: PutMode = "create" if version is None else {"e_tag": version}
+        if version is not None and self._by_generation:
+            mode = {"version": version}
+        try:
+            return await ask(
+                operation,
+                key,
+                obstore.put_async,
+                client,
+                key,
+                body,
+                mode=mode,
+                use_multipart=False,
+                **options,
+            )
+        except ObjectNotFoundError as error:
+            if version is None:
+                reason = "the bucket does not exist"
+                raise BucketNotFoundError(reason, operation=operation, key=key) from error
+            self._heeded[False] = True
+            reason = "the object no longer exists, nothing was written; read it and try again"
+            raise VersionConflictError(reason, operation=operation, key=key) from error
+        except VersionConflictError:
+            self._heeded[version is None] = True
+            raise
+
+    async def _check_now(self, client: Any, operation: str, key: str, version: str | None) -> None:
+        try:
+            found = await get_info(client, operation, key)
+        except StoreAccessDeniedError:  # the credentials may be good for writing alone
+            return
+        check_unchanged(version, None if found is None else found.version or "another", operation, key)

@@ -1,0 +1,93 @@
+"""Lists of a store of obstore: by string prefix, in byte order, with an exact `start_after` and `limit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import obstore
+
+from starfish_server.checks import is_any_key
+from starfish_server.storage.obstore.errors import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obstore import ObjectMeta
+
+PAGE = 1000
+
+
+async def list_all(
+    client: Any,
+    operation: str,
+    prefix: str,
+    start_after: str | None,
+    limit: int | None,
+    *,
+    ordered: bool,
+    is_key: Callable[[str], bool],
+) -> list[ObjectMeta]:
+    """Return what is listed of the objects whose keys begin with `prefix`.
+
+    obstore's prefixes are whole segments, so the folder that `prefix` ends in is listed and cut. Where the
+    backend lists in byte order, nothing is fetched after the last object that is wanted.
+    """
+    if limit == 0:
+        return []
+    offset = _offset(prefix, start_after) if ordered else None
+    pages = obstore.list(client, _folder(prefix), offset=offset, chunk_size=PAGE)
+    found: list[ObjectMeta] = []
+    while (page := await ask(operation, prefix, anext, pages, None)) is not None:
+        keys = (meta["path"] for meta in page)
+        found += [
+            meta
+            for meta, key in zip(page, keys, strict=True)
+            if key.startswith(prefix) and key > (start_after or "") and is_key(key)
+        ]
+        last = page[-1]["path"] if page else ""
+        is_past = last > prefix and not last.startswith(prefix)
+        if ordered and (is_past or (limit is not None and len(found) >= limit)):
+            break
+    return sorted(found, key=_path)[:limit]
+
+
+async def list_level(
+    client: Any, prefix: str, start_after: str | None, limit: int | None, is_key: Callable[[str], bool]
+) -> tuple[list[ObjectMeta], list[str]]:
+    """Return the objects and folders of one level that begin with `prefix`."""
+    if limit == 0:
+        return [], []
+    after = start_after or ""
+    level = await ask("list_objects", prefix, obstore.list_with_delimiter_async, client, _folder(prefix))
+    folders = {f"{path}/" for path in level["common_prefixes"] if is_key(path)}
+    objects = {meta["path"]: meta for meta in level["objects"] if is_key(meta["path"])}
+    names = sorted(
+        [(key, True) for key in objects if key.startswith(prefix) and key > after]
+        + [(folder, False) for folder in folders if folder.startswith(prefix) and folder > after]
+    )[:limit]
+    return (
+        [objects[name] for name, is_object in names if is_object],
+        [name for name, is_object in names if not is_object],
+    )
+
+
+def _path(meta: ObjectMeta) -> str:
+    return meta["path"]
+
+
+def _folder(prefix: str) -> str | None:
+    return prefix.rpartition("/")[0] or None
+
+
+def _offset(prefix: str, start_after: str | None) -> str | None:
+    """Return a key that obstore may list after: none that is wanted comes before it.
+
+    It is the longest beginning of `start_after` that is a key, or a text just before `prefix`.
+    """
+    before = ""
+    if prefix and prefix[-1].isascii() and prefix[-1].isalnum() and prefix[-1] not in "0Aa":
+        before = f"{prefix[:-1]}{chr(ord(prefix[-1]) - 1)}~"
+    text = max(start_after or "", before)
+    while text and not is_any_key(text):
+        text = text.rpartition("/")[0] if "/" in text else ""
+    return text or None

@@ -1,0 +1,162 @@
+"""Streams of one object: chunks out of obstore for readers, parts into it for uploads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+from starfish_server.checks import checked_chunks
+from starfish_server.errors import StoreClosedError
+from starfish_server.objects import ObjectReader
+from starfish_server.storage.obstore.errors import ask
+from starfish_server.storage.obstore.writing import put_object, put_whole
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+    from weakref import WeakSet
+
+    from obstore import GetResult, PutResult
+
+    from starfish_server.objects import ObjectInfo
+
+CHUNK_BYTES = 2**20
+PART_BYTES = 8 * 2**20
+PARTS_IN_FLIGHT = 4
+ABORT_SECONDS = 5.0
+
+
+class Download:
+    """The chunks of one reader. Its connection is given back when nothing holds it any more."""
+
+    def __init__(self, key: str, result: GetResult) -> None:
+        self._key = key
+        self._stream: Any = result.stream(min_chunk_size=CHUNK_BYTES)
+        self._store_closed = False
+
+    async def fetch(self) -> bytes:
+        """Return the next chunk, b"" at the end."""
+        chunk: Any = b"" if self._stream is None else await ask("open", self._key, anext, self._stream, b"")
+        if self._store_closed:
+            reason = "this ObstoreObjectStore was closed"
+            raise StoreClosedError(reason, operation="open", key=self._key)
+        return bytes(chunk)
+
+    async def close(self) -> None:
+        """Drop the stream, which gives the connection back."""
+        self._stream = None
+
+    def close_store(self) -> None:
+        """Drop the stream, and let the next fetch say why."""
+        self._store_closed = True
+        self._stream = None
+
+
+def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
+    """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
+    if result is None:
+        return ObjectReader(info, _nothing)
+    download = Download(info.key, result)
+    downloads.add(download)
+    return ObjectReader(info, download.fetch, download.close)
+
+
+async def _nothing() -> bytes:
+    return b""
+
+
+class Parts:
+    """Hands the parts of an upload to obstore, one at a time, and fails when told to.
+
+    obstore awaits the parts in a task of its own, which nothing cancels. So the source is read by the caller
+    of the upload, and what obstore awaits is ended by `put(None)` or `fail`, never by the source.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+        self._failed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part = await self._queue.get()
+        if self._failed:
+            raise ConnectionAbortedError("the upload failed")
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+    async def put(self, part: bytes | None) -> None:
+        """Hand over a part, or None for the end."""
+        await self._queue.put(part)
+
+    def fail(self) -> None:
+        """Make the upload fail, also if obstore awaits a part now."""
+        self._failed = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(b"")
+
+
+async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> AsyncGenerator[bytes]:
+    """Yield the chunks joined to parts of at least `PART_BYTES`; the last one may be shorter."""
+    part = bytearray()
+    async for chunk in checked_chunks(chunks, operation):
+        part += chunk
+        if len(part) >= PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    if part:
+        yield bytes(part)
+
+
+async def send_parts(
+    client: Any, operation: str, key: str, source: AsyncIterator[bytes], options: Mapping[str, Any]
+) -> tuple[PutResult, int]:
+    """Upload the parts as one object; return what obstore does, and the object's size.
+
+    A short object, which is one part, is written in one request.
+    """
+    first = await anext(source, b"")
+    if len(first) < PART_BYTES:
+        return await put_whole(client, operation, key, first, options), len(first)
+    parts, size = Parts(), len(first)
+    sending = asyncio.ensure_future(
+        put_object(
+            client,
+            operation,
+            key,
+            parts,
+            use_multipart=True,
+            chunk_size=PART_BYTES,
+            max_concurrency=PARTS_IN_FLIGHT,
+            **options,
+        )
+    )
+    try:
+        await _unless_ended(sending, parts.put(first))
+        async for part in source:
+            await _unless_ended(sending, parts.put(part))
+            size += len(part)
+        await _unless_ended(sending, parts.put(None))
+        return await sending, size
+    finally:
+        if not sending.done():
+            parts.fail()
+            try:
+                # Not cancelled at once: obstore aborts an upload whose source fails.
+                await asyncio.wait([sending], timeout=ABORT_SECONDS)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+
+async def _unless_ended(sending: asyncio.Future[Any], put: Any) -> None:
+    """Hand over a part, or raise the error of an upload that ended before it was taken."""
+    putting = asyncio.ensure_future(put)
+    try:
+        await asyncio.wait([sending, putting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        putting.cancel()
+    if sending.done():
+        sending.result()
