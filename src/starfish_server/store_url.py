@@ -122,7 +122,8 @@ def _s3(url: SplitResult) -> AbstractObjectStore:
         "endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    options = {name: value for name, value in environment.items() if value} | _options(url, _S3_OPTIONS)
+    options: dict[str, Any] = {name: value for name, value in environment.items() if value}
+    options |= _options(url, _S3_OPTIONS)
     store = S3ObjectStore(S3StorageOptions(bucket=url.netloc, **options))
     prefix = unquote(url.path).strip("/")
     return Namespace(store, f"{prefix}/") if prefix else store

@@ -16,7 +16,7 @@ import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
-from starfish_server.cli.cp import Copying, Tally
+from starfish_server.cli.copying import Copying, Tally
 from starfish_server.layers import Layer
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 

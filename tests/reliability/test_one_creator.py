@@ -27,6 +27,7 @@ async def test_one_of_ten_creators_wins_each_round(tmp_path: Path, full: bool) -
         won = [await process.stdout.readline() for process in processes if process.stdout is not None]
         winners.append(sum(map(int, won)))
     for process in processes:
+        assert process.stdin is not None
         process.stdin.close()
         await process.wait()
     assert winners == [1] * rounds

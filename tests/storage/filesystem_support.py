@@ -6,10 +6,18 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+
+T = TypeVar("T")
+
+
+def present(found: T | None) -> T:
+    assert found is not None
+    return found
 
 
 def make_store(base_dir: Path, *, fsync: bool = False) -> FilesystemObjectStore:

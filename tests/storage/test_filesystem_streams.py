@@ -9,6 +9,7 @@ import random
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from storage.filesystem_support import (
     Gate,
     eventually,
     make_store,
+    present,
     record_fsyncs,
     take_away_xattrs,
     temporary_files,
@@ -35,7 +37,7 @@ async def store(tmp_path: Path) -> AsyncIterator[FilesystemObjectStore]:
         yield store
 
 
-async def _opened(store: FilesystemObjectStore, key: str, **bounds: int) -> ObjectReader:
+async def _opened(store: FilesystemObjectStore, key: str, **bounds: Any) -> ObjectReader:
     reader = await store.open(key, **bounds)
     assert reader is not None
     return reader
@@ -183,7 +185,7 @@ async def test_uploads_that_fail_or_are_cancelled_at_any_point_leave_nothing(
     async def fail(number: int) -> None:
         end = numbers.choice(["raises", "is no bytes", "cancelled", "conflicts", "fails"])
         given = chunks(numbers.randrange(6), end)
-        options = {"if_version": "other"} if end == "conflicts" else {}
+        options: dict[str, Any] = {"if_version": "other"} if end == "conflicts" else {}
         key = "taken/below" if end == "fails" else f"u/{number}"
         task = asyncio.create_task(store.upload(key, given, **options))
         if end == "cancelled":
@@ -305,11 +307,15 @@ def _attributes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("_attributes")
 async def test_attributes_are_kept_with_and_without_room_on_the_file(tmp_path: Path) -> None:
-    attributes = {"content_type": "a/b", "cache_control": "no-store", "metadata": {"name": "x" * 1000}}
+    attributes: dict[str, Any] = {
+        "content_type": "a/b",
+        "cache_control": "no-store",
+        "metadata": {"name": "x" * 1000},
+    }
     async with make_store(tmp_path) as store:
         await store.write("k", b"first", metadata={"other": "y"})
         await store.upload("k", [b"body"], **attributes)
-        for found in (await store.stat("k"), (await store.read("k", start=1)).info):
+        for found in (await store.stat("k"), present(await store.read("k", start=1)).info):
             assert found is not None
             assert (found.content_type, found.cache_control) == ("a/b", "no-store")
             assert dict(found.metadata) == attributes["metadata"]

@@ -11,7 +11,7 @@ import pytest
 
 from starfish_server.errors import VersionConflictError
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from storage.filesystem_support import make_store, take_away_xattrs
+from storage.filesystem_support import make_store, present, take_away_xattrs
 
 
 async def _version(store: FilesystemObjectStore, key: str = "k") -> str:
@@ -30,8 +30,8 @@ async def test_every_way_to_ask_gives_the_same_version(tmp_path: Path) -> None:
             versions = {
                 written,
                 await _version(store),
-                (await store.read("k")).info.version,
-                (await store.read("k", start=1)).info.version,
+                present(await store.read("k")).info.version,
+                present(await store.read("k", start=1)).info.version,
                 listed.version,
                 reader.info.version,
             }

@@ -89,7 +89,7 @@ _HOMES = {
     "verify_audit_log": ".audit.chain",
 }
 
-__all__ = list(_HOMES)
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

@@ -236,9 +236,11 @@ class _Decompressor(Protocol):
 
     def decompress(self, data: bytes, most: int) -> bytes:
         """Return at most `most` bytes of what `data`, or the data before it, holds."""
+        ...
 
     def ended(self) -> bool:
         """Return whether the data was complete, with nothing behind it."""
+        ...
 
 
 class _Zlib:

@@ -110,13 +110,14 @@ class Mirror(Layer):
         return set(self._pending.entries)
 
     async def perform(self, operation: Operation[T]) -> T:
-        if isinstance(operation, SignedUrl) and operation.method != "GET":
+        asked: Operation[Any] = operation  # what it is decides here, while its result stays a T
+        if isinstance(asked, SignedUrl) and asked.method != "GET":
             raise operation.error(
                 StoreNotSupportedError, "what is written by a URL would not reach the replicas"
             )
         if not operation.writes:
             return await self._inner.perform(operation)
-        keys = (operation.target,) if isinstance(operation, Copy) else tuple(dict.fromkeys(operation.keys))
+        keys = (asked.target,) if isinstance(asked, Copy) else tuple(dict.fromkeys(operation.keys))
         async with contextlib.AsyncExitStack() as stack:
             for key in sorted(key for key in keys if isinstance(key, str)):
                 await stack.enter_async_context(self._lock(key))

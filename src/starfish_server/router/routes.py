@@ -239,8 +239,8 @@ def add_route(
     router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Any]], **options: Any
 ) -> None:
     """Add a route to the router; a GET answers HEAD as well."""
-    options = {"response_model": None} | options
+    options.setdefault("response_model", None)
     router.add_api_route(path, handler, methods=[method], **options)
     if method == "GET":
         # A route of its own: two methods of one route would share the operation id.
-        router.add_api_route(path, handler, methods=["HEAD"], **options | {"include_in_schema": False})
+        router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False, **options)

@@ -99,7 +99,7 @@ class FaultyStore(Layer):
             return await self._inner.perform(operation)
         if fault.after_bytes is not None:
             result = await self._inner.perform(operation)
-            return _breaking(result, fault) if isinstance(result, ObjectReader) else result
+            return _breaking(result, fault)  # type: ignore[no-any-return]  # a reader of another reader
         if fault.after:
             await self._inner.perform(operation)
         raise fault.error(f"injected fault in {operation.name}")
@@ -112,8 +112,10 @@ class FaultyStore(Layer):
         return None
 
 
-def _breaking(reader: ObjectReader, fault: Fault) -> Any:
-    """Return a reader in place of `reader` that raises the fault's error after its bytes."""
+def _breaking(reader: Any, fault: Fault) -> Any:
+    """Return a reader in place of `reader` that raises the fault's error after its bytes; None as it is."""
+    if not isinstance(reader, ObjectReader):
+        return reader
     left = fault.after_bytes or 0
 
     async def fetch() -> bytes:

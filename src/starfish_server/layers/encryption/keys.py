@@ -42,9 +42,11 @@ class KeyProvider(Protocol):
 
     async def wrap(self) -> DataKey:
         """Return a data key for a new object."""
+        ...
 
     async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
         """Return the secret of a `DataKey` with this id and wrapped key. Raises `UnknownKeyError`."""
+        ...
 
 
 class KeyRing:

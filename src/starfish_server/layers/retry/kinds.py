@@ -26,7 +26,9 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
     compared, which would take two whole reads: the failure that left it open is raised.
     """
 
-    repeatable = True
+    @property
+    def repeatable(self) -> bool:
+        return True
 
     async def attempt(self) -> ObjectInfo:
         try:

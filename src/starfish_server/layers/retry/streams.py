@@ -85,7 +85,7 @@ class UploadChunks:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
         retries_outside.set(False)
-        async with aclosing(asynchronous(self._chunks)) as chunks:  # type: ignore[type-var]  # a generator
+        async with aclosing(asynchronous(self._chunks)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

@@ -136,9 +136,8 @@ class CredentialChain(CredentialSource):
             self._processes.clear()
 
     async def _find(self) -> Credentials:
-        if self._session is None:
-            self._session = self._open_session()
-        source = await self._session.get_credentials()
+        session = self._session = self._session or self._open_session()
+        source = await session.get_credentials()
         if source is None:
             raise StoreAccessDeniedError(
                 "no credentials: the standard chain (environment, profiles, roles) has none; "
