@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -119,11 +120,11 @@ class ObjectReader:
         return b"".join([chunk async for chunk in self])
 
     async def aclose(self) -> None:
-        """Release what the reader holds. Twice is fine."""
+        """Release what the reader holds, to the end even if this call is cancelled. Twice is fine."""
         self._ended = True
         close, self._close = self._close, None
         if close is not None:
-            await close()
+            await asyncio.shield(close())
 
     async def __aenter__(self) -> Self:
         return self

@@ -298,3 +298,23 @@ async def test_a_transform_speaks_of_plain_bytes_and_stores_none() -> None:
 def test_a_transform_that_overrides_perform_is_refused() -> None:
     with pytest.raises(TypeError, match="defines encode and decode"):
         type("Careless", (Reversed,), {"perform": Layer.perform})
+
+
+async def test_a_close_that_is_cancelled_midway_still_releases_what_the_reader_holds() -> None:
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def close() -> None:
+        begun.set()
+        await asyncio.sleep(0.01)
+        released.set()
+
+    async def fetch() -> bytes:
+        return b"chunk"
+
+    reader = ObjectReader(ObjectInfo("k", 5, content_type="text/plain"), fetch, close)
+    closing = asyncio.create_task(reader.aclose())
+    await begun.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await asyncio.wait_for(released.wait(), 5)

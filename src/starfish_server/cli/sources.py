@@ -10,6 +10,7 @@ from starfish_server.builder import stores_of
 from starfish_server.cli.output import print_error
 from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
+from starfish_server.storage.filesystem import FilesystemObjectStore
 from starfish_server.storage.memory import CustomObjectStore
 from starfish_server.store_url import open_store
 
@@ -28,9 +29,8 @@ async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
     """Open a store to read from. A folder that does not exist is an error here, not an empty store."""
     async with open_store(url) as store:
         for part in stores_of(store):
-            folder = getattr(part, "base_dir", None)
-            if folder is not None and not os.path.isdir(folder):  # noqa: ASYNC240, PTH112 - once, at the start
-                raise BucketNotFoundError(f"there is no folder {folder!r}")
+            if isinstance(part, FilesystemObjectStore) and not os.path.isdir(part.base_dir):  # noqa: ASYNC240, PTH112 - once, at the start
+                raise BucketNotFoundError(f"there is no folder {part.base_dir!r}")
         yield store
 
 

@@ -243,4 +243,5 @@ def add_route(
     router.add_api_route(path, handler, methods=[method], **options)
     if method == "GET":
         # A route of its own: two methods of one route would share the operation id.
-        router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False, **options)
+        options["include_in_schema"] = False
+        router.add_api_route(path, handler, methods=["HEAD"], **options)

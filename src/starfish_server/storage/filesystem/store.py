@@ -93,6 +93,11 @@ class FilesystemObjectStore(AbstractObjectStore):
         self._delete = wrap(directory.delete)
         self._delete_many = wrap(directory.delete_many)
 
+    @property
+    def base_dir(self) -> str:
+        """The folder's absolute path."""
+        return self._base_dir
+
     def __repr__(self) -> str:
         return f"FilesystemObjectStore({self._base_dir!r})"
 
