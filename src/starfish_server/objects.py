@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -124,7 +123,9 @@ class ObjectReader:
         self._ended = True
         close, self._close = self._close, None
         if close is not None:
-            await asyncio.shield(close())
+            from asyncio import shield  # a program that imports this module may never open a stream
+
+            await shield(close())
 
     async def __aenter__(self) -> Self:
         return self

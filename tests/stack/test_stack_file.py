@@ -99,7 +99,7 @@ def register(
             "unknown option 'buckets'; did you mean 'bucket'?",
         ),
         (('bucket = "objects"\n', ""), 21, "s3 needs the option 'bucket'"),
-        (('type = "s3"', 'type = "s4"'), 22, "unknown type 's4'; there are filesystem, memory, s3"),
+        (('type = "s3"', 'type = "s4"'), 22, "unknown type 's4'; there are filesystem, memory, obstore, s3"),
         (('type = "s3"\n', 'type = "cloud"\n'), 22, "unknown type 'cloud'; there are filesystem, memory, "),
         (('type = "s3"\n', "type = 3\n"), 22, "unknown type 3; there are filesystem, memory, "),
         (('type = "s3"\n', ""), 21, "no type; there are filesystem, memory, "),
