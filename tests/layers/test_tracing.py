@@ -18,7 +18,7 @@ from starfish_server.layers.tracing import Tracing
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 CONTEXT = StoreContext("notes", {}, "alice", (), "pull", "acme")
 
@@ -40,8 +40,10 @@ class Spans:
 
 
 @pytest.fixture
-def spans() -> Spans:
-    return Spans()
+def spans(caplog: pytest.LogCaptureFixture) -> Iterator[Spans]:
+    yield Spans()
+    misuse = [record for record in caplog.get_records("call") if record.name.startswith("opentelemetry")]
+    assert misuse == []  # as of a span that was ended twice
 
 
 class LikeS3(MemoryObjectStore):

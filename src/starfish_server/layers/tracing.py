@@ -111,14 +111,15 @@ class Tracing(Layer):
         token = attach(within)
         try:
             if not span.is_recording():
-                return await self._inner.perform(operation)
+                try:
+                    return await self._inner.perform(operation)
+                finally:
+                    _end(span)
             span.set_attributes(attributes)
             self._describe(span, key_attribute, operation)
             result = await self._observed(span, operation.observed())
         finally:
             detach(token)
-            if not span.is_recording():
-                _end(span)
 
         async def traced(fetch: Fetch) -> bytes:
             token = attach(within)
