@@ -370,12 +370,3 @@ def _fits(text: str) -> bool:
 
 def _shown(value: object) -> str:
     return shown_text(value) if isinstance(value, str) else f"of type {type(value).__name__}"
-
-
-# Until every leaf has `write`: removed with the last of them.
-check_version = check_if_version
-
-
-def conflict(key: str, version: str | None, found: bool) -> VersionConflictError:
-    """Make the error of a `put_if` that found another version."""
-    return VersionConflictError("the object has changed, nothing was written", operation="put_if", key=key)

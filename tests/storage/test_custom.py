@@ -288,7 +288,7 @@ async def test_an_operation_without_its_callback_is_not_supported() -> None:
 
 def test_a_store_supports_what_it_has_callbacks_for() -> None:
     store = CustomObjectStore(on_get=saw, on_delete=saw)
-    names = ("get_string", "put", "delete", "delete_many", "get_bytes", "put_if")
+    names = ("get_string", "put", "delete", "delete_many", "get_bytes", "signed_url")
     assert [store.supports(name) for name in names] == [True, False, True, True, False, False]
 
 

@@ -17,7 +17,7 @@ _MOST_SIZES = 10_000
 class SliceReader:
     """Reads parts of objects by the indices of a Python slice: negative ones count from the end.
 
-    Only those need the size of the object. It is asked for once for each key and remembered: every read tells
+    Only those need the size of the object. It is asked for once for each key and kept: every read tells
     whether it still holds, and is repeated if it does not. So the footer of a file costs two requests the
     first time and one from then on.
     """

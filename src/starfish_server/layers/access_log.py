@@ -203,7 +203,7 @@ class AccessLog(Layer):
             return True
 
     async def close(self) -> None:
-        """Close the store, wait for records under way, then close every sink.
+        """Close the store, wait for unfinished records, then close every sink.
 
         Operations that do not end with their store get as long as an async sink, `sink_timeout`.
         """

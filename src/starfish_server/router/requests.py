@@ -70,7 +70,7 @@ def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[st
 
 
 def has_encoded_slash(request: Request) -> bool:
-    """Return whether the path, as it was sent, holds a slash that is no separator."""
+    """Return whether the path, as it was sent, holds a slash inside one of its segments."""
     return b"%2f" in (request.scope.get("raw_path") or b"").lower()
 
 

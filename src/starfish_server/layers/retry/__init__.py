@@ -64,8 +64,8 @@ class Retry(Layer):
       success.
     - `copy` with an `if_version`: after such a conflict the failure of the earlier attempt is raised.
     - `open`: a stream that breaks goes on at the byte where it broke, in a new reader. If the object has been
-      replaced, or has no version, the error that broke the stream is raised. Attempts are counted anew after
-      each chunk.
+      replaced, or has no version, the error that broke the stream is raised. The count of attempts starts
+      again after each chunk.
     - `upload`: only until its first chunk was taken. The leaf retries the parts that follow.
 
     Other operations that are not idempotent are not retried.

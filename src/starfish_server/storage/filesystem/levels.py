@@ -34,7 +34,7 @@ def list_objects(
 ) -> ObjectList:
     """Return the objects, and the folders, that `list_paths` (`list_keys` or `list_level`) lists.
 
-    An object that is deleted meanwhile is left out, and the page filled up: a short page means the end.
+    An object that is deleted during the list is left out, and the page filled up: a short page means the end.
     """
     listed = ObjectList([], [])
     while True:
