@@ -381,8 +381,9 @@ async def schedule(seed: int) -> int:
     return opened
 
 
-def test_random_schedules_never_leave_it_stuck_and_never_exceed_the_probes() -> None:
-    assert sum(run(schedule(seed))[0] for seed in range(1000)) > 500
+def test_random_schedules_never_leave_it_stuck_and_never_exceed_the_probes(full: bool) -> None:
+    schedules = 1000 if full else 100
+    assert sum(run(schedule(seed))[0] for seed in range(schedules)) > schedules // 2
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from starfish_server.checks import (
     type_or_default,
     version_of,
 )
-from starfish_server.errors import ObjectNotFoundError, StoreClosedError
+from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom import CustomObjectStore
@@ -176,15 +176,8 @@ class MemoryObjectStore(AbstractObjectStore):
     async def copy(
         self, source: str, target: str, *, if_version: IfVersion = ANY, context: StoreContext | None = None
     ) -> ObjectInfo:
-        check_if_version(if_version)
-        self._check_key(target, "copy")
-        found = self._find("copy", source)
-        if found is None:
-            raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
-        info = found.info
-        return self._store(
-            "copy", target, found.body, info.content_type, info.cache_control, info.metadata, if_version
-        )
+        self._enter("copy", target)
+        return await super().copy(source, target, if_version=if_version, context=context)
 
     async def list_objects(
         self,
