@@ -64,6 +64,28 @@ async def test_inode_numbers_may_change(
         assert await store.get_bytes("foreign") == (b"x", "application/octet-stream")
 
 
+async def test_a_put_whose_temporary_files_disappear_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = os.lstat
+    looks = itertools.count(1)
+
+    def gone(path: str, *, dir_fd: int | None = None) -> os.stat_result:
+        if str(path).startswith("~staging/"):
+            if next(looks) > 10_000:  # a put that does not end fails here, and its thread ends
+                raise AssertionError("looked for 10,000 files")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return lstat(path, dir_fd=dir_fd)
+
+    async with make_store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "lstat", gone)
+            with pytest.raises(StoreUnavailableError, match="disappear"):
+                await store.put("k", "v")
+        assert await store.get_string("k") is None
+        await store.put("k", "v")
+
+
 async def test_a_file_that_is_replaced_at_each_look_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
