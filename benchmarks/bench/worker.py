@@ -12,13 +12,12 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.filling import write_all
-from bench.objects import Folder, from_json
+from bench.objects import from_json
 from bench.plan import Plan
-from bench.workloads import WORKLOADS, cold
+from bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,15 +47,11 @@ class Worker:
             run: Callable[[int], Awaitable[Sample]] = await self._opener(plan)
             return run
         where = from_json(place)
-        objects: Objects = await self._opener(where)
+        objects: Objects = replace(await self._opener(where), place=where)
         self._objects.append(objects)
         if fill:
-            await write_all(objects, plan.keys(), plan.size)
-        if plan.workload == "get_cold":
-            assert isinstance(where, Folder)
-            workload = cold(where)
-        else:
-            workload = WORKLOADS[plan.workload]
+            await objects.fill(plan.keys(), plan.size)
+        workload = WORKLOADS[plan.workload]
         return lambda number: workload(objects, plan, number)
 
     def run(self, name: str, number: int) -> dict[str, Any]:
