@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.filling import shared_bodies
 from bench.objects import Bucket
 from bench.registry import python_of
+from bench.worker import UVLOOP
 from bench.worker_process import WorkerError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def _take_seats(row: Row, stage: Stage, processes: ExitStack) -> list[_Seat]:
         # What leaves nothing behind can share a process; connections and memory are each contender's own.
         which = (python, entrant.contender.module, "" if place is None else entrant.label)
         if which not in workers:
-            process = WorkerProcess(python, entrant.contender.module, stage.environment(row))
+            environment = stage.environment(row) | ({UVLOOP: "yes"} if entrant.uvloop else {})
+            process = WorkerProcess(python, entrant.contender.module, environment)
             workers[which] = processes.enter_context(process)
         worker = workers[which]
         try:

@@ -35,12 +35,14 @@ class Entrant:
 
     layer: what it measures, in rows over a memory leaf and in the import row.
     inline_reads: for this library's files.
+    uvloop: whether its event loop is uvloop's.
     """
 
     contender: Contender
     label: str
     layer: str = ""
     inline_reads: bool = True
+    uvloop: bool = False
 
 
 @dataclass(frozen=True)

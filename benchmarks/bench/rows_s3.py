@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from bench.plan import Plan
 from bench.registry import ADAPTERS, AIOBOTOCORE, BY_HAND, OBSTORE, OPENDAL, OURS, S3FS, SEED, entrants
-from bench.row import BEST_PEER, Goal, Row, at_1_gib, speed_at_least
+from bench.row import BEST_PEER, Entrant, Goal, Row, at_1_gib, speed_at_least
 
 MIB = 2**20
 LISTED = 10_000
 ALL = entrants(OURS, SEED, OBSTORE, OPENDAL, AIOBOTOCORE, S3FS, BY_HAND)
+UVLOOP = Entrant(OURS, "starfish, uvloop", uvloop=True)
 WITH_BATCH_DELETE = entrants(OURS, SEED, OBSTORE, AIOBOTOCORE, S3FS, BY_HAND)
 
 GET = Row(
@@ -82,22 +83,33 @@ UPLOAD = Row(
 )
 
 
-def _over_tls(row: Row, *goals: Goal) -> Row:
+def _over_tls(row: Row, *goals: Goal, entrants: tuple[Entrant, ...] = ALL) -> Row:
     return replace(
         row,
         name=f"{row.name}-tls",
         title=f"{row.title}, over TLS",
         sentence=f"The same over TLS, with a certificate that is checked. {row.sentence}",
         place="s3 tls",
+        entrants=entrants,
         goals=goals,
     )
 
 
 ROWS = (
     GET,
-    _over_tls(GET, speed_at_least(1.05, BEST_PEER)),
+    _over_tls(
+        GET,
+        speed_at_least(1.05, BEST_PEER),
+        speed_at_least(1.05, BEST_PEER, ours=UVLOOP.label),
+        entrants=(*ALL, UVLOOP),
+    ),
     PUT,
-    _over_tls(PUT, speed_at_least(1.0, BEST_PEER)),
+    _over_tls(
+        PUT,
+        speed_at_least(1.0, BEST_PEER),
+        speed_at_least(1.0, BEST_PEER, ours=UVLOOP.label),
+        entrants=(*ALL, UVLOOP),
+    ),
     replace(
         GET,
         name="s3-get-far",
