@@ -76,7 +76,13 @@ class Lab:
     def went_on(self) -> str | None:
         """Say how a broken read of LARGE was completed."""
         start = re.match(r"bytes=(\d+)-", self.last_range())
-        return None if start and int(start[1]) > 0 else "reads again from the start"
+        return None if start and int(start[1]) > 0 else "repeats the request"
+
+    def listed(self, files: list[str]) -> str | None:
+        """Say what is wrong with the keys that were listed on files after the first one."""
+        if files == self.keys[1:]:
+            return None
+        return "on S3; unordered on files" if set(files) == set(self.keys[1:]) else "on S3, not on files"
 
     async def most_in_flight(self, read: Callable[[], Awaitable[object]]) -> int:
         """Make six reads at once and return how many requests were at the server together."""

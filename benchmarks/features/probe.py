@@ -1,4 +1,9 @@
-"""Runs the probes of one peer, in the peer's environment: `python -m features.probe MODULE PLACE OUTPUT`."""
+"""Runs the probes of one peer, in the peer's environment: `python -m features.probe MODULE PLACE OUTPUT`.
+
+A module of `features/peers` has a function for each feature that the peer offers, and `DISTRIBUTIONS`, whose
+versions are told. For the other features nothing in its `PACKAGES` may be named like them, apart from
+`OTHER_NAMES`, a regular expression of names that were looked at and mean something else.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ ROWS = (
     Row(
         "resume",
         "",
-        "a broken read goes on where it broke",
+        "a broken read resumes where it broke",
         "The connection breaks after 1 MiB of 4 MiB; the next request asks for the rest.",
         "range|offset|resume",
     ),
@@ -145,7 +145,7 @@ ROWS = (
     Row(
         "listing",
         "",
-        "lists in byte order, after a key",
+        "lists in byte order, starting after a key",
         "On S3 a.b and a0 follow a-b; on files a.b, a/b and a0 do.",
         "start_after|offset|cursor",
     ),
@@ -167,7 +167,7 @@ ROWS = (
     Row(
         "order",
         "",
-        "a harmful order of layers is refused",
+        "a harmful order of layers refused",
         "Two layers are put together so that one undoes or doubles the other.",
         "layer|wrapper",
         "no layers",
@@ -179,11 +179,11 @@ ROWS = (
         "A class over a dict, with the methods that it needs, is used.",
         "",
     ),
-    Row("interface", "", "interface", "Which of the two kinds of calls return bytes.", ""),
+    Row("interface", "", "interface", "Bytes are stored and read through each kind of call.", ""),
     Row(
         "backends",
         "",
-        "backends that it comes with",
+        "backends included",
         "Counted in the installed package; many need others.",
         "",
     ),

@@ -1,4 +1,4 @@
-"""The table of features in the README is that of `benchmarks/features.json`, which has an outcome for each cell."""
+"""The table of features in the README is that of `benchmarks/features.json`, which has all cells."""
 
 from __future__ import annotations
 

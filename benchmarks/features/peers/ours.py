@@ -192,16 +192,17 @@ async def update(lab: Lab) -> None:
 
 
 async def listing(lab: Lab) -> str | None:
-    async def after(store: Any, keys: list[str]) -> object:
+    async def after(store: Any, keys: list[str]) -> list[str]:
         for key in keys:
             await store.put(key, TEXT)
-        return await store.list_keys("a", start_after=keys[0])
+        found: list[str] = await store.list_keys("a", start_after=keys[0])
+        return found
 
     async with s3(lab.s3) as store:
         assert await after(store, lab.keys_on_s3) == lab.keys_on_s3[1:]
     options = starfish_server.FilesystemStorageOptions(base_dir=lab.folder)
     async with starfish_server.FilesystemObjectStore(options) as files:
-        return None if await after(files, lab.keys) == lab.keys[1:] else "on files in any order"
+        return lab.listed(await after(files, lab.keys))
 
 
 async def signed_url(lab: Lab) -> None:

@@ -62,14 +62,14 @@ async def concurrency(lab: Lab) -> str:
     store = s3(lab.faulty, max_pool_connections=2)
     await store._pipe_file("k", BODY)
     assert await lab.most_in_flight(lambda: store._cat_file("k", start=0)) == 2
-    return "by connections"
+    return "by its connection pool"
 
 
 async def tenants(lab: Lab) -> str:
     store = s3(lab.s3)
     await DirFileSystem("t1", store, asynchronous=True)._pipe_file("k", BODY)
     assert await store._cat_file("t1/k") == BODY
-    return "one per store"
+    return "one fixed per store"
 
 
 async def cache(lab: Lab) -> None:
@@ -89,7 +89,7 @@ async def compression(_lab: Lab) -> str:
     assert files.size("/compressed") < MIB / 2
     with files.open("/compressed", "rb", compression="gzip") as file:
         assert file.read() == bytes(MIB)
-    return "asked for in each open"
+    return "per `open()`"
 
 
 async def ranges(lab: Lab) -> None:

@@ -94,7 +94,7 @@ async def timeout(_lab: Lab) -> str:
     store.get_string = lambda *_, **__: asyncio.sleep(60.0)  # type: ignore[method-assign]
     client = served(store, middleware={"request_timeout_ms": 100})
     assert (await pull(client, "alice")).status_code == 408
-    return "HTTP requests"
+    return "HTTP requests only"
 
 
 async def mirror(_lab: Lab) -> str:
@@ -113,7 +113,7 @@ async def rate(_lab: Lab) -> str:
     client = served(OwnLeaf(), {"rateLimit": True}, config=limit)
     replies = [await push(client, identity) for identity in ("alice", "alice", "alice", "bob")]
     assert [reply.status_code for reply in replies] == [200, 409, 429, 200]
-    return "HTTP pushes"
+    return "HTTP pushes only"
 
 
 async def tenants(_lab: Lab) -> str:
@@ -121,7 +121,7 @@ async def tenants(_lab: Lab) -> str:
     client = served(store)
     assert [(await push(client, name)).status_code for name in ("t1", "t2")] == [200, 200]
     assert await store.list_keys("") == ["users/t1/notes", "users/t2/notes"]
-    return "in HTTP routes"
+    return "HTTP routes only"
 
 
 async def audit(_lab: Lab) -> str:
@@ -130,7 +130,7 @@ async def audit(_lab: Lab) -> str:
     await push(client, "alice")
     await pull(client, "alice")
     assert [(entry.action, entry.identity) for entry in entries] == [("push", "alice")]
-    return "HTTP pushes"
+    return "HTTP pushes only"
 
 
 async def encryption(_lab: Lab) -> str | None:
@@ -149,20 +149,20 @@ async def compression(_lab: Lab) -> str:
     await push(client, "alice", "the same line\n" * 1000)
     assert (await pull(client, "alice")).headers["content-encoding"] == "gzip"
     assert len(store.bodies["users/alice/notes"]) > 10_000
-    return "HTTP replies"
+    return "HTTP replies only"
 
 
 async def create(_lab: Lab) -> str:
     client = served(OwnLeaf())
     assert [(await push(client, "alice", text)).status_code for text in ("a", "b")] == [200, 409]
-    return "HTTP pushes"
+    return "HTTP pushes only"
 
 
 async def update(_lab: Lab) -> str:
     client = served(OwnLeaf())
     version = (await push(client, "alice", "a")).json()["hash"]
     assert [(await push(client, "alice", text, version)).status_code for text in ("b", "c")] == [200, 409]
-    return "HTTP pushes"
+    return "HTTP pushes only"
 
 
 async def listing(lab: Lab) -> str | None:
@@ -174,7 +174,7 @@ async def listing(lab: Lab) -> str | None:
     async with s3(lab.s3) as store:
         assert await after(store, lab.keys_on_s3) == lab.keys_on_s3[1:]
     files = await after(FilesystemObjectStore(FilesystemStorageOptions(base_dir=str(lab.folder))), lab.keys)
-    return None if files == lab.keys[1:] else "on files in any order"
+    return lab.listed(files)
 
 
 async def wrapping(_lab: Lab) -> None:
