@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from faulty_proxy import FaultyProxy
-from servers import AzureServer, S3Server, start_azurite, start_moto, start_seaweedfs
+from servers import AZURITE, AzureServer, S3Server, start_azurite, start_moto, start_seaweedfs
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def moto() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[AzureServer]:
     """An Azurite server; `azurite.make_container()` gives obstore's store of a new container."""
-    if shutil.which("azurite-blob") is None:
-        pytest.skip("azurite-blob is not on the PATH: npm install -g azurite")
+    if not AZURITE.exists():
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("Azurite is not installed: `make .venv/azurite/ready` installs it from the npm registry")
     with start_azurite() as server:
         yield server
 
