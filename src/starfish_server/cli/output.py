@@ -8,11 +8,21 @@ from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
+from rich.console import Console
+from rich.progress import Progress
+
+from starfish_server.errors import (
+    InvalidKeyError,
+    StackError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.progress import ProgressColumn
 
     from starfish_server.objects import ObjectInfo
 
@@ -25,6 +35,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NO_OBJECT = 3
     UNAVAILABLE = 4
+    CONFLICT = 5
     INTERRUPTED = 130
     CLOSED_PIPE = 141
 
@@ -35,6 +46,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
     ExitCode.NO_OBJECT: "there is no such object",
     ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
+    ExitCode.CONFLICT: "another version is there, or an object where none may be; nothing was written",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
     ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
 }
@@ -44,6 +56,8 @@ def exit_code_of(error: Exception) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
     if isinstance(error, StackError | InvalidKeyError):
         return ExitCode.USAGE
+    if isinstance(error, VersionConflictError):
+        return ExitCode.CONFLICT
     return ExitCode.UNAVAILABLE if isinstance(error, StoreUnavailableError) else ExitCode.FAILED
 
 
@@ -82,3 +96,9 @@ def print_error(message: str) -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def progress(*columns: ProgressColumn | str) -> Progress:
+    """Return a progress display on stderr, which draws nothing unless that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
