@@ -8,6 +8,7 @@ from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -20,7 +21,7 @@ from starfish_server.errors import (
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.progress import ProgressColumn
 
@@ -66,15 +67,22 @@ def print_line(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
-def print_cells(cells: Sequence[object], widths: Sequence[int]) -> None:
-    """Print one row: aligned on a terminal, separated by tabs in a pipe; "-" for None."""
+def print_cells(
+    cells: Sequence[object], widths: Sequence[int], colours: Mapping[int, str] | None = None
+) -> None:
+    """Print one row: aligned on a terminal, with a colour for some cells; separated by tabs in a pipe.
+
+    None is printed as "-".
+    """
     texts = ["-" if cell is None else printable(str(cell)) for cell in cells]
-    if sys.stdout.isatty():
-        last = texts[len(widths) :]
-        aligned = [f"{text:{width}}" for text, width in zip(texts, widths, strict=False)]
-        sys.stdout.write(" ".join([*aligned, *last]) + "\n")
-    else:
+    if not sys.stdout.isatty():
         sys.stdout.write("\t".join(texts) + "\n")
+        return
+    for number, width in enumerate(widths):
+        texts[number] = f"{texts[number]:{width}}"
+    for number, colour in (colours or {}).items():
+        texts[number] = typer.style(texts[number], fg=colour)
+    sys.stdout.write(" ".join(texts) + "\n")
 
 
 def described(info: ObjectInfo) -> dict[str, object]:
