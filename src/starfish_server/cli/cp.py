@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from starfish_server.cli.arguments import AsJson, ContextFields, context_of
 from starfish_server.cli.copying import Copying, Tally
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line, progress
-from starfish_server.cli.stores import open_source, print_left_out
+from starfish_server.cli.sources import open_source, print_left_out
 from starfish_server.store_url import open_store
 
 

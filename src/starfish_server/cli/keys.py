@@ -19,7 +19,7 @@ from starfish_server.cli.output import (
     print_line,
     progress,
 )
-from starfish_server.cli.stores import list_left_out, open_source, print_left_out
+from starfish_server.cli.sources import list_left_out, open_source, print_left_out
 from starfish_server.context import StoreContext
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo

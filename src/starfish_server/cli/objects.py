@@ -19,7 +19,7 @@ import typer
 from starfish_server.checks import DEFAULT_BYTES_TYPE
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of, split
 from starfish_server.cli.output import ExitCode, described, print_cells, print_error, print_json, print_line
-from starfish_server.cli.stores import open_source, write_object
+from starfish_server.cli.sources import open_source, write_object
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectReader
 from starfish_server.store_url import open_store
