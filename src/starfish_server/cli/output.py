@@ -47,7 +47,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
     ExitCode.NO_OBJECT: "there is no such object",
     ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
-    ExitCode.CONFLICT: "another version is there, or an object where none may be; nothing was written",
+    ExitCode.CONFLICT: "the object has changed, or exists where there must be none",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
     ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
 }
