@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import PROGRAM, environment, starfish
-from starfish_server import MemoryObjectStore, ObjectInfo, ObjectReader, StoreUnavailableError
-from starfish_server.cli import sources
+from starfish_server import (
+    CustomObjectStore,
+    MemoryObjectStore,
+    ObjectInfo,
+    ObjectReader,
+    StoreUnavailableError,
+)
+from starfish_server.cli import objects, sources
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 
@@ -112,6 +118,22 @@ def test_an_output_may_be_a_link_a_device_or_a_file_with_a_mode(store: str, tmp_
     assert ((tmp_path / "link").is_symlink(), (tmp_path / "real").read_text()) == (True, "new")
     assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
     assert starfish("get", store, "k", "-o", "/dev/stdout").out == b"new"
+
+
+def test_an_output_file_that_cannot_be_made_is_named(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "k", stdin=b"x")
+    ended = starfish("get", store, "k", "-o", "missing/out", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "starfish: missing/out: No such file or directory\n")
+
+
+def test_a_store_of_text_only_takes_text_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(objects, "open_store", lambda _: CustomObjectStore(on_put=kept.__setitem__))
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    assert run(["put", "any", "k", f"{tmp_path}/text"]) == 0
+    assert run(["put", "any", "k", f"{tmp_path}/bytes"]) == ExitCode.FAILED
+    assert kept == {"k": "text"}
 
 
 def test_metadata_and_cache_control_are_stored(store: str) -> None:

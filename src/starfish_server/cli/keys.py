@@ -198,7 +198,8 @@ async def rm(
                         break
                     page = await opened.list_keys(prefix, start_after=page[-1], limit=_PAGE, context=asked)
         except BaseException:
-            print_error(f"{deleted} objects were deleted until then")
+            if deleted:
+                print_error(f"{deleted} objects were deleted until then")
             raise
     if json:
         print_json({"deleted": deleted, "failed": failed})

@@ -217,7 +217,7 @@ def _as_json(body: bytes) -> dict[str, str]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` at the end; a device or a pipe is written as it is."""
-    if path.exists() and not path.is_file():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         with path.open("wb") as file:
             yield file
         return
