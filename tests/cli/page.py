@@ -107,12 +107,12 @@ _PIPES = """\
 A pipe may carry more than memory holds, in and out. With `--create`, a job that runs twice stores one object:
 
 ```sh
-pg_dump app | starfish put s3://backups "$(date -I).sql" --create --metadata host=db1
-starfish get s3://backups "$(date -I).sql" | psql app
+tar c notes | starfish put backups notes.tar --create --metadata host=db1
+starfish get backups notes.tar | tar t
 ```
 
-An upload that is interrupted or fails leaves nothing behind. Should the program before the pipe fail, its output so far is
-stored all the same: run it under `set -o pipefail`, and delete the object if that fails.
+An upload that is interrupted or fails leaves nothing behind. If the program before the pipe fails, what it had written is
+stored all the same: let the job run under `set -o pipefail`, and delete the object then.
 """
 _OPEN_STORE = """\
 ## open_store in Python

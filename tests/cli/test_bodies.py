@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import PROGRAM, environment, starfish
+from docs.snippets import snippets
 from starfish_server import (
     CustomObjectStore,
     MemoryObjectStore,
@@ -71,6 +73,14 @@ def test_a_body_comes_from_a_pipe_as_it_is_written(store: str) -> None:
         process.stdin.flush()
     process.stdin.close()
     assert (process.wait(60), starfish("get", store, "k").out) == (0, b"one two three")
+
+
+def test_the_pipes_of_the_page_work(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (code,) = [found.code for found in snippets("sh") if "| starfish put" in found.code]
+    path = {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
+    ended = starfish("-ec", code, program=["bash"], env=path, cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err) == (0, b"notes/\n", "")
 
 
 def test_ctrl_c_ends_a_put_that_waits_for_more(store: str) -> None:
