@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from starfish_server.checks import (
@@ -104,7 +103,7 @@ class Transform(Layer):
         if found is None:
             return None
         body = await self.decode(found.body, operation.key)
-        return StoredObject(replace(found.info, size=len(body)), body[operation.start : operation.stop])
+        return StoredObject(found.info.resized(len(body)), body[operation.start : operation.stop])
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
         """Perform `open` of a range that is checked."""
@@ -114,7 +113,7 @@ class Transform(Layer):
         """Perform `write` of a body of bytes with its content type."""
         body = await self.encode(cast("bytes", operation.body), operation.key)
         info = await self._inner.perform(operation.replace(body=body))
-        return replace(info, size=len(operation.body))
+        return info.resized(len(operation.body))
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
@@ -166,7 +165,7 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
     """List without sizes: those of what is stored would mislead."""
     found = await layer.inner.perform(operation)
-    return ObjectList([replace(info, size=None) for info in found.objects], found.prefixes)
+    return ObjectList([info.resized(None) for info in found.objects], found.prefixes)
 
 
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
