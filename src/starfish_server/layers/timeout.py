@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Timeout"]
 
+_READER = Bodies.READER  # a look-up in an Enum takes long on 3.11
+
 
 class Timeout(Layer):
     """Cancels an operation that takes longer than `seconds` and raises `StoreTimeoutError`.
@@ -72,7 +74,7 @@ class Timeout(Layer):
         limit = self._limits.get(operation.name, self._default)
         if limit is None:
             return self._inner.perform(operation)
-        if operation.bodies is Bodies.READER:
+        if operation.bodies is _READER:
             return self._stream(operation, limit)
         return limit.run(operation, self._inner)
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transform"]
 
+_NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
+
 
 class Transform(Layer):
     """Changes each body on its way to the store inside and back: a subclass defines `encode` and `decode`.
@@ -76,10 +78,10 @@ class Transform(Layer):
         if operation == "conditional_write":
             return super().supports(operation)
         kind = OPERATIONS[operation]
-        return (kind.bodies is Bodies.NONE or kind in _HANDLED) and super().supports(operation)
+        return (kind.bodies is _NONE or kind in _HANDLED) and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
-        if operation.bodies is Bodies.NONE:
+        if operation.bodies is _NONE:
             return await self._inner.perform(operation)
         handle = _HANDLED.get(type(operation))
         if handle is None:
