@@ -208,3 +208,14 @@ class ReadOnlyStoreError(StoreError, PermissionError):
 
 class StackError(StoreError):
     """A stack cannot be built as written. Raised while building, never while running."""
+
+
+NOT_SENT = (
+    ContextRequiredError,
+    InvalidKeyError,
+    ObjectTooLargeError,
+    ReadOnlyStoreError,
+    StoreClosedError,
+    StoreNotSupportedError,
+)
+"""What is raised before the backend is asked: it says nothing about the backend, and a retry cannot help."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, Self
 
@@ -54,7 +54,17 @@ class ObjectInfo:
 
     def renamed(self, change: Callable[[str], str]) -> ObjectInfo:
         """Return the same info with its key changed."""
-        return replace(self, key=change(self.key))
+        return self._changed(change(self.key), self.size, self.content_type)
+
+    def resized(self, size: int | None, content_type: str | None = None) -> ObjectInfo:
+        """Return the same info with another size and, if it is given, another content type."""
+        return self._changed(self.key, size, self.content_type if content_type is None else content_type)
+
+    def _changed(self, key: str, size: int | None, content_type: str | None) -> ObjectInfo:
+        # In a third of the time of `dataclasses.replace`: a list has thousands of them.
+        return ObjectInfo(
+            key, size, content_type, self.cache_control, self.metadata, self.version, self.modified
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from starfish_server.errors import StoreError
@@ -102,6 +103,7 @@ class Operation(Generic[T]):
     bodies: ClassVar[Bodies]
     writes: ClassVar[bool]
     result_has_keys: ClassVar[bool]
+    _fields: ClassVar[attrgetter[tuple[Any, ...]]]
 
     context: StoreContext | None
     """The caller's context."""
@@ -125,6 +127,9 @@ class Operation(Generic[T]):
             raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
         cls.name, cls.action, cls.bodies, cls.writes = cls.kind
         cls.result_has_keys = cls.restore is not _unchanged
+        names: tuple[str, ...] = cls.__slots__
+        if names:  # not for the class as it is written, of which `dataclass` makes the one that has them
+            cls._fields = attrgetter(*names)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -150,11 +155,12 @@ class Operation(Generic[T]):
 
     def replace(self, **changes: Any) -> Self:
         """Return the same operation with other values for these fields."""
-        names: tuple[str, ...] = type(self).__slots__
-        values = [changes.pop(name) if name in changes else getattr(self, name) for name in names]
-        if changes:
-            raise TypeError(f"{type(self).__name__} has no {', '.join(changes)}")
-        return type(self)(*values)
+        changed = type(self)(*self._fields(self))
+        for name, value in changes.items():
+            if name not in self.__slots__:
+                raise TypeError(f"{type(self).__name__} has no {name}")
+            setattr(changed, name, value)
+        return changed
 
     def observed(self) -> Self:
         """Return the operation with notes open to layers and leaf; itself where they are open already."""

@@ -238,6 +238,16 @@ async def test_without_an_sdk_operations_work_as_before() -> None:
     assert await store.get_string("k") == "v"
 
 
+async def test_a_provider_that_is_set_up_later_is_used(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Tracing(MemoryObjectStore({}))
+    await store.get_string("before")
+    monkeypatch.setattr(
+        trace, "_TRACER_PROVIDER", spans.provider
+    )  # set_tracer_provider, which cannot be undone
+    await store.get_string("after")
+    assert spans.one().name == "objectstore.get_string"
+
+
 @pytest.mark.parametrize("option", ["record_identity", "record_key"])
 def test_an_unknown_way_of_recording_is_refused(option: str) -> None:
     options: dict[str, Any] = {option: "md5"}

@@ -36,6 +36,7 @@ __all__ = ["AccessLog"]
 _logger = logging.getLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(OPERATIONS)
+_CHUNKS, _READER = Bodies.CHUNKS, Bodies.READER  # a look-up in an Enum takes long on 3.11
 
 
 class AccessLog(Layer):
@@ -148,10 +149,10 @@ class AccessLog(Layer):
             attempts, cache, source = notes.get("attempts", 0), notes.get("cache"), notes.get("source")
             return make(outcome, error_type, duration, size, attempts, cache, source)
 
-        if operation.bodies is Bodies.CHUNKS:
+        if operation.bodies is _CHUNKS:
             operation = operation.replace(chunks=CountedChunks(operation.chunks))
         try:
-            if self._must_keep and (operation.writes or operation.bodies is Bodies.READER):
+            if self._must_keep and (operation.writes or operation.bodies is _READER):
                 await self._keep(record("started", None, size), "nothing was done")
             result = await self._inner.perform(operation)
         except BaseException as error:

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import (
+    NOT_SENT,
     CircuitOpenError,
-    ContextRequiredError,
     DeleteManyError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
     StoreError,
-    StoreNotSupportedError,
     StoreUnavailableError,
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
@@ -34,18 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CircuitBreaker"]
 
-_READER, _URL = Bodies.READER, Bodies.URL
-
 _log = logging.getLogger(__name__)
-# Raised before the backend was asked, so they say nothing about it.
-_IGNORED = (
-    ContextRequiredError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-)
+_READER, _URL = Bodies.READER, Bodies.URL  # a look-up in an Enum takes long on 3.11
 
 
 class CircuitBreaker(Layer):
@@ -94,10 +79,9 @@ class CircuitBreaker(Layer):
         self._probes = positive_int("probes", probes)
         self._clock = clock
         self._lock = threading.Lock()
-        self._outcomes: _Outcomes | None = _Outcomes(window)  # None unless closed
-        self._trial: _Trial | None = None  # None unless half-open
+        self._phase: _Closed | _HalfOpen | None = _Closed(window)  # None while open
         self._half_open_at = 0.0
-        self._in_flight = 0  # probes, those of earlier trials included
+        self._in_flight = 0  # probes, those of earlier half-open times included
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -106,148 +90,123 @@ class CircuitBreaker(Layer):
     @property
     def state(self) -> str:
         """Either "closed", "open" or, as soon as a probe may pass, "half_open"."""
-        if self._outcomes is not None:
+        if isinstance(self._phase, _Closed):
             return "closed"
-        return "open" if self._trial is None and self._clock() < self._half_open_at else "half_open"
+        return "open" if self._phase is None and self._clock() < self._half_open_at else "half_open"
 
     async def perform(self, operation: Operation[T]) -> T:
         bodies = operation.bodies
         if bodies is _URL:
             return await self._inner.perform(operation)
-        outcomes = self._outcomes
-        if outcomes is None:
-            return await self._probe(operation)
+        phase = self._phase
+        if not isinstance(phase, _Closed):
+            phase = self._enter(operation)
         try:
             result = await self._inner.perform(operation)
-        except Exception as error:
-            self._count(outcomes, _is_failure(error))
+        except BaseException as error:
+            self._count(phase, _is_failure(error))
             raise
-        self._count(outcomes, failed=False)
-        return result if bodies is not _READER else self._counting_chunks(result, None)
+        self._count(phase, failed=False)
+        return result if bodies is not _READER else self._counting_chunks(result, phase)
 
-    def _count(self, outcomes: _Outcomes, failed: bool | None) -> None:
-        """Count an outcome of the closed circuit, and open it if too many have failed; None is ignored."""
-        if failed is None:
-            return
-        outcomes.add(self._clock(), failed)
-        failures, calls = outcomes.failures, outcomes.calls
-        if failures and calls >= self._minimum_calls and failures >= self._failure_rate * calls:
-            with self._lock:
-                if outcomes is self._outcomes:
-                    self._open(f"{failures} of {calls} operations failed")
-
-    async def _probe(self, operation: Operation[T]) -> T:
-        """Perform the operation as a probe, or refuse it."""
-        trial = self._enter(operation)
-        failed: bool | None = None
-        try:
-            result = await self._inner.perform(operation)
-            failed = False
-        except Exception as error:
-            failed = _is_failure(error)
-            raise
-        finally:
-            self._leave(trial, failed)
-        return self._counting_chunks(result, trial)
-
-    def _enter(self, operation: Operation[Any]) -> _Trial:
+    def _enter(self, operation: Operation[Any]) -> _Closed | _HalfOpen:
+        """Let the operation pass as a probe, or refuse it."""
         with self._lock:
-            wait = self._half_open_at - self._clock()
-            trial = self._trial
-            if self._outcomes is not None:
-                trial = _Trial()  # another thread has just closed the circuit: this one counts for nothing
-            elif trial is None and wait <= 0:
-                trial = self._trial = _Trial()
+            phase, wait = self._phase, self._half_open_at - self._clock()
+            if isinstance(phase, _Closed):
+                return phase  # another thread has just closed the circuit
+            if phase is None and wait <= 0:
+                phase = self._phase = _HalfOpen()
                 _log.info("the circuit is half-open: probes may pass", extra={"state": "half_open"})
-            if trial is not None:
-                if max(self._in_flight, trial.in_flight + trial.successes) < self._probes:
+            if phase is not None:
+                if max(self._in_flight, phase.in_flight + phase.successes) < self._probes:
                     self._in_flight += 1
-                    trial.in_flight += 1
-                    return trial
+                    phase.in_flight += 1
+                    return phase
                 wait = self._open_seconds  # what it takes at most until the next probes
-        state = "open after too many failures" if trial is None else "half-open, its probes are in flight"
+        state = "open after too many failures" if phase is None else "half-open, its probes are in flight"
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
-    def _leave(self, trial: _Trial, failed: bool | None) -> None:
-        """Give the probe back, and decide by its outcome whether the circuit closes or opens."""
+    def _count(self, phase: _Closed | _HalfOpen, failed: bool | None) -> None:
+        """Count an outcome for the phase in which the operation began; None only gives a probe back."""
+        if isinstance(phase, _Closed):
+            if failed is None:
+                return
+            phase.add(self._clock(), failed)
+            failures, calls = phase.failures, phase.calls
+            if failures and calls >= self._minimum_calls and failures >= self._failure_rate * calls:
+                self._open(phase, f"{failures} of {calls} operations failed")
+            return
         with self._lock:
             self._in_flight -= 1
-            trial.in_flight -= 1
-            if trial is not self._trial:
-                return
-            if failed:
-                self._open("a probe failed")
-            elif failed is False:
-                trial.successes += 1
-                if trial.successes >= self._probes:
-                    self._trial, self._outcomes = None, _Outcomes(self._window)
-                    _log.info("the circuit is closed: its probes succeeded", extra={"state": "closed"})
+            phase.in_flight -= 1
+            phase.successes += failed is False
+            if phase.successes >= self._probes and phase is self._phase:
+                self._phase = _Closed(self._window)
+                _log.info("the circuit is closed: its probes succeeded", extra={"state": "closed"})
+        if failed:
+            self._open(phase, "a probe failed")
 
-    def _open(self, why: str) -> None:
-        self._trial = self._outcomes = None
-        self._half_open_at = self._clock() + self._open_seconds
+    def _open(self, phase: _Closed | _HalfOpen, why: str) -> None:
+        """Open the circuit, unless `phase` is over."""
+        with self._lock:
+            if phase is not self._phase:
+                return
+            self._phase, self._half_open_at = None, self._clock() + self._open_seconds
         _log.warning("the circuit is open for %g s: %s", self._open_seconds, why, extra={"state": "open"})
 
-    def _counting_chunks(self, result: T, trial: _Trial | None) -> T:
+    def _counting_chunks(self, result: T, opened_in: _Closed | _HalfOpen) -> T:
         async def counted(fetch: Fetch) -> bytes:
             try:
                 return await fetch()
             except Exception as error:
-                outcomes = self._outcomes
-                if outcomes is not None:
-                    self._count(outcomes, _is_failure(error) or None)  # its opening was the success
-                elif trial is not None and _is_failure(error):
-                    with self._lock:
-                        if trial is self._trial:
-                            self._open("a chunk of a probe failed")
+                if _is_failure(error):  # its opening was the success
+                    phase = self._phase
+                    if isinstance(phase, _Closed):
+                        self._count(phase, failed=True)
+                    else:
+                        self._open(opened_in, "a chunk of a probe failed")
                 raise
 
         return around_chunks(result, counted)
 
 
-class _Trial:
-    """One half-open time: its probes in flight, and those that succeeded."""
+class _HalfOpen:
+    """The probes of one half-open time that are in flight, and how many have succeeded."""
 
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.successes = 0
+    in_flight = successes = 0
 
 
-class _Outcomes:
+class _Closed:
     """The outcomes of the last `window` seconds, counted in slices of a sixtieth of it."""
 
     def __init__(self, window: float) -> None:
-        self.calls = 0
-        self.failures = 0
+        self.calls = self.failures = 0
         self._window = window
-        self._slices: deque[list[float]] = deque()  # [began, calls, failures]
-        self._until = -math.inf  # when a slice ends, or the first one is over the window
+        self._slices: deque[list[float]] = deque()  # [forgotten at, calls, failures]
+        self._latest_ends = -math.inf
 
     def add(self, now: float, failed: bool) -> None:
-        if now >= self._until:
-            self._slide(now)
-        latest = self._slices[-1]
+        slices = self._slices
+        if now >= self._latest_ends:
+            self._latest_ends = now + self._window / 60
+            slices.append([now + self._window, 0, 0])
+            while now >= slices[0][0]:
+                _, calls, failures = slices.popleft()
+                self.calls -= int(calls)
+                self.failures -= int(failures)
+        latest = slices[-1]
         latest[1] += 1
         self.calls += 1
         if failed:
             latest[2] += 1
             self.failures += 1
 
-    def _slide(self, now: float) -> None:
-        slices, step = self._slices, self._window / 60
-        while slices and now >= slices[0][0] + self._window:
-            _, calls, failures = slices.popleft()
-            self.calls -= int(calls)
-            self.failures -= int(failures)
-        if not slices or now >= slices[-1][0] + step:
-            slices.append([now, 0, 0])
-        self._until = min(slices[-1][0] + step, slices[0][0] + self._window)
 
-
-def _is_failure(error: Exception) -> bool | None:
+def _is_failure(error: BaseException) -> bool | None:
     """Return whether an error means that the backend is unavailable; None if it says nothing about it."""
     if isinstance(error, DeleteManyError):
         return any(map(_is_failure, error.failures.values()))
-    if not isinstance(error, StoreError) or isinstance(error, _IGNORED):
+    if not isinstance(error, StoreError) or isinstance(error, NOT_SENT):
         return None
     return isinstance(error, StoreUnavailableError)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from starfish_server.checks import check_chunks, checked_chunks, positive_int
@@ -99,7 +100,7 @@ class Compression(Transform):
             if stored is None:
                 return None
             body = await self._decoded(operation, stored.body)
-            return StoredObject(replace(stored.info, size=len(body)), body)
+            return StoredObject(stored.info.resized(len(body)), body)
         found = await self._begin(operation)
         if found is None:
             return None
@@ -144,7 +145,7 @@ class Compression(Transform):
     async def write_plain(self, operation: Write) -> ObjectInfo:
         size = len(operation.body)
         body = await self.encode(cast("bytes", operation.body), operation.key)
-        return replace(await self._inner.perform(operation.replace(body=body)), size=size)
+        return (await self._inner.perform(operation.replace(body=body))).resized(size)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_chunks(operation.chunks, "upload")
@@ -157,7 +158,7 @@ class Compression(Transform):
         else:
             body = await self.encode(bytes(gathered), operation.key)
             info = await self._inner.perform(operation.replace(chunks=[body]))
-            return replace(info, size=len(gathered))
+            return info.resized(len(gathered))
         if _looks_framed(bytes(gathered)):
             reason = (
                 f"it begins like a compressed object and is over {_GATHERED} bytes; write it in one piece"
@@ -173,7 +174,7 @@ class Compression(Transform):
         return await self._inner.perform(operation.replace(chunks=rest()))
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
-        return replace(await self._inner.perform(operation), size=None)  # a frame fits every key
+        return (await self._inner.perform(operation)).resized(None)  # a frame fits every key
 
     def _compressed(self, body: bytes) -> bytes:
         if self._algorithm == "gzip":
@@ -195,7 +196,7 @@ class Compression(Transform):
             if stored < 2 * _FRAME.size:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
             self._check_size(operation, frame[1])
-            return _Found(replace(start.info, size=frame[1]), stored, frame[0])
+            return _Found(start.info.resized(frame[1]), stored, frame[0])
         if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
             end = await self._inner.perform(read.replace(start=max(0, stored - _FRAME.size), stop=None))
             if end is not None and _parse(end.body) is not None:
@@ -287,6 +288,7 @@ def _decompressor(algorithm: int) -> _Decompressor:
     return _DECOMPRESSORS[algorithm]()
 
 
+@functools.cache  # a module that is not there is looked for again at every import
 def _zstd() -> Any:
     """Return the zstd module: of the standard library from Python 3.14 on, before it backports.zstd."""
     try:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from starfish_server.errors import StoreTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
     from types import TracebackType
 
     from starfish_server.operations import Operation
+    from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["DEADLINE_PASSED", "Deadlines"]
+__all__ = ["DEADLINE_PASSED", "Deadlines", "rest_of"]
+
+T = TypeVar("T")
 
 DEADLINE_PASSED = "the deadline of the operation has passed"
 """The message of a `CancelledError` by which an operation is ended at its deadline."""
@@ -25,7 +30,8 @@ class Deadlines:
     Every operation gets the same time, so the first one to start is the first one to end. One timer for the
     first is enough then: asyncio's own timeout costs several microseconds for each operation.
 
-    Use as `with deadlines.limit(operation): ...` around the awaiting code. Event loops are kept apart.
+    Use `await deadlines.run(operation, store)`, or `with deadlines.limit(operation): ...` around the awaiting
+    code. Event loops are kept apart.
     """
 
     def __init__(self, seconds: float, reason: str) -> None:
@@ -33,6 +39,19 @@ class Deadlines:
         self.reason = reason
         self._clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clock] = WeakKeyDictionary()
         self._latest: _Clock | None = None  # a look into the dictionary takes longer than all else here
+
+    async def run(self, operation: Operation[T], store: AbstractObjectStore) -> T:
+        """Perform `operation` in `store`. Its time begins when it first waits: nothing can end it before.
+
+        So an operation that never waits, such as a read of a warm file, needs neither a timer nor a clock.
+        """
+        performing = store.perform(operation)
+        try:
+            waits_for = performing.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # what the coroutine returned
+        with self.limit(operation):
+            return await rest_of(performing, waits_for)
 
     def limit(self, operation: Operation[Any]) -> Deadline:
         """Begin the time of `operation`, which the current task performs."""
@@ -118,3 +137,21 @@ class Deadline:
             del self.in_flight[self]
         elif self.task.uncancel() <= self.cancelling and isinstance(error, asyncio.CancelledError):
             raise self.operation.error(StoreTimeoutError, self.limits.reason) from error
+
+
+@coroutine
+def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Await the rest of a coroutine that this task began with `send(None)`, which returned `waits_for`."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:  # noqa: BLE001 - whatever is thrown in is for the coroutine
+            thrown = error
+        else:
+            return (yield from begun.__await__())
+        try:
+            waits_for = begun.throw(thrown)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # what the coroutine returned
+        finally:
+            del thrown  # its traceback refers to this frame

@@ -26,6 +26,7 @@ Outcome = Literal["ok", "miss", "error", "denied", "cancelled"]
 
 _DENIALS = (StoreAccessDeniedError, ReadOnlyStoreError, ContextRequiredError)
 _CHUNK = 2**16
+_CHUNKS, _RESULT = Bodies.CHUNKS, Bodies.RESULT  # a look-up in an Enum takes long on 3.11
 
 
 def outcome_of_result(operation: Operation[Any], result: object) -> Outcome:
@@ -63,7 +64,7 @@ def size_of_body(body: object) -> int | None:
 
 def size_of_result(operation: Operation[Any], result: object) -> int | None:
     """Return the bytes of the body that a read returned; None for everything else."""
-    if result is None or operation.bodies is not Bodies.RESULT:
+    if result is None or operation.bodies is not _RESULT:
         return None
     if isinstance(result, StoredObject):
         return len(result.body)
@@ -76,7 +77,7 @@ Ended = Callable[[Outcome, str | None, BaseException | None, int | None], None]
 
 async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: Ended) -> T:
     """Perform an operation and call `ended` when it has ended: a stream ends with its last chunk."""
-    if operation.bodies is Bodies.CHUNKS:
+    if operation.bodies is _CHUNKS:
         operation = operation.replace(chunks=CountedChunks(operation.chunks))
     try:
         result = await inner.perform(operation)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SizeLimit"]
 
+_CHUNKS = Bodies.CHUNKS  # a look-up in an Enum takes long on 3.11
+
 
 class SizeLimit(Layer):
     """Refuses bodies over `max_bytes` with `ObjectTooLargeError`, going in and coming out.
@@ -43,7 +45,7 @@ class SizeLimit(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         if operation.body is not None:
             self._check(size_of_body(operation.body), operation)
-        if operation.bodies is Bodies.CHUNKS:
+        if operation.bodies is _CHUNKS:
             chunks = CountedChunks(operation.chunks, lambda size: self._check(size, operation))
             operation = operation.replace(chunks=chunks)
         result = await self._inner.perform(operation)

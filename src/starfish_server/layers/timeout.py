@@ -9,15 +9,17 @@ from starfish_server.checks import positive_number
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines
 from starfish_server.layers.streams import around_chunks
-from starfish_server.operations import OPERATIONS
+from starfish_server.operations import OPERATIONS, Bodies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starfish_server.objects import Fetch
-    from starfish_server.storage.base import AbstractObjectStore
+    from starfish_server.storage.base import AbstractObjectStore, Result
 
 __all__ = ["Timeout"]
+
+_READER = Bodies.READER  # a look-up in an Enum takes long on 3.11
 
 
 class Timeout(Layer):
@@ -68,15 +70,17 @@ class Timeout(Layer):
         shown: dict[str, object] = {"seconds": self._seconds}
         return shown | {"operations": self._operations} if self._operations else shown
 
-    async def perform(self, operation: Operation[T]) -> T:
+    def perform(self, operation: Operation[T]) -> Result[T]:
         limit = self._limits.get(operation.name, self._default)
         if limit is None:
-            return await self._inner.perform(operation)
-        with limit.limit(operation):
-            result = await self._inner.perform(operation)
+            return self._inner.perform(operation)
+        if operation.bodies is _READER:
+            return self._stream(operation, limit)
+        return limit.run(operation, self._inner)
 
+    async def _stream(self, operation: Operation[T], limit: Deadlines) -> T:
         async def limited(fetch: Fetch) -> bytes:
             with limit.limit(operation):
                 return await fetch()
 
-        return around_chunks(result, limited)
+        return around_chunks(await limit.run(operation, self._inner), limited)

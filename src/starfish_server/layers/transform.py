@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from starfish_server.checks import (
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transform"]
 
+_NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
+
 
 class Transform(Layer):
     """Changes each body on its way to the store inside and back: a subclass defines `encode` and `decode`.
@@ -77,10 +78,10 @@ class Transform(Layer):
         if operation == "conditional_write":
             return super().supports(operation)
         kind = OPERATIONS[operation]
-        return (kind.bodies is Bodies.NONE or kind in _HANDLED) and super().supports(operation)
+        return (kind.bodies is _NONE or kind in _HANDLED) and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
-        if operation.bodies is Bodies.NONE:
+        if operation.bodies is _NONE:
             return await self._inner.perform(operation)
         handle = _HANDLED.get(type(operation))
         if handle is None:
@@ -104,7 +105,7 @@ class Transform(Layer):
         if found is None:
             return None
         body = await self.decode(found.body, operation.key)
-        return StoredObject(replace(found.info, size=len(body)), body[operation.start : operation.stop])
+        return StoredObject(found.info.resized(len(body)), body[operation.start : operation.stop])
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
         """Perform `open` of a range that is checked."""
@@ -114,7 +115,7 @@ class Transform(Layer):
         """Perform `write` of a body of bytes with its content type."""
         body = await self.encode(cast("bytes", operation.body), operation.key)
         info = await self._inner.perform(operation.replace(body=body))
-        return replace(info, size=len(operation.body))
+        return info.resized(len(operation.body))
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
@@ -166,7 +167,7 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
     """List without sizes: those of what is stored would mislead."""
     found = await layer.inner.perform(operation)
-    return ObjectList([replace(info, size=None) for info in found.objects], found.prefixes)
+    return ObjectList([info.resized(None) for info in found.objects], found.prefixes)
 
 
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
@@ -34,7 +32,7 @@ from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Open, Operation, Read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from starfish_server.objects import ObjectInfo
     from starfish_server.operations import Stat, Upload, Write
@@ -98,10 +96,9 @@ class Encryption(Transform):
         read = Read(key)
         with _integrity(read):
             header = parse_header(body)
-        if header is None:
-            raise read.error(StoreIntegrityError, "it is not encrypted")
-        sealer = await self._sealer(read, header)
-        with _integrity(read):
+            if header is None:
+                raise DamagedError("it is not encrypted")
+            sealer = await self._sealer(read, header)
             sealer.check_header(body)
             last = segments_of(plain_size(header, len(body))) - 1
         return await self._run(read, len(body), lambda: sealer.open_all(body[header.length :], 0, last))
@@ -112,7 +109,7 @@ class Encryption(Transform):
         plain = cast("bytes", operation.body)
         sealed = await self._seal(plain, operation.key, operation.content_type or "")
         info = await self._inner.perform(operation.replace(body=sealed))
-        return replace(info, size=len(plain), content_type=operation.content_type)
+        return info.resized(len(plain), operation.content_type)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_any_key(operation.key, operation.name)
@@ -137,7 +134,7 @@ class Encryption(Transform):
             yield sealer.seal(number, bytes(buffer), last=True)
 
         info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
-        return replace(info, size=size, content_type=content_type)
+        return info.resized(size, content_type)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         found = await self._begin(operation, operation.key)
@@ -156,7 +153,7 @@ class Encryption(Transform):
         at = found.sealer.header.length
         begin, end = at + first * SEALED_SEGMENT, at + stop * SEALED_SEGMENT
         if len(found.start) >= min(end, found.stored):
-            sealed: bytes = found.start[begin:end]
+            sealed: bytes | memoryview = memoryview(found.start)[begin:end]
         else:
             read = operation.replace(start=begin, stop=end)
             sealed = self._same(operation, found, await self._inner.perform(read)).body
@@ -224,16 +221,15 @@ class Encryption(Transform):
         stored = await self._inner.perform(read)
         if stored is None:
             return None
-        with _integrity(operation):
-            header = parse_header(stored.body)
-        if header is None:
-            return await self._plain(operation, read, stored)
-        sealer = await self._sealer(operation, header)
         total = len(stored.body) if stored.info.size is None else stored.info.size
         with _integrity(operation):
+            header = parse_header(stored.body)
+            if header is None:
+                return await self._plain(operation, read, stored)
+            sealer = await self._sealer(operation, header)
             sealer.check_header(stored.body)
             size = plain_size(header, total)
-        info = replace(stored.info, size=size, content_type=header.content_type)
+        info = stored.info.resized(size, header.content_type)
         found = _Found(info, stored.body, total, size, sealer)
         if whole and len(stored.body) != total:
             raise operation.error(StoreIntegrityError, "it is too short")
@@ -269,7 +265,7 @@ class Encryption(Transform):
                 body = stored.body
             if body is None:
                 raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")
-        info = replace(stored.info, size=len(body or b""))
+        info = stored.info.resized(len(body or b""))
         return _Found(info, b"", 0, 0, cast("Sealer", None), body)
 
     async def _sealer(self, operation: Operation[Any], header: Header) -> Sealer:
@@ -291,8 +287,7 @@ class Encryption(Transform):
             return work() if size < _IN_A_THREAD else await asyncio.to_thread(work)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """An object whose header is authentic.
 
     info: with the plain size. start: what was read of it so far. stored: its bytes in the store inside.
@@ -317,12 +312,20 @@ class _Found:
         return start // SEGMENT, segments_of(end), last
 
 
-@contextmanager
-def _integrity(operation: Operation[Any]) -> Iterator[None]:
-    try:
-        yield
-    except DamagedError as error:
-        raise operation.error(StoreIntegrityError, str(error)) from error
+class _integrity:  # noqa: N801 - used as a function is; `contextmanager` would take five times as long
+    """Raises `DamagedError` as the `StoreIntegrityError` of an operation."""
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: Operation[Any]) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DamagedError):
+            raise self._operation.error(StoreIntegrityError, str(error)) from error
 
 
 def _one_chunk(info: ObjectInfo, body: bytes) -> ObjectReader:

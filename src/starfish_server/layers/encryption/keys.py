@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
+
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+except ImportError as error:
+    raise ImportError("Encryption needs cryptography: pip install 'starfish-server[encryption]'") from error
 
 from starfish_server.checks import secret_bytes
 
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
 
 MIN_SECRET_BYTES = 32
+_SHA256 = SHA256()
 
 
 class UnknownKeyError(Exception):
@@ -71,9 +79,10 @@ class KeyRing:
         if active not in self._secrets:
             raise ValueError(f"active is {active!r}, which is not among {', '.join(map(repr, secrets))}")
         self._active = active
+        self._data_key = DataKey(active, self._secrets[active])
 
     async def wrap(self) -> DataKey:
-        return DataKey(self._active, self._secrets[self._active])
+        return self._data_key
 
     async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
         if key_id not in self._secrets:
@@ -96,14 +105,10 @@ class LegacyKey:
     """
 
     def __init__(self, secret: str, salt: str, info: str = "starfish-data") -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         self._aead = AESGCM(hkdf(secret.encode(), salt.encode(), info.encode()))
 
     def decrypt(self, body: bytes) -> bytes | None:
         """Return the plain body, or None if it is damaged or was encrypted otherwise."""
-        from cryptography.exceptions import InvalidTag
-
         try:
             sealed = base64.b64decode(body, validate=True)
             return self._aead.decrypt(sealed[:12], sealed[12:], None)
@@ -118,6 +123,5 @@ class LegacyKey:
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """Derive 32 bytes by HKDF with SHA-256 (RFC 5869), which for one block of output are two HMACs."""
-    extracted = hmac.digest(salt or bytes(32), secret, "sha256")
-    return hmac.digest(extracted, info + b"\x01", "sha256")
+    """Derive 32 bytes by HKDF with SHA-256 (RFC 5869)."""
+    return HKDF(_SHA256, 32, salt, info).derive(secret)

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from io import BytesIO
+from typing import TYPE_CHECKING, NamedTuple
 
-try:
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-except ImportError as error:
-    raise ImportError("Encryption needs cryptography: pip install 'starfish-server[encryption]'") from error
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from starfish_server.layers.encryption.keys import hkdf
 
@@ -36,15 +33,18 @@ MAX_HEADER = 4096
 _VERSION = 1
 _STREAM = 2**64 - 1
 _FIXED = struct.Struct(">8sBHQ32s7s")
+_NONCE = struct.Struct(">7sIB")
 _HEADER_NUMBER, _HEADER_FLAG = 2**32 - 1, 2  # a nonce that no segment has
+
+
+_DAMAGED = "it is damaged, was tampered with, or belongs to another key"
 
 
 class DamagedError(Exception):
     """What was read is not what was written; the text says in which way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What stands before the segments of an object.
 
     size: of the plain body in bytes; None for a stream, whose size was not known when it began.
@@ -67,9 +67,11 @@ class Header:
 
 def new_header(data_key: DataKey, content_type: str, size: int | None) -> Header:
     """Make the header of a new object, with a salt and a nonce prefix of its own."""
-    salt, prefix = os.urandom(32), os.urandom(7)
-    parts = [data_key.key_id.encode(), content_type.encode(), data_key.wrapped]
-    tail = b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+    drawn = os.urandom(39)
+    salt, prefix = drawn[:32], drawn[32:]
+    tail = b""
+    for part in (data_key.key_id.encode(), content_type.encode(), data_key.wrapped):
+        tail += len(part).to_bytes(2, "big") + part
     length = _FIXED.size + len(tail) + TAG
     if length > MAX_HEADER:
         raise ValueError(f"key id, content type and wrapped key take {length} of {MAX_HEADER} bytes")
@@ -127,29 +129,48 @@ class Sealer:
 
     def seal_all(self, body: bytes) -> bytes:
         """Return the whole object for a body."""
-        view, count = memoryview(body), segments_of(len(body))
-        sealed = [
-            self.seal(number, view[number * SEGMENT : (number + 1) * SEGMENT], last=number == count - 1)
-            for number in range(count)
-        ]
-        return b"".join([self.header.raw, self.header_tag(), *sealed])
+        start = self.header.raw + self.header_tag()
+        count = segments_of(len(body))
+        if count == 1:
+            return start + self.seal(0, body, last=True)
+        sealed = BytesIO(bytes(len(start) + len(body) + count * TAG))
+        sealed.write(start)
+        at = len(start)
+        with memoryview(body) as plain, sealed.getbuffer() as out:
+            for number in range(count):
+                segment = plain[number * SEGMENT : (number + 1) * SEGMENT]
+                end = at + len(segment) + TAG
+                self._aead.encrypt_into(self._nonce(number, number == count - 1), segment, None, out[at:end])
+                at = end
+        return sealed.getvalue()  # no copy, since no view of it is left
 
     def open_all(self, sealed: bytes | memoryview, first: int, last: int) -> bytes:
         """Return the plain bytes of segments that follow each other; `last` is the object's last number."""
-        view = memoryview(sealed)
-        pieces = []
-        for number, at in enumerate(range(0, len(view), SEALED_SEGMENT), first):
-            pieces.append(self.open(number, view[at : at + SEALED_SEGMENT], last=number == last))
-        return b"".join(pieces)
+        count = -(-len(sealed) // SEALED_SEGMENT)
+        if count == 1:
+            return self.open(first, sealed, last=first == last)
+        plain = BytesIO(bytes(max(0, len(sealed) - count * TAG)))
+        at = 0
+        with memoryview(sealed) as view, plain.getbuffer() as out:
+            for index in range(count):
+                segment = view[index * SEALED_SEGMENT : (index + 1) * SEALED_SEGMENT]
+                nonce = self._nonce(first + index, first + index == last)
+                end = at + len(segment) - TAG
+                try:
+                    self._aead.decrypt_into(nonce, segment, None, out[at:end])
+                except (InvalidTag, ValueError):
+                    raise DamagedError(_DAMAGED) from None
+                at = end
+        return plain.getvalue()  # no copy, since no view of it is left
 
     def _nonce(self, number: int, flag: int) -> bytes:
-        return self._prefix + number.to_bytes(4, "big") + flag.to_bytes(1, "big")
+        return _NONCE.pack(self._prefix, number, flag)
 
     def _open(self, number: int, flag: int, sealed: bytes | memoryview) -> bytes:
         try:
             return self._aead.decrypt(self._nonce(number, flag), sealed, None)
         except (InvalidTag, ValueError):
-            raise DamagedError("it is damaged, was tampered with, or belongs to another key") from None
+            raise DamagedError(_DAMAGED) from None
 
 
 def segments_of(size: int) -> int:

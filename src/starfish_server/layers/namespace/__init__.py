@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import check_any_key, check_any_prefix, check_page, is_segments
+from starfish_server.checks import check_any_key, check_any_prefix, check_page
 from starfish_server.errors import ContextRequiredError, DeleteManyError, InvalidKeyError, StoreError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.copy_error import copy_error
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Namespace"]
+
+_SHORT = 256  # characters, which in UTF-8 are never longer than a key may be
 
 
 class Namespace(Layer):
@@ -82,8 +84,13 @@ class Namespace(Layer):
 
     async def perform(self, operation: Operation[T]) -> T:
         key = operation.key
-        # The common case of the check, here because this layer costs little more than its calls.
-        if not isinstance(key, str) or not is_segments(key):
+        # Nearly every key: short, printable, no segment empty or beginning with a dot. `_check` takes longer.
+        if (
+            type(key) is not str
+            or "//" in (path := f"/{key}/")
+            or "/." in path
+            or not (len(path) < _SHORT and path.isprintable())
+        ):
             _check(operation)
         try:
             prefix = self._prefix_of(operation.context)

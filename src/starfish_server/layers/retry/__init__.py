@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.deadline import Deadlines
+from starfish_server.layers.deadline import Deadlines, rest_of
 from starfish_server.layers.retry.kinds import recovery_of
 from starfish_server.layers.retry.policy import (
     FOREVER,
@@ -148,11 +148,22 @@ class Retry(Layer):
         if operation.notes is not None and source is self._inner:
             count_attempt(operation)
         recovery: Recovery[Any] | None = None
+        token = retries_outside.set(True)
+        try:
+            attempt = source.perform(operation)
+            try:
+                attempt = rest_of(attempt, attempt.send(None))
+            except StopIteration as done:  # it never waited, so it needs no deadline
+                retries_outside.reset(token)
+                if self._policy.budget is not None and source is self._inner:
+                    self._policy.budget.give_back()
+                return done.value
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            attempt = _raise(error)
         try:
             with deadlines.limit(operation) as limit:
-                token = retries_outside.set(True)
                 try:
-                    result = await source.perform(operation)
+                    result = await attempt
                 except Exception as error:
                     started = limit.at - deadlines.seconds
                     recovery = recovery_of(self._policy, operation, source, error, started)
@@ -172,3 +183,10 @@ class Retry(Layer):
         finally:
             if recovery is not None:
                 recovery.release()
+
+
+async def _raise(error: BaseException) -> NoReturn:
+    try:
+        raise error
+    finally:
+        del error  # its traceback refers to this frame, so it would keep itself in memory

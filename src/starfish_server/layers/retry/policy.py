@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import (
-    ContextRequiredError,
+    NOT_SENT,
     DeleteManyError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -37,15 +32,7 @@ __all__ = [
 ]
 
 TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
-PERMANENT = (
-    ContextRequiredError,
-    InvalidKeyError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreClosedError,
-    StoreNotSupportedError,
-    VersionConflictError,
-)
+PERMANENT = (*NOT_SENT, VersionConflictError)
 FOREVER = 1e9  # seconds; a wait as long as this is never begun, whatever the deadline
 
 
