@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from typing import Literal
 
-VERSION = 1
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
 # The SDK encrypts a whole document into one text under this key.
 _ENCRYPTED = "_encrypted"
+
+canonical_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+"""Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
 
 class CorruptDocumentError(ValueError):
     """The object at a document's key is not a document."""
 
 
-def canonical_json(value: object) -> str:
-    """Return JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def content_hash(data: dict[str, object]) -> str:
-    """Return the SHA-256 of the canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of the canonical JSON, in hexadecimal.
+
+    Raises `ValueError` for what has no JSON or no UTF-8: NaN, infinities and lone surrogates.
+    """
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
-    """The signer of a document: the caller's identity, and the signature that came with the push."""
-
-    pubkey: str
-    signature: str
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(BaseModel):
     """One version of a document.
 
     data: the JSON object.
@@ -43,37 +39,30 @@ class Document:
     hash: of `data`, as `content_hash` gives it.
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
         where clocks disagree. It grows with every change, so a reader that has seen it misses no later one.
-    author: of this version, if it was signed.
+    author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
     """
 
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    v: Literal[1] = 1
     data: dict[str, object]
     timestamps: dict[str, object]
     hash: str
-    timestamp: int
-    author: Author | None = None
+    timestamp: int = 0
+    author_pubkey: str | None = None
+    author_signature: str | None = None
 
     @property
     def tag(self) -> str:
         """The entity tag of this version: the hash, and with an author a digest of identity and signature."""
-        if self.author is None:
+        if self.author_signature is None:
             return self.hash
-        signed = canonical_json([self.author.pubkey, self.author.signature])
+        signed = canonical_json([self.author_pubkey, self.author_signature])
         return f"{self.hash}-{hashlib.sha256(signed.encode()).hexdigest()}"
 
     def to_json(self) -> str:
         """Return the text that is stored."""
-        stored: dict[str, object] = {
-            "v": VERSION,
-            "data": self.data,
-            "timestamps": self.timestamps,
-            "hash": self.hash,
-        }
-        # A removal leaves no leaf to carry its time.
-        if self.timestamp != _latest(self.timestamps):
-            stored["timestamp"] = self.timestamp
-        if self.author is not None:
-            stored |= {"authorPubkey": self.author.pubkey, "authorSignature": self.author.signature}
-        return json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
+        return self.model_dump_json(by_alias=True, exclude_none=True)
 
     def changed_since(self, checkpoint: int) -> dict[str, object]:
         """Return the part of `data` whose leaves changed after `checkpoint`, in milliseconds; 0 returns all.
@@ -89,30 +78,42 @@ class Document:
 def parse_document(stored: str | bytes) -> Document:
     """Return the document that was stored as this text or its UTF-8, or raise `CorruptDocumentError`."""
     try:
-        fields = json.loads(stored if isinstance(stored, str) else stored.decode())
-        if fields["v"] != VERSION:
-            raise CorruptDocumentError("a document of another version")
-        data, timestamps, hash_ = fields["data"], fields["timestamps"], fields["hash"]
-        if not (isinstance(data, dict) and isinstance(timestamps, dict) and isinstance(hash_, str)):
-            raise CorruptDocumentError("a document with a field of the wrong type")
-        clock = max(_latest(timestamps), _latest(fields.get("timestamp")))
-        return Document(data, timestamps, hash_, clock, _author(fields))
-    except CorruptDocumentError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        document = Document.model_validate_json(stored)
+    except ValueError as error:
         raise CorruptDocumentError("not a document") from error
+    if document.timestamp:
+        return document
+    # Another server stored it, without a clock of the whole.
+    return document.model_copy(update={"timestamp": _latest(document.timestamps)})
 
 
 def next_version(
-    previous: Document | None, data: dict[str, object], hash_: str, now: int, author: Author | None = None
+    previous: Document | None,
+    data: dict[str, object],
+    hash_: str,
+    now: int,
+    author: tuple[str | None, str | None] = (None, None),
 ) -> Document:
-    """Return the document after `data`, of that hash, was pushed over `previous` at `now` (milliseconds)."""
+    """Return the document after `data`, of that hash, was pushed over `previous` at `now` (milliseconds).
+
+    author: identity and signature of the caller, if the push was signed.
+    """
+    times: dict[str, object]
     if previous is None:
-        return Document(data, _stamped({}, {}, data, now), hash_, now, author)
-    if hash_ == previous.hash:
-        return Document(data, previous.timestamps, hash_, previous.timestamp, author)
-    time = max(now, previous.timestamp + 1)
-    return Document(data, _stamped(previous.data, previous.timestamps, data, time), hash_, time, author)
+        times, time = _stamped({}, {}, data, now), now
+    elif hash_ == previous.hash:
+        times, time = previous.timestamps, previous.timestamp
+    else:
+        time = max(now, previous.timestamp + 1)
+        times = _stamped(previous.data, previous.timestamps, data, time)
+    return Document(
+        data=data,
+        timestamps=times,
+        hash=hash_,
+        timestamp=time,
+        author_pubkey=author[0],
+        author_signature=author[1],
+    )
 
 
 def _stamped(
@@ -123,12 +124,8 @@ def _stamped(
     for key, value in new.items():
         old_value, old_time = old.get(key), old_times.get(key)
         if isinstance(value, dict):
-            times[key] = _stamped(
-                old_value if isinstance(old_value, dict) else {},
-                old_time if isinstance(old_time, dict) else {},
-                value,
-                time,
-            )
+            before = old_value if isinstance(old_value, dict) else {}
+            times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
         elif isinstance(old_time, int) and key in old and _same_leaf(old_value, value):
             times[key] = old_time
         else:
@@ -159,10 +156,3 @@ def _latest(times: object) -> int:
     if isinstance(times, dict):
         return max(map(_latest, times.values()), default=0)
     return times if isinstance(times, int) else 0
-
-
-def _author(fields: dict[str, object]) -> Author | None:
-    pubkey, signature = fields.get("authorPubkey"), fields.get("authorSignature")
-    if isinstance(pubkey, str) and isinstance(signature, str):
-        return Author(pubkey, signature)
-    return None

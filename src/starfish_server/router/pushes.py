@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.router.config import JSON_TYPE
-from starfish_server.router.documents import Author, Document, next_version, parse_document
+from starfish_server.router.documents import Document, next_version, parse_document
 from starfish_server.router.responses import HTTPError
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ def _successor(stored: str | bytes | None, pushed: PushRequest, context: StoreCo
     previous = None if stored is None else parse_document(stored)
     if (pushed.base_hash or None) != (previous.hash if previous else None):
         raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")
-    author = None
-    if pushed.author_signature is not None and context.identity is not None:
-        author = Author(context.identity, pushed.author_signature)
+    signed = pushed.author_signature is not None and context.identity is not None
+    author = (context.identity, pushed.author_signature) if signed else (None, None)
     return next_version(previous, pushed.data, pushed.hash, now_ms(), author)

@@ -7,11 +7,12 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,7 +34,6 @@ from starfish_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from fastapi import Request, Response
     from starlette.types import Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
@@ -78,10 +78,7 @@ class HTTPError(Exception):
 
 
 class JSONErrorRoute(APIRoute):
-    """A route that answers every error as `{"error": code}`, a method that it does not serve included.
-
-    A 4xx that the route does not document is a fault of the server, and becomes a 500.
-    """
+    """A route that answers every error as `{"error": code}`, a method that it does not serve included."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -92,10 +89,7 @@ class JSONErrorRoute(APIRoute):
             except HTTPException:  # of a dependency that the application added
                 raise
             except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
-                http_error = _http_error(error)
-                if http_error.status < 500 and http_error.status not in self.responses:
-                    http_error = HTTPError(500, "internal_error")
-                return error_response(request.scope, http_error, error)
+                return error_response(request.scope, error)
 
         return handle
 
@@ -104,17 +98,32 @@ class JSONErrorRoute(APIRoute):
         if scope["method"] in methods:
             await super().handle(scope, receive, send)
             return
-        allow = "GET, HEAD" if "GET" in methods else "POST"
+        allow = "POST" if "POST" in methods else "GET, HEAD"
         error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
         await error_response(scope, error)(scope, receive, send)
 
+    async def call_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint without FastAPI, which would validate parameters and call dependencies."""
+        try:
+            response = await self.endpoint(Request(scope, receive))
+        except Exception as error:  # noqa: BLE001 - as above
+            response = error_response(scope, error)
+        await response(scope, receive, send)
 
-def error_response(scope: Scope, error: HTTPError, cause: Exception | None = None) -> JSONResponse:
+
+def json_response(
+    content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response of compact JSON; several times as fast as FastAPI's own."""
+    return Response(to_json(content), status, headers, "application/json")
+
+
+def error_response(scope: Scope, cause: Exception) -> Response:
     """Return the response to a request that failed, and log the failure.
 
     A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
     """
-    path = shown_text(scope["path"])
+    error, path = _http_error(cause), shown_text(scope["path"])
     _log.log(
         logging.INFO if error.status < 500 else logging.ERROR,
         "%s %s answered with %d %s%s",
@@ -132,9 +141,11 @@ def error_response(scope: Scope, error: HTTPError, cause: Exception | None = Non
             "reason": error.reason,
         },
     )
+    headers = error.headers
     if error.status == 503:
-        error.headers.setdefault("Retry-After", _retry_after(cause))
-    return JSONResponse({"error": error.code}, error.status, error.headers)
+        seconds = getattr(cause, "retry_after", None) or 1
+        headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
+    return json_response({"error": error.code}, error.status, headers)
 
 
 def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
@@ -156,13 +167,6 @@ def _http_error(error: Exception) -> HTTPError:
         if isinstance(error, kind):
             return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))
     return HTTPError(500, "internal_error")
-
-
-def _retry_after(error: Exception | None) -> str:
-    seconds = getattr(error, "retry_after", None)
-    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        return "1"
-    return str(math.ceil(min(seconds, _LONGEST_WAIT)))
 
 
 class _Body(BaseModel):

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Header, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
@@ -30,6 +29,7 @@ from starfish_server.router.responses import (
     PushedDocument,
     describe_responses,
     holds_tag,
+    json_response,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class Collection:
     admission: Admission
     pushes: Pushes
 
+    def __post_init__(self) -> None:
+        if not (self.config.holds_documents or self.store.native("read") or self.store.supports("get_bytes")):
+            name, store = self.config.name, type(self.store).__name__
+            raise ValueError(f"collection {name!r} holds blobs, and {store} stores text only")
+
     @cached_property
     def cache_headers(self) -> dict[str, str]:
         """What caches may do: revalidate every response, and in shared caches keep public ones only."""
@@ -71,10 +76,7 @@ class Collection:
         return {"Cache-Control": "no-cache" if public else "private, no-cache"}
 
     async def pull_document(
-        self,
-        request: Request,
-        checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0,
-        if_none_match: Annotated[str, Header()] = "",
+        self, request: Request, checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0
     ) -> Response:
         """Return the document, or what changed in it after `checkpoint`.
 
@@ -86,20 +88,20 @@ class Collection:
                 raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
         stored = await self.store.get_string(key, context=context)
         if stored is None:
-            return JSONResponse({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
+            return json_response({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
         document = parse_document(stored)
         headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
-        if holds_tag(if_none_match, headers["ETag"]):
+        if holds_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         pulled: dict[str, object] = {
             "data": document.changed_since(checkpoint),
             "hash": document.hash,
             "timestamp": document.timestamp,
         }
-        if document.author is not None:
-            pulled["authorPubkey"] = document.author.pubkey
-            pulled["authorSignature"] = document.author.signature
-        return JSONResponse(pulled, headers=headers)
+        if document.author_signature is not None:
+            pulled["authorPubkey"] = document.author_pubkey
+            pulled["authorSignature"] = document.author_signature
+        return json_response(pulled, headers=headers)
 
     async def push_document(self, request: Request) -> Response:
         """Store the document in place of the one whose hash is `baseHash`."""
@@ -109,7 +111,7 @@ class Collection:
         chunks = body_chunks(request, self.config.max_body_bytes)
         pushed = parse_push(b"".join([chunk async for chunk in chunks]))
         document = await self.pushes.push(key, pushed, context)
-        return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
+        return json_response({"hash": document.hash, "timestamp": document.timestamp})
 
     async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
         """Return the bytes or a range of them, with the content type that they were pushed with."""
@@ -137,7 +139,7 @@ class Collection:
             expected=expected,
         )
         tag = tag_of(info)
-        return JSONResponse({"hash": None if tag is None else tag.strip('"')})
+        return json_response({"hash": None if tag is None else tag.strip('"')})
 
     async def list_names(
         self,
@@ -151,7 +153,7 @@ class Collection:
             raise HTTPError(400, "invalid_after", "after is not a key segment")
         names = await self._names(f"{parent}/" if parent else "", after, limit + 1, context)
         listing = {"items": names[:limit], "hasMore": len(names) > limit}
-        return JSONResponse(listing, headers=self.cache_headers)
+        return json_response(listing, headers=self.cache_headers)
 
     async def _names(self, prefix: str, after: str, count: int, context: StoreContext) -> list[str]:
         """Return up to `count` keys directly under `prefix`, without it; deeper keys are left out."""
