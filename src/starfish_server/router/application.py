@@ -130,7 +130,7 @@ class _Front:
         if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
             for route in self._direct.get(scope["method"], ()):
                 if match := route.path_regex.match(scope["path"]):
-                    scope["path_params"] = match.groupdict()
+                    scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
                     return route.call_endpoint
         return self._app
 

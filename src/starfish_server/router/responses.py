@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -219,18 +219,12 @@ class ErrorBody(_Body):
     error: str = Field(examples=["hash_mismatch"])
 
 
-def describe_responses(ok: dict[str, Any], *errors: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of a route's responses; `ok` describes the 200.
-
-    Every route may answer with 400, 401, 403 and any 5xx.
-    """
-    described: dict[int | str, dict[str, Any]] = {200: ok}
-    for status in (400, 401, 403, *errors):
-        described[status] = {"model": ErrorBody, "description": _ERRORS[status]}
-    return described | {"default": {"model": ErrorBody, "description": "The server or its store failed."}}
+def errors(*statuses: int | Literal["default"]) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of a route's errors with these statuses."""
+    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
 
 
-_ERRORS = {
+_ERRORS: dict[int | str, str] = {
     400: "A bad path segment, parameter or body.",
     401: "The caller is unknown.",
     403: "The caller, or the server at its store, may not do this.",
@@ -240,4 +234,5 @@ _ERRORS = {
     413: "The body is over the limit.",
     415: "The collection does not take this content type.",
     416: "The range begins after the end of the object.",
+    "default": "The server or its store failed.",
 }

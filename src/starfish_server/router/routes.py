@@ -27,7 +27,7 @@ from starfish_server.router.responses import (
     PulledDocument,
     PushedBlob,
     PushedDocument,
-    describe_responses,
+    errors,
     holds_tag,
     json_response,
 )
@@ -51,7 +51,6 @@ _UNSUPPORTED = ("last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
 _BYTES = {"type": "string", "format": "binary"}
-_NOT_MODIFIED = {"description": "`If-None-Match` holds the current `ETag`."}
 
 
 @dataclass(frozen=True)
@@ -189,21 +188,22 @@ class Collection:
         pull: Callable[..., Awaitable[Response]] = self.pull_document
         push: Callable[..., Awaitable[Response]] = self.push_document
         body: dict[str, Any] = {JSON_TYPE: {"schema": PushRequest.model_json_schema()}}
-        of_pull = describe_responses({"model": PulledDocument, "description": "The document."})
-        of_push = describe_responses({"model": PushedDocument, "description": "Stored."}, 409, 413, 415)
+        of_pull = _ok("The document.", model=PulledDocument)
+        of_push = _ok("Stored.", model=PushedDocument) | errors(409, 413, 415)
         if not config.holds_documents:
             pull, push = self.pull_blob, self.push_blob
             body = {media_range: {"schema": _BYTES} for media_range in config.allowed_mime_types}
-            whole = {"description": "The bytes, with the content type of their push.", "content": body}
-            part = {"description": "The bytes that `Range` asks for.", "content": body}
-            of_pull = describe_responses(whole, 404, 412, 416) | {206: part}
-            of_push = describe_responses({"model": PushedBlob, "description": "Stored."}, 409, 412, 413, 415)
+            of_pull = _ok("The bytes, with the content type of their push.", content=body)
+            of_pull |= {206: {"description": "The bytes that `Range` asks for.", "content": body}}
+            of_pull |= errors(404, 412, 416)
+            of_push = _ok("Stored.", model=PushedBlob) | errors(409, 412, 413, 415)
         if not config.push_only:
-            self._add(router, "GET", "pull", path, pull, of_pull | {304: _NOT_MODIFIED})
+            of_pull[304] = {"description": "`If-None-Match` holds the current `ETag`."}
+            self._add(router, "GET", "pull", path, pull, of_pull)
         if not config.pull_only:
             self._add(router, "POST", "push", path, push, of_push, {"required": True, "content": body})
         if config.listable:
-            responses = describe_responses({"model": Listing, "description": "One page of names."})
+            responses = _ok("One page of names.", model=Listing)
             self._add(router, "GET", "list", path.parent, self.list_names, responses)
 
     def _add(
@@ -221,7 +221,7 @@ class Collection:
         if self.namespace is not None:
             # Neither name can hold a slash, so no two collections make the same operation id.
             route, name = f"/{self.namespace}{route}", f"{self.namespace}/{name}"
-        parameters = [
+        fields = [
             {"name": field, "in": "path", "required": True, "schema": _SEGMENT} for field in path.fields
         ]
         add_route(
@@ -229,21 +229,22 @@ class Collection:
             method,
             route,
             handler,
-            name=name,
             operation_id=name,
             tags=[self.config.name],
-            responses=responses,
-            openapi_extra={"parameters": parameters} | ({"requestBody": body} if body else {}),
+            responses=responses | errors(400, 401, 403, "default"),
+            openapi_extra={"parameters": fields} | ({"requestBody": body} if body else {}),
         )
 
 
 def add_route(
-    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Any]], **options: Any
+    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Response]], **options: Any
 ) -> None:
     """Add a route to the router; a GET answers HEAD as well."""
-    options.setdefault("response_model", None)
-    router.add_api_route(path, handler, methods=[method], **options)
+    router.add_api_route(path, handler, methods=[method], response_model=None, **options)
     if method == "GET":
-        # A route of its own: two methods of one route would share the operation id.
-        options["include_in_schema"] = False
-        router.add_api_route(path, handler, methods=["HEAD"], **options)
+        # A route of its own, left out of the document: two methods of one route would share the operation id.
+        router.add_api_route(path, handler, methods=["HEAD"], response_model=None, include_in_schema=False)
+
+
+def _ok(description: str, **described: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": description, **described}}
