@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -150,7 +151,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique).decode
+def _integer(text: str) -> int:
+    if math.isinf(float(text)):
+        raise ValueError("not a number within the range of a double")
+    return int(text)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer).decode
 
 
 def _depth(value: object) -> int:
