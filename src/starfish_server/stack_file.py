@@ -26,7 +26,6 @@ Keys = tuple[str | int, ...]
 # Errors whose text says enough without their type.
 _PLAIN = (StackError, ImportError, AttributeError, TypeError, ValueError, OSError)
 _ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_TURNED_OFF_BY = "check_order = false"
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")
 
 
@@ -85,7 +84,7 @@ class StackFile:
         store = self._stack((), table, "leaf", "layer", "check_order", *other_tables)
         if checked:
             with self.errors_at("layer"):
-                check_order(store, turned_off_by=_TURNED_OFF_BY)
+                check_order(store)
         return store
 
     def _stack(self, at: Keys, table: Mapping[str, Any], *known: str) -> AbstractObjectStore:
@@ -127,8 +126,7 @@ class StackFile:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
             several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
             stores = options.pop(several, ()) if several is not None else ()
-            check = inner and self._checked
-            with order_first(kind, *inner, turned_off_by=_TURNED_OFF_BY) if check else nullcontext():
+            with order_first(kind, *inner) if inner and self._checked else nullcontext():
                 if options_type is kind:
                     made = kind(*inner, *stores, **options)
                 else:

@@ -328,7 +328,7 @@ def test_a_wrong_order_is_refused_and_can_be_allowed(tmp_path: Path) -> None:
     text = '[[layer]]\ntype = "Timeout"\n[[layer]]\ntype = "Retry"\n[leaf]\ntype = "memory"\n'
     with pytest.raises(StackError, match=r"stack.toml:1: Timeout stands outside Retry") as caught:
         loaded(tmp_path, text)
-    assert str(caught.value).endswith("(check_order = false turns this check off.)")
+    assert str(caught.value).endswith("(The option check_order turns this check off.)")
     assert "Timeout" in repr(loaded(tmp_path, f"check_order = false\n{text}"))
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -58,6 +57,7 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
 }
 
 _LONGEST_WAIT = 86_400  # seconds
+_to_json = TypeAdapter(dict[str, Any]).dump_json
 _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
@@ -115,7 +115,7 @@ def json_response(
     content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response of compact JSON; several times as fast as FastAPI's own."""
-    return Response(to_json(content), status, headers, "application/json")
+    return Response(_to_json(content), status, headers, "application/json")
 
 
 def error_response(scope: Scope, cause: Exception) -> Response:
