@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.config import API_PREFIX, SyncConfig
-from starfish_server.router.pushes import Pushes, now_ms
+from starfish_server.router.documents import Pushes, now_ms
 from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
 from starfish_server.router.routes import Collection, add_route
 from starfish_server.storage.base import AbstractObjectStore
@@ -65,7 +65,7 @@ def sync_application(options: SyncRouterOptions) -> FastAPI:
         # Not `include_router`, behind which FastAPI would match every route twice.
         application.router.routes += _router(collections, router).routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
-    application.add_middleware(_Front, routes=application.routes)
+    application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
@@ -95,11 +95,12 @@ async def _health(request: Request) -> Response:
 
 
 class _Front:
-    """Middleware that spares frequent requests the way through FastAPI, and answers those that are cancelled.
+    """Middleware that calls endpoints itself where FastAPI has nothing to do, and answers cancelled requests.
 
-    A route of this application has no dependencies, and a request without a query needs no validation, unless
-    its headers are parameters: its endpoint is called at once. A request that the server cancels at the end
-    of its drain gets a 503.
+    routes: those of the application itself, which have no dependencies. A request without a query leaves
+        nothing to validate, unless the route takes headers as parameters.
+
+    A request that the server cancels at the end of its drain gets a 503.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:

@@ -1,16 +1,33 @@
-"""A document as it is stored: its data, when each leaf of it last changed, and the hash of the whole."""
+"""Documents: what is stored of one, and pushing it without losing another caller's update."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from typing import Literal
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.router.config import JSON_TYPE
+from starfish_server.router.responses import HTTPError
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
+    from starfish_server.router.requests import PushRequest
+    from starfish_server.storage.base import AbstractObjectStore
+
+_log = logging.getLogger(__name__)
+
 # The SDK encrypts a whole document into one text under this key.
 _ENCRYPTED = "_encrypted"
+# A conflict under a base that still matches takes another writer of the very same data each time.
+MAX_ATTEMPTS = 10
 
 canonical_json = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
@@ -156,3 +173,79 @@ def _latest(times: object) -> int:
     if isinstance(times, dict):
         return max(map(_latest, times.values()), default=0)
     return times if isinstance(times, int) else 0
+
+
+def now_ms() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Pushes:
+    """Writes documents to a store without losing updates.
+
+    With conditional writes that holds between any number of processes. A store without them is protected by
+    a lock per key, for the pushes of this object only; the log says so once.
+    """
+
+    def __init__(self, store: AbstractObjectStore) -> None:
+        self._store = store
+        self._conditional = store.supports("conditional_write")
+        self._proven = False
+        self._warned = False
+        # A lock lives as long as a push holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def push(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        """Return the document as stored.
+
+        Raises a 409 if `baseHash` is not the current hash, and a 503 if other writers conflict every time.
+        """
+        if self._conditional:
+            try:
+                return await self._push_if_unchanged(key, pushed, context)
+            except StoreNotSupportedError:
+                # Only the service behind the store could tell. Nothing was written.
+                if self._proven:  # an earlier success proves support, so an intermediary refused
+                    raise
+                self._conditional = False
+        return await self._push_locked(key, pushed, context)
+
+    async def _push_if_unchanged(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        for _ in range(MAX_ATTEMPTS):
+            found = await self._store.read(key, context=context)
+            if found is not None and found.info.version is None:
+                raise StoreNotSupportedError("the object has no version", operation="read", key=key)
+            stored, version = (None, None) if found is None else (found.body, found.info.version)
+            document = _successor(stored, pushed, context)
+            try:
+                await self._store.write(
+                    key, document.to_json(), content_type=JSON_TYPE, if_version=version, context=context
+                )
+            except VersionConflictError:
+                continue
+            self._proven = True
+            return document
+        raise HTTPError(503, "contended", f"{MAX_ATTEMPTS} attempts met another writer")
+
+    async def _push_locked(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s has no conditional writes: concurrent pushes are kept apart within this process only,"
+                " and a second process on the same data could lose updates",
+                type(self._store).__name__,
+            )
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            stored = await self._store.get_string(key, context=context)
+            document = _successor(stored, pushed, context)
+            await self._store.put(key, document.to_json(), content_type=JSON_TYPE, context=context)
+            return document
+
+
+def _successor(stored: str | bytes | None, pushed: PushRequest, context: StoreContext) -> Document:
+    previous = None if stored is None else parse_document(stored)
+    if (pushed.base_hash or None) != (previous.hash if previous else None):
+        raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")
+    signed = pushed.author_signature is not None and context.identity is not None
+    author = (context.identity, pushed.author_signature) if signed else (None, None)
+    return next_version(previous, pushed.data, pushed.hash, now_ms(), author)

@@ -106,7 +106,7 @@ class JSONErrorRoute(APIRoute):
         """Call the endpoint without FastAPI, which would validate parameters and call dependencies."""
         try:
             response = await self.endpoint(Request(scope, receive))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - as in get_route_handler
             response = error_response(scope, error)
         await response(scope, receive, send)
 

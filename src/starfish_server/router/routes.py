@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from starfish_server.router.auth import Admission
     from starfish_server.router.config import CollectionConfig, PathTemplate
-    from starfish_server.router.pushes import Pushes
+    from starfish_server.router.documents import Pushes
     from starfish_server.storage.base import AbstractObjectStore
 
 # The largest integer that every JSON reader keeps exact.
