@@ -141,10 +141,6 @@ def raise_system_exit() -> None:
     raise SystemExit(3)
 
 
-def raise_stop_iteration() -> None:
-    next(iter(()))
-
-
 def raise_error() -> None:
     raise OSError("no space left")
 
@@ -158,7 +154,6 @@ async def raise_async() -> None:
     [
         (raise_error, OSError),
         (raise_system_exit, SystemExit),
-        (raise_stop_iteration, RuntimeError),
         (raise_async, KeyboardInterrupt),
     ],
 )
@@ -232,20 +227,6 @@ async def test_a_plain_callback_that_blocks_delays_neither_the_loop_nor_the_end(
     assert seconds < TIMEOUT + 0.1
     with pytest.raises(StoreClosedError):
         await store.get_string("k")
-
-
-async def test_a_plain_callback_runs_even_if_no_thread_can_be_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    notes: list[str] = []
-
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    options = GracefulShutdownOptions(on_shutdown=lambda: notes.append("flushed"))
-    assert (await GracefulShutdown(options).shutdown()).ok
-    assert notes == ["flushed"]
 
 
 async def test_ten_steps_that_hang_still_keep_the_limit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import combinations
 from typing import Concatenate, ParamSpec
 
 from starfish_server.errors import StackError
@@ -31,10 +32,7 @@ _CONSEQUENCES = {
     (Slot.ENCRYPTION, Slot.CACHE): "every hit would be decrypted again",
     (Slot.ENCRYPTION, Slot.COMPRESSION): "encrypted bodies do not compress",
     (Slot.BREAKER, Slot.BREAKER): "the outer one would count refusals of the inner one as failures",
-    (
-        Slot.RETRY,
-        Slot.RETRY,
-    ): "only the outer one would retry, so the inner one's settings would have no effect",
+    (Slot.RETRY, Slot.RETRY): "only the outer one would retry, and the inner one's settings do nothing",
 }
 # The same for every other pair, by the slot of the inner layer.
 _CONSEQUENCE_OF_INSIDE = {
@@ -51,7 +49,6 @@ _CONSEQUENCE_OF_INSIDE = {
     Slot.LIMIT: "it would not count each attempt's use of the backend",
     Slot.TIMEOUT: "it would not limit each attempt alone",
 }
-CHECK_ORDER_OPTION = "StoreBuilder(check_order=False)"
 _TRANSFORMS = (Slot.COMPRESSION, Slot.ENCRYPTION)
 
 
@@ -118,7 +115,7 @@ def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
             yield from stores_of(inner)
 
 
-def check_order(store: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION) -> None:
+def check_order(store: AbstractObjectStore) -> None:
     """Raise `StackError` if two layers stand in the wrong order on the way to any leaf of a stack."""
     for layer in stores_of(store):
         if isinstance(layer, Layer) and layer.slot in _TRANSFORMS and not isinstance(layer, Transform):
@@ -126,13 +123,11 @@ def check_order(store: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_
                 f"{_name(layer)} is in a slot for layers that change bodies: derive it from Transform"
             )
     for placed in _ways(store):
-        _check_way(placed, turned_off_by)
+        _check_way(placed)
 
 
 @contextmanager
-def order_first(
-    layer: object, inner: AbstractObjectStore, *, turned_off_by: str = CHECK_ORDER_OPTION
-) -> Iterator[None]:
+def order_first(layer: object, inner: AbstractObjectStore) -> Iterator[None]:
     """Surround the making of `layer` over `inner`: if it is refused and the order is wrong, say so instead.
 
     A layer may refuse a store only because that store contains what belongs outside the layer.
@@ -142,19 +137,18 @@ def order_first(
     except StackError:
         if isinstance(layer, type) and issubclass(layer, Layer):
             for placed in _ways(inner):
-                _check_way([layer, *placed], turned_off_by)
+                _check_way([layer, *placed])
         raise
 
 
-def _check_way(placed: Sequence[Layer | type[Layer]], turned_off_by: str) -> None:
-    for position, outer in enumerate(placed):
-        for inner in placed[position + 1 :]:
-            consequence = _consequence(outer.slot, inner.slot)
-            if consequence is not None:
-                raise StackError(
-                    f"{_name(outer)} stands outside {_name(inner)}: {consequence}. {_suggestion(placed)} "
-                    f"({turned_off_by} turns this check off.)"
-                )
+def _check_way(placed: Sequence[Layer | type[Layer]]) -> None:
+    for outer, inner in combinations(placed, 2):
+        consequence = _consequence(outer.slot, inner.slot)
+        if consequence is not None:
+            raise StackError(
+                f"{_name(outer)} stands outside {_name(inner)}: {consequence}. {_suggestion(placed)} "
+                "(The option check_order turns this check off.)"
+            )
 
 
 def _ways(store: AbstractObjectStore) -> Iterator[list[Layer]]:

@@ -259,16 +259,11 @@ def _in_thread(callback: Callback) -> asyncio.Future[object]:
     def call() -> None:
         try:
             outcome.set_result(callback())
-        except StopIteration:  # which an asyncio future refuses
-            outcome.set_exception(RuntimeError("StopIteration"))
         except BaseException as error:  # noqa: BLE001 - raised on the loop
             outcome.set_exception(error)
 
     run = copy_context().run
-    try:
-        threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
-    except RuntimeError:  # no thread can be started, and a step that blocks is better than one left out
-        run(call)
+    threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
     return asyncio.wrap_future(outcome)
 
 

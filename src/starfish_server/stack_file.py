@@ -52,11 +52,7 @@ def load_stack(
         text, table = "", dict(source)
     else:
         text, table = read_toml(source)
-    file = StackFile("stack" if isinstance(source, Mapping) else str(source), text)
-    try:
-        return file.build(table, other_tables)
-    except RecursionError:
-        raise StackError(f"{file.name}: tables are nested too deep") from None
+    return StackFile("stack" if isinstance(source, Mapping) else str(source), text).build(table, other_tables)
 
 
 def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
@@ -68,8 +64,6 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         raise StackError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise StackError(f"{path}: {error}") from error
-    except RecursionError:
-        raise StackError(f"{path}: values are nested too deep") from None
 
 
 class StackFile:
@@ -90,7 +84,7 @@ class StackFile:
         store = self._stack((), table, "leaf", "layer", "check_order", *other_tables)
         if checked:
             with self.errors_at("layer"):
-                check_order(store, turned_off_by="check_order = false")
+                check_order(store)
         return store
 
     def _stack(self, at: Keys, table: Mapping[str, Any], *known: str) -> AbstractObjectStore:
@@ -132,16 +126,11 @@ class StackFile:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
             several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
             stores = options.pop(several, ()) if several is not None else ()
-            turned_off_by = "check_order = false"
-            order = (
-                order_first(kind, *inner, turned_off_by=turned_off_by) if inner and self._checked else None
-            )
-            with order or nullcontext():
-                made = (
-                    kind(*inner, *stores, **options)
-                    if options_type is kind
-                    else kind(options_type(**options))
-                )
+            with order_first(kind, *inner) if inner and self._checked else nullcontext():
+                if options_type is kind:
+                    made = kind(*inner, *stores, **options)
+                else:
+                    made = kind(options_type(**options))
             if group != "parts" and not isinstance(made, AbstractObjectStore):
                 raise StackError(f"{table['type']} does not make a store")
             return made
@@ -166,8 +155,6 @@ class StackFile:
         """Raise errors as a `StackError` with the line of `at`, or of the first of `options` it names."""
         try:
             yield
-        except RecursionError:
-            raise
         except Exception as error:
             text = str(error) if isinstance(error, _PLAIN) else f"{type(error).__name__}: {error}"
             named = next((word for word in re.findall(r"\w+", text) if word in options), None)
@@ -198,10 +185,9 @@ def hint(name: object, known: Collection[str]) -> str:
 def _variable(match: re.Match[str]) -> str:
     if match[1] is None:
         return "$"
-    try:
-        return os.environ[match[1]]
-    except KeyError:
-        raise StackError(f"the environment variable {match[1]!r} is not set") from None
+    if match[1] not in os.environ:
+        raise StackError(f"the environment variable {match[1]!r} is not set")
+    return os.environ[match[1]]
 
 
 def _line_of(text: str, at: Keys) -> str:

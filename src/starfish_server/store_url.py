@@ -11,8 +11,6 @@ from starfish_server.errors import StackError
 from starfish_server.stack_file import load_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["SERVER_TABLES", "open_store"]
@@ -25,15 +23,13 @@ _FORMS = (
     "or a stack file (*.toml)"
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_FILE_OPTIONS: dict[str, type] = {"fsync": bool, "inline_reads": bool, "portable_keys": bool}
-_MEMORY_OPTIONS: dict[str, type] = {"portable_keys": bool}
-_S3_OPTIONS: dict[str, type] = {
-    "endpoint": str,
-    "region": str,
-    "addressing_style": str,
-    "anonymous": bool,
-    "portable_keys": bool,
+# The options of a URL by its scheme; those that are not text are true or false.
+_OPTIONS = {
+    "file": {"fsync", "inline_reads", "portable_keys"},
+    "memory": {"portable_keys"},
+    "s3": {"endpoint", "region", "addressing_style", "anonymous", "portable_keys"},
 }
+_TEXTS = {"endpoint", "region", "addressing_style"}
 
 
 def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
@@ -62,7 +58,7 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     if not isinstance(text, str):
         raise TypeError(f"url must be a str or a path, not {type(url).__name__}")
     if not isinstance(url, str) or not _SCHEME.match(text):
-        return _stack(text) if text.endswith(".toml") else _folder(text)
+        return load_stack(text, other_tables=SERVER_TABLES) if text.endswith(".toml") else _folder(text)
     try:
         parts = urlsplit(text)
     except ValueError:
@@ -83,14 +79,10 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
             case "memory" if not (parts.netloc or parts.path):
                 from starfish_server.storage.memory import MemoryObjectStore
 
-                return MemoryObjectStore(data={}, **_options(parts, _MEMORY_OPTIONS))
+                return MemoryObjectStore(data={}, **_options(parts))
     except (ValueError, TypeError) as error:
         raise StackError(f"{parts.scheme} URL: {error}") from None
     raise StackError(f"the URL names no store; {_FORMS}")
-
-
-def _stack(path: str) -> AbstractObjectStore:
-    return load_stack(path, other_tables=SERVER_TABLES)
 
 
 def _folder(path: str, **options: bool) -> AbstractObjectStore:
@@ -109,9 +101,8 @@ def _file(url: SplitResult) -> AbstractObjectStore:
     if url.netloc not in {"", "localhost"} or not path:
         raise StackError("a file URL is file:///folder, or file:folder below the current folder")
     if path.endswith(".toml") and not url.query:
-        return _stack(path)
-    options = _options(url, _FILE_OPTIONS)
-    return _folder(path, **options)
+        return load_stack(path, other_tables=SERVER_TABLES)
+    return _folder(path, **_options(url))
 
 
 def _s3(url: SplitResult) -> AbstractObjectStore:
@@ -123,23 +114,24 @@ def _s3(url: SplitResult) -> AbstractObjectStore:
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
     options: dict[str, Any] = {name: value for name, value in environment.items() if value}
-    options |= _options(url, _S3_OPTIONS)
+    options |= _options(url)
     store = S3ObjectStore(S3StorageOptions(bucket=url.netloc, **options))
     prefix = unquote(url.path).strip("/")
     return Namespace(store, f"{prefix}/") if prefix else store
 
 
-def _options(url: SplitResult, known: Mapping[str, type]) -> dict[str, Any]:
-    """Return the URL's query as options of these types."""
-    options: dict[str, Any] = {}
-    for name, text in parse_qsl(url.query, keep_blank_values=True):
+def _options(url: SplitResult) -> dict[str, Any]:
+    """Return the URL's query as options of its store."""
+    known = sorted(_OPTIONS[url.scheme])
+    given = parse_qsl(url.query, keep_blank_values=True)
+    for name, text in given:
         if name not in known:
             raise StackError(f"the options of a {url.scheme} URL are {', '.join(known)}")
-        if name in options:
-            raise StackError(f"{url.scheme} URL: {name} is given twice")
-        if known[name] is bool and text not in {"true", "false"}:
+        if name not in _TEXTS and text not in {"true", "false"}:
             raise StackError(f"{url.scheme} URL: {name} is true or false")
-        options[name] = text == "true" if known[name] is bool else text
+    options = {name: text if name in _TEXTS else text == "true" for name, text in given}
+    if len(options) < len(given):
+        raise StackError(f"{url.scheme} URL: an option is given twice")
     if url.fragment:
         raise StackError(f"{url.scheme} URL: a fragment (#) means nothing here")
     return options

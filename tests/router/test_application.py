@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import uvicorn
+from fastapi import Depends, FastAPI, HTTPException
 
 from router.application import CONFIG, as_caller, pushed, recorded, resolve
 from starfish_server import MemoryObjectStore
@@ -16,8 +17,6 @@ from starfish_server.router import SyncRouterOptions, sync_application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from fastapi import FastAPI
 
     from starfish_server import AbstractObjectStore, StoreContext
 
@@ -41,15 +40,28 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/acme", 404, "not_found"),
         ("POST", "/openapi.json", 405, "method_not_allowed"),
         ("PUT", "/v1/push/notes/a", 405, "method_not_allowed"),
-        ("GET", "/health/", 400, "invalid_path"),
+        ("GET", "/pull/nothing", 404, "not_found"),
+        ("POST", "/push/notes/a/b", 404, "not_found"),
+        ("GET", "/v1/pull/notes/a%2Fb", 404, "not_found"),
+        ("PATCH", "/acme/push/notes/a", 405, "method_not_allowed"),
         ("GET", "/openapi.json/", 404, "not_found"),
     ],
 )
 async def test_every_error_has_one_form(
     client: httpx.AsyncClient, method: str, path: str, status: int, error: str
 ) -> None:
-    response = await client.request(method, path, headers={"Host": "evil.example"})
+    response = await client.request(method, path)
     assert (response.status_code, response.json()) == (status, {"error": error})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/pull", "/push", "/list", "/health/", "/list/notes/", "/pull/notes/a/", "/acme/pull", "/acme/push"],
+)
+async def test_a_slash_more_or_less_is_never_a_redirect(client: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        response = await client.request(method, path, headers={"Host": "evil.example"})
+        assert (response.status_code, response.json()) == (404, {"error": "not_found"})
 
 
 async def test_the_root_and_the_prefix_of_the_sdk_serve_the_same(client: httpx.AsyncClient) -> None:
@@ -58,6 +70,26 @@ async def test_the_root_and_the_prefix_of_the_sdk_serve_the_same(client: httpx.A
     assert (await client.get("/v1/health")).status_code == 200
     response = await client.get("/v1/pull/users/alice/profile", headers=as_caller("bob"))
     assert (response.status_code, response.json()) == (403, {"error": "forbidden"})
+
+
+async def test_a_parameter_is_checked_whether_or_not_there_are_others(client: httpx.AsyncClient) -> None:
+    pushed_at = (await client.post("/push/notes/a", json=pushed({"n": 1}))).json()["timestamp"]
+    whole = (await client.get("/pull/notes/a")).json()
+    assert (await client.get("/pull/notes/a?checkpoint=0")).json() == whole
+    assert (await client.get(f"/pull/notes/a?checkpoint={pushed_at}")).json() == whole | {"data": {}}
+    assert (await client.get("/pull/notes/a?checkpoint=x")).json() == {"error": "invalid_checkpoint"}
+    assert (await client.get("/list/notes")).json() == (await client.get("/list/notes?limit=100")).json()
+
+
+async def test_dependencies_of_an_application_that_includes_the_routes_come_first() -> None:
+    def refuse() -> None:
+        raise HTTPException(418)
+
+    other = FastAPI()
+    other.include_router(application(recorded()).router, dependencies=[Depends(refuse)])
+    transport = httpx.ASGITransport(other)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/pull/notes/a")).status_code == 418
 
 
 async def test_the_document_describes_each_route_once(client: httpx.AsyncClient) -> None:

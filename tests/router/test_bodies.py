@@ -64,15 +64,6 @@ async def test_a_body_of_exactly_the_limit_is_accepted(client: httpx.AsyncClient
     assert (await client.post("/push/notes/b", content=body, headers=JSON)).status_code == 413
 
 
-@pytest.mark.parametrize("length", ["-1", "1e3", "x", "١", ""])
-async def test_a_content_length_that_is_not_a_number_is_refused(
-    client: httpx.AsyncClient, length: str
-) -> None:
-    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", length.encode())]
-    response = await client.post("/push/notes/a", content=b"{}", headers=headers)
-    assert (response.status_code, response.json()) == (400, {"error": "invalid_content_length"})
-
-
 @pytest.mark.parametrize(
     ("path", "content_type"),
     [
@@ -137,9 +128,9 @@ async def test_json_with_parameters_is_accepted(client: httpx.AsyncClient, conte
         b"\xef\xbb\xbf{}",
         b'\xff{"data":{}}',
         '{"data":{}}'.encode("utf-16"),
-        b'{"data":{"a":NaN}}',
-        b'{"data":{"a":-Infinity}}',
-        b'{"data":{"a":1e999}}',
+        b'{"data":{"a":NaN},"baseHash":null}',
+        b'{"data":{"a":-Infinity},"baseHash":null}',
+        b'{"data":{"a":1e999},"baseHash":null}',
         b'{"data":{"a":1,"a":2}}',
         b'{"data":{},"data":{}}',
         b'{"data":{"a":"\\ud800"},"baseHash":null}',

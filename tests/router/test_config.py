@@ -40,7 +40,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encryption": "server"}, "encryption 'server' is not supported"),
+        ({"encryption": "server"}, "Input should be 'none'"),
         ({"appendOnly": True}, "appendOnly\n  Extra inputs are not permitted"),
         ({"rateLimit": None}, "rateLimit\n  Extra inputs are not permitted"),
         ({"maxBodyBytes": 0}, "greater than 0"),
@@ -51,10 +51,10 @@ def test_defaults() -> None:
         ({"storagePath": "notes//{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "../{id}"}, "is not '/'-separated segments"),
         ({"storagePath": "..", "listable": False}, "is not '/'-separated segments"),
-        ({"storagePath": "notes/{id:path}"}, "is not text with at most one {field}"),
-        ({"storagePath": "notes/{a}{b}"}, "is not text with at most one {field}"),
-        ({"storagePath": "notes/{}"}, "is not text with at most one {field}"),
-        ({"storagePath": "notes/{id"}, "is not text with at most one {field}"),
+        ({"storagePath": "notes/{id:path}"}, "a segment is text with at most one {field}"),
+        ({"storagePath": "notes/{a}{b}"}, "a segment is text with at most one {field}"),
+        ({"storagePath": "notes/{}"}, "a segment is text with at most one {field}"),
+        ({"storagePath": "notes/{id"}, "a segment is text with at most one {field}"),
         ({"storagePath": "{id}/{id}"}, "names a field twice"),
         ({"storagePath": "notes/all"}, "listable needs a field as the last segment"),
         ({"storagePath": "notes/n-{id}"}, "listable needs a field as the last segment"),
@@ -91,7 +91,7 @@ def test_a_collection_that_cannot_be_served(changes: dict[str, Any], message: st
         ({"namespaces": {"health": {"collections": [NOTES]}}}, "cannot be named 'health'"),
         ({"namespaces": {"v1": {"collections": [NOTES]}}}, "cannot be named 'v1'"),
         ({"namespaces": {"acme": {"collections": []}}}, "at least 1 item"),
-        (None, "the configuration of the router is missing; it lists collections or namespaces"),
+        (None, "Input should be a valid dictionary"),
         ({"namespaces": {"acme": {"collections": [NOTES, NOTES]}}}, "two collections are named"),
     ],
 )
@@ -107,21 +107,16 @@ def test_a_configuration_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "error"),
-    [
-        ({"store": {}}, TypeError),
-        ({"config": {"collections": []}}, TypeError),
-        ({"role_resolver": None}, TypeError),
-        ({"role_resolver_timeout": 0}, ValueError),
-    ],
+    "option",
+    [{"store": {}}, {"config": {"collections": []}}, {"role_resolver": None}, {"role_resolver_timeout": 0}],
 )
-def test_options_of_another_type_are_refused(option: dict[str, Any], error: type[Exception]) -> None:
+def test_options_of_another_type_are_refused(option: dict[str, Any]) -> None:
     options: dict[str, Any] = {
         "store": MemoryObjectStore(data={}),
         "config": CONFIG,
         "role_resolver": resolve,
     }
-    with pytest.raises(error, match=next(iter(option))):
+    with pytest.raises(ValidationError, match=next(iter(option))):
         SyncRouterOptions(**options | option)
 
 

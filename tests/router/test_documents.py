@@ -48,6 +48,7 @@ async def test_the_stored_document(client: httpx.AsyncClient, store: RecordingSt
         "data": DATA,
         "timestamps": {"z": time, "a": {"ü": time, "e": {}}, "": time},
         "hash": answer["hash"],
+        "timestamp": time,
     }
     _, content_type = await store.inner.get_bytes("notes/a") or (b"", "")
     assert content_type == "application/json"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from router.application import NOTES, PICTURES, PROFILE, make_app
 from starfish_server import MemoryObjectStore
-from starfish_server.router import AuthResult, SyncConfig
+from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions, sync_application
 
 # A limit is nothing that a schema can say.
 LARGE = {"maxBodyBytes": 2**20}
@@ -23,8 +23,12 @@ CONFIG = SyncConfig.model_validate(
         "namespaces": {"acme": {"collections": [NOTES | LARGE]}},
     }
 )
-APP = make_app(
-    MemoryObjectStore(data={}), CONFIG, role_resolver=lambda request: AuthResult("alice", ["member"])
+APP = sync_application(
+    SyncRouterOptions(
+        store=MemoryObjectStore(data={}),
+        config=CONFIG,
+        role_resolver=lambda request: AuthResult("alice", ["member"]),
+    )
 )
 # Nor can a schema say whether a version or a range exists.
 ACCEPTED = ["2xx", "3xx", 401, 403, 404, 409, 412, 416]
@@ -48,17 +52,17 @@ def test_every_answer_is_described(case: schemathesis.Case[Any]) -> None:
 
 def test_every_route_of_the_configuration_is_described() -> None:
     assert sorted(APP.openapi()["paths"]) == [
-        "/v1/acme/list/notes",
-        "/v1/acme/pull/notes/{id}",
-        "/v1/acme/push/notes/{id}",
-        "/v1/health",
-        "/v1/list/notes",
-        "/v1/pull/notes/{id}",
-        "/v1/pull/pictures/{id}",
-        "/v1/pull/users/{identity}/profile",
-        "/v1/push/notes/{id}",
-        "/v1/push/pictures/{id}",
-        "/v1/push/users/{identity}/profile",
+        "/acme/list/notes",
+        "/acme/pull/notes/{id}",
+        "/acme/push/notes/{id}",
+        "/health",
+        "/list/notes",
+        "/pull/notes/{id}",
+        "/pull/pictures/{id}",
+        "/pull/users/{identity}/profile",
+        "/push/notes/{id}",
+        "/push/pictures/{id}",
+        "/push/users/{identity}/profile",
     ]
 
 

@@ -142,16 +142,6 @@ async def test_a_resolver_that_raises(store: RecordingStore, error: Exception, e
     assert store.calls == []
 
 
-async def test_a_caller_is_not_unknown_because_no_thread_could_be_started(
-    store: RecordingStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert await answer_of(lambda request: AuthResult("alice", ["member"]), store) == UNAVAILABLE
-
-
 async def test_a_plain_resolver_sees_the_context_variables_of_the_request(store: RecordingStore) -> None:
     caller = ContextVar("caller", default="nobody")
     caller.set("alice")

@@ -112,15 +112,14 @@ class LogFile:
         lock = os.open(path, os.O_RDWR | _APPEND, 0o640)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(lock)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise StackError(
                 f"{self.path}: another sink or process writes this log (it holds {path}); "
                 "give each process a path of its own"
             ) from error
-        except BaseException:
-            os.close(lock)
-            raise
         return lock
 
     def _open(self) -> int:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import ConfigDict, Field, InstanceOf
+from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
 
-from starfish_server.checks import is_key
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.config import API_PREFIX, SyncConfig
-from starfish_server.router.pushes import Pushes, now_ms
-from starfish_server.router.requests import has_encoded_slash
-from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response
+from starfish_server.router.documents import Pushes, now_ms
+from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
 from starfish_server.router.routes import Collection, add_route
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True))
 class SyncRouterOptions:
-    """What a router serves, and to whom.
+    """What a router serves, and to whom; `pydantic.ValidationError`, a `ValueError`, for anything else.
 
     store: where documents and blobs are stored; closing it stays with the caller.
     config: the collections.
@@ -32,25 +34,13 @@ class SyncRouterOptions:
         unknown caller. It is not called on public routes. If it raises, the caller is unknown.
     role_resolver_timeout: seconds; a request whose resolver takes longer gets a 503.
     challenge: the authentication scheme that a 401 names.
-
-    Raises `TypeError` or `ValueError` for anything else.
     """
 
     store: AbstractObjectStore
-    config: SyncConfig
+    config: InstanceOf[SyncConfig]
     role_resolver: RoleResolver
-    role_resolver_timeout: float = 5.0
+    role_resolver_timeout: Annotated[float, Field(gt=0)] = 5.0
     challenge: str = "Bearer"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.store, AbstractObjectStore):
-            raise TypeError(f"store must be an AbstractObjectStore, not {type(self.store).__name__}")
-        if not isinstance(self.config, SyncConfig):
-            raise TypeError(f"config must be a SyncConfig, not {type(self.config).__name__}")
-        if not callable(self.role_resolver):
-            raise TypeError(f"role_resolver must be callable, not {type(self.role_resolver).__name__}")
-        if not self.role_resolver_timeout > 0:
-            raise ValueError(f"role_resolver_timeout must be over 0 s, not {self.role_resolver_timeout}")
 
 
 def create_sync_router(options: SyncRouterOptions) -> APIRouter:
@@ -59,33 +49,7 @@ def create_sync_router(options: SyncRouterOptions) -> APIRouter:
     Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
     over a store of text only.
     """
-    store = options.store
-    admission = Admission(
-        options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
-    )
-    pushes = Pushes(store)
-    mounts = {None: options.config.collections} | {
-        name: namespace.collections for name, namespace in options.config.namespaces.items()
-    }
-    router = APIRouter(route_class=JSONErrorRoute)
-    add_route(
-        router, "GET", "/health", _health, response_model=Health, operation_id="health", tags=["health"]
-    )
-    for namespace, collections in mounts.items():
-        for config in collections:
-            if not (config.holds_documents or store.native("read") or store.supports("get_bytes")):
-                raise ValueError(
-                    f"collection {config.name!r} holds blobs, and {type(store).__name__} stores text only"
-                )
-            Collection(config, namespace, store, admission, pushes).add_to(router)
-    # The paths that no collection claims, which the application would answer or redirect in its own way.
-    for mount in ("", *(f"/{name}" for name in options.config.namespaces)):
-        for action, method in (("pull", "GET"), ("push", "POST"), ("list", "GET"), ("health", "GET")):
-            for path in (f"{mount}/{action}", f"{mount}/{action}/{{path:path}}"):
-                add_route(
-                    router, method, path, _unknown_path, responses={400: {}, 404: {}}, include_in_schema=False
-                )
-    return router
+    return _router(_collections(options), APIRouter(route_class=JSONErrorRoute))
 
 
 def sync_application(options: SyncRouterOptions) -> FastAPI:
@@ -95,19 +59,57 @@ def sync_application(options: SyncRouterOptions) -> FastAPI:
     them. Every error has the form of the router's own errors.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
-    router = create_sync_router(options)
-    application.include_router(router)
-    application.include_router(router, prefix=API_PREFIX, include_in_schema=False)
+    collections = _collections(options)
+    versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
+    for router in (versioned, APIRouter(route_class=JSONErrorRoute)):
+        # Not `include_router`, behind which FastAPI would match every route twice.
+        application.router.routes += _router(collections, router).routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
-    application.add_middleware(_AnswerCancelled)
+    application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
-class _AnswerCancelled:
-    """Middleware that answers a request with a 503 when the server cancels it at the end of its drain."""
+def _collections(options: SyncRouterOptions) -> list[Collection]:
+    admission = Admission(
+        options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
+    )
+    pushes = Pushes(options.store)
+    mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
+    return [
+        Collection(config, namespace, options.store, admission, pushes)
+        for namespace, configs in ({None: options.config.collections} | mounts).items()
+        for config in configs
+    ]
 
-    def __init__(self, app: ASGIApp) -> None:
+
+def _router(collections: list[Collection], router: APIRouter) -> APIRouter:
+    for collection in collections:
+        collection.add_to(router)
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
+    add_route(router, "GET", "/health", _health, responses=responses, operation_id="health", tags=["health"])
+    return router
+
+
+async def _health(request: Request) -> Response:
+    return json_response({"ok": True, "ts": now_ms()})
+
+
+class _Front:
+    """Middleware that calls endpoints itself where FastAPI has nothing to do, and answers cancelled requests.
+
+    routes: those of the application itself, which have no dependencies. A request without a query leaves
+        nothing to validate, unless the route takes headers as parameters.
+
+    A request that the server cancels at the end of its drain gets a 503.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
+        self._direct: dict[str, list[JSONErrorRoute]] = {}
+        for route in routes:
+            if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
+                for method in route.methods or ():
+                    self._direct.setdefault(method, []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -118,12 +120,20 @@ class _AnswerCancelled:
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._find(scope)(scope, receive, watch)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not started:
                 error = HTTPError(503, "shutting_down", "the server ended its drain", {"Connection": "close"})
                 await error_response(scope, error)(scope, receive, send)
             raise
+
+    def _find(self, scope: Scope) -> ASGIApp:
+        if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
+            for route in self._direct.get(scope["method"], ()):
+                if match := route.path_regex.match(scope["path"]):
+                    scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
+                    return route.call_endpoint
+        return self._app
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -131,14 +141,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     status = getattr(error, "status_code", 404)
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
     return error_response(request.scope, HTTPError(status, code, headers=getattr(error, "headers", None)))
-
-
-async def _unknown_path(request: Request) -> Response:
-    path = request.path_params.get("path")
-    if path is None or (is_key(path) and not has_encoded_slash(request)):
-        raise HTTPError(404, "not_found", "no collection has this path")
-    raise HTTPError(400, "invalid_path", "a segment of the path is not a key segment")
-
-
-async def _health() -> Health:
-    return Health(ok=True, ts=now_ms())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import inspect
 import logging
 import re
@@ -62,38 +61,31 @@ class BearerTokens:
     def __init__(self, tokens: Iterable[tuple[str, AuthResult]]) -> None:
         self._callers: dict[bytes, AuthResult] = {}
         for token, caller in tokens:
-            digest = _token_digest(token, caller.identity)
-            if digest in self._callers:
-                raise ValueError(f"the token of {caller.identity} is another caller's as well")
-            self._callers[digest] = caller
+            the_token = f"the token of {caller.identity}"
+            if not isinstance(token, str):
+                raise TypeError(f"{the_token} must be a str, not {type(token).__name__}")
+            if len(token) < _SHORTEST_TOKEN:
+                raise ValueError(f"{the_token} has fewer than {_SHORTEST_TOKEN} characters")
+            if not _TOKEN.fullmatch(token):
+                raise ValueError(
+                    f"{the_token} has a space, a line break or another character that is not visible ASCII,"
+                    " so no Authorization header can match it"
+                )
+            if _digest(token) in self._callers:
+                raise ValueError(f"{the_token} is another caller's as well")
+            self._callers[_digest(token)] = caller
 
     def __repr__(self) -> str:
         return f"BearerTokens({len(self._callers)} tokens)"
 
     async def resolve(self, request: Request) -> AuthResult | None:
-        """Return the caller whose token the request carries, or None.
-
-        Compares with every token in constant time, so the time taken reveals nothing.
-        """
+        """Return the caller whose token the request carries, or None."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(token.strip(" ").encode(errors="surrogatepass")).digest()
-        found = None
-        for known, caller in self._callers.items():
-            if hmac.compare_digest(known, digest) and scheme.lower() == "bearer":
-                found = caller
-        return found
+        # A lookup by digest takes a time that reveals nothing of the tokens.
+        return self._callers.get(_digest(token.strip(" "))) if scheme.lower() == "bearer" else None
 
 
-def _token_digest(token: str, identity: str) -> bytes:
-    if not isinstance(token, str):
-        raise TypeError(f"the token of {identity} must be a str, not {type(token).__name__}")
-    if len(token) < _SHORTEST_TOKEN:
-        raise ValueError(f"the token of {identity} has fewer than {_SHORTEST_TOKEN} characters")
-    if not _TOKEN.fullmatch(token):
-        raise ValueError(
-            f"the token of {identity} has a space, a line break or another character that is not visible"
-            " ASCII, so no Authorization header can match it"
-        )
+def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -137,7 +129,13 @@ class Admission:
     async def _resolve(self, request: Request) -> object:
         try:
             async with asyncio.timeout(self._timeout):
-                found = self._resolver(request) if self._is_async else await self._call_in_thread(request)
+                if self._is_async:
+                    found = self._resolver(request)
+                else:
+                    context = copy_context()
+                    found = await asyncio.get_running_loop().run_in_executor(
+                        self._threads, lambda: context.run(self._resolver, request)
+                    )
                 return await found if inspect.isawaitable(found) else found
         except HTTPException as error:
             if error.status_code == 403:
@@ -148,13 +146,6 @@ class Admission:
                 raise HTTPError(503, "resolver_unavailable", reason) from error
             _log.warning("role_resolver raised; the caller is refused", exc_info=True)
         raise self._unauthorized("the role resolver raised")
-
-    def _call_in_thread(self, request: Request) -> Awaitable[object]:
-        try:
-            call = self._threads.submit(copy_context().run, self._resolver, request)
-        except RuntimeError as error:
-            raise StoreUnavailableError("no thread could be started for the role resolver") from error
-        return asyncio.wrap_future(call)
 
     def _unauthorized(self, reason: str) -> HTTPError:
         return HTTPError(401, "unauthorized", reason, {"WWW-Authenticate": self._challenge})

@@ -78,14 +78,21 @@ class PullHeaders(Preconditions):
             return Selection(200)
         if info is not None and info.size is None:
             return Selection(200)
-        first, last, suffix = map(_number, match.groups())
+        first, last, suffix = (
+            None if digits is None else min(int(digits), _FARTHEST) for digits in match.groups()
+        )
         size = None if info is None else info.size
-        if first is None:
-            return _suffix(suffix or 0, size or 0)
+        if suffix:
+            if not size:
+                return Selection(200)  # all of an empty object, which no Content-Range can say
+            first = max(0, size - suffix)
+        elif first is None:
+            first = size or 0
         if last is not None and last < first:
             return Selection(200)
         if size is not None and first >= size:
-            raise _unsatisfiable(size)
+            headers = {"Content-Range": f"bytes */{size}"}
+            raise HTTPError(416, "range_not_satisfiable", f"the object has {size} bytes", headers)
         return Selection(206, first, None if last is None else last + 1)
 
 
@@ -95,22 +102,6 @@ class Selection(NamedTuple):
     status: int
     start: int = 0
     stop: int | None = None
-
-
-def _number(digits: str | None) -> int | None:
-    return None if digits is None else min(int(digits), _FARTHEST)
-
-
-def _suffix(length: int, size: int) -> Selection:
-    if length == 0:
-        raise _unsatisfiable(size)
-    # The last bytes of an empty object are all of it, which no Content-Range can say.
-    return Selection(206, max(0, size - length)) if size else Selection(200)
-
-
-def _unsatisfiable(size: int) -> HTTPError:
-    headers = {"Content-Range": f"bytes */{size}"}
-    return HTTPError(416, "range_not_satisfiable", f"the object has {size} bytes", headers)
 
 
 def _failed() -> HTTPError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from starfish_server.checks import is_key
@@ -29,30 +28,23 @@ def is_segment(text: str) -> bool:
     return "/" not in text and is_key(text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(NamedTuple):
     head: str
-    field: str | None
+    field: str
     tail: str
-
-    def fill(self, params: Mapping[str, str]) -> str:
-        return self.head if self.field is None else self.head + params[self.field] + self.tail
 
     def may_equal(self, other: _Segment) -> bool:
         """Return whether some values of the fields give both segments the same text."""
-        if self.field is None and other.field is None:
-            return self.head == other.head
-        if self.field is None:
-            return other.may_equal(self)
-        if other.field is None:
-            text = other.head
-            return (
-                len(text) > len(self.head + self.tail)
-                and text.startswith(self.head)
-                and text.endswith(self.tail)
-            )
+        if not self.field:
+            return other.matches(self.head)
+        if not other.field:
+            return self.matches(other.head)
         heads = self.head.startswith(other.head) or other.head.startswith(self.head)
         return heads and (self.tail.endswith(other.tail) or other.tail.endswith(self.tail))
+
+    def matches(self, text: str) -> bool:
+        value = ".+" if self.field else ""
+        return re.fullmatch(re.escape(self.head) + value + re.escape(self.tail), text) is not None
 
 
 class PathTemplate:
@@ -63,19 +55,22 @@ class PathTemplate:
     """
 
     def __init__(self, template: str) -> None:
-        self._segments = tuple(_parse_segment(template, part) for part in template.split("/") if template)
-        self.fields = tuple(segment.field for segment in self._segments if segment.field is not None)
+        matches = [_SEGMENT.fullmatch(text) for text in template.split("/")]
+        if None in matches:
+            raise ValueError(f"storagePath {template!r}: a segment is text with at most one {{field}}")
+        self._segments = [_Segment(*match.groups("")) for match in matches if match]
+        self.template = template
+        self.fields = tuple(segment.field for segment in self._segments if segment.field)
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"storagePath {template!r} names a field twice")
         if template and not is_key(self.key(dict.fromkeys(self.fields, "x"))):
             raise ValueError(f"storagePath {template!r} is not '/'-separated segments of [A-Za-z0-9._:@-]")
-        self.template = template
 
     @property
     def ends_with_field(self) -> bool:
         """Whether the last segment is a field and nothing else, so that its values can be listed."""
         last = self._segments[-1]
-        return last.field is not None and not last.head and not last.tail
+        return bool(last.field) and not last.head and not last.tail
 
     @cached_property
     def parent(self) -> PathTemplate:
@@ -84,21 +79,13 @@ class PathTemplate:
 
     def key(self, params: Mapping[str, str]) -> str:
         """Return the key with every field filled in. The values are not checked here."""
-        return "/".join(segment.fill(params) for segment in self._segments)
+        return self.template.format_map(params)
 
     def overlaps(self, other: PathTemplate) -> bool:
         """Return whether some key belongs to both templates."""
         return len(self._segments) == len(other._segments) and all(
-            mine.may_equal(theirs) for mine, theirs in zip(self._segments, other._segments, strict=True)
+            map(_Segment.may_equal, self._segments, other._segments)
         )
-
-
-def _parse_segment(template: str, text: str) -> _Segment:
-    match = _SEGMENT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"storagePath {template!r}: {text!r} is not text with at most one {{field}}")
-    head, field, tail = match.groups()
-    return _Segment(head, field, tail or "")
 
 
 class _Frozen(BaseModel):
@@ -151,16 +138,7 @@ class CollectionConfig(_Frozen):
     listable: bool = False
     pull_only: bool = False
     push_only: bool = False
-    encryption: str = "none"
-
-    @field_validator("encryption")
-    @classmethod
-    def _only_plain(cls, encryption: str) -> str:
-        if encryption != "none":
-            raise ValueError(
-                f"encryption {encryption!r} is not supported; 'none' is, and clients may encrypt"
-            )
-        return encryption
+    encryption: Literal["none"] = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> CollectionConfig:
@@ -203,6 +181,14 @@ def _check_collections(collections: tuple[CollectionConfig, ...]) -> tuple[Colle
 _Collections = Annotated[tuple[CollectionConfig, ...], AfterValidator(_check_collections)]
 
 
+def _check_mount(name: str) -> str:
+    if not _NAMESPACE.fullmatch(name):
+        raise ValueError(f"a namespace's name is of [A-Za-z0-9_-], at most 255, not {name!r}")
+    if name in _RESERVED:
+        raise ValueError(f"a namespace cannot be named {name!r}: that is a route of its own")
+    return name
+
+
 class NamespaceConfig(_Frozen):
     """The collections of one namespace mount; at least one."""
 
@@ -220,21 +206,6 @@ class SyncConfig(_Frozen):
 
     version: Literal[1] = 1
     collections: _Collections = ()
-    namespaces: dict[str, NamespaceConfig] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_given(cls, config: Any) -> Any:
-        if config is None:
-            raise ValueError("the configuration of the router is missing; it lists collections or namespaces")
-        return config
-
-    @field_validator("namespaces")
-    @classmethod
-    def _check_namespaces(cls, namespaces: dict[str, NamespaceConfig]) -> dict[str, NamespaceConfig]:
-        for name in namespaces:
-            if not _NAMESPACE.fullmatch(name):
-                raise ValueError(f"a namespace's name is of [A-Za-z0-9_-], at most 255, not {name!r}")
-            if name in _RESERVED:
-                raise ValueError(f"a namespace cannot be named {name!r}: that is a route of its own")
-        return namespaces
+    namespaces: dict[Annotated[str, AfterValidator(_check_mount)], NamespaceConfig] = Field(
+        default_factory=dict
+    )

@@ -1,40 +1,53 @@
-"""A document as it is stored: its data, when each leaf of it last changed, and the hash of the whole."""
+"""Documents: what is stored of one, and pushing it without losing another caller's update."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakValueDictionary
 
-VERSION = 1
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.router.config import JSON_TYPE
+from starfish_server.router.responses import HTTPError
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
+    from starfish_server.router.requests import PushRequest
+    from starfish_server.storage.base import AbstractObjectStore
+
+_log = logging.getLogger(__name__)
+
 # The SDK encrypts a whole document into one text under this key.
 _ENCRYPTED = "_encrypted"
+# A conflict under a base that still matches takes another writer of the very same data each time.
+MAX_ATTEMPTS = 10
+
+canonical_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+"""Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
 
 class CorruptDocumentError(ValueError):
     """The object at a document's key is not a document."""
 
 
-def canonical_json(value: object) -> str:
-    """Return JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def content_hash(data: dict[str, object]) -> str:
-    """Return the SHA-256 of the canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of the canonical JSON, in hexadecimal.
+
+    Raises `ValueError` for what has no JSON or no UTF-8: NaN, infinities and lone surrogates.
+    """
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
-    """The signer of a document: the caller's identity, and the signature that came with the push."""
-
-    pubkey: str
-    signature: str
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(BaseModel):
     """One version of a document.
 
     data: the JSON object.
@@ -43,37 +56,30 @@ class Document:
     hash: of `data`, as `content_hash` gives it.
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
         where clocks disagree. It grows with every change, so a reader that has seen it misses no later one.
-    author: of this version, if it was signed.
+    author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
     """
 
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    v: Literal[1] = 1
     data: dict[str, object]
     timestamps: dict[str, object]
     hash: str
-    timestamp: int
-    author: Author | None = None
+    timestamp: int = 0
+    author_pubkey: str | None = None
+    author_signature: str | None = None
 
     @property
     def tag(self) -> str:
         """The entity tag of this version: the hash, and with an author a digest of identity and signature."""
-        if self.author is None:
+        if self.author_signature is None:
             return self.hash
-        signed = canonical_json([self.author.pubkey, self.author.signature])
+        signed = canonical_json([self.author_pubkey, self.author_signature])
         return f"{self.hash}-{hashlib.sha256(signed.encode()).hexdigest()}"
 
     def to_json(self) -> str:
         """Return the text that is stored."""
-        stored: dict[str, object] = {
-            "v": VERSION,
-            "data": self.data,
-            "timestamps": self.timestamps,
-            "hash": self.hash,
-        }
-        # A removal leaves no leaf to carry its time.
-        if self.timestamp != _latest(self.timestamps):
-            stored["timestamp"] = self.timestamp
-        if self.author is not None:
-            stored |= {"authorPubkey": self.author.pubkey, "authorSignature": self.author.signature}
-        return json.dumps(stored, separators=(",", ":"), ensure_ascii=False)
+        return self.model_dump_json(by_alias=True, exclude_none=True)
 
     def changed_since(self, checkpoint: int) -> dict[str, object]:
         """Return the part of `data` whose leaves changed after `checkpoint`, in milliseconds; 0 returns all.
@@ -89,30 +95,42 @@ class Document:
 def parse_document(stored: str | bytes) -> Document:
     """Return the document that was stored as this text or its UTF-8, or raise `CorruptDocumentError`."""
     try:
-        fields = json.loads(stored if isinstance(stored, str) else stored.decode())
-        if fields["v"] != VERSION:
-            raise CorruptDocumentError("a document of another version")
-        data, timestamps, hash_ = fields["data"], fields["timestamps"], fields["hash"]
-        if not (isinstance(data, dict) and isinstance(timestamps, dict) and isinstance(hash_, str)):
-            raise CorruptDocumentError("a document with a field of the wrong type")
-        clock = max(_latest(timestamps), _latest(fields.get("timestamp")))
-        return Document(data, timestamps, hash_, clock, _author(fields))
-    except CorruptDocumentError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        document = Document.model_validate_json(stored)
+    except ValueError as error:
         raise CorruptDocumentError("not a document") from error
+    if document.timestamp:
+        return document
+    # Another server stored it, without a clock of the whole.
+    return document.model_copy(update={"timestamp": _latest(document.timestamps)})
 
 
 def next_version(
-    previous: Document | None, data: dict[str, object], hash_: str, now: int, author: Author | None = None
+    previous: Document | None,
+    data: dict[str, object],
+    hash_: str,
+    now: int,
+    author: tuple[str | None, str | None] = (None, None),
 ) -> Document:
-    """Return the document after `data`, of that hash, was pushed over `previous` at `now` (milliseconds)."""
+    """Return the document after `data`, of that hash, was pushed over `previous` at `now` (milliseconds).
+
+    author: identity and signature of the caller, if the push was signed.
+    """
+    times: dict[str, object]
     if previous is None:
-        return Document(data, _stamped({}, {}, data, now), hash_, now, author)
-    if hash_ == previous.hash:
-        return Document(data, previous.timestamps, hash_, previous.timestamp, author)
-    time = max(now, previous.timestamp + 1)
-    return Document(data, _stamped(previous.data, previous.timestamps, data, time), hash_, time, author)
+        times, time = _stamped({}, {}, data, now), now
+    elif hash_ == previous.hash:
+        times, time = previous.timestamps, previous.timestamp
+    else:
+        time = max(now, previous.timestamp + 1)
+        times = _stamped(previous.data, previous.timestamps, data, time)
+    return Document(
+        data=data,
+        timestamps=times,
+        hash=hash_,
+        timestamp=time,
+        author_pubkey=author[0],
+        author_signature=author[1],
+    )
 
 
 def _stamped(
@@ -123,12 +141,8 @@ def _stamped(
     for key, value in new.items():
         old_value, old_time = old.get(key), old_times.get(key)
         if isinstance(value, dict):
-            times[key] = _stamped(
-                old_value if isinstance(old_value, dict) else {},
-                old_time if isinstance(old_time, dict) else {},
-                value,
-                time,
-            )
+            before = old_value if isinstance(old_value, dict) else {}
+            times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
         elif isinstance(old_time, int) and key in old and _same_leaf(old_value, value):
             times[key] = old_time
         else:
@@ -161,8 +175,77 @@ def _latest(times: object) -> int:
     return times if isinstance(times, int) else 0
 
 
-def _author(fields: dict[str, object]) -> Author | None:
-    pubkey, signature = fields.get("authorPubkey"), fields.get("authorSignature")
-    if isinstance(pubkey, str) and isinstance(signature, str):
-        return Author(pubkey, signature)
-    return None
+def now_ms() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Pushes:
+    """Writes documents to a store without losing updates.
+
+    With conditional writes that holds between any number of processes. A store without them is protected by
+    a lock per key, for the pushes of this object only; the log says so once.
+    """
+
+    def __init__(self, store: AbstractObjectStore) -> None:
+        self._store = store
+        self._conditional = store.supports("conditional_write")
+        self._proven = False
+        self._warned = False
+        # A lock lives as long as a push holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def push(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        """Return the document as stored.
+
+        Raises a 409 if `baseHash` is not the current hash, and a 503 if other writers conflict every time.
+        """
+        if self._conditional:
+            try:
+                return await self._push_if_unchanged(key, pushed, context)
+            except StoreNotSupportedError:
+                # Only the service behind the store could tell. Nothing was written.
+                if self._proven:  # an earlier success proves support, so an intermediary refused
+                    raise
+                self._conditional = False
+        return await self._push_locked(key, pushed, context)
+
+    async def _push_if_unchanged(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        for _ in range(MAX_ATTEMPTS):
+            found = await self._store.read(key, context=context)
+            if found is not None and found.info.version is None:
+                raise StoreNotSupportedError("the object has no version", operation="read", key=key)
+            stored, version = (None, None) if found is None else (found.body, found.info.version)
+            document = _successor(stored, pushed, context)
+            try:
+                await self._store.write(
+                    key, document.to_json(), content_type=JSON_TYPE, if_version=version, context=context
+                )
+            except VersionConflictError:
+                continue
+            self._proven = True
+            return document
+        raise HTTPError(503, "contended", f"{MAX_ATTEMPTS} attempts met another writer")
+
+    async def _push_locked(self, key: str, pushed: PushRequest, context: StoreContext) -> Document:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s has no conditional writes: concurrent pushes are kept apart within this process only,"
+                " and a second process on the same data could lose updates",
+                type(self._store).__name__,
+            )
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            stored = await self._store.get_string(key, context=context)
+            document = _successor(stored, pushed, context)
+            await self._store.put(key, document.to_json(), content_type=JSON_TYPE, context=context)
+            return document
+
+
+def _successor(stored: str | bytes | None, pushed: PushRequest, context: StoreContext) -> Document:
+    previous = None if stored is None else parse_document(stored)
+    if (pushed.base_hash or None) != (previous.hash if previous else None):
+        raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")
+    signed = pushed.author_signature is not None and context.identity is not None
+    author = (context.identity, pushed.author_signature) if signed else (None, None)
+    return next_version(previous, pushed.data, pushed.hash, now_ms(), author)

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from starfish_server.checks import is_key
-from starfish_server.router.config import is_segment
 from starfish_server.router.documents import content_hash
 from starfish_server.router.responses import HTTPError
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 # Objects and arrays inside each other; readers and writers of documents recurse this deep.
 MAX_DEPTH = 100
-# Longer numbers are over any limit, and slow to read.
-_MAX_LENGTH_DIGITS = 18
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*"'
 _CONTENT_TYPE = re.compile(rf"({_WORD}/{_WORD})(?:[ \t]*;[ \t]*(?:{_WORD}=(?:{_WORD}|{_QUOTED}))?)*+")
@@ -60,18 +57,13 @@ def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[st
     params = {field: request.path_params[field] for field in path.fields}
     key = path.key(params)
     if (
-        not all(map(is_segment, params.values()))
+        not all(map(is_key, params.values()))  # which the route has kept free of slashes
         or (key and not is_key(key))
         or not request.scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
-        or has_encoded_slash(request)
+        or b"%2f" in (request.scope.get("raw_path") or b"").lower()
     ):
         raise HTTPError(400, "invalid_path", "a segment of the path is not a key segment")
     return key, params
-
-
-def has_encoded_slash(request: Request) -> bool:
-    """Return whether the path, as it was sent, holds a slash inside one of its segments."""
-    return b"%2f" in (request.scope.get("raw_path") or b"").lower()
 
 
 def is_content_type(content_type: str, media_ranges: tuple[str, ...]) -> bool:
@@ -95,8 +87,8 @@ def accepted_type(request: Request, media_ranges: tuple[str, ...]) -> str:
     content_types = request.headers.getlist("content-type")
     if len(content_types) != 1 or not is_content_type(content_types[0].strip(" \t"), media_ranges):
         raise HTTPError(415, "unsupported_media_type", f"Content-Type {ascii(content_types)[:200]}")
-    encodings = request.headers.getlist("content-encoding")
-    if any(coding.strip().lower() != "identity" for coding in ",".join(encodings).split(",") if coding):
+    encodings = ",".join(request.headers.getlist("content-encoding"))
+    if any(coding.strip().lower() not in ("", "identity") for coding in encodings.split(",")):
         raise HTTPError(415, "unsupported_content_encoding", f"Content-Encoding {ascii(encodings)[:200]}")
     return content_types[0].strip(" \t")
 
@@ -106,9 +98,7 @@ def declared_length(request: Request, max_bytes: int) -> int | None:
     declared = request.headers.get("content-length")
     if declared is None:
         return None
-    if not (declared.isascii() and declared.isdigit()):
-        raise HTTPError(400, "invalid_content_length", "Content-Length is not a number")
-    if len(declared) > _MAX_LENGTH_DIGITS or int(declared) > max_bytes:
+    if int(declared) > max_bytes:  # digits alone: the server would not frame a body by anything else
         raise _too_large(max_bytes)
     return int(declared)
 
@@ -129,52 +119,27 @@ def _too_large(max_bytes: int) -> HTTPError:
 
 
 def parse_push(body: bytes) -> PushRequest:
-    """Return the push of a document; raise a 400 for a body that is not JSON or not of this shape."""
+    """Return the push of a document; raise a 400 for a body that is not of this shape.
+
+    It must be JSON that every reader reads alike: no NaN or number beyond a double, no key twice in one
+    object, no `__proto__` as a key, no lone surrogate, and no nesting over `MAX_DEPTH`.
+    """
     try:
-        pushed = PushRequest.model_validate(parse_json(body))
-        pushed.hash  # noqa: B018 - encodes all text, and so finds lone surrogates
+        value = _decode(body.decode())
+        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            raise RecursionError
+        pushed = PushRequest.model_validate(value)
+        pushed.hash  # noqa: B018 - has no JSON of such numbers, and no UTF-8 of surrogates
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ascii(".".join(map(str, first["loc"])))[:100]
         raise HTTPError(400, "invalid_body", f"{where}: {first['msg']}") from None
-    except ValueError as error:
-        raise HTTPError(400, "invalid_json", str(error)) from None
-    return pushed
-
-
-def parse_json(body: bytes) -> object:
-    """Return the JSON value of a UTF-8 body.
-
-    Raises `ValueError` also for what other readers refuse or read differently: NaN and infinities, numbers
-    too large for a double, a key twice in one object, `__proto__` as a key, and nesting over `MAX_DEPTH`.
-    """
-    try:
-        value = json.loads(
-            body.decode(),
-            parse_constant=_parse_float,
-            parse_float=_parse_float,
-            parse_int=_parse_int,
-            object_pairs_hook=_unique,
-        )
-        if _depth(value) > MAX_DEPTH:
-            raise RecursionError
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
     except RecursionError:
-        raise ValueError(f"nested over {MAX_DEPTH} deep") from None
-    return value
-
-
-def _parse_float(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("not a number within the range of a double")
-    return number
-
-
-def _parse_int(text: str) -> int:
-    _parse_float(text)
-    return int(text)
+        raise HTTPError(400, "invalid_json", f"nested over {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
+        raise HTTPError(400, "invalid_json", reason) from None
+    return pushed
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -184,6 +149,15 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if "__proto__" in fields:
         raise ValueError("the key __proto__")
     return fields
+
+
+def _integer(text: str) -> int:
+    if math.isinf(float(text)):
+        raise ValueError("not a number within the range of a double")
+    return int(text)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer).decode
 
 
 def _depth(value: object) -> int:

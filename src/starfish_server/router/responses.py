@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -33,7 +33,6 @@ from starfish_server.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from fastapi import Request, Response
     from starlette.types import Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
 }
 
 _LONGEST_WAIT = 86_400  # seconds
+_to_json = TypeAdapter(dict[str, Any]).dump_json
 _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
@@ -78,10 +78,7 @@ class HTTPError(Exception):
 
 
 class JSONErrorRoute(APIRoute):
-    """A route that answers every error as `{"error": code}`, a method that it does not serve included.
-
-    A 4xx that the route does not document is a fault of the server, and becomes a 500.
-    """
+    """A route that answers every error as `{"error": code}`, a method that it does not serve included."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -92,10 +89,7 @@ class JSONErrorRoute(APIRoute):
             except HTTPException:  # of a dependency that the application added
                 raise
             except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
-                http_error = _http_error(error)
-                if http_error.status < 500 and http_error.status not in self.responses:
-                    http_error = HTTPError(500, "internal_error")
-                return error_response(request.scope, http_error, error)
+                return error_response(request.scope, error)
 
         return handle
 
@@ -104,17 +98,32 @@ class JSONErrorRoute(APIRoute):
         if scope["method"] in methods:
             await super().handle(scope, receive, send)
             return
-        allow = "GET, HEAD" if "GET" in methods else "POST"
+        allow = "POST" if "POST" in methods else "GET, HEAD"
         error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
         await error_response(scope, error)(scope, receive, send)
 
+    async def call_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint without FastAPI, which would validate parameters and call dependencies."""
+        try:
+            response = await self.endpoint(Request(scope, receive))
+        except Exception as error:  # noqa: BLE001 - as in get_route_handler
+            response = error_response(scope, error)
+        await response(scope, receive, send)
 
-def error_response(scope: Scope, error: HTTPError, cause: Exception | None = None) -> JSONResponse:
+
+def json_response(
+    content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response of compact JSON; several times as fast as FastAPI's own."""
+    return Response(_to_json(content), status, headers, "application/json")
+
+
+def error_response(scope: Scope, cause: Exception) -> Response:
     """Return the response to a request that failed, and log the failure.
 
     A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
     """
-    path = shown_text(scope["path"])
+    error, path = _http_error(cause), shown_text(scope["path"])
     _log.log(
         logging.INFO if error.status < 500 else logging.ERROR,
         "%s %s answered with %d %s%s",
@@ -132,9 +141,11 @@ def error_response(scope: Scope, error: HTTPError, cause: Exception | None = Non
             "reason": error.reason,
         },
     )
+    headers = error.headers
     if error.status == 503:
-        error.headers.setdefault("Retry-After", _retry_after(cause))
-    return JSONResponse({"error": error.code}, error.status, error.headers)
+        seconds = getattr(cause, "retry_after", None) or 1
+        headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
+    return json_response({"error": error.code}, error.status, headers)
 
 
 def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
@@ -156,13 +167,6 @@ def _http_error(error: Exception) -> HTTPError:
         if isinstance(error, kind):
             return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))
     return HTTPError(500, "internal_error")
-
-
-def _retry_after(error: Exception | None) -> str:
-    seconds = getattr(error, "retry_after", None)
-    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        return "1"
-    return str(math.ceil(min(seconds, _LONGEST_WAIT)))
 
 
 class _Body(BaseModel):
@@ -215,18 +219,12 @@ class ErrorBody(_Body):
     error: str = Field(examples=["hash_mismatch"])
 
 
-def describe_responses(ok: dict[str, Any], *errors: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of a route's responses; `ok` describes the 200.
-
-    Every route may answer with 400, 401, 403 and any 5xx.
-    """
-    described: dict[int | str, dict[str, Any]] = {200: ok}
-    for status in (400, 401, 403, *errors):
-        described[status] = {"model": ErrorBody, "description": _ERRORS[status]}
-    return described | {"default": {"model": ErrorBody, "description": "The server or its store failed."}}
+def errors(*statuses: int | Literal["default"]) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of a route's errors with these statuses."""
+    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
 
 
-_ERRORS = {
+_ERRORS: dict[int | str, str] = {
     400: "A bad path segment, parameter or body.",
     401: "The caller is unknown.",
     403: "The caller, or the server at its store, may not do this.",
@@ -236,4 +234,5 @@ _ERRORS = {
     413: "The body is over the limit.",
     415: "The collection does not take this content type.",
     416: "The range begins after the end of the object.",
+    "default": "The server or its store failed.",
 }

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Header, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
@@ -28,8 +27,9 @@ from starfish_server.router.responses import (
     PulledDocument,
     PushedBlob,
     PushedDocument,
-    describe_responses,
+    errors,
     holds_tag,
+    json_response,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from starfish_server.router.auth import Admission
     from starfish_server.router.config import CollectionConfig, PathTemplate
-    from starfish_server.router.pushes import Pushes
+    from starfish_server.router.documents import Pushes
     from starfish_server.storage.base import AbstractObjectStore
 
 # The largest integer that every JSON reader keeps exact.
@@ -51,7 +51,6 @@ _UNSUPPORTED = ("last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
 _BYTES = {"type": "string", "format": "binary"}
-_NOT_MODIFIED = {"description": "`If-None-Match` holds the current `ETag`."}
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,11 @@ class Collection:
     admission: Admission
     pushes: Pushes
 
+    def __post_init__(self) -> None:
+        if not (self.config.holds_documents or self.store.native("read") or self.store.supports("get_bytes")):
+            name, store = self.config.name, type(self.store).__name__
+            raise ValueError(f"collection {name!r} holds blobs, and {store} stores text only")
+
     @cached_property
     def cache_headers(self) -> dict[str, str]:
         """What caches may do: revalidate every response, and in shared caches keep public ones only."""
@@ -71,10 +75,7 @@ class Collection:
         return {"Cache-Control": "no-cache" if public else "private, no-cache"}
 
     async def pull_document(
-        self,
-        request: Request,
-        checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0,
-        if_none_match: Annotated[str, Header()] = "",
+        self, request: Request, checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0
     ) -> Response:
         """Return the document, or what changed in it after `checkpoint`.
 
@@ -86,20 +87,20 @@ class Collection:
                 raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
         stored = await self.store.get_string(key, context=context)
         if stored is None:
-            return JSONResponse({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
+            return json_response({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
         document = parse_document(stored)
         headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
-        if holds_tag(if_none_match, headers["ETag"]):
+        if holds_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         pulled: dict[str, object] = {
             "data": document.changed_since(checkpoint),
             "hash": document.hash,
             "timestamp": document.timestamp,
         }
-        if document.author is not None:
-            pulled["authorPubkey"] = document.author.pubkey
-            pulled["authorSignature"] = document.author.signature
-        return JSONResponse(pulled, headers=headers)
+        if document.author_signature is not None:
+            pulled["authorPubkey"] = document.author_pubkey
+            pulled["authorSignature"] = document.author_signature
+        return json_response(pulled, headers=headers)
 
     async def push_document(self, request: Request) -> Response:
         """Store the document in place of the one whose hash is `baseHash`."""
@@ -109,7 +110,7 @@ class Collection:
         chunks = body_chunks(request, self.config.max_body_bytes)
         pushed = parse_push(b"".join([chunk async for chunk in chunks]))
         document = await self.pushes.push(key, pushed, context)
-        return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
+        return json_response({"hash": document.hash, "timestamp": document.timestamp})
 
     async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
         """Return the bytes or a range of them, with the content type that they were pushed with."""
@@ -137,7 +138,7 @@ class Collection:
             expected=expected,
         )
         tag = tag_of(info)
-        return JSONResponse({"hash": None if tag is None else tag.strip('"')})
+        return json_response({"hash": None if tag is None else tag.strip('"')})
 
     async def list_names(
         self,
@@ -151,7 +152,7 @@ class Collection:
             raise HTTPError(400, "invalid_after", "after is not a key segment")
         names = await self._names(f"{parent}/" if parent else "", after, limit + 1, context)
         listing = {"items": names[:limit], "hasMore": len(names) > limit}
-        return JSONResponse(listing, headers=self.cache_headers)
+        return json_response(listing, headers=self.cache_headers)
 
     async def _names(self, prefix: str, after: str, count: int, context: StoreContext) -> list[str]:
         """Return up to `count` keys directly under `prefix`, without it; deeper keys are left out."""
@@ -187,21 +188,22 @@ class Collection:
         pull: Callable[..., Awaitable[Response]] = self.pull_document
         push: Callable[..., Awaitable[Response]] = self.push_document
         body: dict[str, Any] = {JSON_TYPE: {"schema": PushRequest.model_json_schema()}}
-        of_pull = describe_responses({"model": PulledDocument, "description": "The document."})
-        of_push = describe_responses({"model": PushedDocument, "description": "Stored."}, 409, 413, 415)
+        of_pull = _ok("The document.", model=PulledDocument)
+        of_push = _ok("Stored.", model=PushedDocument) | errors(409, 413, 415)
         if not config.holds_documents:
             pull, push = self.pull_blob, self.push_blob
             body = {media_range: {"schema": _BYTES} for media_range in config.allowed_mime_types}
-            whole = {"description": "The bytes, with the content type of their push.", "content": body}
-            part = {"description": "The bytes that `Range` asks for.", "content": body}
-            of_pull = describe_responses(whole, 404, 412, 416) | {206: part}
-            of_push = describe_responses({"model": PushedBlob, "description": "Stored."}, 409, 412, 413, 415)
+            of_pull = _ok("The bytes, with the content type of their push.", content=body)
+            of_pull |= {206: {"description": "The bytes that `Range` asks for.", "content": body}}
+            of_pull |= errors(404, 412, 416)
+            of_push = _ok("Stored.", model=PushedBlob) | errors(409, 412, 413, 415)
         if not config.push_only:
-            self._add(router, "GET", "pull", path, pull, of_pull | {304: _NOT_MODIFIED})
+            of_pull[304] = {"description": "`If-None-Match` holds the current `ETag`."}
+            self._add(router, "GET", "pull", path, pull, of_pull)
         if not config.pull_only:
             self._add(router, "POST", "push", path, push, of_push, {"required": True, "content": body})
         if config.listable:
-            responses = describe_responses({"model": Listing, "description": "One page of names."})
+            responses = _ok("One page of names.", model=Listing)
             self._add(router, "GET", "list", path.parent, self.list_names, responses)
 
     def _add(
@@ -219,7 +221,7 @@ class Collection:
         if self.namespace is not None:
             # Neither name can hold a slash, so no two collections make the same operation id.
             route, name = f"/{self.namespace}{route}", f"{self.namespace}/{name}"
-        parameters = [
+        fields = [
             {"name": field, "in": "path", "required": True, "schema": _SEGMENT} for field in path.fields
         ]
         add_route(
@@ -227,21 +229,22 @@ class Collection:
             method,
             route,
             handler,
-            name=name,
             operation_id=name,
             tags=[self.config.name],
-            responses=responses,
-            openapi_extra={"parameters": parameters} | ({"requestBody": body} if body else {}),
+            responses=responses | errors(400, 401, 403, "default"),
+            openapi_extra={"parameters": fields} | ({"requestBody": body} if body else {}),
         )
 
 
 def add_route(
-    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Any]], **options: Any
+    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Response]], **options: Any
 ) -> None:
     """Add a route to the router; a GET answers HEAD as well."""
-    options.setdefault("response_model", None)
-    router.add_api_route(path, handler, methods=[method], **options)
+    router.add_api_route(path, handler, methods=[method], response_model=None, **options)
     if method == "GET":
-        # A route of its own: two methods of one route would share the operation id.
-        options["include_in_schema"] = False
-        router.add_api_route(path, handler, methods=["HEAD"], **options)
+        # A route of its own, left out of the document: two methods of one route would share the operation id.
+        router.add_api_route(path, handler, methods=["HEAD"], response_model=None, include_in_schema=False)
+
+
+def _ok(description: str, **described: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": description, **described}}
