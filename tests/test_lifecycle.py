@@ -275,3 +275,17 @@ def test_options_of_another_type_are_refused() -> None:
 def test_one_store_in_place_of_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match=r"stores is a list of stores; write \[store\]"):
         GracefulShutdownOptions(stores=MemoryObjectStore(data={}))  # type: ignore[arg-type]  # that is the test
+
+
+async def test_a_plain_callback_runs_even_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    options = GracefulShutdownOptions(on_shutdown=lambda: notes.append("flushed"))
+    assert (await GracefulShutdown(options).shutdown()).ok
+    assert notes == ["flushed"]

@@ -263,7 +263,10 @@ def _in_thread(callback: Callback) -> asyncio.Future[object]:
             outcome.set_exception(error)
 
     run = copy_context().run
-    threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    try:
+        threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
+    except RuntimeError:  # no thread can be started, and a step that blocks is better than one left out
+        run(call)
     return asyncio.wrap_future(outcome)
 
 

@@ -52,7 +52,11 @@ def load_stack(
         text, table = "", dict(source)
     else:
         text, table = read_toml(source)
-    return StackFile("stack" if isinstance(source, Mapping) else str(source), text).build(table, other_tables)
+    file = StackFile("stack" if isinstance(source, Mapping) else str(source), text)
+    try:
+        return file.build(table, other_tables)
+    except RecursionError:
+        raise StackError(f"{file.name}: tables are nested too deep") from None
 
 
 def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
@@ -64,6 +68,8 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         raise StackError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise StackError(f"{path}: {error}") from error
+    except RecursionError:
+        raise StackError(f"{path}: values are nested too deep") from None
 
 
 class StackFile:
@@ -155,6 +161,8 @@ class StackFile:
         """Raise errors as a `StackError` with the line of `at`, or of the first of `options` it names."""
         try:
             yield
+        except RecursionError:
+            raise
         except Exception as error:
             text = str(error) if isinstance(error, _PLAIN) else f"{type(error).__name__}: {error}"
             named = next((word for word in re.findall(r"\w+", text) if word in options), None)

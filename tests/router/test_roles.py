@@ -208,3 +208,13 @@ async def test_the_challenge_can_be_changed(store: RecordingStore) -> None:
     async with client_of(app) as client:
         response = await client.get("/pull/notes/a")
     assert response.headers["www-authenticate"] == 'Basic realm="notes"'
+
+
+async def test_a_caller_is_not_unknown_because_no_thread_could_be_started(
+    store: RecordingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert await answer_of(lambda request: AuthResult("alice", ["member"]), store) == UNAVAILABLE

@@ -399,3 +399,20 @@ def test_layers_that_keep_a_backend_in_bounds_are_written_in_toml(tmp_path: Path
         "window=30.0, open_seconds=10.0, probes=1)",
     ):
         assert title in shown
+
+
+def test_a_long_dotted_key_is_a_stack_error(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"stack\.toml: tables are nested too deep"):
+        loaded(tmp_path, '[leaf]\ntype = "memory"\ndata' + ".a" * 900 + " = 1\n")
+
+
+def test_a_mapping_that_holds_itself_is_a_stack_error() -> None:
+    data: dict[str, object] = {}
+    data["a"] = data
+    with pytest.raises(StackError, match="stack: tables are nested too deep"):
+        load_stack({"leaf": {"type": "memory", "data": data}})
+
+
+def test_a_table_nested_too_deep_is_a_stack_error(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"stack\.toml"):
+        loaded(tmp_path, f"leaf = {'[' * 5000}{']' * 5000}\n")

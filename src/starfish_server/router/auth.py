@@ -132,10 +132,7 @@ class Admission:
                 if self._is_async:
                     found = self._resolver(request)
                 else:
-                    context = copy_context()
-                    found = await asyncio.get_running_loop().run_in_executor(
-                        self._threads, lambda: context.run(self._resolver, request)
-                    )
+                    found = await self._call_in_thread(request)
                 return await found if inspect.isawaitable(found) else found
         except HTTPException as error:
             if error.status_code == 403:
@@ -146,6 +143,13 @@ class Admission:
                 raise HTTPError(503, "resolver_unavailable", reason) from error
             _log.warning("role_resolver raised; the caller is refused", exc_info=True)
         raise self._unauthorized("the role resolver raised")
+
+    def _call_in_thread(self, request: Request) -> Awaitable[object]:
+        try:
+            call = self._threads.submit(copy_context().run, self._resolver, request)
+        except RuntimeError as error:
+            raise StoreUnavailableError("no thread could be started for the role resolver") from error
+        return asyncio.wrap_future(call)
 
     def _unauthorized(self, reason: str) -> HTTPError:
         return HTTPError(401, "unauthorized", reason, {"WWW-Authenticate": self._challenge})
