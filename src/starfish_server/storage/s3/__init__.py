@@ -40,12 +40,12 @@ from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.s3.conditions import ConditionalWrites
 from starfish_server.storage.s3.copying import copy_object
 from starfish_server.storage.s3.deletion import delete_many, delete_one
-from starfish_server.storage.s3.infos import headers_for, object_headers, version_or_none
+from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.listing import list_keys, list_objects
 from starfish_server.storage.s3.options import S3StorageOptions
-from starfish_server.storage.s3.reading import get_object, read_object, stat_object
-from starfish_server.storage.s3.streaming import open_object
-from starfish_server.storage.s3.transport import Transport, closed_error
+from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
+from starfish_server.storage.s3.replies import headers_for, object_headers, version_or_none
+from starfish_server.storage.s3.transport import Transport
 from starfish_server.storage.s3.writing import put_object, upload_object
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starfish_server.checks import check_unchanged
@@ -11,13 +11,10 @@ from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, V
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
-from starfish_server.storage.s3.infos import headers_for, version_or_none
-from starfish_server.storage.s3.multipart import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload
-from starfish_server.storage.s3.reading import stat_object
-from starfish_server.storage.s3.replies import read_copied
-from starfish_server.storage.s3.streaming import open_object
+from starfish_server.storage.s3.reading import open_object, stat_object
+from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
 from starfish_server.storage.s3.transport import Request, bounded_gather
-from starfish_server.storage.s3.writing import upload_object
+from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload, upload_object
 
 if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
@@ -39,10 +36,13 @@ async def copy_object(
     A conditional copy passes through this process, except on AWS: other services are not known to heed
     conditions of copies, and to find out would overwrite what the condition protects.
     """
+    refused: ObjectInfo | None = None
     for _ in range(_REPLACED):
         info = await stat_object(transport, "copy", source)
         if info is None:
-            _missing(source)
+            raise _missing(source)
+        if refused is not None and refused.version == info.version:  # so it was the target's condition
+            check_unchanged(if_version, "another", "copy", target)
         if source == target:
             check_unchanged(if_version, info.version, "copy", target)
             return info
@@ -53,27 +53,20 @@ async def copy_object(
                 return await _in_parts(transport, conditional, info, target, if_version)
             return await _at_once(transport, info, target, if_version)
         except (VersionConflictError, NoSuchKeyError):
-            # Either the source has changed, or the target is not of that version.
-            now = await stat_object(transport, "copy", source)
-            if now is None:
-                _missing(source)
-            if now.version == info.version and if_version is not ANY:
-                check_unchanged(if_version, None if if_version else "another", "copy", target)
+            refused = info
     raise StoreUnavailableError("the source is being replaced all the time", operation="copy", key=source)
 
 
-def _missing(source: str) -> NoReturn:
-    raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+def _missing(source: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
 
 
 async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
     headers = _source(transport, info) | condition_headers("copy", target, if_version)
     request = Request("copy", target, "PUT", target=target, headers=headers, body=b"")
-    if if_version is ANY:
-        copied = await transport.run(request, read_copied)
-    else:
-        copied = await transport.attempt(request, read_copied)
-    return replace(info, key=target, version=version_or_none(copied.etag), modified=copied.modified)
+    send = transport.run if if_version is ANY else transport.attempt
+    etag, modified = await send(request, read_written)
+    return replace(info, key=target, version=version_or_none(etag), modified=modified)
 
 
 async def _in_parts(
@@ -111,7 +104,7 @@ async def _through_here(
 ) -> ObjectInfo:
     reader = await open_object(transport, "copy", source, 0, None)
     if reader is None:
-        _missing(source)
+        raise _missing(source)
     async with reader:
         info = reader.info
         headers = headers_for(info)
