@@ -199,7 +199,9 @@ def check_if_version(if_version: IfVersion) -> None:
         raise TypeError(f"if_version is ANY, a version (str) or None, not {type(if_version).__name__}")
 
 
-def check_unchanged(if_version: IfVersion, found: str | None, operation: str, key: str) -> None:
+def check_unchanged(
+    if_version: IfVersion, found: str | None, operation: str | None = None, key: str | None = None
+) -> None:
     """Raise `VersionConflictError` unless a write may replace the version `found`; None is no object."""
     if if_version is ANY or if_version == found:
         return

@@ -300,7 +300,7 @@ async def test_credentials_that_many_requests_find_expired_are_replaced_once(
     assert runs.read_text() == "xx"
 
 
-async def test_credentials_that_are_expired_however_new_are_refused_after_one_retry(
+async def test_credentials_that_are_expired_however_new_are_refused_after_two_retries(
     proxy: FaultyProxy,
     moto: S3Server,
     make_s3: MakeS3,
@@ -311,7 +311,7 @@ async def test_credentials_that_are_expired_however_new_are_refused_after_one_re
     proxy.fault = s3_error(400, "ExpiredToken")
     with pytest.raises(StoreAccessDeniedError, match="ExpiredToken"):
         await store.get_string("k")
-    assert tokens_sent(proxy) == ["token-1", "token-2"]
+    assert tokens_sent(proxy) == ["token-1", "token-2", "token-3"]
 
 
 async def test_credentials_of_the_options_that_have_expired_are_sent_once(

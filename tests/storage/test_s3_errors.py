@@ -28,6 +28,7 @@ from starfish_server.storage.s3.errors import (
     BY_EXCEPTION,
     Fault,
     InvalidRangeError,
+    Named,
     NoSuchKeyError,
     WriteRaceError,
     error_for,
@@ -71,7 +72,7 @@ NOT_RAISED = {
 )
 def test_every_documented_code_has_its_error(code: str, kind: type[StoreError]) -> None:
     status = 403 if code == "InvalidObjectState" else 400
-    assert type(error_for(Fault(status, code), "put", "k", "b")) is kind
+    assert type(error_for(Fault(status, code), "b")) is kind
 
 
 def test_every_code_in_botocores_model_of_s3_has_the_error_of_its_status_or_its_own() -> None:
@@ -101,12 +102,14 @@ def test_every_code_in_botocores_model_of_s3_has_the_error_of_its_status_or_its_
     ],
 )
 def test_a_reply_without_a_code_is_judged_by_its_status(status: int, kind: type[StoreError]) -> None:
-    assert type(error_for(Fault(status), "get_string", "k", "b")) is kind
+    assert type(error_for(Fault(status), "b")) is kind
 
 
 def test_an_error_says_what_was_done_where_and_what_the_server_said() -> None:
     fault = Fault(503, "SlowDown", "Please\nslow \x1b[31mdown", request_id="R1", retry_after=2.0)
-    error = error_for(fault, "put", "a/b", "bucket")
+    with pytest.raises(StoreError) as caught, Named("put", "a/b"):
+        raise error_for(fault, "bucket")
+    error = caught.value
     assert str(error) == (
         "put 'a/b': SlowDown, HTTP 503, request R1, bucket 'bucket': Please\ufffdslow \ufffd[31mdown"
     )
@@ -146,18 +149,18 @@ def test_every_exception_of_aiohttp_has_its_error() -> None:
 
 
 def mapped(exception: Exception) -> StoreError:
-    error = store_error(exception, "put", "k", "b")
+    error = store_error(exception, "b")
     assert error is not None
     return error
 
 
 def test_an_error_that_is_not_of_the_network_passes() -> None:
-    assert store_error(ZeroDivisionError(), "put", "k", "b") is None
+    assert store_error(ZeroDivisionError(), "b") is None
 
 
 def test_a_proxy_that_opens_no_tunnel_is_named() -> None:
     error = aiohttp.ClientHttpProxyError(REQUEST, (), status=502, message="hunter2")
-    assert str(mapped(error)) == "put 'k': HTTP 502, bucket 'b': the proxy opened no tunnel"
+    assert str(mapped(error)) == "HTTP 502, bucket 'b': the proxy opened no tunnel"
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:

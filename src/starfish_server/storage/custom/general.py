@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starfish_server.checks import (
     check_chunks,
@@ -18,17 +20,17 @@ from starfish_server.checks import (
 )
 from starfish_server.errors import StoreError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
+from starfish_server.operations import OPERATIONS, Operation
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom.callback import Shape
+from starfish_server.storage.derived import DERIVED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable, Mapping
+    from collections.abc import Callable
 
-    from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion
     from starfish_server.storage.custom.callback import Callback
 
-T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 _OPTIONS = ("content_type", "cache_control", "metadata", "if_version")
 SHAPES = {
     "stat": Shape("on_stat", ("key",)),
@@ -54,6 +56,37 @@ _PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
+def _by_callback(method: F, *results: type) -> F:
+    """Return an operation with the signature of `method`, which derives it where there is no callback.
+
+    results: the types that the callback may return.
+    """
+    name = method.__name__
+    signature = inspect.signature(method)
+    positional = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in signature.parameters.values()) - 1
+
+    @functools.wraps(method)
+    async def operation(self: GeneralCallbacks, *args: object, **options: object) -> object:
+        if len(args) > positional:
+            signature.bind(self, *args, **options)  # raises the TypeError that says so
+        if name in DERIVED and not self.native(name):
+            return await method(self, *args, **options)
+        call = OPERATIONS[name](*args, **options)
+        for key in call.keys or (call.prefix,):
+            self._ready(name, key)
+        callback = self._callbacks[name]
+        fields: tuple[str, ...] = type(call).__slots__
+        values = {field: getattr(call, field) for field in fields if field != "notes"}
+        _check(values, call, callback)
+        result = await callback(**values)
+        if isinstance(result, results):
+            return result
+        expected = results[0].__name__
+        raise call.error(StoreError, f"{callback.name} must return {expected}, not {type(result).__name__}")
+
+    return cast("F", operation)
+
+
 class GeneralCallbacks(AbstractObjectStore):
     """The part of `CustomObjectStore` that performs the general operations."""
 
@@ -72,174 +105,39 @@ class GeneralCallbacks(AbstractObjectStore):
             return True
         return any(all(map(self.supports, parts)) for parts in _PARTS.get(operation, ()))
 
-    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
-        if not self.native("stat"):
-            return await super().stat(key, context=context)
-        found = await self._ready("stat", key)(key=key, context=context)
-        return None if found is None else self._checked("stat", key, found, ObjectInfo)
+    stat = _by_callback(AbstractObjectStore.stat, ObjectInfo, type(None))
+    read = _by_callback(AbstractObjectStore.read, StoredObject, type(None))
+    open = _by_callback(AbstractObjectStore.open, ObjectReader, type(None))
+    write = _by_callback(AbstractObjectStore.write, ObjectInfo)
+    upload = _by_callback(AbstractObjectStore.upload, ObjectInfo)
+    copy = _by_callback(AbstractObjectStore.copy, ObjectInfo)
+    list_objects = _by_callback(AbstractObjectStore.list_objects, ObjectList)
+    signed_url = _by_callback(AbstractObjectStore.signed_url, str)
 
-    async def read(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> StoredObject | None:
-        if not self.native("read"):
-            return await super().read(key, start=start, stop=stop, context=context)
-        check_range(start, stop)
-        found = await self._ready("read", key)(key=key, start=start, stop=stop, context=context)
-        return None if found is None else self._checked("read", key, found, StoredObject)
 
-    async def open(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> ObjectReader | None:
-        if not self.native("open"):
-            return await super().open(key, start=start, stop=stop, context=context)
-        check_range(start, stop)
-        found = await self._ready("open", key)(key=key, start=start, stop=stop, context=context)
-        return None if found is None else self._checked("open", key, found, ObjectReader)
+def _check(values: dict[str, Any], call: Operation[Any], callback: Callback) -> None:
+    """Check the arguments of a call, and put copies in the place of those that may change.
 
-    async def write(
-        self,
-        key: str,
-        body: str | bytes,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        if not self.native("write"):
-            return await super().write(
-                key,
-                body,
-                content_type=content_type,
-                cache_control=cache_control,
-                metadata=metadata,
-                if_version=if_version,
-                context=context,
-            )
-        callback = self._ready("write", key)
-        options = self._options("write", key, content_type, cache_control, metadata, if_version)
-        encode_body(body, "write", key)  # for its checks
-        given = body if isinstance(body, str) else bytes(body)
-        info = await callback(key=key, body=given, context=context, **options)
-        return self._checked("write", key, info, ObjectInfo)
-
-    async def upload(
-        self,
-        key: str,
-        chunks: Iterable[bytes] | AsyncIterable[bytes],
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        if not self.native("upload"):
-            return await super().upload(
-                key,
-                chunks,
-                content_type=content_type,
-                cache_control=cache_control,
-                metadata=metadata,
-                if_version=if_version,
-                context=context,
-            )
-        callback = self._ready("upload", key)
-        options = self._options("upload", key, content_type, cache_control, metadata, if_version)
-        check_chunks(chunks, "upload")
-        given = checked_chunks(chunks, "upload")
-        info = await callback(key=key, chunks=given, context=context, **options)
-        return self._checked("upload", key, info, ObjectInfo)
-
-    async def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        if not self.native("copy"):
-            return await super().copy(source, target, if_version=if_version, context=context)
-        self._ready("copy", source)
-        callback = self._ready("copy", target)
-        self._check_condition("copy", target, if_version)
-        info = await callback(source=source, target=target, if_version=if_version, context=context)
-        return self._checked("copy", target, info, ObjectInfo)
-
-    async def list_objects(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        delimiter: str | None = None,
-        context: StoreContext | None = None,
-    ) -> ObjectList:
-        if not self.native("list_objects"):
-            return await super().list_objects(
-                prefix, start_after=start_after, limit=limit, delimiter=delimiter, context=context
-            )
-        callback = self._ready("list_objects", prefix)
-        check_delimiter(delimiter)
-        check_page(start_after, limit, "list_objects", any_text=True)
-        found = await callback(
-            prefix=prefix, start_after=start_after, limit=limit, delimiter=delimiter, context=context
-        )
-        return self._checked("list_objects", prefix, found, ObjectList)
-
-    async def signed_url(
-        self,
-        key: str,
-        *,
-        method: str = "GET",
-        expires: float = 900.0,
-        content_type: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        callback = self._ready("signed_url", key)
-        check_url(method, expires)
-        check_headers(content_type, None)
-        url = await callback(
-            key=key, method=method, expires=expires, content_type=content_type, context=context
-        )
-        return self._checked("signed_url", key, url, str)
-
-    def _options(
-        self,
-        operation: str,
-        key: str,
-        content_type: str | None,
-        cache_control: str | None,
-        metadata: Mapping[str, str] | None,
-        if_version: IfVersion,
-    ) -> dict[str, object]:
-        """Return the checked options of a write; a callback that takes too few of them cannot do it."""
-        check_headers(content_type, cache_control)
-        kept = check_metadata(metadata)
-        self._check_condition(operation, key, if_version)
-        if kept and "metadata" not in self._callbacks[operation].takes:
-            raise self._lacks(operation, key, "metadata")
-        return {
-            "content_type": content_type,
-            "cache_control": cache_control,
-            "metadata": kept,
-            "if_version": if_version,
-        }
-
-    def _check_condition(self, operation: str, key: str, if_version: IfVersion) -> None:
-        check_if_version(if_version)
-        if if_version is not ANY and "if_version" not in self._callbacks[operation].takes:
-            raise self._lacks(operation, key, "if_version")
-
-    def _lacks(self, operation: str, key: str, option: str) -> StoreNotSupportedError:
-        reason = f"{self._callbacks[operation].name} takes no {option}"
-        return StoreNotSupportedError(reason, operation=operation, key=key)
-
-    def _checked(self, operation: str, key: str, result: object, kind: type[T]) -> T:
-        if isinstance(result, kind):
-            return result
-        name = self._callbacks[operation].name
-        reason = f"{name} must return {kind.__name__}, not {type(result).__name__}"
-        raise StoreError(reason, operation=operation, key=key)
+    A callback that does not take a condition or metadata cannot do the write.
+    """
+    if "stop" in values:
+        check_range(values["start"], values["stop"])
+    if "delimiter" in values:
+        check_delimiter(values["delimiter"])
+        check_page(values["start_after"], values["limit"], call.name, any_text=True)
+    if "method" in values:
+        check_url(values["method"], values["expires"])
+    check_headers(values.get("content_type"), values.get("cache_control"))
+    if "metadata" in values:
+        values["metadata"] = check_metadata(values["metadata"])
+    if "if_version" in values:
+        check_if_version(values["if_version"])
+    for option, default in (("if_version", ANY), ("metadata", {})):
+        if values.get(option, default) != default and option not in callback.takes:
+            raise call.error(StoreNotSupportedError, f"{callback.name} takes no {option}")
+    if "chunks" in values:
+        check_chunks(values["chunks"], call.name)
+        values["chunks"] = checked_chunks(values["chunks"], call.name)
+    if "body" in values:
+        content = encode_body(values["body"], call.name, values["key"])
+        values["body"] = values["body"] if isinstance(values["body"], str) else content

@@ -40,7 +40,7 @@ from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.s3.conditions import ConditionalWrites
 from starfish_server.storage.s3.copying import copy_object
 from starfish_server.storage.s3.deletion import delete_many, delete_one
-from starfish_server.storage.s3.errors import closed_error
+from starfish_server.storage.s3.errors import Named, closed_error
 from starfish_server.storage.s3.listing import list_keys, list_objects
 from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
@@ -49,27 +49,19 @@ from starfish_server.storage.s3.transport import Transport
 from starfish_server.storage.s3.writing import put_object, upload_object
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectList, ObjectReader, StoredObject
-    from starfish_server.storage.s3.replies import Reply
 
 __all__ = ["S3ObjectStore", "S3StorageOptions"]
 
 _METHODS = {
-    "get_string": "GetObject",
-    "get_bytes": "GetObject",
+    **dict.fromkeys(("get_string", "get_bytes", "read", "open"), "GetObject"),
+    **dict.fromkeys(("put", "put_bytes", "write", "upload"), "PutObject"),
+    **dict.fromkeys(("list_keys", "list_objects"), "ListObjectsV2"),
     "stat": "HeadObject",
-    "read": "GetObject",
-    "open": "GetObject",
-    "put": "PutObject",
-    "put_bytes": "PutObject",
-    "write": "PutObject",
-    "upload": "PutObject",
     "copy": "CopyObject",
-    "list_keys": "ListObjectsV2",
-    "list_objects": "ListObjectsV2",
     "signed_url": "PresignUrl",
     "delete": "DeleteObject",
     "delete_many": "DeleteObjects",
@@ -109,12 +101,6 @@ class S3ObjectStore(AbstractObjectStore):
         address = self._transport.address
         return f"S3ObjectStore(bucket={address.bucket!r}, host={address.host!r}, region={address.region!r})"
 
-    @property
-    def endpoint(self) -> str:
-        """Base URL of the service, without the bucket."""
-        address = self._transport.address
-        return f"{address.scheme}://{address.host}{address.path}"
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "an S3ObjectStore holds connections and credentials and is not pickled or copied: "
@@ -136,13 +122,13 @@ class S3ObjectStore(AbstractObjectStore):
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._enter("get_string", key)
-        reply = await self._get("get_string", key)
+        with self._named("get_string", key):
+            reply = await get_object(self._transport, key, verify=self._verify)
         return None if reply is None else decode_text(reply.body, "get_string", key)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        self._enter("get_bytes", key)
-        reply = await self._get("get_bytes", key)
+        with self._named("get_bytes", key):
+            reply = await get_object(self._transport, key, verify=self._verify)
         if reply is None:
             return None
         return reply.body, header_or_none(reply.headers.get("Content-Type")) or DEFAULT_BYTES_TYPE
@@ -156,11 +142,10 @@ class S3ObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._enter("put", key)
-        check_headers(content_type, cache_control)
-        content = encode_text(body, "put", key)
-        headers = object_headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
-        await put_object(self._transport, "put", key, content, headers)
+        with self._named("put", key):
+            check_headers(content_type, cache_control)
+            headers = object_headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
+            await put_object(self._transport, key, encode_text(body, "put", key), headers)
 
     async def put_bytes(
         self,
@@ -171,12 +156,11 @@ class S3ObjectStore(AbstractObjectStore):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> None:
-        self._enter("put_bytes", key)
-        check_header("content_type", content_type)
-        check_headers(None, cache_control)
-        content = copy_bytes(body, "put_bytes")
-        headers = object_headers(content_type, cache_control)
-        await put_object(self._transport, "put_bytes", key, content, headers)
+        with self._named("put_bytes", key):
+            check_header("content_type", content_type)
+            check_headers(None, cache_control)
+            headers = object_headers(content_type, cache_control)
+            await put_object(self._transport, key, copy_bytes(body, "put_bytes"), headers)
 
     async def list_keys(
         self,
@@ -186,45 +170,42 @@ class S3ObjectStore(AbstractObjectStore):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> list[str]:
-        self._check_open("list_keys", prefix)
-        self._check_prefix(prefix, "list_keys")
-        check_page(start_after, limit, any_text=not self._portable)
-        return await list_keys(self._transport, prefix, start_after, limit, self._is_key)
+        with self._named("list_keys", prefix, self._check_prefix):
+            check_page(start_after, limit, any_text=not self._portable)
+            return await list_keys(self._transport, prefix, start_after, limit, self._is_key)
 
     async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
         """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
-        self._check_open("list_keys", prefix)
-        if not self._portable:
-            return []
-        keys = await list_keys(self._transport, prefix, None, None, is_any_key)
+        with self._named("list_keys", prefix, self._check_prefix):
+            keys = await list_keys(self._transport, prefix, None, None, is_any_key) if self._portable else []
         reason = "the key breaks the key rules; portable_keys=False allows it"
         return [(key, reason) for key in keys if not is_key(key)]
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._enter("delete", key)
-        await delete_one(self._transport, "delete", key)
+        with self._named("delete", key):
+            await delete_one(self._transport, key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         self._check_open("delete_many", None)
         await delete_many(self._transport, keys, self._check_key)
 
     async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
-        self._enter("stat", key)
-        return await stat_object(self._transport, "stat", key)
+        with self._named("stat", key):
+            return await stat_object(self._transport, key)
 
     async def read(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
     ) -> StoredObject | None:
-        self._enter("read", key)
-        check_range(start, stop)
-        return await read_object(self._transport, key, start, stop, verify=self._verify)
+        with self._named("read", key):
+            check_range(start, stop)
+            return await read_object(self._transport, key, start, stop, verify=self._verify)
 
     async def open(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
     ) -> ObjectReader | None:
-        self._enter("open", key)
-        check_range(start, stop)
-        return await open_object(self._transport, "open", key, start, stop)
+        with self._named("open", key):
+            check_range(start, stop)
+            return await open_object(self._transport, key, start, stop)
 
     async def write(
         self,
@@ -237,10 +218,11 @@ class S3ObjectStore(AbstractObjectStore):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> ObjectInfo:
-        kind = type_or_default(content_type, body)
-        info = self._info("write", key, kind, cache_control, metadata, if_version)
-        content = encode_body(body, "write", key)
-        etag = await self._conditional.put("write", key, content, headers_for(info), if_version)
+        with self._named("write", key):
+            kind = type_or_default(content_type, body)
+            info = _info(key, kind, cache_control, metadata, if_version)
+            content = encode_body(body, "write", key)
+            etag = await self._conditional.put(key, content, headers_for(info), if_version)
         return replace(info, size=len(content), version=version_or_none(etag))
 
     async def upload(
@@ -254,26 +236,21 @@ class S3ObjectStore(AbstractObjectStore):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> ObjectInfo:
-        kind = content_type if content_type is not None else DEFAULT_BYTES_TYPE
-        info = self._info("upload", key, kind, cache_control, metadata, if_version)
-        check_chunks(chunks, "upload")
-        etag, size = await upload_object(
-            self._transport, self._conditional, "upload", key, chunks, headers_for(info), if_version
-        )
+        with self._named("upload", key):
+            kind = type_or_default(content_type, b"")
+            info = _info(key, kind, cache_control, metadata, if_version)
+            check_chunks(chunks, "upload")
+            headers = headers_for(info)
+            etag, size = await upload_object(self._conditional, key, chunks, headers, if_version)
         return replace(info, size=size, version=version_or_none(etag))
 
     async def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
+        self, source: str, target: str, *, if_version: IfVersion = ANY, context: StoreContext | None = None
     ) -> ObjectInfo:
-        self._enter("copy", source)
-        self._enter("copy", target)
-        check_if_version(if_version)
-        return await copy_object(self._transport, self._conditional, source, target, if_version)
+        self._named("copy", source)
+        with self._named("copy", target):
+            check_if_version(if_version)
+            return await copy_object(self._conditional, source, target, if_version)
 
     async def list_objects(
         self,
@@ -284,11 +261,10 @@ class S3ObjectStore(AbstractObjectStore):
         delimiter: str | None = None,
         context: StoreContext | None = None,
     ) -> ObjectList:
-        self._check_open("list_objects", prefix)
-        self._check_prefix(prefix, "list_objects")
-        check_page(start_after, limit, "list_objects", any_text=not self._portable)
-        check_delimiter(delimiter)
-        return await list_objects(self._transport, prefix, start_after, limit, delimiter, self._is_key)
+        with self._named("list_objects", prefix, self._check_prefix):
+            check_page(start_after, limit, "list_objects", any_text=not self._portable)
+            check_delimiter(delimiter)
+            return await list_objects(self._transport, prefix, start_after, limit, delimiter, self._is_key)
 
     async def signed_url(
         self,
@@ -299,12 +275,12 @@ class S3ObjectStore(AbstractObjectStore):
         content_type: str | None = None,
         context: StoreContext | None = None,
     ) -> str:
-        self._enter("signed_url", key)
-        check_url(method, expires)
-        check_headers(content_type, None)
-        if content_type is not None and method != "PUT":
-            raise ValueError("content_type is for method='PUT'")
-        return await self._transport.signed_url(key, method, expires, content_type)
+        with self._named("signed_url", key):
+            check_url(method, expires)
+            check_headers(content_type, None)
+            if content_type is not None and method != "PUT":
+                raise ValueError("content_type is for method='PUT'")
+            return await self._transport.signed_url(key, method, expires, content_type)
 
     async def close(self) -> None:
         """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
@@ -313,28 +289,26 @@ class S3ObjectStore(AbstractObjectStore):
         """
         await self._transport.close()
 
-    def _info(
-        self,
-        operation: str,
-        key: str,
-        content_type: str,
-        cache_control: str | None,
-        metadata: Mapping[str, str] | None,
-        if_version: IfVersion,
-    ) -> ObjectInfo:
-        """Check what is to be written beside a body, and return it."""
-        self._enter(operation, key)
-        check_if_version(if_version)
-        check_headers(content_type, cache_control)
-        return ObjectInfo(key, None, content_type, cache_control, check_metadata(metadata))
-
-    def _get(self, operation: str, key: str) -> Coroutine[None, None, Reply | None]:
-        return get_object(self._transport, operation, key, verify=self._verify)
-
-    def _enter(self, operation: str, key: str) -> None:
+    def _named(self, operation: str, key: str, check: Callable[[str, str], None] | None = None) -> Named:
+        """Check that the store is open, and the key or prefix; errors of the block are those of this call."""
         self._check_open(operation, key)
-        self._check_key(key, operation)
+        (check or self._check_key)(key, operation)
+        return Named(operation, key)
 
     def _check_open(self, operation: str, key: str | None) -> None:
         if self._transport.closed:
-            raise closed_error(operation, key)
+            with Named(operation, key):
+                raise closed_error()
+
+
+def _info(
+    key: str,
+    content_type: str,
+    cache_control: str | None,
+    metadata: Mapping[str, str] | None,
+    if_version: IfVersion,
+) -> ObjectInfo:
+    """Check what is to be written beside a body, and return it."""
+    check_if_version(if_version)
+    check_headers(content_type, cache_control)
+    return ObjectInfo(key, None, content_type, cache_control, check_metadata(metadata))

@@ -23,11 +23,11 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from starfish_server.errors import (
     StoreAccessDeniedError,
-    StoreClosedError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.options import TOKEN
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CredentialChain(CredentialSource):
         """
         while self._current is None or self._refresh_needed():
             if self._closed:
-                raise StoreClosedError("this S3ObjectStore was closed")
+                raise closed_error()
             if self._lookup is None or self._lookup.done():
                 self._lookup = asyncio.create_task(self._look_up())
             if self._current is not None and not self._refresh_needed(0):

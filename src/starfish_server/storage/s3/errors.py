@@ -144,7 +144,7 @@ class Fault:
     retry_after: float | None = None
 
 
-def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> StoreError:
+def error_for(fault: Fault, bucket: str) -> StoreError:
     """Return the error that `fault` means."""
     kind = BY_CODE.get(fault.code) or BY_STATUS.get(fault.status)
     if kind is None:
@@ -155,35 +155,56 @@ def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> Sto
     reason = ", ".join([*facts, f"bucket {bucket!r}"])
     if fault.message:
         reason = f"{reason}: {shown(fault.message)}"
-    error = kind(reason, operation=operation, key=key)
+    error = kind(reason)
     if isinstance(error, StoreUnavailableError):
         error.retry_after = fault.retry_after
     return error
 
 
-def store_error(error: Exception, operation: str, key: str | None, bucket: str) -> StoreError | None:
+def store_error(error: Exception, bucket: str) -> StoreError | None:
     """Return what an error of the HTTP client means to the caller of an operation; None for other errors."""
     if isinstance(error, StoreError):
-        error.operation, error.key = operation, key
         return error
     if isinstance(error, FaultInReplyError):
-        return error_for(error.fault, operation, key, bucket)
+        return error_for(error.fault, bucket)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return error_for(Fault(error.status, message="the proxy opened no tunnel"), operation, key, bucket)
+        return error_for(Fault(error.status, message="the proxy opened no tunnel"), bucket)
     for kind, meaning, text in BY_EXCEPTION:
         if isinstance(error, kind):
             reason = ", ".join(filter(None, [text, f"bucket {bucket!r}"]))
             if detail := _detail(error):
                 reason = f"{reason}: {detail}"
-            failure = meaning(reason, operation=operation, key=key)
+            failure = meaning(reason)
             failure.__cause__ = None if shows_reply(error) else error
             return failure
     return None
 
 
-def closed_error(operation: str, key: str | None) -> StoreClosedError:
+def closed_error(cause: Exception | None = None) -> StoreClosedError:
     """Make the error for an operation on a closed store."""
-    return StoreClosedError("this S3ObjectStore was closed", operation=operation, key=key)
+    error = StoreClosedError("this S3ObjectStore was closed")
+    error.__cause__ = cause
+    return error
+
+
+class Named:
+    """`with Named(operation, key):` errors of the block name the operation and its key.
+
+    A class, because a generator would cost each operation 1 us.
+    """
+
+    __slots__ = ("_key", "_operation")
+
+    def __init__(self, operation: str, key: str | None) -> None:
+        self._operation = operation
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreError) and error.operation is None:
+            error.operation, error.key = self._operation, self._key
 
 
 def _detail(error: Exception) -> str:

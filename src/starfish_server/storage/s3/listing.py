@@ -45,10 +45,7 @@ async def list_keys(
 
     Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
     """
-    request = Request("list_keys", prefix, "GET")
-    found = await _entries(
-        transport, request, read_key_page, {"prefix": prefix}, start_after, limit, is_valid
-    )
+    found = await _entries(transport, read_key_page, {"prefix": prefix}, start_after, limit, is_valid)
     return sorted(found)[:limit]
 
 
@@ -61,9 +58,8 @@ async def list_objects(
     is_valid: Callable[[str], bool],
 ) -> ObjectList:
     """Return objects, and with a delimiter the folders among them, in byte order, as `list_keys` does."""
-    request = Request("list_objects", prefix, "GET")
     query = {"prefix": prefix} if delimiter is None else {"delimiter": delimiter, "prefix": prefix}
-    found = await _entries(transport, request, read_object_page, query, start_after, limit, is_valid)
+    found = await _entries(transport, read_object_page, query, start_after, limit, is_valid)
     names = sorted(found)[:limit]
     objects = [info for name in names if (info := found[name]) is not None]
     return ObjectList(objects, [name for name in names if found[name] is None])
@@ -71,7 +67,6 @@ async def list_objects(
 
 async def _entries(
     transport: Transport,
-    request: Request,
     read: Callable[[Reply], Page],
     query: dict[str, str],
     start_after: str | None,
@@ -89,10 +84,10 @@ async def _entries(
             query["continuation-token"] = token
         elif start_after:
             query["start-after"] = start_after
-        asked = request._replace(query=urlencode(query, quote_via=quote, safe="~"))
-        page = await transport.run(asked, read)
+        request = Request("GET", query=urlencode(query, quote_via=quote, safe="~"))
+        page = await transport.run(request, read)
         if not all(name.startswith(query["prefix"]) for name in page.entries):
-            raise _broken("the server lists keys outside the prefix", request)
+            raise StoreError("the server lists keys outside the prefix")
         for name, info in page.entries.items():
             folder = info is None and "delimiter" in query
             if name > after and is_valid(name.removesuffix("/") if folder else name):
@@ -100,13 +95,9 @@ async def _entries(
         if page.token is None:
             break
         if page.token == token:
-            raise _broken("the server's pages do not end", request)
+            raise StoreError("the server's pages do not end")
         token = page.token
     return found
-
-
-def _broken(what: str, request: Request) -> StoreError:
-    return StoreError(what, operation=request.operation, key=request.key)
 
 
 def read_key_page(reply: Reply) -> Page:

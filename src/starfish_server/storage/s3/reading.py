@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
-from starfish_server.storage.s3.errors import IncompleteReplyError, InvalidRangeError, NoSuchKeyError
+from starfish_server.storage.s3.errors import (
+    IncompleteReplyError,
+    InvalidRangeError,
+    Named,
+    NoSuchKeyError,
+)
 from starfish_server.storage.s3.http import hex_digest, require_framing
 from starfish_server.storage.s3.replies import info_of, read_head, read_part, require_object
 from starfish_server.storage.s3.sessions import InFlight
@@ -33,13 +38,13 @@ _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 _MOST_BYTES = 2**60
 
 
-async def get_object(transport: Transport, operation: str, key: str, *, verify: bool) -> Reply | None:
+async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
     verify: where the ETag looks like an MD5 and is not that of the body, read again. An ETag is opaque, so
         that proves nothing by itself: the same body twice is the object. Damage does not come twice alike.
     """
-    request = Request(operation, key, "GET", target=key)
+    request = Request("GET", key)
 
     async def verified() -> Reply:
         reply = await transport.attempt(request, require_object)
@@ -48,9 +53,7 @@ async def get_object(transport: Transport, operation: str, key: str, *, verify: 
         again = await transport.attempt(request, require_object)
         if again.body == reply.body or await _fits_etag(again):
             return again
-        raise StoreUnavailableError(
-            "the body was damaged in transit: two reads of the object differ", operation=operation, key=key
-        )
+        raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
 
     try:
         return await (transport.attempts(verified) if verify else transport.run(request, require_object))
@@ -58,14 +61,13 @@ async def get_object(transport: Transport, operation: str, key: str, *, verify: 
         return None
 
 
-async def stat_object(transport: Transport, operation: str, key: str) -> ObjectInfo | None:
+async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
     """Return the info of the object, or None if there is none."""
-    head = Request(operation, key, "HEAD", target=key)
     try:
-        return await transport.run(head, lambda reply: read_head(reply, key))
+        return await transport.run(Request("HEAD", key), lambda reply: read_head(reply, key))
     except NoSuchKeyError:
         # The reply to a HEAD has no body, which would say if it is the bucket that is missing.
-        probe = Request(operation, key, "GET", target=key, headers={"Range": "bytes=0-0"})
+        probe = Request("GET", key, headers={"Range": "bytes=0-0"})
         with suppress(NoSuchKeyError, InvalidRangeError):
             await transport.run(probe, lambda _: None)
         return None
@@ -76,19 +78,17 @@ async def read_object(
 ) -> StoredObject | None:
     """Return the bytes from `start` to before `stop` with the info of the whole object, or None."""
     if start == 0 and stop is None:
-        reply = await get_object(transport, "read", key, verify=verify)
+        reply = await get_object(transport, key, verify=verify)
         return reply and StoredObject(info_of(reply.headers, key, len(reply.body)), reply.body)
 
     def read(request: Request) -> Coroutine[None, None, StoredObject]:
         return transport.run(request, lambda reply: _cut(reply, key, start, stop))
 
-    found = await _get_range(transport, "read", key, start, stop, read)
+    found = await _get_range(transport, key, start, stop, read)
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
-async def open_object(
-    transport: Transport, operation: str, key: str, start: int, stop: int | None
-) -> ObjectReader | None:
+async def open_object(transport: Transport, key: str, start: int, stop: int | None) -> ObjectReader | None:
     """Return a reader of the bytes from `start` to before `stop`, or None if there is no object.
 
     It reads one reply to one request, and so one version of the object.
@@ -106,14 +106,15 @@ async def open_object(
                 raise
             body.skip, body.left = part.skip, part.length
 
-            def fetch() -> Awaitable[bytes]:
-                return transport.mapped(operation, key, body.next_chunk)
+            async def fetch() -> bytes:
+                with Named("open", key):
+                    return await transport.mapped(body.next_chunk)
 
             return ObjectReader(part.info, fetch, body.close)
 
         return await transport.attempts(attempt)
 
-    found = await _get_range(transport, operation, key, start, stop, begin)
+    found = await _get_range(transport, key, start, stop, begin)
     return ObjectReader(found, _nothing) if isinstance(found, ObjectInfo) else found
 
 
@@ -123,7 +124,6 @@ async def _nothing() -> bytes:
 
 async def _get_range(
     transport: Transport,
-    operation: str,
     key: str,
     start: int,
     stop: int | None,
@@ -137,15 +137,14 @@ async def _get_range(
     headers = {} if start == 0 and last == "" else {"Range": f"bytes={start}-{last}"}
     if start != stop and start < _MOST_BYTES:
         try:
-            return await get(Request(operation, key, "GET", target=key, headers=headers))
+            return await get(Request("GET", key, headers=headers))
         except NoSuchKeyError:
             return None
         except InvalidRangeError:
             pass
-    info = await stat_object(transport, operation, key)
+    info = await stat_object(transport, key)
     if info is not None and start != stop and (info.size or 0) > start:
-        reason = "the service refuses a range that the object has"
-        raise StoreUnavailableError(reason, operation=operation, key=key)
+        raise StoreUnavailableError("the service refuses a range that the object has")
     return info
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING, Self
 
-from starfish_server.errors import StoreClosedError
+from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.http import current
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Session:
         self.process = os.getpid()
         self.read_timeout = read_timeout
         self.loop = asyncio.get_running_loop()
-        self._guard = _close_with_loop(client)
+        self.guard = _close_with_loop(client)
         self._closing = asyncio.Lock()
         self._in_flight: set[InFlight] = set()
         self._overdue: set[InFlight] = set()
@@ -99,10 +99,6 @@ class Session:
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-
-    async def open(self) -> Self:
-        await anext(self._guard)
-        return self
 
     def begin(self, request: InFlight) -> None:
         self._in_flight.add(request)
@@ -165,7 +161,7 @@ class Session:
             if self._sweeper is not None:
                 self._sweeper.cancel()
             await self.credentials.close()
-            await self._guard.aclose()
+            await self.guard.aclose()
 
     async def _ended(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -211,11 +207,11 @@ class Sessions:
                     self._by_loop.pop(other, None)
             session = Session(self._open_client(), self._open_credentials(), self._read_timeout)
             self._by_loop[loop] = session
-            await session.open()
+            await anext(session.guard)
             if not self.closed:
                 return session
             await session.close()  # another thread closed the store, perhaps before it could see this session
-        raise StoreClosedError("this S3ObjectStore was closed")
+        raise closed_error()
 
     def drop_credentials(self, expired: Credentials) -> bool:
         """Stop using these credentials in the running loop; return whether there may be others."""

@@ -55,22 +55,17 @@ LONGEST_RETRY_AFTER_SECONDS = 20.0
 
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
-# A signature is good for 15 minutes; a smaller difference is not what the server complains about.
-_SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 # "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
-_BAD_CHECKSUM = ("BadDigest", "InvalidDigest")
 _WANTS_CHECKSUM = re.compile("content-md5|x-amz-checksum", re.IGNORECASE)
 
 
 class Request(NamedTuple):
-    """One request. `key` is what errors name; `target` is the key in the URL, "" for the bucket itself."""
+    """One request: `key` is that of an object, or "" for the bucket itself."""
 
-    operation: str
-    key: str | None
     method: str
-    target: str = ""
+    key: str = ""
     query: str = ""
     headers: Mapping[str, str] = MappingProxyType({})
     body: bytes | memoryview | None = None
@@ -147,18 +142,17 @@ class Transport:
 
         body: takes over the body of a reply that is not an error.
         """
-        return await self.mapped(request.operation, request.key, lambda: self._attempt(request, read, body))
+        return await self.mapped(lambda: self._attempt(request, read, body))
 
-    async def mapped(self, operation: str, key: str | None, work: Callable[[], Awaitable[T]]) -> T:
+    async def mapped(self, work: Callable[[], Awaitable[T]]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
         try:
             return await work()
         except Exception as error:
-            failure = store_error(error, operation, key, self.address.bucket)
+            failure = store_error(error, self.address.bucket)
             # RuntimeError: the HTTP session was closed while the credentials were looked up.
-            if self.closed and isinstance(failure or error, (StoreUnavailableError, RuntimeError)):
-                cause, failure = failure, closed_error(operation, key)
-                failure.__cause__ = cause
+            if self.closed and (isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError):
+                failure = closed_error(failure)
             if failure is None or failure is error:
                 raise
         try:
@@ -167,7 +161,7 @@ class Transport:
             del failure  # it would refer to itself through its traceback
 
     @asynccontextmanager
-    async def held(self, operation: str, key: str) -> AsyncIterator[None]:
+    async def held(self) -> AsyncIterator[None]:
         """Let a block of several requests go on for a while when the store closes."""
         session = await self._sessions.current()
         try:
@@ -176,7 +170,7 @@ class Transport:
         except TimeoutError as error:
             if not self.closed:
                 raise
-            raise closed_error(operation, key) from error
+            raise closed_error() from error
 
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
         """Return a URL that lets a request for an object through for `expires` seconds."""
@@ -185,10 +179,9 @@ class Transport:
         async def find() -> Credentials | None:
             return await (await self._sessions.current()).credentials.get()
 
-        credentials = await self.mapped("signed_url", key, find)
+        credentials = await self.mapped(find)
         if credentials is None:
-            reason = "an anonymous store has no credentials to sign with"
-            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
+            raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}
         if content_type is not None:
             headers["Content-Type"] = content_type
@@ -207,29 +200,26 @@ class Transport:
             fault = read_fault(reply)
             if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
                 fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
-            first = corrections == 0
-            if corrections == _CORRECTIONS or not self._learn(reply, fault, used, first=first):
-                raise error_for(fault, request.operation, request.key, self.address.bucket)
+            if corrections == _CORRECTIONS or not self._learn(reply, fault, used):
+                raise error_for(fault, self.address.bucket)
             corrections += 1
 
-    def _learn(self, reply: Reply, fault: Fault, used: _Learnt, *, first: bool) -> bool:
+    def _learn(self, reply: Reply, fault: Fault, used: _Learnt) -> bool:
         """Learn from an error reply; return whether the request is now worth resending."""
         address = used.address
         if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
             self._learnt = self._learnt._replace(address=address.moved_to(fault.region))
             return True
         if fault.code in _EXPIRED and reply.signed_with is not None:
-            return first and self._sessions.drop_credentials(reply.signed_with)
-        wants_checksum = fault.code not in _BAD_CHECKSUM and _WANTS_CHECKSUM.search(fault.message)
-        if reply.status == 400 and wants_checksum and not used.checksums:
+            return self._sessions.drop_credentials(reply.signed_with)
+        if reply.status == 400 and not used.checksums and _WANTS_CHECKSUM.search(fault.message):
             self._learnt = self._learnt._replace(checksums=True)
             return True
         server_time = http_date(reply.headers.get("Date", ""))
         if fault.code != "RequestTimeTooSkewed" or server_time is None:
             return False
-        skew = server_time - datetime.now(UTC)
-        self._learnt = self._learnt._replace(skew=skew)
-        return abs(skew - used.skew) > _SKEW_WORTH_CORRECTING
+        self._learnt = self._learnt._replace(skew=server_time - datetime.now(UTC))
+        return True
 
     async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
         """Send one request and return its reply, read to the end unless `open_body` takes it over.
@@ -238,7 +228,7 @@ class Transport:
         """
         session = await self._sessions.current()
         credentials = await session.credentials.get()
-        target = used.address.target(request.target, request.query)
+        target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)
         body = request.body
         while True:

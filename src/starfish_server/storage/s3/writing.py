@@ -29,22 +29,17 @@ PARTS_IN_FLIGHT = 4
 _ABORT_SECONDS = 5.0
 
 
-async def put_object(
-    transport: Transport, operation: str, key: str, body: bytes, headers: Mapping[str, str]
-) -> str:
+async def put_object(transport: Transport, key: str, body: bytes, headers: Mapping[str, str]) -> str:
     """Store `body`, whole or not at all, without a second copy of it; return its ETag."""
     if len(body) <= MULTIPART_OVER_BYTES:
-        request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
-        return await transport.run(request, require_stored)
-    async with multipart_upload(transport, operation, key, headers) as upload:
+        return await transport.run(Request("PUT", key, headers=headers, body=body), require_stored)
+    async with multipart_upload(transport, key, headers) as upload:
         await upload.send_body(body)
         return await upload.complete()
 
 
 async def upload_object(
-    transport: Transport,
     conditional: ConditionalWrites,
-    operation: str,
     key: str,
     chunks: Iterable[bytes] | AsyncIterable[bytes],
     headers: Mapping[str, str],
@@ -58,9 +53,9 @@ async def upload_object(
     async with aclosing(_parts(chunks)) as parts:
         first = await anext(parts, bytearray())
         if len(first) < PART_BYTES:
-            return await conditional.put(operation, key, bytes(first), headers, if_version), len(first)
-        await conditional.check_completion(operation, key, if_version)
-        async with multipart_upload(transport, operation, key, headers) as upload:
+            return await conditional.put(key, bytes(first), headers, if_version), len(first)
+        await conditional.check_completion(key, if_version)
+        async with multipart_upload(conditional.transport, key, headers) as upload:
             await upload.send_parts(first, parts)
             if if_version is ANY:
                 return await upload.complete(), upload.size
@@ -85,21 +80,21 @@ async def _parts(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerat
 
 @asynccontextmanager
 async def multipart_upload(
-    transport: Transport, operation: str, key: str, headers: Mapping[str, str]
+    transport: Transport, key: str, headers: Mapping[str, str]
 ) -> AsyncIterator[MultipartUpload]:
     """Begin an upload for the block, which sends all parts and then calls `complete`.
 
     An error or a cancellation within the block removes the parts; what stays because the service does not
     answer is for the bucket's lifecycle rule. A store that is closed lets the block go on for a while.
     """
-    upload = MultipartUpload(transport, operation, key)
-    async with transport.held(operation, key):
+    upload = MultipartUpload(transport, key)
+    async with transport.held():
         await upload.begin(headers)
         try:
             yield upload
         except NoSuchUploadError as error:  # also the reply to a repeated request, its first one lost
             reason = "the upload has ended, and whether it was completed is undetermined"
-            raise StoreUnavailableError(reason, operation=operation, key=key) from error
+            raise StoreUnavailableError(reason) from error
         except BaseException:
             await upload.abort()
             raise
@@ -112,16 +107,15 @@ class MultipartUpload:
     size: bytes of the parts that were sent.
     """
 
-    def __init__(self, transport: Transport, operation: str, key: str) -> None:
+    def __init__(self, transport: Transport, key: str) -> None:
         self.key = key
-        self.operation = operation
         self.etags: dict[int, str] = {}
         self.size = 0
         self._transport = transport
         self._query = ""
 
     async def begin(self, headers: Mapping[str, str]) -> None:
-        begin = Request(self.operation, self.key, "POST", self.key, "uploads=", headers, b"")
+        begin = Request("POST", self.key, "uploads=", headers, b"")
 
         async def ask() -> None:
             upload_id = await self._transport.run(begin, read_upload_id)
@@ -140,7 +134,7 @@ class MultipartUpload:
 
     async def abort(self) -> None:
         """Remove the parts, as far as the service answers within 5 s."""
-        abort = Request(self.operation, self.key, "DELETE", target=self.key, query=self._query)
+        abort = Request("DELETE", self.key, self._query)
         if self._query:  # without it the object would be deleted
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_ABORT_SECONDS):
@@ -164,7 +158,7 @@ class MultipartUpload:
                 if number > MOST_PARTS:
                     most = MOST_PARTS * PART_BYTES
                     reason = f"an upload of chunks has at most {MOST_PARTS:,} parts, {most:,} bytes"
-                    raise ObjectTooLargeError(reason, operation=self.operation, key=self.key, max_bytes=most)
+                    raise ObjectTooLargeError(reason, max_bytes=most)
                 yield number, memoryview(part)
 
         await bounded_gather(self._send, numbered(), limit=PARTS_IN_FLIGHT + 1)  # one of them gathers
@@ -191,11 +185,10 @@ class MultipartUpload:
         )
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()
-        request = Request(self.operation, self.key, "POST", self.key, self._query, condition or {}, body)
+        request = Request("POST", self.key, self._query, condition or {}, body)
         send = self._transport.attempt if condition else self._transport.run
         etag, _ = await send(request, read_written)
         return etag
 
     def _part(self, number: int) -> Request:
-        query = f"partNumber={number}&{self._query}"
-        return Request(self.operation, self.key, "PUT", target=self.key, query=query)
+        return Request("PUT", self.key, f"partNumber={number}&{self._query}")
