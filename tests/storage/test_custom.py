@@ -328,7 +328,7 @@ async def test_a_list_callback_gets_no_limit_when_all_keys_are_asked_for() -> No
 
 @pytest.mark.parametrize("result", [b"bytes", 7, ["v"], object()], ids=str)
 async def test_a_result_that_is_not_text_is_a_typed_error(result: Any) -> None:
-    with pytest.raises(StoreError, match="on_get must return a str or None") as caught:
+    with pytest.raises(StoreError, match="on_get must return str or None") as caught:
         await CustomObjectStore(on_get=lambda key: result).get_string("k")
     assert (caught.value.operation, caught.value.key) == ("get_string", "k")
 

@@ -11,9 +11,10 @@ from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, V
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
+from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.reading import open_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
-from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.transport import Request
 from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload, upload_object
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ async def _in_parts(
 async def _through_here(
     conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
 ) -> ObjectInfo:
-    reader = await open_object(conditional.transport, source, 0, None)
+    reader = await open_object(conditional.transport, "copy", source, 0, None)
     if reader is None:
         raise _missing(source)
     async with reader:

@@ -17,9 +17,10 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
-from starfish_server.storage.s3.errors import Named, NoSuchKeyError, error_for
+from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
+from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
-from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,9 +48,9 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
 
     async def singly(key: str) -> None:
         try:
-            with Named("delete_many", key):
-                await delete_one(transport, key)
+            await delete_one(transport, key)
         except StoreError as error:
+            error.operation, error.key = "delete_many", key
             failures[key] = error
 
     async def batch(keys: list[str]) -> None:
@@ -88,11 +89,11 @@ async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, Stor
             raise next(iter(transient.values()))
 
     try:
-        with Named("delete_many", None):
-            await transport.attempts(attempt)
+        await transport.attempts(attempt)
     except StoreNotSupportedError:
         raise
     except StoreError as error:
+        error.operation = "delete_many"
         return permanent | (transient or dict.fromkeys(pending, error))
     return permanent
 

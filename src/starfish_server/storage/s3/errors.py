@@ -187,26 +187,6 @@ def closed_error(cause: Exception | None = None) -> StoreClosedError:
     return error
 
 
-class Named:
-    """`with Named(operation, key):` errors of the block name the operation and its key.
-
-    A class, because a generator would cost each operation 1 us.
-    """
-
-    __slots__ = ("_key", "_operation")
-
-    def __init__(self, operation: str, key: str | None) -> None:
-        self._operation = operation
-        self._key = key
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StoreError) and error.operation is None:
-            error.operation, error.key = self._operation, self._key
-
-
 def _detail(error: Exception) -> str:
     if shows_reply(error):
         return ""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from xml.etree import ElementTree as ET
 
+    from starfish_server.operations import ListKeys, ListObjects
     from starfish_server.storage.s3.replies import Reply
     from starfish_server.storage.s3.transport import Transport
 
@@ -34,59 +35,50 @@ class Page(NamedTuple):
     token: str | None
 
 
-async def list_keys(
-    transport: Transport,
-    prefix: str,
-    start_after: str | None,
-    limit: int | None,
-    is_valid: Callable[[str], bool],
-) -> list[str]:
+async def list_keys(transport: Transport, call: ListKeys, is_valid: Callable[[str], bool]) -> list[str]:
     """Return keys in byte order, without those that are not valid.
 
     Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
     """
-    found = await _entries(transport, read_key_page, {"prefix": prefix}, start_after, limit, is_valid)
-    return sorted(found)[:limit]
+    query = {"prefix": call.prefix}
+    found = await _entries(transport, call, query, read_key_page, is_valid)
+    return sorted(found)[: call.limit]
 
 
 async def list_objects(
-    transport: Transport,
-    prefix: str,
-    start_after: str | None,
-    limit: int | None,
-    delimiter: str | None,
-    is_valid: Callable[[str], bool],
+    transport: Transport, call: ListObjects, is_valid: Callable[[str], bool]
 ) -> ObjectList:
     """Return objects, and with a delimiter the folders among them, in byte order, as `list_keys` does."""
-    query = {"prefix": prefix} if delimiter is None else {"delimiter": delimiter, "prefix": prefix}
-    found = await _entries(transport, read_object_page, query, start_after, limit, is_valid)
-    names = sorted(found)[:limit]
+    query = {"prefix": call.prefix}
+    if call.delimiter is not None:
+        query["delimiter"] = call.delimiter
+    found = await _entries(transport, call, query, read_object_page, is_valid)
+    names = sorted(found)[: call.limit]
     objects = [info for name in names if (info := found[name]) is not None]
     return ObjectList(objects, [name for name in names if found[name] is None])
 
 
 async def _entries(
     transport: Transport,
-    read: Callable[[Reply], Page],
+    call: ListKeys | ListObjects,
     query: dict[str, str],
-    start_after: str | None,
-    limit: int | None,
+    read: Callable[[Reply], Page],
     is_valid: Callable[[str], bool],
 ) -> dict[str, ObjectInfo | None]:
     """Return the valid entries of all pages, or of the first pages that hold `limit` of them."""
     found: dict[str, ObjectInfo | None] = {}
-    after, token = start_after or "", None
+    after, limit, token = call.start_after or "", call.limit, None
     query = {"encoding-type": "url", "list-type": "2"} | query
     while limit is None or len(found) < limit:
         # Only the first page is cut to the limit: many of those that follow would hold what is left out.
         query["max-keys"] = str(_PAGE if limit is None or token else min(_PAGE, limit))
         if token is not None:
             query["continuation-token"] = token
-        elif start_after:
-            query["start-after"] = start_after
+        elif after:
+            query["start-after"] = after
         request = Request("GET", query=urlencode(query, quote_via=quote, safe="~"))
         page = await transport.run(request, read)
-        if not all(name.startswith(query["prefix"]) for name in page.entries):
+        if not all(name.startswith(call.prefix) for name in page.entries):
             raise StoreError("the server lists keys outside the prefix")
         for name, info in page.entries.items():
             folder = info is None and "delimiter" in query

@@ -9,13 +9,13 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.errors import StoreUnavailableError
+from starfish_server.errors import StoreError, StoreUnavailableError
 from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
 from starfish_server.storage.s3.errors import (
     IncompleteReplyError,
     InvalidRangeError,
-    Named,
     NoSuchKeyError,
+    closed_error,
 )
 from starfish_server.storage.s3.http import hex_digest, require_framing
 from starfish_server.storage.s3.replies import info_of, read_head, read_part, require_object
@@ -88,10 +88,12 @@ async def read_object(
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
-async def open_object(transport: Transport, key: str, start: int, stop: int | None) -> ObjectReader | None:
+async def open_object(
+    transport: Transport, operation: str, key: str, start: int, stop: int | None
+) -> ObjectReader | None:
     """Return a reader of the bytes from `start` to before `stop`, or None if there is no object.
 
-    It reads one reply to one request, and so one version of the object.
+    It reads one reply to one request, and so one version of the object. `operation` is for its errors.
     """
 
     async def begin(request: Request) -> ObjectReader:
@@ -107,8 +109,13 @@ async def open_object(transport: Transport, key: str, start: int, stop: int | No
             body.skip, body.left = part.skip, part.length
 
             async def fetch() -> bytes:
-                with Named("open", key):
+                try:
+                    if transport.closed:
+                        raise closed_error()
                     return await transport.mapped(body.next_chunk)
+                except StoreError as error:
+                    error.operation, error.key = operation, key
+                    raise
 
             return ObjectReader(part.info, fetch, body.close)
 

@@ -225,11 +225,12 @@ class Sessions:
         """
         self.closed = True
         here = asyncio.get_running_loop()
-        elsewhere = [
-            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
-            for loop, session in list(self._by_loop.items())
-            if loop is not here and loop.is_running() and session.process == os.getpid()
-        ]
+        elsewhere = []
+        for loop, session in list(self._by_loop.items()):
+            if loop is not here and loop.is_running() and session.process == os.getpid():
+                with suppress(RuntimeError):  # that loop has just ended, and its session with it
+                    closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+                    elsewhere.append(asyncio.wrap_future(closing))
         if here in self._by_loop:
             await self._by_loop[here].close()
         if elsewhere:

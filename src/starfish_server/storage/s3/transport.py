@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 import re
 from asyncio import sleep
 from base64 import b64encode
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import aiohttp
 
-from starfish_server.checks import asynchronous
 from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.storage.s3.address import Address, find_proxy
@@ -34,12 +32,10 @@ from starfish_server.storage.s3.sessions import InFlight, Sessions
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncIterable,
         AsyncIterator,
         Awaitable,
         Callable,
         Coroutine,
-        Iterable,
         Mapping,
     )
 
@@ -284,33 +280,3 @@ class Transport:
         if body is not None and len(body) > SMALL_BODY_BYTES:
             headers["Content-Length"] = str(len(body))
         return headers | self._proxy.request_headers if self._proxy else headers
-
-
-async def bounded_gather(
-    work: Callable[[T], Coroutine[None, None, None]], items: Iterable[T] | AsyncIterable[T], *, limit: int
-) -> None:
-    """Call `work` with each item, at most `limit` calls concurrently. The first to fail ends the others.
-
-    Not an `asyncio.TaskGroup`: before Python 3.13 one that is ending drops a cancellation of its caller.
-    """
-    turn = asyncio.Lock()
-
-    async def worker(left: AsyncIterator[T]) -> None:
-        while True:
-            async with turn:
-                item = await anext(left, None)
-            if item is None:
-                return
-            await work(item)
-
-    async with aclosing(asynchronous(items)) as left:
-        workers = [asyncio.create_task(worker(left)) for _ in range(limit)]
-        try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            for each in workers:
-                each.cancel()
-            # Cancelled meanwhile, this still waits for all of them, and is then cancelled.
-            await asyncio.gather(*workers, return_exceptions=True)
-    for each in done:
-        each.result()

@@ -11,8 +11,9 @@ from starfish_server.checks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.errors import NoSuchUploadError
+from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
-from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
