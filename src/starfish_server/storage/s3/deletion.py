@@ -63,7 +63,8 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
     batches = (unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH))
     await bounded_gather(batch, batches, limit=_IN_FLIGHT)
     if failures:
-        raise DeleteManyError(failures)
+        in_order = {key: failures.pop(key) for key in unique if key in failures}
+        raise DeleteManyError(in_order | failures)
 
 
 async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, StoreError]:

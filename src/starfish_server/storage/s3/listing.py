@@ -68,6 +68,7 @@ async def _entries(
     """Return the valid entries of all pages, or of the first pages that hold `limit` of them."""
     found: dict[str, ObjectInfo | None] = {}
     after, limit, token = call.start_after or "", call.limit, None
+    folders = "delimiter" in query
     query = {"encoding-type": "url", "list-type": "2"} | query
     while limit is None or len(found) < limit:
         # Only the first page is cut to the limit: many of those that follow would hold what is left out.
@@ -80,10 +81,11 @@ async def _entries(
         page = await transport.run(request, read)
         if not all(name.startswith(call.prefix) for name in page.entries):
             raise StoreError("the server lists keys outside the prefix")
-        for name, info in page.entries.items():
-            folder = info is None and "delimiter" in query
-            if name > after and is_valid(name.removesuffix("/") if folder else name):
-                found[name] = info
+        found |= {
+            name: info
+            for name, info in page.entries.items()
+            if name > after and is_valid(name.removesuffix("/") if folders and info is None else name)
+        }
         if page.token is None:
             break
         if page.token == token:
