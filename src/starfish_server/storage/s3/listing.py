@@ -28,10 +28,12 @@ _PLAIN_ENTRY = re.compile(rb"<Contents><Key>([!-%'-;=-~]+)</Key>(?:<([A-Za-z]+)>
 class Page(NamedTuple):
     """One page of a list; `token` leads to the next one, None on the last.
 
-    entries: the keys, each with its info where that was asked for, and the folders, each with None.
+    names: the keys, and the folders.
+    infos: those of the keys, where they were asked for.
     """
 
-    entries: dict[str, ObjectInfo | None]
+    names: list[str]
+    infos: dict[str, ObjectInfo]
     token: str | None
 
 
@@ -41,8 +43,8 @@ async def list_keys(transport: Transport, call: ListKeys, is_valid: Callable[[st
     Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
     """
     query = {"prefix": call.prefix}
-    found = await _entries(transport, call, query, read_key_page, is_valid)
-    return sorted(found)[: call.limit]
+    names, _ = await _entries(transport, call, query, read_key_page, is_valid)
+    return names
 
 
 async def list_objects(
@@ -52,10 +54,9 @@ async def list_objects(
     query = {"prefix": call.prefix}
     if call.delimiter is not None:
         query["delimiter"] = call.delimiter
-    found = await _entries(transport, call, query, read_object_page, is_valid)
-    names = sorted(found)[: call.limit]
-    objects = [info for name in names if (info := found[name]) is not None]
-    return ObjectList(objects, [name for name in names if found[name] is None])
+    names, infos = await _entries(transport, call, query, read_object_page, is_valid)
+    objects = [infos[name] for name in names if name in infos]
+    return ObjectList(objects, [name for name in names if name not in infos])
 
 
 async def _entries(
@@ -64,34 +65,36 @@ async def _entries(
     query: dict[str, str],
     read: Callable[[Reply], Page],
     is_valid: Callable[[str], bool],
-) -> dict[str, ObjectInfo | None]:
-    """Return the valid entries of all pages, or of the first pages that hold `limit` of them."""
-    found: dict[str, ObjectInfo | None] = {}
-    after, limit, token = call.start_after or "", call.limit, None
-    folders = "delimiter" in query
-    query = {"encoding-type": "url", "list-type": "2"} | query
+) -> tuple[list[str], dict[str, ObjectInfo]]:
+    """Return the valid names, in order, up to the limit, and the infos of all objects."""
+    found: list[str] = []
+    infos: dict[str, ObjectInfo] = {}
+    after, limit, folders = call.start_after or "", call.limit, "delimiter" in query
+    query |= {"encoding-type": "url", "list-type": "2"}
+    query["max-keys"] = str(_PAGE if limit is None else min(_PAGE, limit))
+    if after:
+        query["start-after"] = after
     while limit is None or len(found) < limit:
-        # Only the first page is cut to the limit: many of those that follow would hold what is left out.
-        query["max-keys"] = str(_PAGE if limit is None or token else min(_PAGE, limit))
-        if token is not None:
-            query["continuation-token"] = token
-        elif after:
-            query["start-after"] = after
         request = Request("GET", query=urlencode(query, quote_via=quote, safe="~"))
         page = await transport.run(request, read)
-        if not all(name.startswith(call.prefix) for name in page.entries):
+        if not all(name.startswith(call.prefix) for name in page.names):
             raise StoreError("the server lists keys outside the prefix")
-        found |= {
-            name: info
-            for name, info in page.entries.items()
-            if name > after and is_valid(name.removesuffix("/") if folders and info is None else name)
-        }
+        found += [
+            name
+            for name in page.names
+            if name > after
+            and is_valid(name.removesuffix("/") if folders and name not in page.infos else name)
+        ]
+        infos |= page.infos
         if page.token is None:
             break
-        if page.token == token:
+        if page.token == query.get("continuation-token"):
             raise StoreError("the server's pages do not end")
-        token = page.token
-    return found
+        # Only the first page is cut to the limit: many of those that follow would hold what is left out.
+        query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
+        query.pop("start-after", None)
+    # In order already, unless the service lists folder by folder.
+    return sorted(dict.fromkeys(found))[:limit], infos
 
 
 def read_key_page(reply: Reply) -> Page:
@@ -102,24 +105,24 @@ def read_key_page(reply: Reply) -> Page:
         keys = []
         root = read_result(reply)
     keys = keys or [text_of(entry, "Key") for entry in root.iterfind("{*}Contents")]
-    return Page(dict.fromkeys(_decoded(keys, root)), _next_token(root))
+    return Page(_decoded(keys, root), {}, _next_token(root))
 
 
 def read_object_page(reply: Reply) -> Page:
     """Return the page with what it tells of each object, and with the folders among them."""
     root = read_result(reply)
-    entries: dict[str, ObjectInfo | None] = {}
+    infos: dict[str, ObjectInfo] = {}
     for entry in root.iterfind("{*}Contents"):
         for key in _decoded([text_of(entry, "Key")], root):
             size, etag = text_of(entry, "Size").strip(), text_of(entry, "ETag").strip()
-            entries[key] = ObjectInfo(
+            infos[key] = ObjectInfo(
                 key,
                 int(size) if size.isdecimal() else None,
                 version=quoted(etag) if etag else None,
                 modified=read_time(text_of(entry, "LastModified")),
             )
     folders = [text_of(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
-    return Page(entries | dict.fromkeys(_decoded(folders, root)), _next_token(root))
+    return Page([*infos, *_decoded(folders, root)], infos, _next_token(root))
 
 
 def _next_token(root: ET.Element) -> str | None:
