@@ -31,13 +31,7 @@ from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Coroutine,
-        Mapping,
-    )
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
