@@ -103,6 +103,12 @@ class S3ObjectStore(Leaf):
         address = self._transport.address
         return f"S3ObjectStore(bucket={address.bucket!r}, host={address.host!r}, region={address.region!r})"
 
+    @property
+    def endpoint(self) -> str:
+        """Base URL of the service, without the bucket."""
+        address = self._transport.address
+        return f"{address.scheme}://{address.host}{address.path}"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "an S3ObjectStore holds connections and credentials and is not pickled or copied: "
