@@ -64,7 +64,8 @@ SHARED_BY_LAYERS = {"base", "copy_error", "deadline", "fields", "outcome", "stre
 def part_of(path: str) -> str:
     """Name the part that a file or a dotted module belongs to."""
     path = path.removesuffix(".py").removesuffix("/__init__")
-    return "storage/base" if path in ("storage/base", "storage/derived") else path.split("/", 1)[0]
+    base = ("storage/base", "storage/derived", "storage/leaf")
+    return "storage/base" if path in base else path.split("/", 1)[0]
 
 
 def imported(file: str) -> set[str]:

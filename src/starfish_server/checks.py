@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
 from starfish_server.objects import ANY
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
+
+T = TypeVar("T")
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -197,7 +199,9 @@ def check_if_version(if_version: IfVersion) -> None:
         raise TypeError(f"if_version is ANY, a version (str) or None, not {type(if_version).__name__}")
 
 
-def check_unchanged(if_version: IfVersion, found: str | None, operation: str, key: str) -> None:
+def check_unchanged(
+    if_version: IfVersion, found: str | None, operation: str | None = None, key: str | None = None
+) -> None:
     """Raise `VersionConflictError` unless a write may replace the version `found`; None is no object."""
     if if_version is ANY or if_version == found:
         return
@@ -299,16 +303,16 @@ def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str)
         raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
 
 
-async def asynchronous(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of either kind of iterable; a generator is closed with this one."""
-    if not isinstance(chunks, AsyncIterable):
-        for chunk in chunks:
-            yield chunk
+async def asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the items of either kind of iterable; a generator is closed with this one."""
+    if not isinstance(items, AsyncIterable):
+        for item in items:
+            yield item
         return
-    iterator = aiter(chunks)
+    iterator = aiter(items)
     try:
-        async for chunk in iterator:
-            yield chunk
+        async for item in iterator:
+            yield item
     finally:
         if isinstance(iterator, AsyncGenerator):
             await iterator.aclose()

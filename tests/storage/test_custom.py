@@ -328,7 +328,7 @@ async def test_a_list_callback_gets_no_limit_when_all_keys_are_asked_for() -> No
 
 @pytest.mark.parametrize("result", [b"bytes", 7, ["v"], object()], ids=str)
 async def test_a_result_that_is_not_text_is_a_typed_error(result: Any) -> None:
-    with pytest.raises(StoreError, match="on_get must return a str or None") as caught:
+    with pytest.raises(StoreError, match="on_get must return str or None") as caught:
         await CustomObjectStore(on_get=lambda key: result).get_string("k")
     assert (caught.value.operation, caught.value.key) == ("get_string", "k")
 
@@ -423,3 +423,19 @@ async def test_pages_go_on_after_other_keys() -> None:
 
 def test_repr_names_the_callbacks() -> None:
     assert repr(CustomObjectStore(on_get=saw, on_put=saw)) == "CustomObjectStore(on_get, on_put)"
+
+
+async def test_options_are_given_by_keyword_and_unknown_ones_refused() -> None:
+    store: Any = CustomObjectStore(on_get=lambda key: "v", on_read=lambda key, start, stop: None)
+    with pytest.raises(TypeError, match="positional"):
+        await store.read("k", 0)
+    with pytest.raises(TypeError, match="unknown"):
+        await store.get_string("k", unknown=1)
+
+
+async def test_an_error_of_a_callback_names_the_operation_and_the_key() -> None:
+    def fails(key: str) -> str:
+        raise StoreError("the backend is full")
+
+    with pytest.raises(StoreError, match="get_string 'k': the backend is full"):
+        await CustomObjectStore(on_get=fails).get_string("k")

@@ -293,14 +293,21 @@ async def test_a_close_that_is_cancelled_fails_requests_typed(
 async def test_a_session_made_while_another_thread_closes_the_store_is_closed() -> None:
     def close_meanwhile() -> CredentialSource:
         closing.start()
-        closing.join(0.2)
+        closing.join(10.0)
         return CredentialSource()
 
-    made = sessions.Sessions(aiohttp.ClientSession, close_meanwhile, 30.0)
+    clients: list[aiohttp.ClientSession] = []
+
+    def open_client() -> aiohttp.ClientSession:
+        clients.append(aiohttp.ClientSession())
+        return clients[0]
+
+    made = sessions.Sessions(open_client, close_meanwhile, 30.0)
     closing = threading.Thread(target=lambda: asyncio.run(made.close()))
-    session = await made.current()
+    with pytest.raises(StoreClosedError):
+        await made.current()
     await asyncio.to_thread(closing.join, 10.0)
-    assert session.client.closed
+    assert [client.closed for client in clients] == [True]
 
 
 def test_a_loop_that_was_closed_with_sessions_open_is_let_go(seaweedfs: S3Server) -> None:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from starfish_server.checks import is_any_key
 from starfish_server.storage.s3.errors import MalformedReplyError
-from starfish_server.storage.s3.replies import ListPage, Reply, read_list_page
+from starfish_server.storage.s3.listing import Page, read_key_page
+from starfish_server.storage.s3.replies import Reply
 
 SPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 PLAIN = "<Contents><Key>{}</Key><ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
@@ -25,7 +27,7 @@ def page(entries: str, *, head: str = f"<ListBucketResult {SPACE}>", more: str =
 @given(st.lists(st.tuples(st.sampled_from([PLAIN, OWNED, LATE, CDATA, COMMENTED]), st.integers(0, 99))))
 def test_keys_come_in_the_order_of_the_page(entries: list[tuple[str, int]]) -> None:
     written = "".join(entry.format(f"k{number}") for entry, number in entries)
-    assert read_list_page(page(written)).keys == [f"k{number}" for _, number in entries]
+    assert read_key_page(page(written)).names == [f"k{number}" for _, number in entries]
 
 
 @pytest.mark.parametrize(
@@ -38,33 +40,33 @@ def test_a_page_may_use_another_or_no_name_space(head: str) -> None:
     if prefix:
         xml = xml.replace("</", "</a:").replace("<I", "<a:I").replace("<C", "<a:C").replace("<K", "<a:K")
         xml = xml.replace("<E", "<a:E").replace("<S", "<a:S")
-    assert read_list_page(Reply(200, {}, xml.encode())).keys == ["k"]
+    assert read_key_page(Reply(200, {}, xml.encode())).names == ["k"]
 
 
 def test_a_key_is_decoded_once_and_only_if_the_page_says_so() -> None:
     encoded = page(PLAIN.format("a%2Bb+c%2520"), more="<EncodingType>url</EncodingType>")
-    assert read_list_page(encoded).keys == ["a+b c%20"]
-    assert read_list_page(page(PLAIN.format("a%2Bb"))).keys == ["a%2Bb"]
-    assert read_list_page(page(PLAIN.format("a&amp;b"))).keys == ["a&b"]
+    assert read_key_page(encoded).names == ["a+b c%20"]
+    assert read_key_page(page(PLAIN.format("a%2Bb"))).names == ["a%2Bb"]
+    assert read_key_page(page(PLAIN.format("a&amp;b"))).names == ["a&b"]
 
 
-def test_keys_that_are_not_utf8_are_left_out_and_no_others() -> None:
+def test_keys_that_are_not_utf8_are_not_valid_and_all_others_are() -> None:
     keys = ["a", "%ff", "b", "caf%E9", "%ff", "%EF%BF%BD", "z"]
     encoded = page("".join(map(PLAIN.format, keys)), more="<EncodingType>url</EncodingType>")
-    assert read_list_page(encoded).keys == ["a", "b", "\ufffd", "z"]
+    assert list(filter(is_any_key, read_key_page(encoded).names)) == ["a", "b", "\ufffd", "z"]
 
 
 @pytest.mark.parametrize("truncated", ["False", "FALSE", " false\n"])
 def test_a_page_says_in_any_form_that_it_is_the_last(truncated: str) -> None:
     reply = page(PLAIN.format("a"))
     reply = reply._replace(body=reply.body.replace(b">false<", f">{truncated}<".encode()))
-    assert read_list_page(reply) == ListPage(["a"], None)
+    assert read_key_page(reply) == Page(["a"], {}, None)
 
 
 def test_elements_without_the_name_space_of_their_root_are_read() -> None:
     entry = "<Contents><Key>a</Key></Contents>"
     body = f"<s:L xmlns:s='http://s3'><IsTruncated>false</IsTruncated>{entry}</s:L>"
-    assert read_list_page(Reply(200, {}, body.encode())).keys == ["a"]
+    assert read_key_page(Reply(200, {}, body.encode())).names == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -79,4 +81,4 @@ def test_elements_without_the_name_space_of_their_root_are_read() -> None:
 )
 def test_a_page_that_is_not_whole_is_an_error(entries: str) -> None:
     with pytest.raises(MalformedReplyError):
-        read_list_page(page(entries))
+        read_key_page(page(entries))

@@ -15,8 +15,7 @@ import pytest
 from faulty_proxy import FaultyProxy, Forward, lost_reply, passed_on, reply, s3_error
 from starfish_server.errors import StoreAccessDeniedError, StoreError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore
-from starfish_server.storage.s3.multipart import PART_BYTES
-from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES
+from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, PART_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import web

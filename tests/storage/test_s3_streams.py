@@ -130,6 +130,15 @@ async def test_a_reader_waiting_for_bytes_is_ended_by_close(store: S3ObjectStore
         await waiting
 
 
+async def test_a_reader_whose_body_has_come_already_is_ended_by_close(store: S3ObjectStore) -> None:
+    await store.put_bytes("k", b"v", content_type="a/b")
+    reader = await opened(store)
+    await store.close()
+    with pytest.raises(StoreClosedError) as caught:
+        await reader.read()
+    assert (caught.value.operation, caught.value.key) == ("open", "k")
+
+
 async def test_a_body_that_is_cut_short_is_an_error(store: S3ObjectStore, proxy: FaultyProxy) -> None:
     await store.put_bytes("k", BODY, content_type="a/b")
     proxy.fault = cut_short(500_000)

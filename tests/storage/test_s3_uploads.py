@@ -18,7 +18,7 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.storage.s3 import S3ObjectStore, sessions, writing
-from starfish_server.storage.s3.multipart import PART_BYTES
+from starfish_server.storage.s3.writing import PART_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -4,41 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import (
-    check_header,
-    check_headers,
-    check_key,
     check_keys,
-    check_page,
-    check_prefix,
+    check_metadata,
     check_text,
+    checked_chunks,
     copy_bytes,
+    encode_body,
     encode_text,
-    flag,
     header_or_none,
 )
-from starfish_server.errors import (
-    DeleteManyError,
-    StoreClosedError,
-    StoreError,
-    StoreNotSupportedError,
-    shown_text,
+from starfish_server.errors import DeleteManyError, StoreError, StoreNotSupportedError, shown_text
+from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
+from starfish_server.operations import (
+    OPERATIONS,
+    Copy,
+    DeleteMany,
+    GetBytes,
+    ListKeys,
+    Put,
+    PutBytes,
+    Upload,
+    Write,
 )
-from starfish_server.operations import OPERATIONS
 from starfish_server.storage.custom.callback import Callback, Shape
-from starfish_server.storage.custom.general import SHAPES, GeneralCallbacks
+from starfish_server.storage.leaf import Leaf
 
 if TYPE_CHECKING:
-    from starfish_server.context import StoreContext
+    from starfish_server.operations import Operation
 
 __all__ = ["CustomObjectStore"]
 
 _HEADERS = ("content_type", "cache_control")
+_OPTIONS = (*_HEADERS, "metadata", "if_version")
+_RANGE = ("start", "stop", "context")
+_PAGE = ("start_after", "limit", "context")
+_SHAPES = {
+    "get_string": Shape("on_get", ("key",)),
+    "put": Shape("on_put", ("key", "body"), named=_HEADERS),
+    "list_keys": Shape("on_list", ("prefix",), _PAGE),
+    "delete": Shape("on_delete", ("key",)),
+    "delete_many": Shape("on_delete_many", ("keys",)),
+    "get_bytes": Shape("on_get_bytes", ("key",)),
+    "put_bytes": Shape("on_put_bytes", ("key", "body"), named=_HEADERS),
+    "stat": Shape("on_stat", ("key",)),
+    "read": Shape("on_read", ("key",), _RANGE),
+    "open": Shape("on_open", ("key",), _RANGE),
+    "write": Shape("on_write", ("key", "body"), named=_OPTIONS),
+    "upload": Shape("on_upload", ("key", "chunks"), named=_OPTIONS),
+    "copy": Shape("on_copy", ("source", "target"), named=("if_version",)),
+    "list_objects": Shape("on_list_objects", ("prefix",), _PAGE, named=("delimiter",)),
+    "signed_url": Shape("on_signed_url", ("key",), named=("method", "expires", "content_type")),
+    "close": Shape("on_close", (), ()),
+}
+# What each derived operation is made of: all of one of these groups.
+_PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "read": (("get_bytes",), ("get_string",)),
+    "stat": (("read",),),
+    "open": (("read",),),
+    "write": (("put", "put_bytes"),),
+    "upload": (("write",),),
+    "copy": (("read", "write"),),
+    "list_objects": (("list_keys",),),
+}
+# What the callbacks return; those of the other operations may return anything.
+_RESULTS: dict[str, tuple[type, ...]] = {
+    "get_string": (str, type(None)),
+    "stat": (ObjectInfo, type(None)),
+    "read": (StoredObject, type(None)),
+    "open": (ObjectReader, type(None)),
+    "write": (ObjectInfo,),
+    "upload": (ObjectInfo,),
+    "copy": (ObjectInfo,),
+    "list_objects": (ObjectList,),
+    "signed_url": (str,),
+}
 
 
-class CustomObjectStore(GeneralCallbacks):
+class CustomObjectStore(Leaf):
     """A leaf made of callbacks, plain or async.
 
     on_get(key) -> str | None
@@ -95,27 +140,28 @@ class CustomObjectStore(GeneralCallbacks):
         on_close: Callable[[], object] | None = None,
         portable_keys: bool = False,
     ) -> None:
-        shapes: dict[str, tuple[Callable[..., object] | None, Shape]] = {
-            "get_string": (on_get, Shape("on_get", ("key",))),
-            "put": (on_put, Shape("on_put", ("key", "body"), named=_HEADERS)),
-            "list_keys": (on_list, Shape("on_list", ("prefix",), ("start_after", "limit", "context"))),
-            "delete": (on_delete, Shape("on_delete", ("key",))),
-            "delete_many": (on_delete_many, Shape("on_delete_many", ("keys",))),
-            "get_bytes": (on_get_bytes, Shape("on_get_bytes", ("key",))),
-            "put_bytes": (on_put_bytes, Shape("on_put_bytes", ("key", "body"), named=_HEADERS)),
-            "stat": (on_stat, SHAPES["stat"]),
-            "read": (on_read, SHAPES["read"]),
-            "open": (on_open, SHAPES["open"]),
-            "write": (on_write, SHAPES["write"]),
-            "upload": (on_upload, SHAPES["upload"]),
-            "copy": (on_copy, SHAPES["copy"]),
-            "list_objects": (on_list_objects, SHAPES["list_objects"]),
-            "signed_url": (on_signed_url, SHAPES["signed_url"]),
-            "close": (on_close, Shape("on_close", (), ())),
+        super().__init__(portable_keys=portable_keys)
+        given = {
+            "get_string": on_get,
+            "put": on_put,
+            "list_keys": on_list,
+            "delete": on_delete,
+            "delete_many": on_delete_many,
+            "get_bytes": on_get_bytes,
+            "put_bytes": on_put_bytes,
+            "stat": on_stat,
+            "read": on_read,
+            "open": on_open,
+            "write": on_write,
+            "upload": on_upload,
+            "copy": on_copy,
+            "list_objects": on_list_objects,
+            "signed_url": on_signed_url,
+            "close": on_close,
         }
         self._callbacks = {
-            operation: Callback(function, shape)
-            for operation, (function, shape) in shapes.items()
+            operation: Callback(function, _SHAPES[operation])
+            for operation, function in given.items()
             if function is not None
         }
         if "delete" in self._callbacks:
@@ -124,102 +170,56 @@ class CustomObjectStore(GeneralCallbacks):
             "context" in callback.takes and not OPERATIONS[operation].writes
             for operation, callback in self._callbacks.items()
         )
-        self._portable = flag("portable_keys", portable_keys)
-        self._check_key = check_key if portable_keys else partial(check_text, "key")
-        self._check_prefix = check_prefix if portable_keys else partial(check_text, "prefix")
-        self._closed = False
+        if not portable_keys:
+            self._check_key, self._check_prefix = partial(check_text, "key"), partial(check_text, "prefix")
 
     def __repr__(self) -> str:
         names = dict.fromkeys(callback.name for callback in self._callbacks.values())
         return f"CustomObjectStore({', '.join(names)})"
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        callback = self._ready("get_string", key)
-        body = await callback(key=key, context=context)
-        if body is None or isinstance(body, str):
-            return body
-        raise _unexpected(callback, "a str or None", body, "get_string", key)
+    def native(self, operation: str) -> bool:
+        return operation in self._callbacks
 
-    async def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        callback = self._ready("put", key)
-        check_headers(content_type, cache_control)
-        encode_text(body, "put", key)
-        headers = {"content_type": content_type, "cache_control": cache_control}
-        await callback(key=key, body=body, context=context, **headers)
+    def supports(self, operation: str) -> bool:
+        if operation == "conditional_write":
+            return "write" in self._callbacks and "if_version" in self._callbacks["write"].takes
+        if operation in self._callbacks:
+            return True
+        return any(all(map(self.supports, parts)) for parts in _PARTS.get(operation, ()))
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        callback = self._ready("list_keys", prefix)
-        check_page(start_after, limit, any_text=not self._portable)
-        if limit == 0:
-            return []
-        values = {"prefix": prefix, "start_after": start_after, "context": context}
-        keys = _checked_keys(callback, await callback(**values, limit=limit), prefix)
-        after = start_after or ""
-        if limit is not None and len(keys) <= limit and any(key <= after for key in keys):
-            # The callback counted keys up to `start_after` towards the limit, so it may have left others out.
-            keys = _checked_keys(callback, await callback(**values, limit=None), prefix)
-        return sorted(key for key in keys if key > after)[:limit]
+    async def _perform(self, call: Operation[Any]) -> object:
+        callback = self._callbacks.get(call.name)
+        if callback is None:
+            raise StoreNotSupportedError("there is no callback for it")
+        if isinstance(call, ListKeys):
+            return await _list_keys(callback, call)
+        if isinstance(call, DeleteMany):
+            await self._delete_many(callback, call)
+            return None
+        result = await callback(**_values(callback, call))
+        if isinstance(call, GetBytes):
+            return _checked_body(callback, result)
+        kinds = _RESULTS.get(call.name)
+        if kinds is None:
+            return None
+        if isinstance(result, kinds):
+            return result
+        promised = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise _unexpected(callback, promised, result)
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        callback = self._ready("delete", key)
-        await callback(key=key, context=context)
-
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        callback = self._ready("delete_many", None)
-        keys = check_keys(keys, self._check_key)
+    async def _delete_many(self, callback: Callback, call: DeleteMany) -> None:
+        keys = check_keys(call.keys, self._check_key)
         if callback is not self._callbacks.get("delete"):
-            await callback(keys=keys, context=context)
+            await callback(keys=keys, context=call.context)
             return
         failures: dict[str, Exception] = {}
         for key in keys:
             try:
-                await callback(key=key, context=context)
+                await callback(key=key, context=call.context)
             except Exception as error:  # noqa: BLE001 - a callback may raise anything
                 failures[key] = error
         if failures:
             raise DeleteManyError(failures)
-
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        callback = self._ready("get_bytes", key)
-        found = await callback(key=key, context=context)
-        match found:
-            case None:
-                return None
-            case (bytes() | bytearray() | memoryview() as body, content_type) if header_or_none(content_type):
-                return bytes(body), content_type
-        promised = "a tuple of bytes and a content type in printable ASCII, or None"
-        raise _unexpected(callback, promised, found, "get_bytes", key)
-
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        callback = self._ready("put_bytes", key)
-        check_header("content_type", content_type)
-        check_headers(None, cache_control)
-        body = copy_bytes(body, "put_bytes")
-        headers = {"content_type": content_type, "cache_control": cache_control}
-        await callback(key=key, body=body, context=context, **headers)
 
     async def close(self) -> None:
         if not self._closed:
@@ -227,34 +227,70 @@ class CustomObjectStore(GeneralCallbacks):
             if callback := self._callbacks.get("close"):
                 await callback()
 
-    def _ready(self, operation: str, key: str | None) -> Callback:
-        """Return the callback of an operation, with its key or prefix checked (`delete_many` has none)."""
-        if self._closed:
-            raise StoreClosedError("this CustomObjectStore is closed", operation=operation, key=key)
-        if operation not in self._callbacks:
-            raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
-        if operation in ("list_keys", "list_objects"):
-            self._check_prefix(cast("str", key), operation)
-        elif operation != "delete_many":
-            self._check_key(cast("str", key), operation)
-        return self._callbacks[operation]
+
+def _values(callback: Callback, call: Operation[Any]) -> dict[str, Any]:
+    """Return the arguments for a callback, with copies of those that may change.
+
+    A callback that does not take a condition or metadata cannot do the write.
+    """
+    values: dict[str, Any] = {name: getattr(call, name) for name in callback.takes}
+    if isinstance(call, Put):
+        encode_text(call.body, call.name, call.key)  # for its checks
+    elif isinstance(call, PutBytes):
+        values["body"] = copy_bytes(call.body, call.name)
+    elif isinstance(call, Write | Upload | Copy):
+        if call.if_version is not ANY and "if_version" not in values:
+            raise StoreNotSupportedError(f"{callback.name} takes no if_version")
+        metadata = {} if isinstance(call, Copy) else check_metadata(call.metadata)
+        if "metadata" in values:
+            values["metadata"] = metadata
+        elif metadata:
+            raise StoreNotSupportedError(f"{callback.name} takes no metadata")
+        if isinstance(call, Upload):
+            values["chunks"] = checked_chunks(call.chunks, call.name)
+        elif isinstance(call, Write):
+            content = encode_body(call.body, call.name, call.key)
+            values["body"] = call.body if isinstance(call.body, str) else content
+    return values
+
+
+async def _list_keys(callback: Callback, call: ListKeys) -> list[str]:
+    limit, after = call.limit, call.start_after or ""
+    if limit == 0:
+        return []
+    values = {"prefix": call.prefix, "start_after": call.start_after, "context": call.context}
+    keys = _checked_keys(callback, await callback(**values, limit=limit), call.prefix)
+    if limit is not None and len(keys) <= limit and any(key <= after for key in keys):
+        # The callback counted keys up to `start_after` towards the limit, so it may have left others out.
+        keys = _checked_keys(callback, await callback(**values, limit=None), call.prefix)
+    return sorted(key for key in keys if key > after)[:limit]
+
+
+def _checked_body(callback: Callback, found: object) -> tuple[bytes, str] | None:
+    match found:
+        case None:
+            return None
+        case (bytes() | bytearray() | memoryview() as body, str() as content_type) if header_or_none(
+            content_type
+        ):
+            return bytes(body), content_type
+    promised = "a tuple of bytes and a content type in printable ASCII, or None"
+    raise _unexpected(callback, promised, found)
 
 
 def _checked_keys(callback: Callback, keys: object, prefix: str) -> set[str]:
     if not isinstance(keys, Iterable) or isinstance(keys, str | bytes):
-        raise _unexpected(callback, "an iterable of str", keys, "list_keys", prefix)
+        raise _unexpected(callback, "an iterable of str", keys)
     checked = set()
     for key in keys:
         if not isinstance(key, str):
-            raise _unexpected(callback, "keys that are str", key, "list_keys", prefix)
+            raise _unexpected(callback, "keys that are str", key)
         if not key.startswith(prefix):
             # Not filtered out: keys relative to the prefix would all vanish, and the list would look empty.
-            reason = f"on_list returned {shown_text(key)}, which is outside the prefix"
-            raise StoreError(reason, operation="list_keys", key=prefix)
+            raise StoreError(f"on_list returned {shown_text(key)}, which is outside the prefix")
         checked.add(key)
     return checked
 
 
-def _unexpected(callback: Callback, promised: str, result: object, operation: str, key: str) -> StoreError:
-    reason = f"{callback.name} must return {promised}, not {type(result).__name__}"
-    return StoreError(reason, operation=operation, key=key)
+def _unexpected(callback: Callback, promised: str, result: object) -> StoreError:
+    return StoreError(f"{callback.name} must return {promised}, not {type(result).__name__}")

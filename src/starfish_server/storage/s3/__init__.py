@@ -16,15 +16,7 @@ except ImportError as error:
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     DEFAULT_TEXT_TYPE,
-    check_chunks,
-    check_delimiter,
-    check_header,
-    check_headers,
-    check_if_version,
     check_metadata,
-    check_page,
-    check_range,
-    check_url,
     copy_bytes,
     decode_text,
     encode_body,
@@ -32,51 +24,55 @@ from starfish_server.checks import (
     header_or_none,
     is_any_key,
     is_key,
-    key_checks,
     type_or_default,
 )
-from starfish_server.objects import ANY, ObjectInfo
-from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.objects import ObjectInfo
+from starfish_server.operations import ListKeys
+from starfish_server.storage.leaf import Leaf
 from starfish_server.storage.s3.conditions import ConditionalWrites
 from starfish_server.storage.s3.copying import copy_object
 from starfish_server.storage.s3.deletion import delete_many, delete_one
-from starfish_server.storage.s3.infos import headers_for, object_headers, version_or_none
 from starfish_server.storage.s3.listing import list_keys, list_objects
 from starfish_server.storage.s3.options import S3StorageOptions
-from starfish_server.storage.s3.reading import get_object, read_object, stat_object
-from starfish_server.storage.s3.streaming import open_object
-from starfish_server.storage.s3.transport import Transport, closed_error
+from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
+from starfish_server.storage.s3.replies import headers_for, object_headers, version_or_none
+from starfish_server.storage.s3.transport import Transport
 from starfish_server.storage.s3.writing import put_object, upload_object
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
-
-    from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion, ObjectList, ObjectReader, StoredObject
-    from starfish_server.storage.s3.replies import Reply
+    from starfish_server.objects import ObjectList, ObjectReader, StoredObject
+    from starfish_server.operations import (
+        Copy,
+        Delete,
+        DeleteMany,
+        GetBytes,
+        GetString,
+        ListObjects,
+        Open,
+        Put,
+        PutBytes,
+        Read,
+        SignedUrl,
+        Stat,
+        Upload,
+        Write,
+    )
 
 __all__ = ["S3ObjectStore", "S3StorageOptions"]
 
 _METHODS = {
-    "get_string": "GetObject",
-    "get_bytes": "GetObject",
+    **dict.fromkeys(("get_string", "get_bytes", "read", "open"), "GetObject"),
+    **dict.fromkeys(("put", "put_bytes", "write", "upload"), "PutObject"),
+    **dict.fromkeys(("list_keys", "list_objects"), "ListObjectsV2"),
     "stat": "HeadObject",
-    "read": "GetObject",
-    "open": "GetObject",
-    "put": "PutObject",
-    "put_bytes": "PutObject",
-    "write": "PutObject",
-    "upload": "PutObject",
     "copy": "CopyObject",
-    "list_keys": "ListObjectsV2",
-    "list_objects": "ListObjectsV2",
     "signed_url": "PresignUrl",
     "delete": "DeleteObject",
     "delete_many": "DeleteObjects",
 }
 
 
-class S3ObjectStore(AbstractObjectStore):
+class S3ObjectStore(Leaf):
     """A leaf that keeps objects in an S3 bucket: AWS, MinIO, Cloudflare R2, Tigris, SeaweedFS and others.
 
     One store may be used from any number of event loops and threads; each loop gets connections of its own.
@@ -92,18 +88,16 @@ class S3ObjectStore(AbstractObjectStore):
     plain `StoreError` for what a retry would not change.
     """
 
-    context_dependent = False
     options_type = S3StorageOptions
 
     def __init__(self, options: S3StorageOptions) -> None:
         if not isinstance(options, S3StorageOptions):
             raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(options).__name__}")
+        super().__init__(portable_keys=options.portable_keys)
         self._transport = Transport(options)
         self._conditional = ConditionalWrites(self._transport)
         self._verify = options.verify_bodies and not self._transport.address.secure
-        self._portable = options.portable_keys
         self._is_key = is_key if options.portable_keys else is_any_key
-        self._check_key, self._check_prefix = key_checks(options.portable_keys)
 
     def __repr__(self) -> str:
         address = self._transport.address
@@ -135,206 +129,85 @@ class S3ObjectStore(AbstractObjectStore):
         one_key = operation not in {"list_keys", "list_objects", "delete_many"}
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        self._enter("get_string", key)
-        reply = await self._get("get_string", key)
-        return None if reply is None else decode_text(reply.body, "get_string", key)
+    async def _get_string(self, call: GetString) -> str | None:
+        reply = await get_object(self._transport, call.key, verify=self._verify)
+        return None if reply is None else decode_text(reply.body, "get_string", call.key)
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        self._enter("get_bytes", key)
-        reply = await self._get("get_bytes", key)
+    async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
+        reply = await get_object(self._transport, call.key, verify=self._verify)
         if reply is None:
             return None
         return reply.body, header_or_none(reply.headers.get("Content-Type")) or DEFAULT_BYTES_TYPE
 
-    async def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        self._enter("put", key)
-        check_headers(content_type, cache_control)
-        content = encode_text(body, "put", key)
-        headers = object_headers(content_type or DEFAULT_TEXT_TYPE, cache_control)
-        await put_object(self._transport, "put", key, content, headers)
+    async def _put(self, call: Put) -> None:
+        body = encode_text(call.body, "put", call.key)
+        headers = object_headers(call.content_type or DEFAULT_TEXT_TYPE, call.cache_control)
+        await put_object(self._transport, call.key, body, headers)
 
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        self._enter("put_bytes", key)
-        check_header("content_type", content_type)
-        check_headers(None, cache_control)
-        content = copy_bytes(body, "put_bytes")
-        headers = object_headers(content_type, cache_control)
-        await put_object(self._transport, "put_bytes", key, content, headers)
+    async def _put_bytes(self, call: PutBytes) -> None:
+        body = copy_bytes(call.body, "put_bytes")
+        headers = object_headers(call.content_type, call.cache_control)
+        await put_object(self._transport, call.key, body, headers)
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        self._check_open("list_keys", prefix)
-        self._check_prefix(prefix, "list_keys")
-        check_page(start_after, limit, any_text=not self._portable)
-        return await list_keys(self._transport, prefix, start_after, limit, self._is_key)
+    async def _list_keys(self, call: ListKeys) -> list[str]:
+        return await list_keys(self._transport, call, self._is_key)
 
-    async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
-        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
-        self._check_open("list_keys", prefix)
-        if not self._portable:
-            return []
-        keys = await list_keys(self._transport, prefix, None, None, is_any_key)
-        reason = "the key breaks the key rules; portable_keys=False allows it"
-        return [(key, reason) for key in keys if not is_key(key)]
+    async def _list_objects(self, call: ListObjects) -> ObjectList:
+        return await list_objects(self._transport, call, self._is_key)
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._enter("delete", key)
-        await delete_one(self._transport, "delete", key)
+    async def _delete(self, call: Delete) -> None:
+        await delete_one(self._transport, call.key)
 
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        self._check_open("delete_many", None)
-        await delete_many(self._transport, keys, self._check_key)
+    async def _delete_many(self, call: DeleteMany) -> None:
+        await delete_many(self._transport, call.keys, self._check_key)
 
-    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
-        self._enter("stat", key)
-        return await stat_object(self._transport, "stat", key)
+    async def _stat(self, call: Stat) -> ObjectInfo | None:
+        return await stat_object(self._transport, call.key)
 
-    async def read(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> StoredObject | None:
-        self._enter("read", key)
-        check_range(start, stop)
-        return await read_object(self._transport, key, start, stop, verify=self._verify)
+    async def _read(self, call: Read) -> StoredObject | None:
+        return await read_object(self._transport, call.key, call.start, call.stop, verify=self._verify)
 
-    async def open(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> ObjectReader | None:
-        self._enter("open", key)
-        check_range(start, stop)
-        return await open_object(self._transport, "open", key, start, stop)
+    async def _open(self, call: Open) -> ObjectReader | None:
+        return await open_object(self._transport, "open", call.key, call.start, call.stop)
 
-    async def write(
-        self,
-        key: str,
-        body: str | bytes,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        kind = type_or_default(content_type, body)
-        info = self._info("write", key, kind, cache_control, metadata, if_version)
-        content = encode_body(body, "write", key)
-        etag = await self._conditional.put("write", key, content, headers_for(info), if_version)
-        return replace(info, size=len(content), version=version_or_none(etag))
+    async def _write(self, call: Write) -> ObjectInfo:
+        body = encode_body(call.body, "write", call.key)
+        info = _info(call, type_or_default(call.content_type, call.body))
+        etag = await self._conditional.put(call.key, body, headers_for(info), call.if_version)
+        return replace(info, size=len(body), version=version_or_none(etag))
 
-    async def upload(
-        self,
-        key: str,
-        chunks: Iterable[bytes] | AsyncIterable[bytes],
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        kind = content_type if content_type is not None else DEFAULT_BYTES_TYPE
-        info = self._info("upload", key, kind, cache_control, metadata, if_version)
-        check_chunks(chunks, "upload")
+    async def _upload(self, call: Upload) -> ObjectInfo:
+        info = _info(call, type_or_default(call.content_type, b""))
         etag, size = await upload_object(
-            self._transport, self._conditional, "upload", key, chunks, headers_for(info), if_version
+            self._conditional, call.key, call.chunks, headers_for(info), call.if_version
         )
         return replace(info, size=size, version=version_or_none(etag))
 
-    async def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        self._enter("copy", source)
-        self._enter("copy", target)
-        check_if_version(if_version)
-        return await copy_object(self._transport, self._conditional, source, target, if_version)
+    async def _copy(self, call: Copy) -> ObjectInfo:
+        return await copy_object(self._conditional, call.source, call.target, call.if_version)
 
-    async def list_objects(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        delimiter: str | None = None,
-        context: StoreContext | None = None,
-    ) -> ObjectList:
-        self._check_open("list_objects", prefix)
-        self._check_prefix(prefix, "list_objects")
-        check_page(start_after, limit, "list_objects", any_text=not self._portable)
-        check_delimiter(delimiter)
-        return await list_objects(self._transport, prefix, start_after, limit, delimiter, self._is_key)
-
-    async def signed_url(
-        self,
-        key: str,
-        *,
-        method: str = "GET",
-        expires: float = 900.0,
-        content_type: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
-        self._enter("signed_url", key)
-        check_url(method, expires)
-        check_headers(content_type, None)
-        if content_type is not None and method != "PUT":
+    async def _signed_url(self, call: SignedUrl) -> str:
+        if call.content_type is not None and call.method != "PUT":
             raise ValueError("content_type is for method='PUT'")
-        return await self._transport.signed_url(key, method, expires, content_type)
+        return await self._transport.signed_url(call.key, call.method, call.expires, call.content_type)
+
+    async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
+        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
+        call = ListKeys(prefix)
+        self._check(call)
+        keys = [] if self._any_text else await list_keys(self._transport, call, is_any_key)
+        reason = "the key breaks the key rules; portable_keys=False allows it"
+        return [(key, reason) for key in keys if not is_key(key)]
 
     async def close(self) -> None:
         """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
 
         What is not finished by then raises `StoreClosedError`.
         """
+        self._closed = True
         await self._transport.close()
 
-    def _info(
-        self,
-        operation: str,
-        key: str,
-        content_type: str,
-        cache_control: str | None,
-        metadata: Mapping[str, str] | None,
-        if_version: IfVersion,
-    ) -> ObjectInfo:
-        """Check what is to be written beside a body, and return it."""
-        self._enter(operation, key)
-        check_if_version(if_version)
-        check_headers(content_type, cache_control)
-        return ObjectInfo(key, None, content_type, cache_control, check_metadata(metadata))
 
-    def _get(self, operation: str, key: str) -> Coroutine[None, None, Reply | None]:
-        return get_object(self._transport, operation, key, verify=self._verify)
-
-    def _enter(self, operation: str, key: str) -> None:
-        self._check_open(operation, key)
-        self._check_key(key, operation)
-
-    def _check_open(self, operation: str, key: str | None) -> None:
-        if self._transport.closed:
-            raise closed_error(operation, key)
+def _info(call: Write | Upload, content_type: str) -> ObjectInfo:
+    """Return what is to be written beside a body."""
+    return ObjectInfo(call.key, None, content_type, call.cache_control, check_metadata(call.metadata))

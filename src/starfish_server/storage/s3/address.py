@@ -39,19 +39,14 @@ class Address:
     def of(cls, options: S3StorageOptions) -> Self:
         """Return the address of `options`. `ValueError` for a bucket that cannot be part of a host name."""
         endpoint = options.endpoint or f"https://s3.{options.region}.{_aws_suffix(options.region)}"
-        parts = urlsplit(endpoint)
-        hostname = parts.hostname or ""
-        default_port = 443 if parts.scheme == "https" else 80
-        host = f"[{hostname}]" if ":" in hostname else hostname
-        if parts.port is not None and parts.port != default_port:
-            host = f"{host}:{parts.port}"
+        url = URL(endpoint)
         return cls(
-            scheme=parts.scheme,
-            host=host,
-            path=quote(parts.path.rstrip("/"), safe="/~%"),
+            scheme=url.scheme,
+            host=url.host_port_subcomponent or "",
+            path=url.raw_path.rstrip("/"),
             bucket=options.bucket,
             region=options.region,
-            virtual=_is_virtual(options, hostname),
+            virtual=_is_virtual(options, url.host or ""),
         )
 
     @cached_property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import (
@@ -16,18 +14,16 @@ from starfish_server.errors import (
 )
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.errors import NoSuchKeyError, NoSuchUploadError, WriteRaceError
-from starfish_server.storage.s3.infos import version_or_none
-from starfish_server.storage.s3.multipart import multipart_upload
-from starfish_server.storage.s3.replies import require_stored
+from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, put_object, send_parts
+from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, multipart_upload, put_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from starfish_server.objects import IfVersion
-    from starfish_server.storage.s3.multipart import MultipartUpload
     from starfish_server.storage.s3.transport import Transport
+    from starfish_server.storage.s3.writing import MultipartUpload
 
     Headers = Mapping[str, str]
 
@@ -47,146 +43,114 @@ class ConditionalWrites:
     """
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._heeded: dict[tuple[str, str], bool] = {}
         if transport.address.is_aws:
             self._heeded = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
-        self._trials: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    async def put(
-        self, operation: str, key: str, body: bytes, headers: Headers, if_version: IfVersion
-    ) -> str:
+    async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion) -> str:
         """Store `body` if the object has this version, or there is none for None; return the new ETag.
 
         A long one goes in parts where the service is known to heed conditions then, else in one request.
         """
         if if_version is ANY:
-            return await put_object(self._transport, operation, key, body, headers)
-        way = (_COMPLETION, _condition(if_version))
-        if len(body) > MULTIPART_OVER_BYTES and self._heeded.get(way, False):
-            async with multipart_upload(self._transport, operation, key, headers) as upload:
-                await send_parts(upload, body)
+            return await put_object(self.transport, key, body, headers)
+        if len(body) > MULTIPART_OVER_BYTES and self._heeded.get((_COMPLETION, _condition(if_version))):
+            async with multipart_upload(self.transport, key, headers) as upload:
+                await upload.send_body(body)
                 return await self.complete(upload, headers, if_version)
-        request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
+        request = Request("PUT", key, headers=headers, body=body)
 
         def put(condition: Headers) -> Awaitable[str]:
             conditional = request._replace(headers={**headers, **condition})
-            return self._transport.attempts(
-                lambda: self._transport.attempt(conditional, require_stored), transient=WriteRaceError
+            return self.transport.attempts(
+                lambda: self.transport.attempt(conditional, require_stored), transient=WriteRaceError
             )
 
-        return await self._write(_PUT, operation, key, if_version, put, put)
+        return await self._write(_PUT, key, if_version, put, put)
 
-    async def check_completion(self, operation: str, key: str, if_version: IfVersion) -> None:
-        """Refuse an upload whose completion the service is known not to make conditional."""
-        if if_version is ANY:
-            return
-        _check_version(operation, key, if_version)
-        known = (_COMPLETION, _condition(if_version))
-        if not self._heeded.get(known, True):
-            raise self._unsupported(known, operation, key)
-        if known not in self._heeded:
-            await self._check_condition(operation, key, if_version)
+    async def check_completion(self, key: str, if_version: IfVersion) -> None:
+        """Refuse an upload whose condition does not hold now, or that the service is known not to heed."""
+        if if_version is not ANY:
+            condition_headers(if_version)  # for its check
+            self._check_heeded((_COMPLETION, _condition(if_version)))
+            await self._check_condition(key, if_version)
 
     async def complete(self, upload: MultipartUpload, headers: Headers, if_version: IfVersion) -> str:
         """Complete an upload if the object has this version, or there is none for None."""
 
         async def never(condition: Headers) -> str:
             # Of a part that was never sent: nothing is written even if the condition is not heeded.
-            async with multipart_upload(self._transport, upload.operation, upload.key, headers) as trial:
+            async with multipart_upload(self.transport, upload.key, headers) as trial:
                 trial.etags[1] = _NEVER[_IF_UNCHANGED]
                 try:
                     return await trial.complete(condition)
                 except NoSuchUploadError:
                     return ""
 
-        return await self._write(
-            _COMPLETION, upload.operation, upload.key, if_version, upload.complete, never
-        )
+        return await self._write(_COMPLETION, upload.key, if_version, upload.complete, never)
 
     async def _write(
         self,
         way: str,
-        operation: str,
         key: str,
         if_version: IfVersion,
         write: Callable[[Headers], Awaitable[str]],
         trial: Callable[[Headers], Awaitable[str]],
     ) -> str:
         """Call `write` with the condition, and `trial`, once, with a condition that cannot hold."""
-        _check_version(operation, key, if_version)
-        condition = _condition(if_version)
-        known = (way, condition)
-
-        async def conditionally() -> str:
-            if not self._heeded.get(known, True):
-                raise self._unsupported(known, operation, key)
-            try:
-                return await write({condition: str(if_version or "*")})
-            except (VersionConflictError, NoSuchKeyError) as error:
-                self._heeded[known] = True
-                raise _conflict(operation, key, if_version, error) from error
-
+        condition = condition_headers(if_version)
+        known = (way, _condition(if_version))
+        self._check_heeded(known)
         if known not in self._heeded:
-            async with self._trials.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-                if known not in self._heeded:
-                    await self._check_condition(operation, key, if_version)
-                    etag = await conditionally()
-                    self._heeded[known] = await _is_refused(trial({condition: _NEVER[condition]}))
-                    if not self._heeded[known]:
-                        consequence = "the write was done, and may have replaced a newer version"
-                        raise self._unsupported(known, operation, key, consequence)
-                    return etag
-        return await conditionally()
+            await self._check_condition(key, if_version)
+        try:
+            etag = await write(condition)
+        except (VersionConflictError, NoSuchKeyError) as error:
+            self._heeded[known] = True
+            found = None if isinstance(error, NoSuchKeyError) else "another"
+            check_unchanged(if_version, found)
+            raise
+        if known not in self._heeded:
+            self._heeded[known] = await _is_refused(trial({known[1]: _NEVER[known[1]]}))
+        consequence = "the write was done, and may have replaced a newer version"
+        self._check_heeded(known, consequence)
+        return etag
 
-    async def _check_condition(self, operation: str, key: str, if_version: IfVersion) -> None:
+    async def _check_condition(self, key: str, if_version: IfVersion) -> None:
         """Refuse a write whose condition does not hold now: the service may not heed it."""
         try:
-            head = Request(operation, key, "HEAD", target=key)
-            found = await self._transport.run(head, lambda reply: reply.headers.get("ETag"))
+            found = await self.transport.run(Request("HEAD", key), lambda reply: reply.headers.get("ETag"))
         except NoSuchKeyError:
             found = None
         except StoreAccessDeniedError:  # the credentials may be good for writing alone
             return
-        check_unchanged(if_version, found, operation, key)
+        check_unchanged(if_version, found)
 
-    def _unsupported(
-        self, known: tuple[str, str], operation: str, key: str, consequence: str = "nothing was written"
-    ) -> StoreNotSupportedError:
-        way, condition = known
-        bucket = self._transport.address.bucket
-        reason = f"the service of bucket {bucket!r} does not heed {condition} for {way}; {consequence}"
-        return StoreNotSupportedError(reason, operation=operation, key=key)
+    def _check_heeded(self, known: tuple[str, str], consequence: str = "nothing was written") -> None:
+        """Refuse a condition that the service is known not to heed."""
+        if not self._heeded.get(known, True):
+            way, condition = known
+            bucket = self.transport.address.bucket
+            raise StoreNotSupportedError(
+                f"the service of bucket {bucket!r} does not heed {condition} for {way}; {consequence}"
+            )
 
 
-def condition_headers(operation: str, key: str, if_version: IfVersion) -> dict[str, str]:
-    """Return the headers of a write that depends on `if_version`."""
+def condition_headers(if_version: IfVersion) -> dict[str, str]:
+    """Return the headers of a write that depends on `if_version`.
+
+    Refuses a version that no object has, and that a service may take for something else.
+    """
     if if_version is ANY:
         return {}
-    _check_version(operation, key, if_version)
-    return {_condition(if_version): str(if_version or "*")}
+    if if_version is not None and version_or_none(if_version) is None:
+        raise VersionConflictError("no object has this version, nothing was written")
+    return {_condition(if_version): if_version or "*"}
 
 
 def _condition(if_version: IfVersion) -> str:
     return _IF_ABSENT if if_version is None else _IF_UNCHANGED
-
-
-def _check_version(operation: str, key: str, if_version: IfVersion) -> None:
-    """Refuse a version that no object has, and that a service may take for something else."""
-    if isinstance(if_version, str) and version_or_none(if_version) is None:
-        raise VersionConflictError(
-            "no object has this version, nothing was written", operation=operation, key=key
-        )
-
-
-def _conflict(operation: str, key: str, if_version: IfVersion, error: StoreError) -> VersionConflictError:
-    if if_version is None:
-        reason = "there is an object already, nothing was written"
-    elif isinstance(error, NoSuchKeyError):
-        reason = "the object no longer exists, nothing was written"
-    else:
-        reason = "the object has changed, nothing was written; read it and try again"
-    return VersionConflictError(reason, operation=operation, key=key)
 
 
 async def _is_refused(trial: Awaitable[str]) -> bool:

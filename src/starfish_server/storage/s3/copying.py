@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starfish_server.checks import check_unchanged
@@ -11,13 +11,11 @@ from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, V
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
-from starfish_server.storage.s3.infos import headers_for, version_or_none
-from starfish_server.storage.s3.multipart import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload
-from starfish_server.storage.s3.reading import stat_object
-from starfish_server.storage.s3.replies import read_copied
-from starfish_server.storage.s3.streaming import open_object
-from starfish_server.storage.s3.transport import Request, bounded_gather
-from starfish_server.storage.s3.writing import upload_object
+from starfish_server.storage.s3.gather import bounded_gather
+from starfish_server.storage.s3.reading import open_object, stat_object
+from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
+from starfish_server.storage.s3.transport import Request
+from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload, upload_object
 
 if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
@@ -32,63 +30,57 @@ _REPLACED = 3
 
 
 async def copy_object(
-    transport: Transport, conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
+    conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
 ) -> ObjectInfo:
     """Copy `source` to `target`, of one version of it; return the info of the copy.
 
     A conditional copy passes through this process, except on AWS: other services are not known to heed
     conditions of copies, and to find out would overwrite what the condition protects.
     """
+    transport = conditional.transport
+    refused: ObjectInfo | None = None
     for _ in range(_REPLACED):
-        info = await stat_object(transport, "copy", source)
+        info = await stat_object(transport, source)
         if info is None:
-            _missing(source)
+            raise _missing(source)
+        if refused is not None and refused.version == info.version:  # so it was the target's condition
+            check_unchanged(if_version, "another")
         if source == target:
-            check_unchanged(if_version, info.version, "copy", target)
+            check_unchanged(if_version, info.version)
             return info
         if if_version is not ANY and not transport.address.is_aws:
-            return await _through_here(transport, conditional, source, target, if_version)
+            return await _through_here(conditional, source, target, if_version)
         try:
             if info.size is not None and info.size > AT_ONCE_BYTES:
-                return await _in_parts(transport, conditional, info, target, if_version)
+                return await _in_parts(conditional, info, target, if_version)
             return await _at_once(transport, info, target, if_version)
         except (VersionConflictError, NoSuchKeyError):
-            # Either the source has changed, or the target is not of that version.
-            now = await stat_object(transport, "copy", source)
-            if now is None:
-                _missing(source)
-            if now.version == info.version and if_version is not ANY:
-                check_unchanged(if_version, None if if_version else "another", "copy", target)
-    raise StoreUnavailableError("the source is being replaced all the time", operation="copy", key=source)
+            refused = info
+    raise StoreUnavailableError("the source is being replaced all the time")
 
 
-def _missing(source: str) -> NoReturn:
-    raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+def _missing(source: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
 
 
 async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
-    headers = _source(transport, info) | condition_headers("copy", target, if_version)
-    request = Request("copy", target, "PUT", target=target, headers=headers, body=b"")
-    if if_version is ANY:
-        copied = await transport.run(request, read_copied)
-    else:
-        copied = await transport.attempt(request, read_copied)
-    return replace(info, key=target, version=version_or_none(copied.etag), modified=copied.modified)
+    headers = _source(transport, info) | condition_headers(if_version)
+    request = Request("PUT", target, headers=headers, body=b"")
+    send = transport.run if if_version is ANY else transport.attempt
+    etag, modified = await send(request, read_written)
+    return replace(info, key=target, version=version_or_none(etag), modified=modified)
 
 
 async def _in_parts(
-    transport: Transport,
-    conditional: ConditionalWrites,
-    info: ObjectInfo,
-    target: str,
-    if_version: IfVersion,
+    conditional: ConditionalWrites, info: ObjectInfo, target: str, if_version: IfVersion
 ) -> ObjectInfo:
     """Copy a large object by parts, each of the version that `info` is of."""
+    transport = conditional.transport
     size = info.size or 0
     part = max(PART_BYTES, -(-size // MOST_PARTS))
     source = _source(transport, info)
     headers = headers_for(info)
-    async with multipart_upload(transport, "copy", target, headers) as upload:
+    async with multipart_upload(transport, target, headers) as upload:
 
         async def copy(number: int) -> None:
             first, last = (number - 1) * part, min(number * part, size) - 1
@@ -96,9 +88,9 @@ async def _in_parts(
 
         await bounded_gather(copy, range(1, -(-size // part) + 1), limit=PARTS_IN_FLIGHT)
         # A service that ignores the condition on the source may have mixed parts of two versions.
-        now = await stat_object(transport, "copy", info.key)
+        now = await stat_object(transport, info.key)
         if now is None or now.version != info.version:
-            raise VersionConflictError("the source has changed", operation="copy", key=info.key)
+            raise VersionConflictError("the source has changed")
         if if_version is ANY:
             etag = await upload.complete()
         else:
@@ -107,15 +99,15 @@ async def _in_parts(
 
 
 async def _through_here(
-    transport: Transport, conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
+    conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
 ) -> ObjectInfo:
-    reader = await open_object(transport, "copy", source, 0, None)
+    reader = await open_object(conditional.transport, "copy", source, 0, None)
     if reader is None:
-        _missing(source)
+        raise _missing(source)
     async with reader:
         info = reader.info
         headers = headers_for(info)
-        etag, size = await upload_object(transport, conditional, "copy", target, reader, headers, if_version)
+        etag, size = await upload_object(conditional, target, reader, headers, if_version)
     return replace(info, key=target, size=size, version=version_or_none(etag), modified=None)
 
 

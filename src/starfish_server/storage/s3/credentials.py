@@ -6,7 +6,6 @@ import asyncio
 import hmac
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlencode
@@ -24,11 +23,11 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from starfish_server.errors import (
     StoreAccessDeniedError,
-    StoreClosedError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.options import TOKEN
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
 
 LOOKUP_SECONDS = 60.0
-# How long a look-up that failed stands for those that would follow it.
-FAILURE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +68,16 @@ class CredentialSource:
 class CredentialChain(CredentialSource):
     """The standard credential chain of botocore, for one event loop.
 
-    One look-up at a time serves all requests that need it, and so does its failure for `FAILURE_SECONDS`.
-    While a look-up refreshes credentials that are still valid, requests go on using these.
+    One look-up at a time serves all requests that need it. While a look-up refreshes credentials that are
+    still valid, requests go on using these.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._session: AioSession | None = None
         self._refresh_needed = _never
-        self._lookup: asyncio.Task[None] | None = None
-        self._failure: StoreError | None = None
-        self._failure_ends = -inf
+        self._lookup: asyncio.Task[Credentials | StoreError] | None = None
+        self._closed = False
         self._processes: list[asyncio.subprocess.Process] = []
 
     async def get(self) -> Credentials:
@@ -90,19 +86,22 @@ class CredentialChain(CredentialSource):
         Raises `StoreAccessDeniedError` if the chain has none, `StoreUnavailableError` if the service that
         hands them out does not answer.
         """
-        if self._current is not None and not self._refresh_needed():
-            return self._current
-        while True:
-            lookup = self._lookup
-            if asyncio.get_running_loop().time() >= self._failure_ends and (lookup is None or lookup.done()):
-                self._failure = None
-                lookup = self._lookup = asyncio.create_task(self._look_up())
+        while self._current is None or self._refresh_needed():
+            if self._closed:
+                raise closed_error()
+            if self._lookup is None or self._lookup.done():
+                self._lookup = asyncio.create_task(self._look_up())
             if self._current is not None and not self._refresh_needed(0):
-                return self._current
-            if lookup is not None:
-                await asyncio.wait([lookup])
-            if self._failure is not None:  # each request raises an error of its own
-                raise type(self._failure)(self._failure.reason) from self._failure.__cause__
+                break
+            lookup = self._lookup
+            await asyncio.wait([lookup])
+            if lookup.cancelled():  # by `drop` or `close`
+                continue
+            found = lookup.result()
+            if isinstance(found, StoreError):  # each request raises an error of its own
+                raise type(found)(found.reason) from found.__cause__
+            return found
+        return self._current
 
     def drop(self, expired: Credentials) -> bool:
         if expired is self._current:  # and not dropped yet because of another request
@@ -113,27 +112,25 @@ class CredentialChain(CredentialSource):
         return True
 
     async def close(self) -> None:
-        self._failure = StoreClosedError("this S3ObjectStore was closed")
-        self._failure_ends = inf
+        self._closed = True
         if self._lookup is not None:
             self._lookup.cancel()
             await asyncio.wait([self._lookup])
 
-    async def _look_up(self) -> None:
+    async def _look_up(self) -> Credentials | StoreError:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 found = await self._find()
         except Exception as error:  # noqa: BLE001 - botocore lets through what broken programs and files raise
-            self._failure = _failure(error)
-            self._failure_ends = asyncio.get_running_loop().time() + FAILURE_SECONDS
-        else:
-            # The same object while the credentials are the same, so that their signer can be kept.
-            if found != self._current:
-                self._current = found
+            return _failure(error)
         finally:
             for process in self._processes:
                 await _end(process)
             self._processes.clear()
+        # The same object while the credentials are the same, so that their signer can be kept.
+        if self._current is None or found != self._current:
+            self._current = found
+        return self._current
 
     async def _find(self) -> Credentials:
         session = self._session = self._session or self._open_session()
@@ -233,31 +230,27 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
         # One attribute, so that threads never see one day with the key of another.
         self._key_of_day = ("", b"")
 
+    def is_for(self, credentials: Credentials, region: str) -> bool:
+        return self.credentials is credentials and self._region_name == region
+
     def sign(
         self, method: str, target: str, headers: dict[str, str], payload_hash: str, now: datetime
     ) -> None:
         """Add the signature's headers to `headers`, all of which, Host included, must be sent unchanged.
 
-        target: path and query as they are sent. The canonical form:
-        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+        target: path and query as they are sent.
         """
-        path, _, query = target.partition("?")
         stamp = now.strftime(SIGV4_TIMESTAMP)
         headers["X-Amz-Date"] = stamp
         headers["X-Amz-Content-SHA256"] = payload_hash
         if self.credentials.token:
             headers["X-Amz-Security-Token"] = self.credentials.token
-        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
-        names = ";".join(name for name, _ in canonical)
-        lines = "".join(f"{name}:{value}\n" for name, value in canonical)
-        arguments = "&".join(sorted(query.split("&"), key=_argument)) if query else ""
+        path, _, query = target.partition("?")
+        arguments = sorted(query.split("&"), key=lambda pair: pair.split("=", 1))
         request = SimpleNamespace(context={"timestamp": stamp})
-        text = self.string_to_sign(
-            request, f"{method}\n{path}\n{arguments}\n{lines}\n{names}\n{payload_hash}"
-        )
+        names, signature = self._signed(request, method, path, "&".join(arguments), headers, payload_hash)
         headers["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self.scope(request)}, SignedHeaders={names}, "
-            f"Signature={self.signature(text, request)}"
+            f"AWS4-HMAC-SHA256 Credential={self.scope(request)}, SignedHeaders={names}, Signature={signature}"
         )
 
     def signed_query(
@@ -269,23 +262,31 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
         """
         stamp = now.strftime(SIGV4_TIMESTAMP)
         request = SimpleNamespace(context={"timestamp": stamp})
-        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
-        names = ";".join(name for name, _ in canonical)
         arguments = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": self.scope(request),
             "X-Amz-Date": stamp,
             "X-Amz-Expires": str(expires),
-            "X-Amz-SignedHeaders": names,
+            "X-Amz-SignedHeaders": ";".join(sorted(map(str.lower, headers))),
         }
         if self.credentials.token:
             arguments["X-Amz-Security-Token"] = self.credentials.token
         query = urlencode(sorted(arguments.items()), quote_via=quote, safe="~")
+        _, signature = self._signed(request, method, target, query, headers, "UNSIGNED-PAYLOAD")
+        return f"{query}&X-Amz-Signature={signature}"
+
+    def _signed(
+        self, request: Any, method: str, path: str, query: str, headers: dict[str, str], payload_hash: str
+    ) -> tuple[str, str]:
+        """Return the names of the signed headers, and the signature of the canonical form.
+
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+        """
+        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
+        names = ";".join(name for name, _ in canonical)
         lines = "".join(f"{name}:{value}\n" for name, value in canonical)
-        text = self.string_to_sign(
-            request, f"{method}\n{target}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
-        )
-        return f"{query}&X-Amz-Signature={self.signature(text, request)}"
+        form = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload_hash}"
+        return names, self.signature(self.string_to_sign(request, form), request)
 
     def signature(self, string_to_sign: str, request: Any) -> str:
         day = request.context["timestamp"][:8]
@@ -296,7 +297,3 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
                 key = self._sign(key, part)
             self._key_of_day = (day, key)
         return hmac.digest(key, string_to_sign.encode(), "sha256").hex()
-
-
-def _argument(pair: str) -> list[str]:
-    return pair.split("=", 1)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -17,8 +18,9 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
+from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
-from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,10 +33,10 @@ _IN_FLIGHT = 16
 _NOT_IN_XML = re.compile(r"[\ufffe\uffff]")
 
 
-async def delete_one(transport: Transport, operation: str, key: str) -> None:
+async def delete_one(transport: Transport, key: str) -> None:
     """Delete one object; a missing one is no error."""
     try:
-        await transport.run(Request(operation, key, "DELETE", target=key), require_deleted)
+        await transport.run(Request("DELETE", key), require_deleted)
     except NoSuchKeyError:
         return
 
@@ -46,20 +48,17 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
 
     async def singly(key: str) -> None:
         try:
-            await delete_one(transport, "delete_many", key)
+            await delete_one(transport, key)
         except StoreError as error:
+            error.operation, error.key = "delete_many", key
             failures[key] = error
 
     async def batch(keys: list[str]) -> None:
-        others = [key for key in keys if _NOT_IN_XML.search(key)]
-        together = [key for key in keys if not _NOT_IN_XML.search(key)] if others else keys
-        try:
-            if together:
-                failures.update(await _delete_batch(transport, together))
-        except StoreNotSupportedError:
-            others = keys
-        if others:
-            await bounded_gather(singly, others, limit=_IN_FLIGHT)
+        with suppress(StoreNotSupportedError):
+            if not _NOT_IN_XML.search("".join(keys)):
+                failures.update(await _delete_batch(transport, keys))
+                return
+        await bounded_gather(singly, keys, limit=_IN_FLIGHT)
 
     batches = (unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH))
     await bounded_gather(batch, batches, limit=_IN_FLIGHT)
@@ -80,7 +79,8 @@ async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, Stor
         asked = set(pending)
         faults = await transport.attempt(_delete_objects(pending), read_delete_faults)
         for key, fault in faults.items():
-            error = error_for(fault, "delete_many", key, transport.address.bucket)
+            error = error_for(fault, transport.address.bucket)
+            error.operation, error.key = "delete_many", key
             if isinstance(error, StoreUnavailableError) and key in asked:
                 transient[key] = error
             elif not isinstance(error, NoSuchKeyError):
@@ -94,6 +94,7 @@ async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, Stor
     except StoreNotSupportedError:
         raise
     except StoreError as error:
+        error.operation = "delete_many"
         return permanent | (transient or dict.fromkeys(pending, error))
     return permanent
 
@@ -106,7 +107,7 @@ def _delete_objects(keys: list[str]) -> Request:
     ).encode()
     md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
     headers = {"Content-MD5": md5, "Content-Type": "application/xml"}
-    return Request("delete_many", None, "POST", query="delete=", headers=headers, body=body)
+    return Request("POST", query="delete=", headers=headers, body=body)
 
 
 async def _checked(keys: Iterable[str], check: Callable[[str, str], None]) -> list[str]:

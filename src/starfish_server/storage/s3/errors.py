@@ -16,6 +16,7 @@ from starfish_server.errors import (
     BucketNotFoundError,
     InvalidKeyError,
     StoreAccessDeniedError,
+    StoreClosedError,
     StoreError,
     StoreNotSupportedError,
     StoreOverloadedError,
@@ -77,18 +78,10 @@ _TRANSIENT = """
 BadDigest IncompleteBody InternalError OperationAborted RequestTimeout
 RequestTimeoutException ServiceFailure XAmzContentSHA256Mismatch
 """
-_PERMANENT = """
-BucketAlreadyExists BucketAlreadyOwnedByYou EncryptionTypeMismatch EntityTooLarge EntityTooSmall
-IdempotencyParameterMismatch IllegalLocationConstraintException InvalidArgument InvalidBucketName
-InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError InvalidObjectState
-InvalidRequest InvalidStorageClass InvalidURI InvalidWriteOffset KMS.DisabledException
-KMS.InvalidKeyUsageException KMS.KMSInvalidStateException KMS.NotFoundException MalformedXML
-MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError
-ObjectAlreadyInActiveTierError ObjectNotInActiveTierError PermanentRedirect Redirect
-TemporaryRedirect TooManyParts UnexpectedContent UnsupportedMediaType UserKeyMustBeSpecified
-"""
+# A 403 that is no denial: the object is archived.
+_ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotInActiveTierError")
 
-# By the code in the reply's body. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+# By the code in the reply's body, where its status alone would not tell. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
     "ConditionalRequestConflict": WriteRaceError,
     "InvalidRange": InvalidRangeError,
@@ -103,7 +96,7 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     **dict.fromkeys(_DENIED.split(), StoreAccessDeniedError),
     **dict.fromkeys(_OVERLOADED.split(), StoreOverloadedError),
     **dict.fromkeys(_TRANSIENT.split(), StoreUnavailableError),
-    **dict.fromkeys(_PERMANENT.split(), StoreError),
+    **dict.fromkeys(_ARCHIVED, StoreError),
 }
 
 # Where there is no code, or an unknown one. 404 is not here: the bucket may be missing, not the object.
@@ -151,7 +144,7 @@ class Fault:
     retry_after: float | None = None
 
 
-def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> StoreError:
+def error_for(fault: Fault, bucket: str) -> StoreError:
     """Return the error that `fault` means."""
     kind = BY_CODE.get(fault.code) or BY_STATUS.get(fault.status)
     if kind is None:
@@ -162,55 +155,36 @@ def error_for(fault: Fault, operation: str, key: str | None, bucket: str) -> Sto
     reason = ", ".join([*facts, f"bucket {bucket!r}"])
     if fault.message:
         reason = f"{reason}: {shown(fault.message)}"
-    error = kind(reason, operation=operation, key=key)
+    error = kind(reason)
     if isinstance(error, StoreUnavailableError):
         error.retry_after = fault.retry_after
     return error
 
 
-class MappedErrors:
-    """`with MappedErrors(operation, key, bucket):` turns errors of the HTTP client into errors of the store.
+def store_error(error: Exception, bucket: str) -> StoreError | None:
+    """Return what an error of the HTTP client means to the caller of an operation; None for other errors."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, FaultInReplyError):
+        return error_for(error.fault, bucket)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return error_for(Fault(error.status, message="the proxy opened no tunnel"), bucket)
+    for kind, meaning, text in BY_EXCEPTION:
+        if isinstance(error, kind):
+            reason = ", ".join(filter(None, [text, f"bucket {bucket!r}"]))
+            if detail := _detail(error):
+                reason = f"{reason}: {detail}"
+            failure = meaning(reason)
+            failure.__cause__ = None if shows_reply(error) else error
+            return failure
+    return None
 
-    A class, because a generator would cost each request 1 us.
-    """
 
-    __slots__ = ("_bucket", "_key", "_operation")
-
-    def __init__(self, operation: str, key: str | None, bucket: str) -> None:
-        self._operation = operation
-        self._key = key
-        self._bucket = bucket
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StoreError):
-            error.operation, error.key = self._operation, self._key
-            return
-        mapped = self._mapped(error)
-        if mapped is None:
-            return
-        cause = None if shows_reply(error) else error
-        try:
-            raise mapped from cause
-        finally:
-            mapped.__context__ = cause
-            del mapped, error, cause  # they would refer to themselves through the traceback
-
-    def _mapped(self, error: BaseException | None) -> StoreError | None:
-        if isinstance(error, FaultInReplyError):
-            return error_for(error.fault, self._operation, self._key, self._bucket)
-        if isinstance(error, aiohttp.ClientHttpProxyError):
-            fault = Fault(error.status, message="the proxy opened no tunnel")
-            return error_for(fault, self._operation, self._key, self._bucket)
-        for kind, meaning, text in BY_EXCEPTION:
-            if isinstance(error, kind):
-                reason = ", ".join(filter(None, [text, f"bucket {self._bucket!r}"]))
-                detail = _detail(error)
-                reason = f"{reason}: {detail}" if detail else reason
-                return meaning(reason, operation=self._operation, key=self._key)
-        return None
+def closed_error(cause: Exception | None = None) -> StoreClosedError:
+    """Make the error for an operation on a closed store."""
+    error = StoreClosedError("this S3ObjectStore was closed")
+    error.__cause__ = cause
+    return error
 
 
 def _detail(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP client of this leaf: aiohttp with other time limits and connections that are never mixed up."""
+"""The HTTP client of this leaf: aiohttp, with other time limits and connections that are never mixed up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedRep
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.sessions import InFlight
 
 current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
-"""The request of this task. aiohttp says through it when the request has got a connection."""
+"""The request of this task, for the connector."""
 
 # What a socket's send buffer takes at once; a longer body is sent in pieces, each within the time limit.
 SMALL_BODY_BYTES = 48 * 1024
@@ -34,13 +37,10 @@ _READ_BUFFER_BYTES = 256 * 1024
 _FAULT_BYTES = 64 * 1024
 # 2 KB of metadata may come in many headers, and proxies add long ones.
 _HEADER_LIMITS = {"max_field_size": 64 * 1024, "max_line_size": 64 * 1024, "max_headers": 4096}
+_HASHED_INLINE_BYTES = 2**20
 
 
-class StaleConnectionError(aiohttp.ClientConnectionError):
-    """An idle connection is not fit for another request. Nothing was sent on it."""
-
-
-def client_opener(options: S3StorageOptions, *, proxied: bool) -> Callable[[], aiohttp.ClientSession]:
+def client_opener(options: S3StorageOptions) -> Callable[[], aiohttp.ClientSession]:
     """Return what opens a client session. Raises `ValueError` if `verify` names no certificates."""
     tls = _tls(options.verify)
     known = inspect.signature(aiohttp.ClientSession).parameters
@@ -48,35 +48,22 @@ def client_opener(options: S3StorageOptions, *, proxied: bool) -> Callable[[], a
 
     def open_client() -> aiohttp.ClientSession:
         client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=options.max_connections, ssl=tls),
+            connector=_Connector(limit=options.max_connections, ssl=tls),
             # No `sock_read`: a timer for each read from a socket takes 8 us of each small request.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
-            request_class=_Request,
             response_class=_Response,
             skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trace_configs=[_limit_connecting(options.connect_timeout)] if proxied else None,
             read_bufsize=_READ_BUFFER_BYTES,
             **limits,
         )
-        # aiohttp itself resends once, perhaps on another dead connection; `Transport` does it better.
+        # aiohttp would resend even after a new connection broke; `Transport` resends only on another one.
         client._retry_connection = False  # noqa: SLF001 - there is no public switch
         return client
 
     return open_client
-
-
-def _limit_connecting(seconds: float) -> aiohttp.TraceConfig:
-    """Start the time limit early: a proxy may accept connections and never open a tunnel."""
-
-    async def begin(*_: object) -> None:
-        current.get().progress(seconds)
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_start.append(begin)
-    return trace
 
 
 def _tls(verify: bool | str) -> ssl.SSLContext | bool:
@@ -91,11 +78,30 @@ def _tls(verify: bool | str) -> ssl.SSLContext | bool:
         raise ValueError(f"verify={verify!r} holds no certificates that can be read") from error
 
 
-class _Request(aiohttp.ClientRequest):
-    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        if conn.protocol is not None:
-            current.get().got_connection(conn.protocol)
-        return await super().send(conn)
+class _Connector(aiohttp.TCPConnector):
+    """Gives a request a connection that is fit for it, and starts its time limit then."""
+
+    async def connect(self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: Any) -> Connection:
+        request = current.get()
+        while True:
+            request.reused = True
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            # What came before the request would be taken for the reply to it.
+            unread = protocol is None or len(protocol)
+            if not request.reused or (protocol in request.session.fit and not unread):
+                request.progress()
+                return connection
+            connection.close()
+
+    async def _create_connection(self, req: Any, traces: list[Trace], timeout: Any) -> ResponseHandler:
+        request = current.get()
+        request.reused = False
+        # aiohttp's limit is for a socket; a proxy may accept it and never open a tunnel.
+        request.progress(timeout.sock_connect)
+        protocol = await super()._create_connection(req, traces, timeout)
+        request.session.fit.add(protocol)
+        return protocol
 
 
 class _Response(aiohttp.ClientResponse):
@@ -117,16 +123,21 @@ async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[m
 
 
 async def hex_digest(body: bytes | memoryview, algorithm: Callable[..., Any]) -> str:
-    """Return a digest of `body`, with a turn for other tasks after each MiB.
+    """Return a digest of `body`, of a long one in a thread of its own.
 
-    Not in a thread: all threads of the event loop may be waiting for this very request.
+    Not in a thread of the event loop: all of those may be waiting for this very request.
     """
-    view = memoryview(body)
-    digest = algorithm(view[: 2**20], usedforsecurity=False)
-    for start in range(2**20, len(body), 2**20):
-        await asyncio.sleep(0)
-        digest.update(view[start : start + 2**20])
-    return str(digest.hexdigest())
+
+    def digest() -> str:
+        return str(algorithm(body, usedforsecurity=False).hexdigest())
+
+    if len(body) <= _HASHED_INLINE_BYTES:
+        return digest()
+    threads = ThreadPoolExecutor(1, "starfish-s3-hash")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, digest)
+    finally:
+        threads.shutdown(wait=False)
 
 
 async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> bytes:
@@ -150,7 +161,8 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
 def require_framing(response: aiohttp.ClientResponse) -> None:
     """Raise `MalformedReplyError` if the end of the body is unknown, so that a part may look like all."""
     empty = response.status == 204 or response.method == "HEAD"
-    if response.content_length is None and not empty and _last_coding(response) != "chunked":
+    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if response.content_length is None and not empty and not chunked:
         raise MalformedReplyError("the reply does not say how long it is")
 
 
@@ -166,9 +178,3 @@ async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | N
             break
         request.progress()
     return buffer.getvalue()
-
-
-def _last_coding(response: aiohttp.ClientResponse) -> str:
-    """Return the transfer coding that frames the body."""
-    codings = response.headers.getall("Transfer-Encoding", [""])[-1]
-    return codings.rpartition(",")[2].strip().lower()

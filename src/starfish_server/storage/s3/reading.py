@@ -1,24 +1,34 @@
-"""Objects read whole or in ranges. Over plain HTTP a whole body that was damaged in transit is found."""
+"""Objects read whole, in ranges or as streams. Over plain HTTP a damaged whole body is found."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.errors import StoreUnavailableError
-from starfish_server.objects import ObjectInfo, StoredObject
-from starfish_server.storage.s3.errors import IncompleteReplyError, InvalidRangeError, NoSuchKeyError
-from starfish_server.storage.s3.http import hex_digest
-from starfish_server.storage.s3.infos import info_of, read_head, read_part
-from starfish_server.storage.s3.replies import require_object
+from starfish_server.errors import StoreError, StoreUnavailableError
+from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
+from starfish_server.storage.s3.errors import (
+    IncompleteReplyError,
+    InvalidRangeError,
+    NoSuchKeyError,
+    closed_error,
+)
+from starfish_server.storage.s3.http import hex_digest, require_framing
+from starfish_server.storage.s3.replies import info_of, read_head, read_part, require_object
+from starfish_server.storage.s3.sessions import InFlight
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    import aiohttp
+
     from starfish_server.storage.s3.replies import Reply
+    from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
 T = TypeVar("T")
@@ -26,17 +36,15 @@ T = TypeVar("T")
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 # More bytes than an object can have; services do not understand larger numbers.
 _MOST_BYTES = 2**60
-# How often a range may be refused although the object has it: it may be replaced all the time.
-_REFUSALS = 3
 
 
-async def get_object(transport: Transport, operation: str, key: str, *, verify: bool) -> Reply | None:
+async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
     verify: where the ETag looks like an MD5 and is not that of the body, read again. An ETag is opaque, so
         that proves nothing by itself: the same body twice is the object. Damage does not come twice alike.
     """
-    request = Request(operation, key, "GET", target=key)
+    request = Request("GET", key)
 
     async def verified() -> Reply:
         reply = await transport.attempt(request, require_object)
@@ -45,9 +53,7 @@ async def get_object(transport: Transport, operation: str, key: str, *, verify: 
         again = await transport.attempt(request, require_object)
         if again.body == reply.body or await _fits_etag(again):
             return again
-        raise StoreUnavailableError(
-            "the body was damaged in transit: two reads of the object differ", operation=operation, key=key
-        )
+        raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
 
     try:
         return await (transport.attempts(verified) if verify else transport.run(request, require_object))
@@ -55,14 +61,13 @@ async def get_object(transport: Transport, operation: str, key: str, *, verify: 
         return None
 
 
-async def stat_object(transport: Transport, operation: str, key: str) -> ObjectInfo | None:
+async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
     """Return the info of the object, or None if there is none."""
-    head = Request(operation, key, "HEAD", target=key)
     try:
-        return await transport.run(head, lambda reply: read_head(reply, key))
+        return await transport.run(Request("HEAD", key), lambda reply: read_head(reply, key))
     except NoSuchKeyError:
         # The reply to a HEAD has no body, which would say if it is the bucket that is missing.
-        probe = Request(operation, key, "GET", target=key, headers={"Range": "bytes=0-0"})
+        probe = Request("GET", key, headers={"Range": "bytes=0-0"})
         with suppress(NoSuchKeyError, InvalidRangeError):
             await transport.run(probe, lambda _: None)
         return None
@@ -73,19 +78,59 @@ async def read_object(
 ) -> StoredObject | None:
     """Return the bytes from `start` to before `stop` with the info of the whole object, or None."""
     if start == 0 and stop is None:
-        reply = await get_object(transport, "read", key, verify=verify)
+        reply = await get_object(transport, key, verify=verify)
         return reply and StoredObject(info_of(reply.headers, key, len(reply.body)), reply.body)
 
     def read(request: Request) -> Coroutine[None, None, StoredObject]:
         return transport.run(request, lambda reply: _cut(reply, key, start, stop))
 
-    found = await get_range(transport, "read", key, start, stop, read)
+    found = await _get_range(transport, key, start, stop, read)
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
-async def get_range(
+async def open_object(
+    transport: Transport, operation: str, key: str, start: int, stop: int | None
+) -> ObjectReader | None:
+    """Return a reader of the bytes from `start` to before `stop`, or None if there is no object.
+
+    It reads one reply to one request, and so one version of the object. `operation` is for its errors.
+    """
+
+    async def begin(request: Request) -> ObjectReader:
+        async def attempt() -> ObjectReader:
+            body = OpenBody()
+            try:
+                part = await transport.attempt(
+                    request, lambda reply: read_part(reply, key, start, stop), body
+                )
+            except BaseException:
+                body.cut_off()
+                raise
+            body.skip, body.left = part.skip, part.length
+
+            async def fetch() -> bytes:
+                try:
+                    if transport.closed:
+                        raise closed_error()
+                    return await transport.mapped(body.next_chunk)
+                except StoreError as error:
+                    error.operation, error.key = operation, key
+                    raise
+
+            return ObjectReader(part.info, fetch, body.close)
+
+        return await transport.attempts(attempt)
+
+    found = await _get_range(transport, key, start, stop, begin)
+    return ObjectReader(found, _nothing) if isinstance(found, ObjectInfo) else found
+
+
+async def _nothing() -> bytes:
+    return b""
+
+
+async def _get_range(
     transport: Transport,
-    operation: str,
     key: str,
     start: int,
     stop: int | None,
@@ -97,20 +142,17 @@ async def get_range(
     """
     last = "" if stop is None or stop > _MOST_BYTES else stop - 1
     headers = {} if start == 0 and last == "" else {"Range": f"bytes={start}-{last}"}
-    for _ in range(_REFUSALS):
-        if start != stop and start < _MOST_BYTES:
-            try:
-                return await get(Request(operation, key, "GET", target=key, headers=headers))
-            except NoSuchKeyError:
-                return None
-            except InvalidRangeError:
-                pass
-        info = await stat_object(transport, operation, key)
-        if info is None or start == stop or (info.size or 0) <= start:
-            return info
-    raise StoreUnavailableError(
-        "the service refuses a range that the object has", operation=operation, key=key
-    )
+    if start != stop and start < _MOST_BYTES:
+        try:
+            return await get(Request("GET", key, headers=headers))
+        except NoSuchKeyError:
+            return None
+        except InvalidRangeError:
+            pass
+    info = await stat_object(transport, key)
+    if info is not None and start != stop and (info.size or 0) > start:
+        raise StoreUnavailableError("the service refuses a range that the object has")
+    return info
 
 
 def _cut(reply: Reply, key: str, start: int, stop: int | None) -> StoredObject:
@@ -128,3 +170,67 @@ async def _fits_etag(reply: Reply) -> bool:
     if md5 is None or encryption != "AES256":  # sent in parts, or encrypted with a key of its own
         return True
     return await hex_digest(reply.body, hashlib.md5) == md5[1]
+
+
+class OpenBody:
+    """The body of a reply that is read bit by bit. It holds the reply's connection until `close`.
+
+    aiohttp stops reading from the socket while about 1 MiB waits here. The connection is cut, too, when the
+    body is garbage.
+
+    skip, left: bytes to leave out before the range, and bytes of the range to come (None to the end).
+    """
+
+    def __init__(self) -> None:
+        self.skip = 0
+        self.left: int | None = None
+        self._finalizer: weakref.finalize[..., OpenBody] | None = None
+
+    def attach(self, response: aiohttp.ClientResponse, session: Session) -> None:
+        """Take over the response to a request that succeeded."""
+        self._response = response
+        self._session = session
+        self._finalizer = weakref.finalize(self, _cut_off, asyncio.get_running_loop(), response)
+        self._finalizer.atexit = False
+        session.readers.add(self)
+        require_framing(response)
+
+    async def next_chunk(self) -> bytes:
+        """Return the next bytes, b"" at the end. Raises `IncompleteReplyError` for a body that ends early."""
+        while self.left != 0:
+            chunk = await self._read()
+            if not chunk:
+                if self.left is not None:
+                    raise IncompleteReplyError(f"the body was cut short, {self.left} bytes before its end")
+                break
+            chunk, self.skip = chunk[self.skip :], max(0, self.skip - len(chunk))
+            if self.left is not None:
+                chunk = chunk[: self.left]
+                self.left -= len(chunk)
+            if chunk:
+                return chunk
+        return b""
+
+    async def _read(self) -> bytes:
+        content = self._response.content
+        chunk = content.read_nowait()
+        if chunk or content.at_eof():
+            return chunk
+        async with InFlight(self._session) as in_flight:
+            in_flight.progress()
+            return await content.readany()
+
+    async def close(self) -> None:
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """Cut the connection, unless it has been given back at the end of the body."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            if not self._response.closed:
+                self._response.close()
+
+
+def _cut_off(loop: asyncio.AbstractEventLoop, response: aiohttp.ClientResponse) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and its connections with it
+        loop.call_soon_threadsafe(response.close)

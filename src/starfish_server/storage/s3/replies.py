@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none
 from starfish_server.objects import ObjectInfo
 from starfish_server.storage.s3.errors import (
     Fault,
     FaultInReplyError,
     MalformedReplyError,
+    http_date,
     retry_after_seconds,
 )
 from starfish_server.storage.s3.options import REGION
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.credentials import Credentials
 
-# An entry of a list as S3 writes it: printable ASCII, elements without children, nothing escaped in the key.
-_PLAIN_ENTRY = re.compile(rb"<Contents><Key>([!-%'-;=-~]+)</Key>(?:<([A-Za-z]+)>[^<]*</\2>)*</Contents>")
+_METADATA = "x-amz-meta-"
+# A strong entity tag (RFC 9110, 8.8.3) that no service could take for the "any version" of If-Match.
+_ETAG = re.compile(r'"(?!\*")[\x21\x23-\x7e]{1,200}"')
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20})")
 # Errors are read without a parser: services repeat keys in them that cannot stand in XML.
 _ERROR = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:[\w.-]+:)?Error[\s>/]")
 _ERROR_FIELD = re.compile(r"<(?:[\w.-]+:)?(Code|Message|Region)>([^<]*)</")
@@ -46,24 +49,16 @@ class Reply(NamedTuple):
     signed_with: Credentials | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage:
-    """One page of ListObjectsV2; `token` leads to the next one, None on the last.
+class Part(NamedTuple):
+    """What a reply to a range holds: its object's info, and where to cut its body.
 
-    details: what the page tells of each of `keys`, where that was asked for.
+    skip: bytes of the body before the range: a service that ignores `Range` sends the whole object.
+    length: bytes of the range; None where the service does not say how large the object is.
     """
 
-    keys: list[str]
-    token: str | None
-    prefixes: list[str] = field(default_factory=list)
-    details: list[ObjectInfo] = field(default_factory=list)
-
-
-class Copied(NamedTuple):
-    """What the service says of a copy that it made."""
-
-    etag: str
-    modified: datetime | None
+    info: ObjectInfo
+    skip: int
+    length: int | None
 
 
 def read_fault(reply: Reply) -> Fault:
@@ -95,6 +90,82 @@ def require_object(reply: Reply) -> Reply:
     return reply
 
 
+def version_or_none(etag: str) -> str | None:
+    """Return an ETag as a version; None for one that cannot be the condition of a write."""
+    return etag if _ETAG.fullmatch(etag) else None
+
+
+def info_of(headers: Mapping[str, str], key: str, size: int | None) -> ObjectInfo:
+    """Return the info that the headers of an object tell. Metadata that breaks the rules is left out."""
+    return ObjectInfo(
+        key,
+        size,
+        header_or_none(headers.get("Content-Type")) or DEFAULT_BYTES_TYPE,
+        header_or_none(headers.get("Cache-Control")),
+        _metadata(headers),
+        version_or_none(headers["ETag"]),
+        http_date(headers.get("Last-Modified", "")),
+    )
+
+
+def read_head(reply: Reply, key: str) -> ObjectInfo:
+    """Return the info that the reply to a HEAD tells."""
+    return info_of(require_object(reply).headers, key, _content_length(reply))
+
+
+def read_part(reply: Reply, key: str, start: int, stop: int | None) -> Part:
+    """Return what the reply holds of the bytes from `start` to before `stop`.
+
+    Raises `MalformedReplyError` for a reply that holds another range.
+    """
+    if reply.status == 200:
+        size = _content_length(reply)
+        info = info_of(require_object(reply).headers, key, size)
+        end = stop if size is None else min(size, size if stop is None else stop)
+        return Part(info, start, None if end is None else max(0, end - start))
+    described = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", ""))
+    if reply.status != 206 or not reply.headers.get("ETag") or described is None:
+        raise MalformedReplyError(f"HTTP {reply.status} is not a range of an object of S3")
+    first, last, size = map(int, described.groups())
+    if (first, last) != (start, (size if stop is None else min(stop, size)) - 1):
+        raise MalformedReplyError(f"the reply holds bytes {first} to {last}, which were not asked for")
+    return Part(info_of(reply.headers, key, size), 0, last - first + 1)
+
+
+def object_headers(
+    content_type: str, cache_control: str | None, metadata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the headers that store these beside a body."""
+    headers = {"Content-Type": content_type}
+    if cache_control is not None:
+        headers["Cache-Control"] = cache_control
+    for name, value in (metadata or {}).items():
+        headers[f"{_METADATA}{name}"] = value
+    return headers
+
+
+def headers_for(info: ObjectInfo) -> dict[str, str]:
+    """Return the headers that store what `info` says beside the body."""
+    return object_headers(info.content_type or DEFAULT_BYTES_TYPE, info.cache_control, info.metadata)
+
+
+def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for header, value in headers.items():
+        name = header.lower()
+        if name.startswith(_METADATA):
+            try:
+                found |= check_metadata({name.removeprefix(_METADATA): value})
+            except ValueError:
+                continue
+    return found
+
+
+def _content_length(reply: Reply) -> int | None:
+    length = reply.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
 def require_stored(reply: Reply) -> str:
     """Return the ETag of an object that was just written."""
     etag = reply.headers.get("ETag", "")
@@ -106,19 +177,14 @@ def require_stored(reply: Reply) -> str:
 
 def read_upload_id(reply: Reply) -> str:
     """Return the id of a multipart upload that was begun."""
-    return _required(_result(reply), "UploadId", "the reply holds no id of an upload")
+    return _required(read_result(reply), "UploadId", "the reply holds no id of an upload")
 
 
-def read_completed_upload(reply: Reply) -> str:
-    """Return the ETag of a completed upload. S3 may send a 200 before it knows, and then an `<Error>`."""
-    return _quoted(_required(_result(reply), "ETag", "the reply does not confirm the write (no ETag)"))
-
-
-def read_copied(reply: Reply) -> Copied:
-    """Return what was copied, an object or a part. S3 may send a 200 first, and then an `<Error>`."""
-    root = _result(reply)
-    etag = _required(root, "ETag", "the reply does not confirm the copy (no ETag)")
-    return Copied(_quoted(etag), _time(_field(root, "LastModified")))
+def read_written(reply: Reply) -> tuple[str, datetime | None]:
+    """Return ETag and time of a copy or a completed upload. S3 may send a 200 and then an `<Error>`."""
+    root = read_result(reply)
+    etag = _required(root, "ETag", "the reply does not confirm the write (no ETag)")
+    return quoted(etag), read_time(text_of(root, "LastModified"))
 
 
 def require_deleted(reply: Reply) -> None:
@@ -130,94 +196,20 @@ def require_deleted(reply: Reply) -> None:
         )
 
 
-def read_list_page(reply: Reply) -> ListPage:
-    """Return the keys of a ListBucketResult, decoded, in the order of the reply.
-
-    Keys that are not UTF-8 are left out, since no text names them.
-    """
-    plain_keys, rest = _without_plain_entries(reply.body)
-    root = _result(reply._replace(body=rest))
-    if plain_keys and root.find("{*}Contents") is not None:  # not all of them are plain
-        plain_keys = []
-        root = _result(reply)
-    keys = plain_keys or [_field(entry, "Key") for entry in root.iterfind("{*}Contents")]
-    keys = _keys(keys, escaped=_field(root, "EncodingType") == "url")
-    return ListPage(keys, _next_token(root))
-
-
-def read_object_page(reply: Reply) -> ListPage:
-    """Return the page with what it tells of each object, and with the folders among them."""
-    root = _result(reply)
-    escaped = _field(root, "EncodingType") == "url"
-    infos: list[ObjectInfo] = []
-    for entry in root.iterfind("{*}Contents"):
-        for key in _keys([_field(entry, "Key")], escaped=escaped):
-            size, etag = _field(entry, "Size").strip(), _field(entry, "ETag").strip()
-            infos.append(
-                ObjectInfo(
-                    key,
-                    int(size) if size.isdecimal() else None,
-                    version=_quoted(etag) if etag else None,
-                    modified=_time(_field(entry, "LastModified")),
-                )
-            )
-    folders = [_field(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
-    prefixes = _keys(folders, escaped=escaped)
-    return ListPage([info.key for info in infos], _next_token(root), prefixes, infos)
-
-
-def _keys(keys: list[str], *, escaped: bool) -> list[str]:
-    if "" in keys:
-        raise MalformedReplyError("the list holds an entry without a key")
-    return _decoded(keys) if escaped else keys
-
-
-def _next_token(root: ET.Element) -> str | None:
-    truncated = _field(root, "IsTruncated").strip().lower()
-    if truncated not in ("true", "false"):
-        raise MalformedReplyError("the reply does not say whether the list is complete")
-    token = _field(root, "NextContinuationToken") or None
-    if truncated == "true" and token is None:
-        raise MalformedReplyError("the list goes on, and the reply does not say where")
-    return token if truncated == "true" else None
-
-
-def _without_plain_entries(body: bytes) -> tuple[list[str], bytes]:
-    """Return the keys of the entries that are plain, and the body without those entries.
-
-    Eight times as fast as a parser that makes an object of each element, and as exact: where there is
-    neither comment, CDATA nor processing instruction, each "<" begins a tag.
-    """
-    if b"<!" in body or body.find(b"<?", 2) >= 0:
-        return [], body
-    parts = _PLAIN_ENTRY.split(body)  # what is between entries, a key, the last element's name, and so on
-    return [key.decode("ascii") for key in parts[1::3]], b"".join(parts[::3])
-
-
-def _decoded(keys: list[str]) -> list[str]:
-    try:
-        return [unquote_plus(key, errors="strict") for key in keys]
-    except UnicodeDecodeError:
-        if len(keys) == 1:
-            return []
-        middle = len(keys) // 2
-        return _decoded(keys[:middle]) + _decoded(keys[middle:])
-
-
 def read_delete_faults(reply: Reply) -> dict[str, Fault]:
     """Return the keys that a DeleteResult names as not deleted, each with the reason, without secrets."""
-    root = _result(reply)
+    root = read_result(reply)
     if not root.tag.rpartition("}")[2].startswith("Delete"):  # it may be empty, so its name has to tell
         raise MalformedReplyError("the reply does not confirm the delete (no DeleteResult)")
     faults: dict[str, Fault] = {}
     for error in root.iterfind("{*}Error"):
         fault = Fault(
             status=reply.status,
-            code=_field(error, "Code").strip(),
-            message=_field(error, "Message"),
+            code=text_of(error, "Code").strip(),
+            message=text_of(error, "Message"),
             request_id=reply.headers.get("x-amz-request-id", ""),
         )
-        faults[_field(error, "Key")] = _without_secrets(fault, reply.signed_with)
+        faults[text_of(error, "Key")] = _without_secrets(fault, reply.signed_with)
     return faults
 
 
@@ -232,7 +224,7 @@ def _without_secrets(fault: Fault, credentials: Credentials | None) -> Fault:
     return fault
 
 
-def _result(reply: Reply) -> ET.Element:
+def read_result(reply: Reply) -> ET.Element:
     """Return the root of the XML of a 200, without a document type and so without entities that grow."""
     if reply.status != 200:
         raise MalformedReplyError(f"HTTP {reply.status} where 200 with a result was expected")
@@ -254,12 +246,13 @@ def _raise_fault_in(reply: Reply) -> None:
         raise FaultInReplyError(read_fault(reply))
 
 
-def _quoted(etag: str) -> str:
+def quoted(etag: str) -> str:
     """Return an ETag as headers show it: in XML some services leave the quotes out."""
     return etag if etag.startswith("W/") else '"{}"'.format(etag.strip('"'))
 
 
-def _time(text: str) -> datetime | None:
+def read_time(text: str) -> datetime | None:
+    """Return the time of an element; None if it is not one."""
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -267,13 +260,13 @@ def _time(text: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _field(element: ET.Element, name: str) -> str:
+def text_of(element: ET.Element, name: str) -> str:
     """Return the text of a child, whatever its namespace; "" where there is none."""
     return element.findtext(f"{{*}}{name}") or ""
 
 
 def _required(element: ET.Element, name: str, otherwise: str) -> str:
-    text = _field(element, name).strip()
+    text = text_of(element, name).strip()
     if not text:
         raise MalformedReplyError(otherwise)
     return text

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import weakref
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING, Self
 
-import aiohttp
-
-from starfish_server.errors import StoreClosedError
-from starfish_server.storage.s3.http import StaleConnectionError
+from starfish_server.storage.s3.errors import closed_error
+from starfish_server.storage.s3.http import current
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from types import TracebackType
 
+    import aiohttp
     from aiohttp.client_proto import ResponseHandler
 
     from starfish_server.storage.s3.credentials import Credentials, CredentialSource
-    from starfish_server.storage.s3.streaming import OpenBody
+    from starfish_server.storage.s3.reading import OpenBody
 
 # How long `close` lets requests in flight finish before it cuts them off.
 CLOSE_GRACE_SECONDS = 5.0
@@ -30,51 +29,68 @@ _END_SECONDS = 1.0
 
 
 class InFlight:
-    """A request from before it waits for a connection until its reply is read.
+    """A request, from before it waits for a connection until its reply is read; used by `async with`.
 
-    `reused`: its connection has carried another request before, and nothing has come of the reply yet.
-    Connections keep the context of the task that opened them, and so this object, which therefore lets go of
-    the task once the request has ended.
+    It ends with a `TimeoutError` when it has made no progress for `read_timeout`, or when the store closes.
+
+    reused: its connection has carried another request before.
     """
 
-    __slots__ = ("_session", "due", "reused", "timeout")
+    __slots__ = ("_timeout", "due", "reused", "session")
 
-    def __init__(self, session: Session, timeout: asyncio.Timeout) -> None:
-        self._session = session
-        self.timeout: asyncio.Timeout | None = timeout
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.due = inf
         self.reused = False
+        self._timeout: asyncio.Timeout | None = None
+
+    async def __aenter__(self) -> Self:
+        self._timeout = asyncio.timeout(None)
+        await self._timeout.__aenter__()
+        self.session.begin(self)
+        current.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.session.end(self)
+        # A connection keeps the context of the task that opened it, and so this object, but not the task.
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None:
+            await timeout.__aexit__(kind, error, trace)
 
     def progress(self, extra: float = 0.0) -> None:
         """Allow `read_timeout` and `extra` seconds from now to the next call."""
-        self.due = self._session.due_from_now() + extra
-
-    def got_connection(self, protocol: ResponseHandler) -> None:
-        """Start the time limit, or refuse a connection that must not be used again."""
-        self.reused = self._session.use(protocol)
-        self.progress()
+        self.due = self.session.loop.time() + self.session.read_timeout + extra
 
     def expire(self) -> None:
         """End the request with a `TimeoutError`."""
         if self.reused:
-            self._session.reused_connection_broke()
-        if self.timeout is not None and not self.timeout.expired():
-            self.timeout.reschedule(0.0)
+            self.session.drop_idle_connections()
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(0.0)
 
 
 class Session:
-    """What one event loop holds: an HTTP session, a source of credentials, and the requests in flight."""
+    """What one event loop holds: an HTTP session, a source of credentials, and the requests in flight.
+
+    fit: the connections that may be used again.
+    readers: the bodies that are being read as streams.
+    """
 
     def __init__(
         self, client: aiohttp.ClientSession, credentials: CredentialSource, read_timeout: float
     ) -> None:
         self.client = client
         self.credentials = credentials
-        self._read_timeout = read_timeout
-        self._loop = asyncio.get_running_loop()
+        self.fit: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
         self.holders = 0
-        self._guard = _close_with_loop(client)
+        self.process = os.getpid()
+        self.read_timeout = read_timeout
+        self.loop = asyncio.get_running_loop()
+        self.guard = _close_with_loop(client)
         self._closing = asyncio.Lock()
         self._in_flight: set[InFlight] = set()
         self._overdue: set[InFlight] = set()
@@ -83,25 +99,14 @@ class Session:
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        # A connection carries requests of one generation: when a reused one breaks, the next one begins.
-        self._generation = 0
-        self._opened_in: weakref.WeakKeyDictionary[ResponseHandler, int] = weakref.WeakKeyDictionary()
 
-    async def open(self) -> Self:
-        await anext(self._guard)
-        return self
-
-    def begin(self, timeout: asyncio.Timeout) -> InFlight:
-        """Register a request, which `timeout` ends when it stops making progress or the store closes."""
-        request = InFlight(self, timeout)
+    def begin(self, request: InFlight) -> None:
         self._in_flight.add(request)
         self._idle.clear()
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(self._sweep_seconds, self._sweep)
-        return request
+            self._sweeper = self.loop.call_later(self._sweep_seconds, self._sweep)
 
     def end(self, request: InFlight) -> None:
-        request.timeout = None
         self._in_flight.discard(request)
         if not self._in_flight:
             self._idle.set()
@@ -114,56 +119,34 @@ class Session:
         """
         self.holders += 1
         try:
-            async with asyncio.timeout(None) as timeout:
-                block = self.begin(timeout)
-                try:
-                    yield
-                finally:
-                    self.end(block)
+            async with InFlight(self):
+                yield
         finally:
             self.holders -= 1
 
-    def due_from_now(self) -> float:
-        return self._loop.time() + self._read_timeout
+    def drop_idle_connections(self) -> None:
+        """Use none of them again: one broke, so the server may have restarted, and all may be dead."""
+        self.fit.clear()
 
     def _sweep(self) -> None:
         """Time out requests that are overdue for the second time.
 
         One whose data came while the event loop was blocked has had its turn since the first.
         """
-        now = self._loop.time()
+        now = self.loop.time()
         seen, self._overdue = self._overdue, {each for each in self._in_flight if each.due <= now}
         for request in seen & self._overdue:
             request.expire()
         again = bool(self._in_flight)
-        self._sweeper = self._loop.call_later(self._sweep_seconds, self._sweep) if again else None
+        self._sweeper = self.loop.call_later(self._sweep_seconds, self._sweep) if again else None
 
-    def use(self, protocol: ResponseHandler) -> bool:
-        """Note that a connection is used; return whether it was used before.
-
-        A reply that came before the request would be taken for the reply to it. Raises `StaleConnectionError`
-        for a used connection with such a reply, or older than the last one that broke.
-        """
-        last = self._opened_in.get(protocol)
-        if last is not None and (last < self._generation or len(protocol)):
-            raise StaleConnectionError
-        if len(protocol):
-            raise aiohttp.ClientConnectionError("the server replied before it was asked")
-        if last is None:
-            self._opened_in[protocol] = self._generation
-        return last is not None
-
-    def reused_connection_broke(self) -> None:
-        """Use no connection again that is idle now: the server may have restarted, and all are dead."""
-        self._generation += 1
-
-    async def close(self, grace: float) -> None:
-        """Cut off readers, and close the session once nothing is in flight, or after `grace` seconds."""
+    async def close(self) -> None:
+        """Cut off readers, and close the session once nothing is in flight, or after the time for that."""
         for reader in list(self.readers):
             reader.cut_off()
         async with self._closing:
             try:
-                await self._ended(grace)
+                await self._ended(CLOSE_GRACE_SECONDS)
             finally:
                 await self._cut_off()
 
@@ -178,7 +161,7 @@ class Session:
             if self._sweeper is not None:
                 self._sweeper.cancel()
             await self.credentials.close()
-            await self._guard.aclose()
+            await self.guard.aclose()
 
     async def _ended(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -186,11 +169,18 @@ class Session:
                 await self._idle.wait()
 
 
+async def _close_with_loop(client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Stay suspended while the client is in use: `asyncio.run` closes generators before the loop."""
+    try:
+        yield
+    finally:
+        await client.close()
+
+
 class Sessions:
     """The `Session` of each event loop, made on first use.
 
-    Those of loops that ended are dropped. A forked child starts with none: what its parent had open stays
-    the parent's, untouched.
+    Those of loops that ended are dropped. A forked child has other loops, and leaves its parent's untouched.
     """
 
     def __init__(
@@ -204,8 +194,6 @@ class Sessions:
         self._open_credentials = open_credentials
         self._read_timeout = read_timeout
         self._by_loop: dict[asyncio.AbstractEventLoop, Session] = {}
-        self._lock = threading.Lock()
-        _all.add(self)
 
     async def current(self) -> Session:
         """Return the session of the running loop. Raises `StoreClosedError` after `close`."""
@@ -213,14 +201,17 @@ class Sessions:
         session = self._by_loop.get(loop)
         if session is not None and not session.client.closed and (not self.closed or session.holders):
             return session
-        with self._lock:  # a `close` in another thread comes before this, or closes what this makes
-            if self.closed:
-                raise StoreClosedError("this S3ObjectStore was closed")
-            for ended in [other for other in self._by_loop if other.is_closed()]:
-                del self._by_loop[ended]
+        if not self.closed:
+            for other in list(self._by_loop):
+                if other.is_closed():
+                    self._by_loop.pop(other, None)
             session = Session(self._open_client(), self._open_credentials(), self._read_timeout)
             self._by_loop[loop] = session
-        return await session.open()
+            await anext(session.guard)
+            if not self.closed:
+                return session
+            await session.close()  # another thread closed the store, perhaps before it could see this session
+        raise closed_error()
 
     def drop_credentials(self, expired: Credentials) -> bool:
         """Stop using these credentials in the running loop; return whether there may be others."""
@@ -233,49 +224,14 @@ class Sessions:
         Sessions of other threads' loops are closed there; one whose loop does not run now closes with it.
         """
         self.closed = True
-        with self._lock:
-            sessions = list(self._by_loop.items())
         here = asyncio.get_running_loop()
-        elsewhere = [_close_on(loop, s) for loop, s in sessions if loop is not here and loop.is_running()]
-        for loop, session in sessions:
-            if loop is here:
-                await session.close(CLOSE_GRACE_SECONDS)
-        waiting = [future for future in elsewhere if future is not None]
-        if waiting:
-            await asyncio.wait(waiting, timeout=CLOSE_GRACE_SECONDS + 2.0)
-
-    def forget(self) -> None:
-        """Start anew in a forked child. The lock, too: another thread may have held it during the fork."""
-        _inherited.append(self._by_loop)
-        self._by_loop = {}
-        self._lock = threading.Lock()
-
-
-async def _close_with_loop(client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
-    """Stay suspended while the client is in use: `asyncio.run` closes generators before the loop."""
-    try:
-        yield
-    finally:
-        await client.close()
-
-
-def _close_on(loop: asyncio.AbstractEventLoop, session: Session) -> asyncio.Future[None] | None:
-    closing = session.close(CLOSE_GRACE_SECONDS)
-    try:
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, loop))
-    except RuntimeError:  # the loop ended meanwhile, and its sessions with it
-        closing.close()
-        return None
-
-
-_all: weakref.WeakSet[Sessions] = weakref.WeakSet()
-# Never closed and never collected: closing would end TLS connections that the parent still uses.
-_inherited: list[dict[asyncio.AbstractEventLoop, Session]] = []
-
-
-def _forget_all() -> None:
-    for sessions in list(_all):
-        sessions.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
+        elsewhere = []
+        for loop, session in list(self._by_loop.items()):
+            if loop is not here and loop.is_running() and session.process == os.getpid():
+                with suppress(RuntimeError):  # that loop has just ended, and its session with it
+                    closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+                    elsewhere.append(asyncio.wrap_future(closing))
+        if here in self._by_loop:
+            await self._by_loop[here].close()
+        if elsewhere:
+            await asyncio.wait(elsewhere, timeout=CLOSE_GRACE_SECONDS + 2.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 import re
@@ -16,27 +15,26 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import aiohttp
 
 from starfish_server.context import note, retries_outside
-from starfish_server.errors import StoreClosedError, StoreNotSupportedError, StoreUnavailableError
+from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
-from starfish_server.storage.s3.errors import Fault, MappedErrors, error_for, http_date, shows_reply
-from starfish_server.storage.s3.http import (
-    SMALL_BODY_BYTES,
-    StaleConnectionError,
-    client_opener,
-    current,
-    hex_digest,
-    pieces,
-    read_body,
+from starfish_server.storage.s3.errors import (
+    Fault,
+    closed_error,
+    error_for,
+    http_date,
+    shows_reply,
+    store_error,
 )
+from starfish_server.storage.s3.http import SMALL_BODY_BYTES, client_opener, hex_digest, pieces, read_body
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from starfish_server.storage.s3.options import S3StorageOptions
-    from starfish_server.storage.s3.streaming import OpenBody
+    from starfish_server.storage.s3.reading import OpenBody
 
 T = TypeVar("T")
 
@@ -47,31 +45,20 @@ LONGEST_RETRY_AFTER_SECONDS = 20.0
 
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
-# A signature is good for 15 minutes; a smaller difference is not what the server complains about.
-_SKEW_WORTH_CORRECTING = timedelta(minutes=1)
 _CORRECTIONS = 2
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 # "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
-_BAD_CHECKSUM = ("BadDigest", "InvalidDigest")
 _WANTS_CHECKSUM = re.compile("content-md5|x-amz-checksum", re.IGNORECASE)
-# Reused connections that may break under one request before it fails.
-_BROKEN_CONNECTIONS = 3
 
 
 class Request(NamedTuple):
-    """One request. `key` is what errors name; `target` is the key in the URL, "" for the bucket itself.
+    """One request: `key` is that of an object, or "" for the bucket itself."""
 
-    body_hash: SHA-256 of the body in hex where it is known already.
-    """
-
-    operation: str
-    key: str | None
     method: str
-    target: str = ""
+    key: str = ""
     query: str = ""
     headers: Mapping[str, str] = MappingProxyType({})
     body: bytes | memoryview | None = None
-    body_hash: str | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -97,9 +84,9 @@ class Transport:
         self._learnt = _Learnt(Address.of(options))
         self._max_attempts = options.max_attempts
         self._proxy = find_proxy(self.address)
-        open_client = client_opener(options, proxied=self._proxy is not None)
+        open_client = client_opener(options)
         self._sessions = Sessions(open_client, lambda: credential_source(options), options.read_timeout)
-        self._signer: tuple[Credentials, str, Signer] | None = None
+        self._signer: Signer | None = None
 
     @property
     def address(self) -> Address:
@@ -145,43 +132,27 @@ class Transport:
 
         body: takes over the body of a reply that is not an error.
         """
-        corrections = 0
-        try:
-            with MappedErrors(request.operation, request.key, self.address.bucket):
-                while True:
-                    used = self._learnt
-                    reply = await self._send(request, used, body)
-                    if reply.status < 300:
-                        return read(reply)
-                    fault = read_fault(reply)
-                    if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
-                        fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
-                    first = corrections == 0
-                    if corrections == _CORRECTIONS or not self._learn(reply, fault, used, first=first):
-                        raise error_for(fault, request.operation, request.key, self.address.bucket)
-                    corrections += 1
-        except (StoreUnavailableError, RuntimeError) as error:  # RuntimeError: "Session is closed"
-            if not self.closed:
-                raise
-            raise closed_error(request.operation, request.key) from error
+        return await self.mapped(lambda: self._attempt(request, read, body))
 
-    async def mapped(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Await `work`, which goes on with a reply, with errors of the HTTP client as errors of the store."""
-        if self.closed:
-            raise closed_error(operation, key)
+    async def mapped(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Await `work`, with errors of the HTTP client as errors of the store."""
         try:
-            with MappedErrors(operation, key, self.address.bucket):
-                return await work()
-        except StoreUnavailableError as error:
-            if not self.closed:
+            return await work()
+        except Exception as error:
+            failure = store_error(error, self.address.bucket)
+            # RuntimeError: the HTTP session was closed while the credentials were looked up.
+            if self.closed and (isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError):
+                failure = closed_error(failure)
+            if failure is None or failure is error:
                 raise
-            raise closed_error(operation, key) from error
+        try:
+            raise failure  # not where `error` would be its context, which may show a secret
+        finally:
+            del failure  # it would refer to itself through its traceback
 
     @asynccontextmanager
-    async def held(self, operation: str, key: str) -> AsyncIterator[None]:
+    async def held(self) -> AsyncIterator[None]:
         """Let a block of several requests go on for a while when the store closes."""
-        if self.closed:
-            raise closed_error(operation, key)
         session = await self._sessions.current()
         try:
             async with session.held():
@@ -189,7 +160,7 @@ class Transport:
         except TimeoutError as error:
             if not self.closed:
                 raise
-            raise closed_error(operation, key) from error
+            raise closed_error() from error
 
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
         """Return a URL that lets a request for an object through for `expires` seconds."""
@@ -198,10 +169,9 @@ class Transport:
         async def find() -> Credentials | None:
             return await (await self._sessions.current()).credentials.get()
 
-        credentials = await self.mapped("signed_url", key, find)
+        credentials = await self.mapped(find)
         if credentials is None:
-            reason = "an anonymous store has no credentials to sign with"
-            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
+            raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}
         if content_type is not None:
             headers["Content-Type"] = content_type
@@ -210,74 +180,80 @@ class Transport:
         query = signer.signed_query(method, target, headers, int(expires), datetime.now(UTC) + skew)
         return str(address.url(f"{target}?{query}"))
 
-    def _learn(self, reply: Reply, fault: Fault, used: _Learnt, *, first: bool) -> bool:
+    async def _attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None) -> T:
+        corrections = 0
+        while True:
+            used = self._learnt
+            reply = await self._send(request, used, body)
+            if reply.status < 300:
+                return read(reply)
+            fault = read_fault(reply)
+            if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
+                fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
+            if corrections == _CORRECTIONS or not self._learn(reply, fault, used):
+                raise error_for(fault, self.address.bucket)
+            corrections += 1
+
+    def _learn(self, reply: Reply, fault: Fault, used: _Learnt) -> bool:
         """Learn from an error reply; return whether the request is now worth resending."""
         address = used.address
         if address.is_aws and reply.status in (301, 307, 400) and fault.region not in ("", address.region):
             self._learnt = self._learnt._replace(address=address.moved_to(fault.region))
             return True
         if fault.code in _EXPIRED and reply.signed_with is not None:
-            return first and self._sessions.drop_credentials(reply.signed_with)
-        wants_checksum = fault.code not in _BAD_CHECKSUM and _WANTS_CHECKSUM.search(fault.message)
-        if reply.status == 400 and wants_checksum and not used.checksums:
+            return self._sessions.drop_credentials(reply.signed_with)
+        if reply.status == 400 and not used.checksums and _WANTS_CHECKSUM.search(fault.message):
             self._learnt = self._learnt._replace(checksums=True)
             return True
         server_time = http_date(reply.headers.get("Date", ""))
         if fault.code != "RequestTimeTooSkewed" or server_time is None:
             return False
-        skew = server_time - datetime.now(UTC)
-        self._learnt = self._learnt._replace(skew=skew)
-        return abs(skew - used.skew) > _SKEW_WORTH_CORRECTING
+        self._learnt = self._learnt._replace(skew=server_time - datetime.now(UTC))
+        return True
 
     async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
         """Send one request and return its reply, read to the end unless `open_body` takes it over.
 
-        Where a reused connection turns out to be dead, the request goes out at once on another one.
+        Where a reused connection turns out to be dead, the request is resent immediately on another one.
         """
         session = await self._sessions.current()
         credentials = await session.credentials.get()
-        target = used.address.target(request.target, request.query)
+        target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)
-        broken = 0
+        body = request.body
         while True:
-            async with asyncio.timeout(None) as timeout:
-                in_flight = session.begin(timeout)
+            async with InFlight(session) as in_flight:
                 try:
-                    current.set(in_flight)
                     response = await session.client.request(
                         request.method,
                         used.address.url(target),
-                        data=_payload(request.body, in_flight),
+                        data=pieces(body, in_flight) if body and len(body) > SMALL_BODY_BYTES else body,
                         headers=headers,
                         allow_redirects=False,
                         proxy=self._proxy and self._proxy.url,
                         proxy_headers=self._proxy and self._proxy.tunnel_headers,
                     )
-                    try:
-                        in_flight.reused = False  # it works
-                        if request_id := response.headers.get("x-amz-request-id"):
-                            note("request_id", request_id)
-                        if open_body is not None and response.status < 300:
-                            open_body.attach(response, session)
-                            return Reply(response.status, response.headers, b"", credentials)
-                        body = await read_body(response, in_flight)
-                        return Reply(response.status, response.headers, body, credentials)
-                    finally:
-                        # Read to its end, it has released its connection. Left early, also by cancellation,
-                        # the connection is cut and not used again.
-                        if not response.closed and not (open_body and open_body.owns(response)):
-                            response.close()
-                except StaleConnectionError:
-                    continue
                 except (aiohttp.ServerDisconnectedError, OSError) as error:
                     if not in_flight.reused or shows_reply(error):
                         raise
-                    session.reused_connection_broke()
-                    broken += 1
-                    if broken > _BROKEN_CONNECTIONS or not request.repeatable:
+                    session.drop_idle_connections()
+                    if not request.repeatable:
                         raise
+                    continue
+                in_flight.reused = False  # it works
+                if request_id := response.headers.get("x-amz-request-id"):
+                    note("request_id", request_id)
+                if open_body is not None and response.status < 300:
+                    open_body.attach(response, session)
+                    return Reply(response.status, response.headers, b"", credentials)
+                try:
+                    content = await read_body(response, in_flight)
                 finally:
-                    session.end(in_flight)
+                    # Read to its end, it has released its connection. Left early, also by cancellation,
+                    # the connection is cut and not used again.
+                    if not response.closed:
+                        response.close()
+                return Reply(response.status, response.headers, content, credentials)
 
     async def _headers(
         self, request: Request, used: _Learnt, target: str, credentials: Credentials | None
@@ -288,49 +264,13 @@ class Transport:
             digest = await hex_digest(body or b"", hashlib.md5)
             headers["Content-MD5"] = b64encode(bytes.fromhex(digest)).decode()
         if credentials is not None:
-            body_hash = _UNSIGNED_PAYLOAD if address.secure else request.body_hash or _SHA256_OF_NOTHING
-            if body and body_hash is _SHA256_OF_NOTHING:
-                body_hash = await hex_digest(body, hashlib.sha256)
-            kept = self._signer
-            if kept is None or kept[0] is not credentials or kept[1] != address.region:
-                kept = self._signer = (credentials, address.region, Signer(credentials, address.region))
-            kept[2].sign(request.method, target, headers, body_hash, datetime.now(UTC) + used.skew)
+            payload_hash = _UNSIGNED_PAYLOAD if address.secure else _SHA256_OF_NOTHING
+            if body and not address.secure:
+                payload_hash = await hex_digest(body, hashlib.sha256)
+            signer = self._signer
+            if signer is None or not signer.is_for(credentials, address.region):
+                signer = self._signer = Signer(credentials, address.region)
+            signer.sign(request.method, target, headers, payload_hash, datetime.now(UTC) + used.skew)
         if body is not None and len(body) > SMALL_BODY_BYTES:
             headers["Content-Length"] = str(len(body))
         return headers | self._proxy.request_headers if self._proxy else headers
-
-
-def closed_error(operation: str, key: str | None) -> StoreClosedError:
-    """Make the error for an operation on a closed store."""
-    return StoreClosedError("this S3ObjectStore was closed", operation=operation, key=key)
-
-
-def _payload(
-    body: bytes | memoryview | None, in_flight: InFlight
-) -> bytes | memoryview | AsyncIterator[memoryview] | None:
-    return body if body is None or len(body) <= SMALL_BODY_BYTES else pieces(body, in_flight)
-
-
-async def bounded_gather(
-    work: Callable[[T], Coroutine[None, None, None]], items: Iterable[T], *, limit: int
-) -> None:
-    """Call `work` with each item, at most `limit` calls concurrently. The first to fail ends the others.
-
-    Not an `asyncio.TaskGroup`: before Python 3.13 one that is ending drops a cancellation of its caller.
-    """
-    left = iter(items)
-
-    async def worker() -> None:
-        for item in left:
-            await work(item)
-
-    workers = [asyncio.create_task(worker()) for _ in range(limit)]
-    try:
-        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for each in workers:
-            each.cancel()
-        # Cancelled meanwhile, this still waits for all of them, and is then cancelled.
-        await asyncio.gather(*workers, return_exceptions=True)
-    for each in done:
-        each.result()

@@ -1,56 +1,46 @@
-"""Objects written: in one request, or in parts; from one body, or from the chunks of a stream."""
+"""Objects written: in one request or by a multipart upload, from one body or from the chunks of a stream."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starfish_server.checks import checked_chunks
-from starfish_server.errors import ObjectTooLargeError
+from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
 from starfish_server.objects import ANY
-from starfish_server.storage.s3.multipart import MOST_PARTS, PART_BYTES, PARTS_IN_FLIGHT, multipart_upload
-from starfish_server.storage.s3.replies import require_stored
-from starfish_server.storage.s3.transport import Request, bounded_gather
+from starfish_server.storage.s3.errors import NoSuchUploadError
+from starfish_server.storage.s3.gather import bounded_gather
+from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
+from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
     from starfish_server.storage.s3.conditions import ConditionalWrites
-    from starfish_server.storage.s3.multipart import MultipartUpload
     from starfish_server.storage.s3.transport import Transport
 
 MULTIPART_OVER_BYTES = 16 * 2**20
+PART_BYTES = 8 * 2**20
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MOST_PARTS = 10_000
+PARTS_IN_FLIGHT = 4
+_ABORT_SECONDS = 5.0
 
 
-async def put_object(
-    transport: Transport, operation: str, key: str, body: bytes, headers: Mapping[str, str]
-) -> str:
+async def put_object(transport: Transport, key: str, body: bytes, headers: Mapping[str, str]) -> str:
     """Store `body`, whole or not at all, without a second copy of it; return its ETag."""
     if len(body) <= MULTIPART_OVER_BYTES:
-        request = Request(operation, key, "PUT", target=key, headers=headers, body=body)
-        return await transport.run(request, require_stored)
-    async with multipart_upload(transport, operation, key, headers) as upload:
-        await send_parts(upload, body)
+        return await transport.run(Request("PUT", key, headers=headers, body=body), require_stored)
+    async with multipart_upload(transport, key, headers) as upload:
+        await upload.send_body(body)
         return await upload.complete()
 
 
-async def send_parts(upload: MultipartUpload, body: bytes) -> None:
-    """Send `body` in parts, a few concurrently."""
-    size = max(PART_BYTES, -(-len(body) // MOST_PARTS))
-    view = memoryview(body)
-
-    async def send(number: int) -> None:
-        await upload.send(number, view[(number - 1) * size : number * size])
-
-    await bounded_gather(send, range(1, -(-len(body) // size) + 1), limit=PARTS_IN_FLIGHT)
-
-
 async def upload_object(
-    transport: Transport,
     conditional: ConditionalWrites,
-    operation: str,
     key: str,
     chunks: Iterable[bytes] | AsyncIterable[bytes],
     headers: Mapping[str, str],
@@ -64,46 +54,13 @@ async def upload_object(
     async with aclosing(_parts(chunks)) as parts:
         first = await anext(parts, bytearray())
         if len(first) < PART_BYTES:
-            return await conditional.put(operation, key, bytes(first), headers, if_version), len(first)
-        await conditional.check_completion(operation, key, if_version)
-        async with multipart_upload(transport, operation, key, headers) as upload:
-            size = await _send_all(upload, first, parts)
+            return await conditional.put(key, bytes(first), headers, if_version), len(first)
+        await conditional.check_completion(key, if_version)
+        async with multipart_upload(conditional.transport, key, headers) as upload:
+            await upload.send_parts(first, parts)
             if if_version is ANY:
-                return await upload.complete(), size
-            return await conditional.complete(upload, headers, if_version), size
-
-
-async def _send_all(upload: MultipartUpload, first: bytearray, others: AsyncIterator[bytearray]) -> int:
-    """Send each part as soon as it is gathered, a few concurrently; return the size of all."""
-    number, size, part = 1, 0, first
-    sending: set[asyncio.Task[None]] = set()
-    try:
-        while part:
-            if number > MOST_PARTS:
-                most = MOST_PARTS * PART_BYTES
-                reason = f"an upload of chunks has at most {MOST_PARTS:,} parts, {most:,} bytes"
-                raise ObjectTooLargeError(reason, operation=upload.operation, key=upload.key, max_bytes=most)
-            sending.add(asyncio.create_task(upload.send(number, memoryview(part))))
-            number, size = number + 1, size + len(part)
-            await _results(sending, at_most=PARTS_IN_FLIGHT - 1)
-            part = await anext(others, bytearray())
-        await _results(sending, at_most=0)
-    finally:
-        for each in sending:
-            each.cancel()
-        await asyncio.gather(*sending, return_exceptions=True)
-    return size
-
-
-async def _results(sending: set[asyncio.Task[None]], at_most: int) -> None:
-    """Wait until `at_most` tasks are left, and take those that have ended out; raise what one raised."""
-    while True:
-        for each in [each for each in sending if each.done()]:
-            each.result()
-            sending.discard(each)
-        if len(sending) <= at_most:
-            return
-        await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+                return await upload.complete(), upload.size
+            return await conditional.complete(upload, headers, if_version), upload.size
 
 
 async def _parts(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
@@ -120,3 +77,119 @@ async def _parts(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerat
                     part = bytearray()
     if part:
         yield part
+
+
+@asynccontextmanager
+async def multipart_upload(
+    transport: Transport, key: str, headers: Mapping[str, str]
+) -> AsyncIterator[MultipartUpload]:
+    """Begin an upload for the block, which sends all parts and then calls `complete`.
+
+    An error or a cancellation within the block removes the parts; what stays because the service does not
+    answer is for the bucket's lifecycle rule. A store that is closed lets the block go on for a while.
+    """
+    upload = MultipartUpload(transport, key)
+    async with transport.held():
+        await upload.begin(headers)
+        try:
+            yield upload
+        except NoSuchUploadError as error:  # also the reply to a repeated request, its first one lost
+            reason = "the upload has ended, and whether it was completed is undetermined"
+            raise StoreUnavailableError(reason) from error
+        except BaseException:
+            await upload.abort()
+            raise
+
+
+class MultipartUpload:
+    """An upload that has begun: its parts, and how it ends.
+
+    etags: those of the parts that were sent, by the part's number.
+    size: bytes of the parts that were sent.
+    """
+
+    def __init__(self, transport: Transport, key: str) -> None:
+        self.key = key
+        self.etags: dict[int, str] = {}
+        self.size = 0
+        self._transport = transport
+        self._query = ""
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        begin = Request("POST", self.key, "uploads=", headers, b"")
+
+        async def ask() -> None:
+            upload_id = await self._transport.run(begin, read_upload_id)
+            self._query = f"uploadId={quote(upload_id, safe='~')}"
+
+        asking = asyncio.create_task(ask())
+        try:
+            await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # The service may have begun it, and only its reply says what to abort.
+            await asyncio.wait([asking], timeout=_ABORT_SECONDS)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await self.abort()
+            raise
+
+    async def abort(self) -> None:
+        """Remove the parts, as far as the service answers within 5 s."""
+        abort = Request("DELETE", self.key, self._query)
+        if self._query:  # without it the object would be deleted
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    await self._transport.run(abort, require_deleted)
+
+    async def send_body(self, body: bytes) -> None:
+        """Send a body in parts, a few concurrently."""
+        size = max(PART_BYTES, -(-len(body) // MOST_PARTS))
+        view = memoryview(body)
+        parts = ((at // size + 1, view[at : at + size]) for at in range(0, len(body), size))
+        await bounded_gather(self._send, parts, limit=PARTS_IN_FLIGHT)
+
+    async def send_parts(self, first: bytearray, others: AsyncIterator[bytearray]) -> None:
+        """Send each part as soon as it is gathered, a few concurrently."""
+
+        async def numbered() -> AsyncIterator[tuple[int, memoryview]]:
+            yield 1, memoryview(first)
+            number = 1
+            async for part in others:
+                number += 1
+                if number > MOST_PARTS:
+                    most = MOST_PARTS * PART_BYTES
+                    reason = f"an upload of chunks has at most {MOST_PARTS:,} parts, {most:,} bytes"
+                    raise ObjectTooLargeError(reason, max_bytes=most)
+                yield number, memoryview(part)
+
+        await bounded_gather(self._send, numbered(), limit=PARTS_IN_FLIGHT + 1)  # one of them gathers
+
+    async def _send(self, part: tuple[int, memoryview]) -> None:
+        """Send one part, again by itself after a transient failure."""
+        number, body = part
+        self.etags[number] = await self._transport.run(self._part(number)._replace(body=body), require_stored)
+        self.size += len(body)
+
+    async def copy(self, number: int, source: Mapping[str, str]) -> None:
+        """Let the service copy a part; `source` are the headers that say what."""
+        request = self._part(number)._replace(headers=source, body=b"")
+        self.etags[number], _ = await self._transport.run(request, read_written)
+
+    async def complete(self, condition: Mapping[str, str] | None = None) -> str:
+        """Make the object of the parts, if `condition` holds; return its ETag.
+
+        Tries once with a condition: a second try could not tell its own first write from another's.
+        """
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
+            for number, etag in sorted(self.etags.items())
+        )
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()
+        request = Request("POST", self.key, self._query, condition or {}, body)
+        send = self._transport.attempt if condition else self._transport.run
+        etag, _ = await send(request, read_written)
+        return etag
+
+    def _part(self, number: int) -> Request:
+        return Request("PUT", self.key, f"partNumber={number}&{self._query}")
