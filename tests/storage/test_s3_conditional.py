@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -115,6 +116,12 @@ async def test_what_was_learnt_from_the_first_conditional_write_is_used_from_the
     await store.write("k", "3", if_version=version)
     await store.write("other", "1", if_version=None)
     assert [seen.method for seen in proxy.seen] == ["PUT", "PUT"]
+
+
+async def test_many_first_conditional_writes_learn_together(store: S3ObjectStore, proxy: FaultyProxy) -> None:
+    await asyncio.gather(*(store.write(f"k{number}", "v", if_version=None) for number in range(20)))
+    assert sum(seen.method == "HEAD" for seen in proxy.seen) == 1
+    assert conditional_writes(proxy) == 21
 
 
 async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_used(

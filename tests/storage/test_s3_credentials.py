@@ -24,7 +24,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from starfish_server.storage.s3 import S3ObjectStore
+from starfish_server.storage.s3 import S3ObjectStore, credentials
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -167,8 +167,9 @@ async def metadata_service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[lis
 
 
 async def test_a_look_up_that_fails_does_so_once_for_all_that_wait(
-    moto: S3Server, make_s3: MakeS3, metadata_service: list[object]
+    moto: S3Server, make_s3: MakeS3, metadata_service: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(credentials, "FAILURE_SECONDS", 0.0)
     store = make_s3(moto, bucket="b", max_attempts=1, **CHAIN)
     with pytest.raises(StoreAccessDeniedError):
         await store.get_string("k")
@@ -180,6 +181,19 @@ async def test_a_look_up_that_fails_does_so_once_for_all_that_wait(
     assert [outcome.key for outcome in outcomes if isinstance(outcome, StoreError)] == [
         f"k{number}" for number in range(20)
     ]
+
+
+async def test_a_failed_look_up_stands_for_a_while(
+    moto: S3Server, make_s3: MakeS3, metadata_service: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "FAILURE_SECONDS", 60.0)
+    store = make_s3(moto, bucket="b", max_attempts=1, **CHAIN)
+    with pytest.raises(StoreAccessDeniedError, match="no credentials"):
+        await store.get_string("k")
+    asked = len(metadata_service)
+    with pytest.raises(StoreAccessDeniedError, match="no credentials"):
+        await store.get_string("k")
+    assert len(metadata_service) == asked
 
 
 async def test_a_get_that_is_cancelled_leaves_the_look_up_to_the_others(

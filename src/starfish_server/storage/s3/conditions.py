@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import (
@@ -47,6 +49,7 @@ class ConditionalWrites:
         self._heeded: dict[tuple[str, str], bool] = {}
         if transport.address.is_aws:
             self._heeded = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
+        self._trials: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion) -> str:
         """Store `body` if the object has this version, or there is none for None; return the new ETag.
@@ -101,21 +104,25 @@ class ConditionalWrites:
         """Call `write` with the condition, and `trial`, once, with a condition that cannot hold."""
         condition = condition_headers(if_version)
         known = (way, _condition(if_version))
-        self._check_heeded(known)
+
+        async def conditionally() -> str:
+            self._check_heeded(known)
+            try:
+                return await write(condition)
+            except (VersionConflictError, NoSuchKeyError) as error:
+                self._heeded[known] = True
+                check_unchanged(if_version, None if isinstance(error, NoSuchKeyError) else "another")
+                raise
+
         if known not in self._heeded:
-            await self._check_condition(key, if_version)
-        try:
-            etag = await write(condition)
-        except (VersionConflictError, NoSuchKeyError) as error:
-            self._heeded[known] = True
-            found = None if isinstance(error, NoSuchKeyError) else "another"
-            check_unchanged(if_version, found)
-            raise
-        if known not in self._heeded:
-            self._heeded[known] = await _is_refused(trial({known[1]: _NEVER[known[1]]}))
-        consequence = "the write was done, and may have replaced a newer version"
-        self._check_heeded(known, consequence)
-        return etag
+            async with self._trials.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                if known not in self._heeded:
+                    await self._check_condition(key, if_version)
+                    etag = await conditionally()
+                    self._heeded[known] = await _is_refused(trial({known[1]: _NEVER[known[1]]}))
+                    self._check_heeded(known, "the write was done, and may have replaced a newer version")
+                    return etag
+        return await conditionally()
 
     async def _check_condition(self, key: str, if_version: IfVersion) -> None:
         """Refuse a write whose condition does not hold now: the service may not heed it."""

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlencode
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
 
 LOOKUP_SECONDS = 60.0
+# How long a look-up that failed stands for those that would follow it.
+FAILURE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ class CredentialSource:
 class CredentialChain(CredentialSource):
     """The standard credential chain of botocore, for one event loop.
 
-    One look-up at a time serves all requests that need it. While a look-up refreshes credentials that are
-    still valid, requests go on using these.
+    One look-up at a time serves all requests that need it, and so does its failure for `FAILURE_SECONDS`.
+    While a look-up refreshes credentials that are still valid, requests go on using these.
     """
 
     def __init__(self) -> None:
@@ -77,6 +80,7 @@ class CredentialChain(CredentialSource):
         self._session: AioSession | None = None
         self._refresh_needed = _never
         self._lookup: asyncio.Task[Credentials | StoreError] | None = None
+        self._failure_ends = -inf
         self._closed = False
         self._processes: list[asyncio.subprocess.Process] = []
 
@@ -89,7 +93,8 @@ class CredentialChain(CredentialSource):
         while self._current is None or self._refresh_needed():
             if self._closed:
                 raise closed_error()
-            if self._lookup is None or self._lookup.done():
+            now = asyncio.get_running_loop().time()
+            if self._lookup is None or (self._lookup.done() and now >= self._failure_ends):
                 self._lookup = asyncio.create_task(self._look_up())
             if self._current is not None and not self._refresh_needed(0):
                 break
@@ -109,6 +114,7 @@ class CredentialChain(CredentialSource):
             self._session, self._current, self._refresh_needed = None, None, _never
             if self._lookup is not None:
                 self._lookup.cancel()
+            self._failure_ends = -inf
         return True
 
     async def close(self) -> None:
@@ -122,11 +128,13 @@ class CredentialChain(CredentialSource):
             async with asyncio.timeout(LOOKUP_SECONDS):
                 found = await self._find()
         except Exception as error:  # noqa: BLE001 - botocore lets through what broken programs and files raise
+            self._failure_ends = asyncio.get_running_loop().time() + FAILURE_SECONDS
             return _failure(error)
         finally:
             for process in self._processes:
                 await _end(process)
             self._processes.clear()
+        self._failure_ends = -inf
         # The same object while the credentials are the same, so that their signer can be kept.
         if self._current is None or found != self._current:
             self._current = found
