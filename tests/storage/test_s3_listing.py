@@ -175,9 +175,11 @@ async def test_a_server_that_lists_folder_by_folder_is_put_in_order(
     "pages",
     [
         [page("a", token="same")] * 3,
+        [page("a", token="this"), page("b", token="that")] * 2,
+        [page(token=f"t{n}") for n in range(1000)],
         [page("outside")],
     ],
-    ids=["same token", "key outside the prefix"],
+    ids=["same token", "tokens in a circle", "empty pages", "key outside the prefix"],
 )
 async def test_pages_that_lead_nowhere_are_an_error(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, pages: list[str]

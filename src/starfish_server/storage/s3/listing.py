@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.transport import Transport
 
 _PAGE = 1000
+# S3 may send an empty page that is not the last one; a server that sends only those is at fault.
+_EMPTY_PAGES = 100
 # An entry of a list as S3 writes it: printable ASCII, elements without children, nothing escaped in the key.
 _PLAIN_ENTRY = re.compile(rb"<Contents><Key>([!-%'-;=-~]+)</Key>(?:<([A-Za-z]+)>[^<]*</\2>)*</Contents>")
 
@@ -70,6 +72,8 @@ async def _entries(
     found: list[str] = []
     infos: dict[str, ObjectInfo] = {}
     after, limit, folders = call.start_after or "", call.limit, "delimiter" in query
+    tokens: set[str] = set()
+    empty = 0
     query |= {"encoding-type": "url", "list-type": "2"}
     query["max-keys"] = str(_PAGE if limit is None else min(_PAGE, limit))
     if after:
@@ -88,8 +92,10 @@ async def _entries(
         infos |= page.infos
         if page.token is None:
             break
-        if page.token == query.get("continuation-token"):
+        empty = 0 if page.names else empty + 1
+        if page.token in tokens or empty > _EMPTY_PAGES:
             raise StoreError("the server's pages do not end")
+        tokens.add(page.token)
         # Only the first page is cut to the limit: many of those that follow would hold what is left out.
         query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
         query.pop("start-after", None)
