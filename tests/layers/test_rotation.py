@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from servers import S3Server
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
+    from starfish_server.storage.s3 import S3ObjectStore
 
 OLD, NEW = b"o" * 32, b"n" * 32
 BEFORE = KeyRing({"2025": OLD}, active="2025")
@@ -136,6 +138,26 @@ async def test_a_large_object_is_streamed(tmp_path: Path) -> None:
     assert counts(await Encryption(recording, BOTH).rotate()) == {"reencrypted": 1}
     assert {Open, Upload} <= {type(call) for call in recording.calls}
     assert await Encryption(leaf, AFTER).get_bytes("k") == (body, "a/b")
+
+
+async def test_on_s3_a_push_meanwhile_is_not_undone(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    leaf = make_s3(seaweedfs)
+    for key, size in (("large", 9 * 2**20), ("pushed", 10)):
+        await Encryption(leaf, BEFORE).write(key, bytes(size))
+    pushes = iter(["pushed meanwhile"])
+
+    async def push() -> None:
+        for text in pushes:
+            await Encryption(leaf, BOTH).put("pushed", text)
+
+    store = Encryption(Meanwhile(leaf, push), BOTH)
+    assert counts(await store.rotate(concurrency=1)) == {"reencrypted": 1, "current": 1}
+    assert await Encryption(leaf, AFTER).get_string("pushed") == "pushed meanwhile"
+    found = await Encryption(leaf, AFTER).read("large")
+    assert found is not None
+    assert found.body == bytes(9 * 2**20)
 
 
 async def test_objects_that_fail_are_reported_and_stay_and_the_others_are_rotated() -> None:
