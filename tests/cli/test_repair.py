@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.program import running, starfish
+from cli.program import running, starfish, starfish_on_a_terminal
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, load_stack
 from starfish_server.cli.output import ExitCode
 
@@ -102,6 +102,14 @@ async def test_a_dry_run_prints_what_is_pending_and_changes_nothing(folder: Path
     assert [entry["key"] for entry in json.loads(ended.out)["pending"]] == ["deleted", "new", "other"]
     missed(folder)
     assert starfish("repair", "stack.toml", "-n", cwd=folder).code == ExitCode.OK
+
+
+async def test_a_terminal_sees_how_far_it_is(folder: Path) -> None:
+    await unequal(folder)
+    ended = starfish_on_a_terminal("repair", "stack.toml", "--force", cwd=folder)
+    assert b"repairing" in ended.out
+    assert b"3 pending, 2 repaired, 1 deleted" in ended.out
+    assert ended.code == ExitCode.OK
 
 
 async def test_a_key_that_fails_is_named_and_stays_pending(folder: Path) -> None:

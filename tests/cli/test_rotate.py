@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.program import Ended, running, starfish
+from cli.program import Ended, running, starfish, starfish_on_a_terminal
 from cli.test_repair import until
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, StoreContext, load_stack
 from starfish_server.cli.output import ExitCode
@@ -77,6 +77,14 @@ async def test_what_an_old_key_sealed_is_read_with_the_new_key_alone(folder: Pat
     async with load_stack(stack(folder, NEW)) as store:
         for context in (ACME, EMCA):
             assert await store.get_string("k1", context=context) == "text " * 1000
+
+
+async def test_a_terminal_sees_how_far_it_is(folder: Path) -> None:
+    await fill(load_stack(stack(folder, OLD)))
+    ended = starfish_on_a_terminal("rotate", stack(folder, BOTH), cwd=folder)
+    assert b"encrypting" in ended.out
+    assert b"4 re-encrypted, 0 already current" in ended.out
+    assert ended.code == ExitCode.OK
 
 
 async def test_one_tenant_is_rotated_by_its_prefix(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,9 +23,11 @@ from starfish_server.testing import Fault, FaultyStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from servers import S3Server
     from starfish_server import AbstractObjectStore
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
+    from starfish_server.storage.s3 import S3ObjectStore
 
 DOWN = Fault(StoreUnavailableError)
 
@@ -184,6 +187,32 @@ async def test_a_replica_that_turns_out_not_to_heed_conditions_is_repaired() -> 
     store = await behind(memory(), Heedless(replica))
     assert (await store.repair()).repaired == {(1, "k")}
     assert await replica.get_string("k") == "ours"
+
+
+async def test_a_bucket_that_missed_writes_is_repaired(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    first, replica = make_s3(seaweedfs), make_s3(seaweedfs)
+    switched = Switched(replica)
+    now = time.time() + 60  # a service tells whole seconds
+    store = Mirror(first, switched, require="first", clock=lambda: now)
+    await store.put("gone", "text")
+    await store.put("changed", "text")
+    switched.fails = "before"
+    await store.delete("gone")
+    await store.write("changed", "other text", metadata={"by": "alice"})
+    now -= 120
+    await store.put("new", "text")
+    switched.fails = None
+    await replica.put("new", "theirs, later")
+    report = await store.repair()
+    assert (report.deleted, report.repaired) == ({(1, "gone")}, {(1, "changed")})
+    assert (report.ahead, report.failed) == ({(1, "new")}, {})
+    found = await replica.read("changed")
+    assert found is not None
+    assert (found.body, dict(found.info.metadata)) == (b"other text", {"by": "alice"})
+    assert (await store.repair(force=True)).repaired == {(1, "new")}
+    assert await contents(replica) == await contents(first)
 
 
 async def test_the_error_of_one_key_does_not_end_the_repair() -> None:

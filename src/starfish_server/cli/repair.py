@@ -75,9 +75,7 @@ async def _repair_one(path: str, mirror: Mirror, force: bool, jobs: int, json: b
     report, pending = RepairReport(), mirror.pending()
     interrupted = False
     try:
-        async with progress(
-            "repairing", lambda: (len(pending) - len(pending & mirror.pending()), len(pending))
-        ):
+        async with progress("repairing", lambda: (report.done, len(pending))):
             await mirror.repair(force=force, concurrency=jobs, report=report)
     except asyncio.CancelledError:
         interrupted = True

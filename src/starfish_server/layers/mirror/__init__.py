@@ -127,8 +127,9 @@ class Mirror(Layer):
         `force` is True. An error of one key does not end the repair. A cancelled repair leaves pending what
         it has not finished.
 
-        Newer is by the replica's clock and this machine's, which should agree. A replica that does not tell
-        when it wrote an object is never ahead.
+        Newer is by the replica's clock and this machine's, which should agree; of a service that tells whole
+        seconds, as S3 does, a write in the second of the missed one is not newer. A replica that does not
+        tell when it wrote an object is never ahead.
 
         concurrency: entries in flight, 8 by default. report: filled while the repair runs; a new one by
         default. Returns the report. Raises `StoreUnavailableError` if another process uses the pending log.

@@ -33,6 +33,11 @@ class RepairReport:
     ahead: set[tuple[int, str]] = field(default_factory=set)
     failed: dict[tuple[int, str], Exception] = field(default_factory=dict)
 
+    @property
+    def done(self) -> int:
+        """Entries that were handled, with those that are ahead or failed."""
+        return sum(map(len, (self.repaired, self.deleted, self.identical, self.ahead, self.failed)))
+
 
 async def repair_object(
     first: AbstractObjectStore, replica: AbstractObjectStore, key: str, since: float, *, force: bool
