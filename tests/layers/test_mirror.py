@@ -110,6 +110,19 @@ async def test_a_cancelled_write_is_pending_until_it_is_repaired() -> None:
     assert (await store.repair()).repaired == {(1, "k")}
 
 
+async def test_a_write_that_is_cancelled_in_the_first_store_is_pending() -> None:
+    first = Held(memory())
+    replica = memory()
+    store = Mirror(first, replica)
+    task = asyncio.create_task(store.put("k", "v"))
+    await first.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.pending() == {(1, "k")}
+    assert (await store.repair()).identical == {(1, "k")}
+
+
 async def test_a_write_that_is_cancelled_before_it_begins_is_not_pending() -> None:
     replica = Held(memory())
     store = Mirror(memory(), replica)

@@ -40,7 +40,7 @@ class Mirror(Layer):
     Stands outside breaker, retries and limits, of which each store has its own, and inside encryption, so
     that replicas hold encrypted bodies. The first store decides conditional writes. An object's writes
     through this layer are made one after the other, so a replica gets them in the order of the first store.
-    Writers in other processes are not waited for: repair what they may have crossed.
+    Writers in other processes are not waited for, and two that cross may leave the older object on a replica.
 
     replicas: the other stores.
     require: "all" (default) raises `StoreUnavailableError` if a replica failed, though the first store has
