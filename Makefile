@@ -1,7 +1,7 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
 ROWS ?=
-.PHONY: help test test-full bench demo serve lint types unit format clean
+.PHONY: help test test-full bench features demo serve lint types unit format clean
 
 # The newest of these that runs here, unless PYTHON names one.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
@@ -32,6 +32,9 @@ test-full: .venv/ready  ## the tests again, with the reliability runs at full si
 
 bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m bench $(foreach row,$(ROWS),'$(row)')
+
+features: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## what this library and its peers can do, tried on each
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m features
 
 # One peer has this library's import name, so it has an environment of its own.
 .venv-peers/%/ready: benchmarks/peers/%.txt

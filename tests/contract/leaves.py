@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,8 @@ async def new_store(leaf: str, request: pytest.FixtureRequest) -> AsyncIterator[
         case "custom":
             store = over_callbacks()
         case "filesystem":
-            folder = request.getfixturevalue("tmp_path") / "store"
-            store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=str(folder)))
+            folder = tempfile.mkdtemp(dir=request.getfixturevalue("tmp_path"))
+            store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=folder))
         case "obstore-memory":
             store = ObstoreObjectStore(MemoryStore())
         case "obstore-s3":

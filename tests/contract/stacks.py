@@ -1,23 +1,28 @@
-"""Each layer with options under which it changes nothing, and the canonical stack of all of them."""
+"""Each layer with options under which a caller notices nothing, and the canonical stack of all of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder
 from starfish_server.layers import (
     AccessLog,
     Authorize,
     Caching,
     CircuitBreaker,
+    Compression,
     ConcurrencyLimit,
+    Encryption,
     Fallback,
     Hedge,
+    KeyRing,
     LoggingSink,
     Metrics,
+    Mirror,
     Namespace,
     RateLimit,
     Retry,
@@ -25,11 +30,6 @@ from starfish_server.layers import (
     Timeout,
     Tracing,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starfish_server import AbstractObjectStore
 
 TRACES = TracerProvider()
 METERS = MeterProvider()
@@ -40,8 +40,17 @@ def with_backup(inner: AbstractObjectStore) -> Fallback:
     return Fallback(inner, MemoryObjectStore(data={}))
 
 
-# In canonical order.
-LAYERS: dict[str, tuple[Callable[..., AbstractObjectStore], dict[str, Any]]] = {
+def with_replica(inner: AbstractObjectStore) -> Mirror:
+    return Mirror(inner, MemoryObjectStore(data={}))
+
+
+Makers = dict[str, tuple[Callable[..., AbstractObjectStore], dict[str, Any]]]
+TRANSFORMS: Makers = {
+    "Compression": (Compression, {"min_bytes": 1}),
+    "Encryption": (Encryption, {"keys": KeyRing({"2026": bytes(range(32))}, active="2026")}),
+}
+# In canonical order. The transforms change what the store inside sees, which the others leave as it is.
+LAYERS: Makers = {
     "AccessLog": (AccessLog, {"sink": LoggingSink()}),
     "Tracing": (Tracing, {"tracer_provider": TRACES}),
     "Metrics": (Metrics, {"meter_provider": METERS}),
@@ -50,6 +59,8 @@ LAYERS: dict[str, tuple[Callable[..., AbstractObjectStore], dict[str, Any]]] = {
     "RateLimit": (RateLimit, {"rate": 1e6, "burst": 10**6}),
     "Namespace": (Namespace, {"prefix": NAMESPACES, "without_context": "system/"}),
     "Caching": (Caching, {"negative_ttl": 30.0, "list_ttl": 30.0}),
+    **TRANSFORMS,
+    "Mirror": (with_replica, {}),
     "Fallback": (with_backup, {}),
     "Hedge": (Hedge, {"delay": 5.0}),
     "CircuitBreaker": (CircuitBreaker, {}),

@@ -82,9 +82,14 @@ def test_a_table_names_all_there_is(page: str, section: str, header: str, expect
     assert first_column(page, section, header) == expected
 
 
-def test_the_readme_names_every_error() -> None:
-    text = (ROOT / "README.md").read_text().partition("## Bad input and failures")[2]
+def test_the_page_of_errors_names_every_error() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
     assert {name for name in errors.__all__ if name not in text} == set()
+
+
+def test_the_readme_names_every_layer() -> None:
+    layer_names = {point.name for point in entry_points(group="starfish_server.layers")}
+    assert first_column("README.md", "Layers", "layer") == layer_names
 
 
 def test_the_page_of_layers_names_every_layer_and_instrument() -> None:

@@ -93,7 +93,7 @@ class Mirror(Layer):
 
     async def perform(self, operation: Operation[T]) -> T:
         asked: Operation[Any] = operation  # what it is decides here, while its result stays a T
-        if isinstance(asked, SignedUrl) and asked.method != "GET":
+        if isinstance(asked, SignedUrl) and asked.method == "PUT":
             raise operation.error(
                 StoreNotSupportedError, "what is written by a URL would not reach the replicas"
             )
