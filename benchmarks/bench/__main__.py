@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import report, table
 from bench.growth import GROWTH
-from bench.machine import describe
+from bench.machine import describe, noise_of, spin
 from bench.measure import Measure
 from bench.registry import ROOT
 from bench.results import Results
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 NAMES = [row.name for row in ROWS] + [growth.row.name for growth in GROWTH]
+FULL_RUN = [name for name in NAMES if name not in {row.name for row in ROWS if row.on_demand}]
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -45,16 +46,22 @@ def run(names: Sequence[str], stage: Stage, measure: Measure) -> Results:
     results = Results(describe(stage.folder))
     for fact, value in results.machine.items():
         print(f"{fact}: {value}")
+    spins = [spin()]
     for row in ROWS:
         if row.name in names:
             started = time.monotonic()
             figures = results.rows[row.name] = measure.row(row, stage)
             print("\n".join(table.terminal(row, figures)))
-            print(f"  in {time.monotonic() - started:.0f} s\n", flush=True)
+            seconds = time.monotonic() - started
+            spins.append(spin())
+            print(f"  in {seconds:.0f} s; then a fixed spin took {spins[-1] * 1e3:.0f} ms\n", flush=True)
     for growth in GROWTH:
         if growth.row.name in names:
             points = results.growth[growth.row.name] = measure.growth(growth, stage)
             print("\n".join(table.points(growth, points)), flush=True)
+            spins.append(spin())
+    results.machine["fixed spin"] = noise_of(spins)
+    print(f"fixed spin: {results.machine['fixed spin']}")
     return results
 
 
@@ -66,12 +73,12 @@ def main(words: list[str]) -> int:
     if chosen.report:
         results = Results.load(output / "results.json")
     else:
-        patterns = chosen.patterns or ["*"]
-        names = [name for name in NAMES if any(fnmatch.fnmatch(name, each) for each in patterns)]
+        matching = [name for name in NAMES if any(fnmatch.fnmatch(name, each) for each in chosen.patterns)]
+        names = matching if chosen.patterns else FULL_RUN
         measure = Measure(chosen.rounds, quick=chosen.quick, peers=not chosen.without_peers)
         with Stage() as stage:
             results = run(names, stage, measure)
-        if chosen.output is None and (names != NAMES or chosen.quick or chosen.without_peers):
+        if chosen.output is None and (names != FULL_RUN or chosen.quick or chosen.without_peers):
             return 0
         results.save(output / "results.json")
     report.write(results, output / "README.md", charts)

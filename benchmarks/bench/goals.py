@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.row import BEST_PEER
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1e6
 MIB = 2**20
+SHOWN = 0.005
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ class Verdict:
 
 def verdicts(row: Row, figures: Sequence[Figure]) -> list[Verdict]:
     """One for each goal whose contenders were measured."""
-    found = (_verdict(goal, row, figures) for goal in row.goals)
-    return [verdict for verdict in found if verdict is not None]
+    found = ((goal, _verdict(goal, row, figures)) for goal in row.goals)
+    several = len({goal.ours for goal in row.goals}) > 1
+    return [
+        replace(verdict, goal=f"{goal.ours}: {verdict.goal}") if several else verdict
+        for goal, verdict in found
+        if verdict is not None
+    ]
 
 
 def best_peer(figures: Iterable[Figure]) -> Figure | None:
@@ -56,23 +62,34 @@ def _verdict(goal: Goal, row: Row, figures: Sequence[Figure]) -> Verdict | None:
     if other is None:
         return _absolute(goal, row, ours)
     ratio = ours.seconds / other.seconds
+    if goal.metric == "moved":
+        if ours.moved is None or other.moved is None:
+            return None
+        ratio = ours.moved / other.moved
     name = f"{BEST_PEER}, {other.label}" if goal.of == BEST_PEER else other.label
-    missed = max(0.0, ratio / goal.at_most - 1)
     if goal.as_speed:
-        missed = max(0.0, 1 - goal.at_most / ratio)
+        missed = _missed(1 - goal.at_most / ratio)
         return Verdict(f"≥ {1 / goal.at_most:.3g}x the speed of {name}", f"{1 / ratio:.2f}x", missed)
-    return Verdict(f"≤ {goal.at_most:.3g}x the time of {name}", f"{ratio:.2f}x", missed)
+    what = "bytes" if goal.metric == "moved" else "time"
+    return Verdict(
+        f"≤ {goal.at_most:.3g}x the {what} of {name}", f"{ratio:.2f}x", _missed(ratio / goal.at_most - 1)
+    )
 
 
 def _absolute(goal: Goal, row: Row, ours: Figure) -> Verdict | None:
     if goal.metric == "memory":
         if ours.memory is None:
             return None
-        value, unit, what = ours.memory / MIB, "MiB", "" if row.place == "none" else " over the body"
+        over = row.plan.workload in ("get_bytes", "put_bytes")
+        value, unit, what = ours.memory / MIB, "MiB", " over the body" if over else " of memory"
     else:
         scale, unit = (1e3, "ms") if row.unit == "ms" else (MICROSECONDS, "us")
         seconds, what = (ours.cpu, " of CPU") if goal.metric == "cpu" else (ours.seconds, "")
         value = seconds * scale
-    return Verdict(
-        f"≤ {goal.at_most:g} {unit}{what}", f"{value:.3g} {unit}", max(0.0, value / goal.at_most - 1)
-    )
+    missed = _missed(value / goal.at_most - 1)
+    return Verdict(f"≤ {goal.at_most:g} {unit}{what}", f"{value:.3g} {unit}", missed)
+
+
+def _missed(by: float) -> float:
+    """Return the fraction, 0.0 for one that no page would show."""
+    return by if by >= SHOWN else 0.0

@@ -38,7 +38,7 @@ GROWTH = (
     Growth(
         row=Row(
             name="growth-concurrency",
-            title="S3 get 1 KiB: time for one, by how many are under way",
+            title="S3 get 1 KiB: time for one, by how many are in flight",
             sentence="Wall time divided by gets, over a pool as large as the concurrency, at least 64.",
             unit="us",
             place="s3",
@@ -47,7 +47,7 @@ GROWTH = (
             filled_by="entrant",
         ),
         varies="concurrency",
-        across="gets at once",
+        across="gets in flight",
         values=tuple(2**power for power in range(11)),
     ),
     Growth(
@@ -88,7 +88,7 @@ GROWTH = (
         row=Row(
             name="growth-s3-objects",
             title="S3 get: time by the number of objects stored",
-            sentence="Gets of 100 small objects, evenly spread over those stored, 8 at once.",
+            sentence="Gets of 100 small objects, evenly spread over those stored, 8 in flight.",
             unit="us",
             place="s3",
             plan=Plan(workload="get", read=100, size=1, concurrency=8, seconds=0.3),

@@ -34,11 +34,12 @@ def adds(layered: Call, bare: Call | None, calls: int) -> Callable[[int], Awaita
     """
 
     async def run(number: int) -> Sample:
-        each = max(1, calls // SLICES)
+        slices = min(SLICES, calls)
+        each = calls // slices
         assert await layered() is not None
         gc.collect()
-        slices = [await _difference(layered, bare, each) for _ in range(SLICES)]
-        seconds, cpu = (median(column) for column in zip(*slices, strict=True))
+        times = [await _difference(layered, bare, each) for _ in range(slices)]
+        seconds, cpu = (median(column) for column in zip(*times, strict=True))
         return Sample(seconds, cpu, each)
 
     return run

@@ -6,12 +6,28 @@ import os
 import platform
 import re
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
 
 from bench.registry import ROOT
 
-PEERS = ("starfish-server", "obstore", "opendal", "aiobotocore", "s3fs", "py-key-value-aio", "aiohttp")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PEERS = (
+    "starfish-server",
+    "obstore",
+    "opendal",
+    "aiobotocore",
+    "s3fs",
+    "py-key-value-aio",
+    "aiohttp",
+    "zarr",
+    "pyarrow",
+)
 _VERSIONS = """if True:
     import importlib.metadata, json, sys
     names = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
@@ -32,6 +48,23 @@ def describe(folder: str) -> dict[str, str]:
         "Python": platform.python_version(),
         "peers": _peers(),
     }
+
+
+def spin() -> float:
+    """Return the seconds that a fixed amount of work takes, which grow when the machine does other work."""
+    started = time.perf_counter()
+    for _ in range(3_000_000):
+        pass
+    return time.perf_counter() - started
+
+
+def noise_of(spins: Sequence[float]) -> str:
+    """Return what spins before, between and after rows say about the machine."""
+    milliseconds = [each * 1e3 for each in spins]
+    return (
+        f"{milliseconds[0]:.0f} ms before, {milliseconds[-1]:.0f} ms after, "
+        f"{min(milliseconds):.0f} to {max(milliseconds):.0f} ms in all, median {median(milliseconds):.0f} ms"
+    )
 
 
 def _cpu_model() -> str:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bench.filling import shared_bodies
 from bench.objects import Bucket
 from bench.registry import python_of
+from bench.worker import UVLOOP
 from bench.worker_process import WorkerError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
     from bench.sample import Sample
     from bench.stage import Stage
 
+NOISE = 0.2
+
 
 @dataclass(frozen=True)
 class Figure:
     """What one entrant took for one operation: medians over the rounds, in seconds.
 
     memory: bytes at most.
+    moved: bytes over the network, both ways; None where they were not counted.
     """
 
     label: str
@@ -36,6 +41,12 @@ class Figure:
     slowest: float
     cpu: float
     memory: int | None
+    moved: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the fastest and the slowest round are further apart than a fifth of the median."""
+        return self.slowest - self.fastest > NOISE * abs(self.seconds)
 
 
 @dataclass
@@ -98,8 +109,13 @@ def _measure(row: Row, stage: Stage, rounds: int) -> list[Figure]:
 def _run(row: Row, seat: _Seat, stage: Stage, number: int) -> None:
     if row.refilled:
         assert isinstance(seat.place, Bucket)
-        stage.fill(seat.place, seat.plan.keys(number), seat.plan.size)
-    (seat.samples if number else seat.warm_up).append(seat.worker.run(seat.entrant.label, number))
+        body = b"x" * seat.plan.size
+        stage.fill(seat.place, ((key, body) for key in seat.plan.keys(number)))
+    before = stage.carried(row)
+    sample = seat.worker.run(seat.entrant.label, number)
+    if before is not None:
+        sample.moved = (stage.carried(row) or 0) - before
+    (seat.samples if number else seat.warm_up).append(sample)
 
 
 def _take_seats(row: Row, stage: Stage, processes: ExitStack) -> list[_Seat]:
@@ -112,16 +128,18 @@ def _take_seats(row: Row, stage: Stage, processes: ExitStack) -> list[_Seat]:
             _say(row, entrant, f"needs `make .venv-peers/{entrant.contender.environment}/ready`")
             continue
         name = "" if shared else re.sub(r"\W+", "-", entrant.label) + "/"
-        prefix = f"{row.name}/{name}" if row.place in {"s3", "s3 far"} else row.plan.prefix
+        prefix = f"{row.name}/{name}" if row.place.startswith("s3") else row.plan.prefix
         own_plan = replace(row.plan, prefix=prefix, layer=entrant.layer)
         place = stage.place(row, entrant, own_plan)
         if shared and not seats:
             assert isinstance(place, Bucket)
-            stage.fill(place, own_plan.keys(), 1)
+            stage.fill(place, shared_bodies(own_plan))
         # What leaves nothing behind can share a process; connections and memory are each contender's own.
         which = (python, entrant.contender.module, "" if place is None else entrant.label)
         if which not in workers:
-            workers[which] = processes.enter_context(WorkerProcess(python, entrant.contender.module))
+            environment = stage.environment(row) | ({UVLOOP: "yes"} if entrant.uvloop else {})
+            process = WorkerProcess(python, entrant.contender.module, environment)
+            workers[which] = processes.enter_context(process)
         worker = workers[which]
         try:
             worker.open(entrant.label, own_plan, place, fill=row.filled_by == "entrant")
@@ -135,6 +153,7 @@ def _take_seats(row: Row, stage: Stage, processes: ExitStack) -> list[_Seat]:
 def _figure(seat: _Seat) -> Figure:
     times = [sample.seconds / sample.operations for sample in seat.samples]
     # The first run takes what later ones find already there, so it counts too.
+    moved = [each.moved / each.operations for each in seat.samples if each.moved is not None]
     memory = [each.memory for each in seat.warm_up + seat.samples if each.memory is not None]
     return Figure(
         label=seat.entrant.label,
@@ -144,6 +163,7 @@ def _figure(seat: _Seat) -> Figure:
         slowest=max(times),
         cpu=median(sample.cpu / sample.operations for sample in seat.samples),
         memory=max(memory, default=None),
+        moved=median(moved) if moved else None,
     )
 
 

@@ -13,9 +13,10 @@ class Plan:
     prefix: what keys begin with; the run's own number is added where a workload writes.
     objects: how many keys there are, read in turn or written once each.
     per_folder: how many of them share a folder; 0 for all.
-    read: how many of them are read, evenly spread; 0 for all.
+    read: how many of them, or of their parts, are read, evenly spread; 0 for all.
     size: bytes of a body.
-    concurrency: operations under way at once.
+    part: bytes of a range, chunk or column that is read of it.
+    concurrency: operations in flight.
     seconds: how long a run lasts where a workload repeats; 0 runs through the keys once.
     count: keys asked for, where a list is cut short.
     layer: what is measured over a memory leaf, or imported.
@@ -28,6 +29,7 @@ class Plan:
     per_folder: int = 0
     read: int = 0
     size: int = 1024
+    part: int = 64 * 1024
     concurrency: int = 1
     seconds: float = 0.0
     count: int = 0
@@ -50,6 +52,7 @@ class Plan:
             self,
             objects=min(self.objects, 20),
             size=min(self.size, 2**20),
+            part=min(self.part, 80_000),
             concurrency=min(self.concurrency, 4),
             seconds=0.0,
             count=min(self.count, 10),

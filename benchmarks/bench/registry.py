@@ -15,6 +15,10 @@ OBSTORE = Contender("obstore", "peer", "shared", "obstore:open_objects")
 OPENDAL = Contender("opendal", "peer", "shared", "opendal:open_objects")
 AIOBOTOCORE = Contender("aiobotocore", "peer", "shared", "aiobotocore:open_objects")
 S3FS = Contender("s3fs", "peer", "shared", "s3fs:open_objects")
+ADAPTERS = (
+    Contender("starfish", "ours", "", "adapters:open_starfish"),
+    Contender("obstore", "peer", "shared", "adapters:open_obstore"),
+)
 BY_HAND = Contender("signed by hand", "floor", "", "by_hand:open_objects")
 ONE_HOP = Contender("one thread hop", "floor", "", "system_calls:open_one_hop")
 NO_HOP = Contender("system calls", "floor", "", "system_calls:open_no_hop")

@@ -1,8 +1,10 @@
-"""A TCP relay that delivers everything a fixed time later: a network as far away as that.
+"""A TCP relay that delivers everything a fixed time later, as from far away, and counts the bytes.
 
-`python -m bench.relay HOST PORT SECONDS` prints its own port. The delay is the same for all, so what arrives
-first leaves first: one queue and one timer serve all connections, where a timer for each piece would cost
-more than the piece.
+`python -m bench.relay HOST PORT SECONDS` prints its own port. For each line of its standard input it prints
+how many bytes it has carried, both ways.
+
+The delay is the same for all, so what arrives first leaves first: one queue and one timer serve all
+connections, where a timer for each piece would cost more than the piece.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class DelayLine:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.carried = 0
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()
 
@@ -55,6 +58,7 @@ class End(asyncio.Protocol):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        self._line.carried += len(data)
         self._line.later(lambda: self._send_on(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -102,6 +106,8 @@ async def relay(host: str, port: int, seconds: float) -> None:
     server = await loop.create_server(lambda: Entrance(line, host, port), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(line.carried, flush=True)
         await server.serve_forever()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench import charts, table
 from bench.growth import GROWTH
+from bench.measure import NOISE
 from bench.rows import ROWS
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def _sections(results: Results) -> Iterator[str]:
     yield from ("", "## Goals", "")
     yield from table.summary(ROWS, results.rows)
     yield from ("## Rows", "")
+    yield from (f"{table.NOISY}: fastest and slowest differ by more than {NOISE:.0%} of the median.", "")
     for row in ROWS:
         if figures := results.rows.get(row.name):
             yield from table.markdown(row, figures)

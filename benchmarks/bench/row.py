@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from bench.plan import Plan
 
-Place = Literal["s3", "s3 far", "files", "tree", "none"]
+Place = Literal["s3", "s3 far", "s3 tls", "s3 counted", "files", "tree", "none"]
 Unit = Literal["op/s", "MB/s", "ms", "us"]
 Role = Literal["ours", "seed", "peer", "floor"]
 
@@ -35,17 +35,19 @@ class Entrant:
 
     layer: what it measures, in rows over a memory leaf and in the import row.
     inline_reads: for this library's files.
+    uvloop: whether its event loop is uvloop's.
     """
 
     contender: Contender
     label: str
     layer: str = ""
     inline_reads: bool = True
+    uvloop: bool = False
 
 
 @dataclass(frozen=True)
 class Goal:
-    """This library's time, CPU time or memory is at most this much.
+    """This library's time, CPU time, memory or traffic is at most this much.
 
     of: a label to compare with; None for an absolute limit, in MiB or in the row's unit of time.
     as_speed: said as times the speed, not as times the duration.
@@ -54,7 +56,7 @@ class Goal:
 
     at_most: float
     of: str | None = None
-    metric: Literal["time", "cpu", "memory"] = "time"
+    metric: Literal["time", "cpu", "memory", "moved"] = "time"
     as_speed: bool = False
     ours: str = "starfish"
 
@@ -72,6 +74,7 @@ class Row:
     sentence: what is measured.
     filled_by: who writes the objects that are read: each entrant its own, or one set for all.
     refilled: whether each run needs a new set of objects.
+    on_demand: whether it is measured only when it is named.
     """
 
     name: str
@@ -86,3 +89,16 @@ class Row:
     refilled: bool = False
     fsync: bool = False
     shows_memory: bool = False
+    on_demand: bool = False
+
+
+def at_1_gib(row: Row) -> Row:
+    """Return a row of 256 MiB with bodies of 1 GiB, measured on demand."""
+    return replace(
+        row,
+        name=row.name.replace("256m", "1g"),
+        title=row.title.replace("256 MiB", "1 GiB"),
+        sentence=row.sentence.replace("256 MiB", "1 GiB"),
+        plan=replace(row.plan, size=2**30),
+        on_demand=True,
+    )

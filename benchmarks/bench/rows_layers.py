@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bench.plan import Plan
-from bench.row import Contender, Entrant, Goal, Row
+from bench.row import Contender, Entrant, Goal, Row, speed_at_least
 
 CALLS = Plan(workload="layer", objects=20_000)
 OURS = Contender("starfish", "ours", "", "layers:open_layer")
 WRAPPER = Contender("py-key-value", "peer", "shared", "py_key_value:open_layer")
+BODIES = Contender("starfish", "ours", "", "layers:open_body_layer")
+CODEC = Contender("codec", "floor", "", "layer_floors:open_codec")
 FLOOR = Contender("floor", "floor", "", "layer_floors:open_floor")
 PASS_THROUGH = Entrant(
     Contender("starfish", "floor", "", "layers:open_layer"), "pass-through", "pass-through"
@@ -41,26 +43,51 @@ def _row(
     )
 
 
+def _body_row(
+    name: str,
+    title: str,
+    sentence: str,
+    ours: tuple[str, ...],
+    *goals: Goal,
+    plan: Plan,
+    floors: tuple[str, ...] = (),
+) -> Row:
+    """A row of what layers add to the writes and reads of bodies, beside the codec alone."""
+    return Row(
+        name=f"layer-{name}",
+        title=title,
+        sentence=sentence,
+        unit="us",
+        place="none",
+        plan=plan,
+        entrants=(
+            *(Entrant(BODIES, layer, layer) for layer in ours),
+            *(Entrant(CODEC, floor, floor) for floor in floors),
+        ),
+        goals=goals,
+    )
+
+
 ROWS = (
     _row(
         "namespace",
         "Namespace",
         "What a get through a prefix takes more than one without.",
-        {"namespace": 0.8},
+        {"namespace": 0.45},
         peers=("prefix",),
     ),
     _row(
         "retry",
         "Retry, no failure",
         "What a get that succeeds takes more under retries.",
-        {"retry": 0.6},
+        {"retry": 0.36},
         peers=("retry",),
     ),
     _row(
         "timeout",
         "Timeout",
         "What a get takes more with a time limit.",
-        {"timeout": 6.0},
+        {"timeout": 3.96},
         peers=("timeout",),
         floors=("asyncio.timeout",),
     ),
@@ -68,21 +95,21 @@ ROWS = (
         "tracing",
         "Tracing, no SDK",
         "What a get takes more with a span that nobody collects.",
-        {"tracing": 4.0},
+        {"tracing": 0.94},
         floors=("span",),
     ),
     _row(
         "log-off",
         "Access log, filtered out",
         "What a get takes more when its record is not wanted.",
-        {"access log, filtered out": 0.6},
+        {"access log, filtered out": 0.2},
         peers=("log off",),
     ),
     _row(
         "log",
         "Access log, written",
         "What a get takes more when its record is handed to a function, or to a logger without handlers.",
-        {"access log, to a function": 12.0, "access log, to logging": 12.0},
+        {"access log, to a function": 4.35, "access log, to logging": 9.95},
         peers=("log to nowhere",),
         floors=("log record",),
     ),
@@ -96,17 +123,60 @@ ROWS = (
         },
     ),
     _row(
+        "outages",
+        "The layers against outages and overload, nothing wrong",
+        "What a get that succeeds takes more through each.",
+        {"circuit breaker": 0.5, "fallback": 0.3, "hedge": 1.5, "rate limit": 0.8, "mirror": None},
+    ),
+    _body_row(
+        "mirror",
+        "Mirror, write of 1 KiB",
+        "What a write takes more that goes to a replica in memory, too.",
+        ("mirror, write",),
+        plan=Plan(workload="layer", objects=5_000),
+    ),
+    _body_row(
+        "encryption",
+        "Encryption of 1 KiB",
+        "What a write and a read take more; the floor is AES-256-GCM alone.",
+        ("encryption, write", "encryption, read"),
+        Goal(15, ours="encryption, write"),
+        Goal(15, ours="encryption, read"),
+        plan=Plan(workload="layer", objects=5_000),
+        floors=("AESGCM, write", "AESGCM, read"),
+    ),
+    _body_row(
+        "encryption-64m",
+        "Encryption of 64 MiB",
+        "What a write and a read take more; the floor is AES-256-GCM on one buffer.",
+        ("encryption, write", "encryption, read"),
+        speed_at_least(0.8, "AESGCM, write", ours="encryption, write"),
+        speed_at_least(0.8, "AESGCM, read", ours="encryption, read"),
+        plan=Plan(workload="layer", objects=3, size=64 * 2**20),
+        floors=("AESGCM, write", "AESGCM, read"),
+    ),
+    _body_row(
+        "compression",
+        "Compression of 64 KiB of JSON",
+        "What a write and a read take more; the floor is zstd alone.",
+        ("compression, write", "compression, read"),
+        Goal(1.2, "zstd, write", ours="compression, write"),
+        Goal(1.2, "zstd, read", ours="compression, read"),
+        plan=Plan(workload="layer", objects=500, size=64 * 1024),
+        floors=("zstd, write", "zstd, read"),
+    ),
+    _row(
         "cache-hit",
         "Cache hit",
         "A get that the cache answers, in all.",
-        {"cache hit": 1.5},
+        {"cache hit": 0.97},
         peers=("cache hit",),
     ),
     _row(
         "canonical",
         "The canonical stack, cache hit",
         "AccessLog, Tracing, Namespace, Caching, Retry and Timeout: a get that the cache answers, in all.",
-        {"canonical stack": 12.0},
+        {"canonical stack": 2.3},
         peers=("five wrappers",),
     ),
 )

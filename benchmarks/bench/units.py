@@ -39,6 +39,10 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def moved(figure: Figure) -> str:
+    return "" if figure.moved is None else f"{figure.moved / 1e3:,.0f} kB"
+
+
 def cpu(figure: Figure) -> str:
     microseconds = figure.cpu * 1e6
     return f"{number(microseconds / 1e3)} ms" if microseconds >= 10_000 else f"{number(microseconds)} us"

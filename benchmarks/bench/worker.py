@@ -1,8 +1,8 @@
 """A contender in a process of its own: commands in, samples out, one JSON value a line.
 
 `python -m bench.worker MODULE:FUNCTION`, with the Python of the contender's environment. Needs only the
-standard library and the contender's own package. Between commands nothing runs, so that waiting workers
-take no time from the one that is measured.
+standard library and the contender's own package, and uvloop if `BENCH_UVLOOP` is among its variables. Between
+commands nothing runs, so that waiting workers take no time from the one that is measured.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.filling import write_all
-from bench.objects import Folder, from_json
+from bench.objects import from_json
 from bench.plan import Plan
-from bench.workloads import WORKLOADS, cold
+from bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from bench.objects import Objects
     from bench.sample import Sample
+
+
+UVLOOP = "BENCH_UVLOOP"
 
 
 class Worker:
@@ -48,15 +50,11 @@ class Worker:
             run: Callable[[int], Awaitable[Sample]] = await self._opener(plan)
             return run
         where = from_json(place)
-        objects: Objects = await self._opener(where)
+        objects: Objects = replace(await self._opener(where), place=where)
         self._objects.append(objects)
         if fill:
-            await write_all(objects, plan.keys(), plan.size)
-        if plan.workload == "get_cold":
-            assert isinstance(where, Folder)
-            workload = cold(where)
-        else:
-            workload = WORKLOADS[plan.workload]
+            await objects.fill(plan.keys(), plan.size)
+        workload = WORKLOADS[plan.workload]
         return lambda number: workload(objects, plan, number)
 
     def run(self, name: str, number: int) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def main() -> None:
     # What a contender prints must not end up between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         worker: Worker | None = None
         for line in sys.stdin:
             command, arguments = json.loads(line)
@@ -90,6 +88,14 @@ def main() -> None:
             answers.write(json.dumps(answer) + "\n")
         if worker is not None:
             worker.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if UVLOOP not in os.environ:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

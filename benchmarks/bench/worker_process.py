@@ -27,11 +27,11 @@ class WorkerError(Exception):
 class WorkerProcess:
     """One contender, running as `python -m bench.worker`."""
 
-    def __init__(self, python: str, module: str) -> None:
+    def __init__(self, python: str, module: str, environment: dict[str, str] | None = None) -> None:
         path = {"PYTHONPATH": str(ROOT / "benchmarks")}
         self._process = subprocess.Popen(
             [python, "-m", "bench.worker", f"bench.contenders.{module}"],
-            env=os.environ | path,
+            env=os.environ | path | (environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

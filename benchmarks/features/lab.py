@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import aiohttp
 from aiohttp import web
 
-from bench.memory import peak, reset_peak
+from bench.sample import timed_with_memory
 from faulty_proxy import cut_short, s3_error
 
 if TYPE_CHECKING:
@@ -133,10 +133,10 @@ class Lab:
     @contextmanager
     def bounded_memory() -> Iterator[None]:
         """Say no if more than 96 MiB of memory are added inside."""
-        before = reset_peak()
-        assert before is not None, "this system does not tell"
-        yield
-        added = (peak() - before) // MIB
+        with timed_with_memory() as sample:
+            yield
+        assert sample.memory is not None, "this system does not tell"
+        added = sample.memory // MIB
         if added > 96:
             raise No(f"{added} MiB of memory for {STREAMED // MIB} MiB")
 

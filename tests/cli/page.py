@@ -105,6 +105,17 @@ Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` 
 One process writes an audit log. A second server with the same log, or the second worker of `uvicorn --workers 2`, stops
 with an error that says so. Give each process a log of its own, as in `JsonLinesSink(f"audit-{os.getpid()}.jsonl")`.
 """
+_PIPES = """\
+A pipe may carry more than memory holds, in and out. With `--create`, a job that runs twice stores one object:
+
+```sh
+tar c notes | starfish put backups notes.tar --create --metadata host=db1
+starfish get backups notes.tar | tar t
+```
+
+An upload that is interrupted or fails leaves nothing behind. If the program before the pipe fails, what it had written is
+stored all the same: let the job run under `set -o pipefail`, and delete the object then.
+"""
 _OPEN_STORE = """\
 ## open_store in Python
 
@@ -123,7 +134,7 @@ async with open_store("data") as store:
 `open_store` takes what `STORE` takes. It raises `StackError` for anything that names no store, without repeating a URL, for
 people put credentials there all the same.
 """
-_AFTER = {"serve": _CONFIGURATION, "audit verify": _OPEN_STORE}
+_AFTER = {"serve": _CONFIGURATION, "put": _PIPES, "audit verify": _OPEN_STORE}
 
 
 def help_of(*command: str) -> str:

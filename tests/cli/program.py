@@ -40,12 +40,13 @@ def starfish(
     return Ended(ended.returncode, ended.stdout, ended.stderr.decode())
 
 
-def starfish_on_a_terminal(*arguments: str, cwd: Path) -> Ended:
+def starfish_on_a_terminal(*arguments: str, cwd: Path, typed: bytes = b"") -> Ended:
     """Run it with a terminal as stdin, stdout and stderr, all of which is in `out`."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [PROGRAM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(None), cwd=cwd
     )
+    os.write(master, typed)
     os.close(slave)
     printed = b""
     try:

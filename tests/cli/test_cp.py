@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -418,4 +419,5 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     drawn = starfish_on_a_terminal("cp", "file:from", "file:to", cwd=tmp_path)
     plain = starfish("cp", "file:from", "file:to", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out, plain.err) == (0, True, "")
+    assert re.search(rb"1 byte, \d+ bytes?/s", drawn.out)
     assert plain.out.startswith(b"0 copied (0 bytes), 1 already there, 0 failed, 0 left out")

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
-from starfish_server import CustomObjectStore
+from starfish_server import CustomObjectStore, MemoryObjectStore
 from starfish_server.cli import sources
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
+from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from starfish_server import AbstractObjectStore
 
 ODD = bytes(range(256))
 
@@ -102,6 +105,47 @@ def test_deleting_by_prefix_needs_a_yes_in_a_pipe(store: str) -> None:
     assert (refused.code, starfish("ls", store).out.split()) == (2, [b"a/1", b"a/2", b"b"])
     assert starfish("rm", store, "--prefix", "a/", "--yes").code == 0
     assert starfish("ls", store).out == b"b\n"
+
+
+def deleting(
+    monkeypatch: pytest.MonkeyPatch, inner: AbstractObjectStore, *arguments: str
+) -> tuple[int, RecordingStore]:
+    """Run rm over that store; return its code, and the store with what was asked of it."""
+    store = RecordingStore(inner)
+    monkeypatch.setattr(sources, "open_store", lambda _: store)
+    return run(["rm", "any", *arguments]), store
+
+
+def test_deleting_by_prefix_goes_page_by_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data: dict[str, str | bytes] = {f"a/{number:05}": "" for number in range(10_001)}
+    data["b"] = ""
+    store = MemoryObjectStore(data)
+    code, asked = deleting(monkeypatch, store, "--prefix", "a/", "--yes", "--json")
+    assert (code, json.loads(capsys.readouterr().out)) == (0, {"deleted": 10_001, "failed": []})
+    assert list(data) == ["b"]
+    assert [call.name for call in asked.calls if call.name != "close"] == ["list_keys", "delete_many"] * 2
+
+
+def test_what_was_deleted_before_an_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data: dict[str, str | bytes] = {f"{number:05}": "" for number in range(10_001)}
+    faulty = FaultyStore(MemoryObjectStore(data), {"delete_many": [None, Fault(OSError)]})
+    code, _ = deleting(monkeypatch, faulty, "--prefix", "", "--yes")
+    lines = capsys.readouterr().err.splitlines()
+    assert (code, lines[0]) == (1, "starfish: 10000 objects were deleted until then")
+
+
+def test_a_terminal_is_asked_before_deleting_by_prefix(store: str, tmp_path: Path) -> None:
+    for key in ("a/1", "a/2"):
+        starfish("put", store, key)
+    asked = starfish_on_a_terminal("rm", "data", "--prefix", "a/", cwd=tmp_path, typed=b"n\n")
+    assert (asked.code, b"Delete 2 objects?" in asked.out) == (1, True)
+    assert starfish("ls", store).out == b"a/1\na/2\n"
+    deleted = starfish_on_a_terminal("rm", "data", "--prefix", "a/", cwd=tmp_path, typed=b"y\n")
+    assert (deleted.code, b"2 deleted" in deleted.out) == (0, True)
 
 
 def test_each_key_that_cannot_be_deleted_is_named(store: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from obstore import exceptions
 from obstore.store import GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
+from bare_server import read_request, server
 from contract.leaves import obstore_s3
 from starfish_server import (
     BucketNotFoundError,
@@ -34,6 +35,7 @@ from starfish_server.storage.obstore import ObstoreObjectStore
 from starfish_server.storage.obstore.errors import BY_TYPE, store_error
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from servers import AzureServer, S3Server
@@ -143,25 +145,23 @@ async def test_refused_credentials_are_access_denied(seaweedfs: S3Server) -> Non
 async def test_a_broken_connection_is_a_transient_failure(
     reply: bytes | None, expected: type[StoreError]
 ) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
         if reply is None:
-            await reader.read()  # until the client gives up
+            connection.recv(1)  # until the client gives up
         else:
-            writer.write(reply)
-        writer.close()
+            connection.sendall(reply)
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    client = HTTPStore(
-        f"http://127.0.0.1:{port}",
-        client_options={"allow_http": True, "timeout": timedelta(seconds=1)},
-        retry_config={"max_retries": 0},
-    )
-    async with server, ObstoreObjectStore(client) as store:
-        with pytest.raises(StoreUnavailableError) as caught:
-            await store.get_string("k")
-        assert type(caught.value) is expected
+    with server(answer) as endpoint:
+        client = HTTPStore(
+            endpoint,
+            client_options={"allow_http": True, "timeout": timedelta(seconds=1)},
+            retry_config={"max_retries": 0},
+        )
+        async with ObstoreObjectStore(client) as store:
+            with pytest.raises(StoreUnavailableError) as caught:
+                await store.get_string("k")
+    assert type(caught.value) is expected
 
 
 async def test_an_unreachable_backend_is_unavailable() -> None:

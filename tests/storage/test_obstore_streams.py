@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PART = 9 * 2**20
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3", "local"])
+@pytest.mark.parametrize("kind", ["memory", "s3", "local", "azure"])
 async def test_a_long_object_is_uploaded_and_read_in_pieces(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -37,6 +37,7 @@ async def test_a_long_object_is_uploaded_and_read_in_pieces(
         "memory": MemoryStore,
         "local": lambda: LocalStore(tmp_path),
         "s3": lambda: obstore_s3(request.getfixturevalue("seaweedfs")),
+        "azure": lambda: request.getfixturevalue("azurite").make_container(),
     }
     async with ObstoreObjectStore(clients[kind]()) as store:
         assert (await store.upload("k", chunks())).size == 40 * 2**20

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import ssl
 import subprocess
 import sys
@@ -11,11 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from servers import make_certificate
 from starfish_server.errors import StoreError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
@@ -23,33 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(pem + signed.public_bytes(serialization.Encoding.PEM))
-    return path
+    from servers import Certificate
 
 
 @pytest.fixture
-async def requests(certificate: Path) -> AsyncIterator[tuple[str, list[web.BaseRequest]]]:
+def certificate(tmp_path: Path) -> Certificate:
+    return make_certificate(tmp_path)
+
+
+@pytest.fixture
+async def requests(certificate: Certificate) -> AsyncIterator[tuple[str, list[web.BaseRequest]]]:
     """Endpoint of a TLS server that answers every request with an object, and what it was asked."""
     seen: list[web.BaseRequest] = []
 
@@ -58,7 +36,7 @@ async def requests(certificate: Path) -> AsyncIterator[tuple[str, list[web.BaseR
         return web.Response(body=b"" if request.method == "PUT" else b"v", headers={"ETag": '"e"'})
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate.chain)
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
@@ -86,18 +64,18 @@ async def test_an_unknown_certificate_is_refused_at_once(
 
 
 async def test_an_authority_can_be_named_and_a_check_turned_off(
-    requests: tuple[str, list[web.BaseRequest]], certificate: Path
+    requests: tuple[str, list[web.BaseRequest]], certificate: Certificate
 ) -> None:
-    for verify in (str(certificate), False):
+    for verify in (str(certificate.authority), False):
         async with store_with(requests[0], verify) as store:
             await store.put("k", "v")
             assert await store.get_string("k") == "v"
 
 
 async def test_over_tls_the_payload_needs_no_signature(
-    requests: tuple[str, list[web.BaseRequest]], certificate: Path
+    requests: tuple[str, list[web.BaseRequest]], certificate: Certificate
 ) -> None:
-    async with store_with(requests[0], str(certificate)) as store:
+    async with store_with(requests[0], str(certificate.authority)) as store:
         await store.put("k", "v")
     assert requests[1][0].headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
 

@@ -34,6 +34,8 @@ async def open_objects(place: Bucket | Folder) -> Objects:
     return Objects(
         get=requests.get,
         put=requests.put,
+        read=requests.read,
+        stat=requests.stat,
         get_bytes=requests.get,
         put_bytes=requests.put,
         list_all=requests.list_all,
@@ -56,6 +58,14 @@ class SignedRequests:
 
     async def put(self, key: str, body: bytes) -> None:
         await self._send("PUT", key, body=body)
+
+    async def read(self, key: str, start: int, stop: int) -> bytes:
+        return await self._send("GET", key, extra={"Range": f"bytes={start}-{stop - 1}"})
+
+    async def stat(self, key: str) -> int:
+        url, headers = self._request("HEAD", key)
+        async with self._session.head(url, headers=headers) as reply:
+            return int(reply.headers["Content-Length"])
 
     async def list_all(self, prefix: str) -> int:
         query = {"list-type": "2", "prefix": prefix}
@@ -87,17 +97,22 @@ class SignedRequests:
         body: bytes = b"",
         extra: Mapping[str, str] | None = None,
     ) -> bytes:
-        path = quote(f"/{self._bucket.name}/{key}" if key else f"/{self._bucket.name}", "/-_.~")
-        search = "&".join(f"{n}={quote(v, '-_.~')}" for n, v in sorted(query.items())) if query else ""
-        headers = self._signed(method, path, search, body)
-        if extra:
-            headers |= extra
-        url = URL(f"{self._bucket.endpoint}{path}{'?' if search else ''}{search}", encoded=True)
+        url, headers = self._request(method, key, query, body)
+        headers |= extra or {}
         async with self._session.request(method, url, data=body or None, headers=headers) as reply:
             content = await reply.read()
         if reply.status >= 300:
-            raise RuntimeError(f"{method} {path} answered {reply.status}: {content[:500]!r}")
+            raise RuntimeError(f"{method} {url} answered {reply.status}: {content[:500]!r}")
         return content
+
+    def _request(
+        self, method: str, key: str, query: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> tuple[URL, dict[str, str]]:
+        """Return the URL and the signed headers."""
+        path = quote(f"/{self._bucket.name}/{key}" if key else f"/{self._bucket.name}", "/-_.~")
+        search = "&".join(f"{n}={quote(v, '-_.~')}" for n, v in sorted(query.items())) if query else ""
+        url = URL(f"{self._bucket.endpoint}{path}{'?' if search else ''}{search}", encoded=True)
+        return url, self._signed(method, path, search, body)
 
     def _signed(self, method: str, path: str, search: str, body: bytes) -> dict[str, str]:
         payload = hashlib.sha256(body).hexdigest() if body else NOTHING

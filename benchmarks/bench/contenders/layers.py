@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,11 +14,19 @@ from starfish_server.layers import (
     AccessRecord,
     Authorize,
     Caching,
+    CircuitBreaker,
+    Compression,
     ConcurrencyLimit,
+    Encryption,
+    Fallback,
+    Hedge,
+    KeyRing,
     Layer,
     LoggingSink,
     Metrics,
+    Mirror,
     Namespace,
+    RateLimit,
     ReadOnly,
     Retry,
     SizeLimit,
@@ -84,9 +94,33 @@ LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {
     "access log, to logging": lambda inner: AccessLog(
         inner, sink=LoggingSink(quiet_logger("starfish_server.benchmark"))
     ),
+    "circuit breaker": CircuitBreaker,
+    "fallback": lambda inner: Fallback(inner, leaf()),
+    "hedge": Hedge,
+    "rate limit": lambda inner: RateLimit(inner, rate=1e9, burst=1_000_000),
+    "mirror": lambda inner: Mirror(inner, leaf()),
     "cache hit": Caching,
     "canonical stack": canonical,
 }
+
+BODY_LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {
+    "compression": Compression,
+    "encryption": lambda inner: Encryption(inner, KeyRing({"2026": os.urandom(32)}, active="2026")),
+    "mirror": lambda inner: Mirror(inner, leaf()),
+}
+
+
+def json_of(size: int) -> bytes:
+    """A JSON document of about this many bytes, as an application would store."""
+    numbers = range(size // 50)
+    users = [
+        {"id": each, "name": f"user {each * 7919 % 10_007}", "active": each % 3 == 0} for each in numbers
+    ]
+    return json.dumps(users).encode()
+
+
+def body_for(layer: str, size: int) -> bytes:
+    return json_of(size) if layer.startswith("compression") else os.urandom(size)
 
 
 def stack(layer: str, depth: int = 1) -> AbstractObjectStore:
@@ -104,6 +138,28 @@ def get(store: AbstractObjectStore) -> Callable[[], Awaitable[Any]]:
 async def open_layer(plan: Plan) -> Callable[[int], Awaitable[Sample]]:
     bare = None if plan.layer in IN_ALL else get(leaf())
     return adds(get(stack(plan.layer)), bare, plan.objects)
+
+
+async def open_body_layer(plan: Plan) -> Callable[[int], Awaitable[Sample]]:
+    """What a layer adds to the writes or reads of a body of `plan.size`: "encryption, write"."""
+    layer, _, verb = plan.layer.partition(", ")
+    body = body_for(layer, plan.size)
+    layered, bare = BODY_LAYERS[layer](leaf()), leaf()
+    for store in (layered, bare):
+        await store.write("k", body)
+    if verb == "read":
+        return adds(partial(layered.get_bytes, "k"), partial(bare.get_bytes, "k"), plan.objects)
+    return adds(_write(layered, body), _write(bare, body), plan.objects)
+
+
+def _write(store: AbstractObjectStore, body: bytes) -> Callable[[], Awaitable[bool]]:
+    """Return a `put_bytes`, after which a memory leaf need not hash the body for its version."""
+
+    async def write() -> bool:
+        await store.put_bytes("k", body, content_type="application/octet-stream")
+        return True
+
+    return write
 
 
 async def open_stack(plan: Plan) -> Callable[[int], Awaitable[Sample]]:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.objects import REGION, Bucket, Folder, Objects
 from starfish_server import AbstractObjectStore, FilesystemObjectStore, FilesystemStorageOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from starfish_server import ObjectReader
 
 PAGE = 1000
+MIB = 2**20
 
 
 async def open_objects(place: Bucket | Folder) -> Objects:
-    return _objects(place, _store(place))
+    return _objects(place, open_store(place))
 
 
 async def open_paged(place: Bucket | Folder) -> Objects:
     """For 2.3.0, whose lists over S3 end after a page: the next ones are asked for until none is full."""
-    store = _store(place)
+    store = open_store(place)
     objects = _objects(place, store)
 
     async def list_all(prefix: str) -> int:
@@ -52,6 +55,40 @@ def _objects(place: Bucket | Folder, store: AbstractObjectStore) -> Objects:
     async def list_first(prefix: str, count: int) -> int:
         return len(await store.list_keys(prefix, limit=count))
 
+    async def list_objects(prefix: str) -> int:
+        return len([(info.key, info.size) for info in (await store.list_objects(prefix)).objects])
+
+    async def read(key: str, start: int, stop: int) -> bytes:
+        found = await store.read(key, start=start, stop=stop)
+        return found.body if found else b""
+
+    async def stat(key: str) -> int:
+        found = await store.stat(key)
+        return (found and found.size) or 0
+
+    async def stream(key: str) -> int:
+        size = 0
+        async for chunk in await opened(key):
+            size += len(chunk)
+        return size
+
+    async def upload(key: str, chunks: Iterable[bytes]) -> None:
+        await store.upload(key, chunks, content_type="application/octet-stream")
+
+    async def copy_out(key: str, path: str) -> None:
+        with open(path, "wb") as file:  # noqa: ASYNC230 - as in the loop that a user would write
+            async for chunk in await opened(key):
+                file.write(chunk)
+
+    async def copy_in(key: str, path: str) -> None:
+        with open(path, "rb") as file:  # noqa: ASYNC230 - as in the loop that a user would write
+            await upload(key, iter(partial(file.read, MIB), b""))
+
+    async def opened(key: str) -> ObjectReader:
+        reader = await store.open(key)
+        assert reader is not None
+        return reader
+
     async def close() -> None:
         if hasattr(store, "close"):
             await store.close()
@@ -68,11 +105,18 @@ def _objects(place: Bucket | Folder, store: AbstractObjectStore) -> Objects:
         list_all=list_all,
         list_first=list_first,
         delete_many=store.delete_many,
+        list_objects=list_objects,
+        read=read,
+        stat=stat,
+        stream=stream,
+        upload=upload,
+        copy_out=copy_out,
+        copy_in=copy_in,
         close=close,
     )
 
 
-def _store(place: Bucket | Folder) -> AbstractObjectStore:
+def open_store(place: Bucket | Folder) -> AbstractObjectStore:
     return _s3(place) if isinstance(place, Bucket) else _files(place)
 
 

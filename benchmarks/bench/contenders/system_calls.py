@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,7 +55,11 @@ def _objects(
         get=wrap(partial(_read, place.path)),
         put=wrap(write),
         put_typed=wrap(write),
+        copy_out=wrap(lambda key, path: shutil.copyfile(f"{place.path}/{key}", path)),
+        copy_in=wrap(partial(_copy_in, place.path)),
+        put_bytes=wrap(write),
         list_all=wrap(partial(_list, place.path)),
+        list_objects=wrap(partial(_list_objects, place.path)),
         list_first=wrap(partial(_list, place.path)),
         close=close,
     )
@@ -97,6 +102,14 @@ def _write(folder: str, key: str, body: bytes, *, fsync: bool) -> None:
             os.close(directory)
 
 
+def _copy_in(folder: str, key: str, path: str) -> None:
+    """Copy with the standard library to a temporary file, which is renamed into place."""
+    temporary = f"{folder}/{secrets.token_hex(8)}"
+    shutil.copyfile(path, temporary)
+    os.makedirs(os.path.dirname(f"{folder}/{key}"), exist_ok=True)
+    os.rename(temporary, f"{folder}/{key}")
+
+
 def _list(folder: str, prefix: str, count: int | None = None) -> int:
     keys: list[str] = []
     for key in _walk(f"{folder}/{prefix}", prefix):
@@ -104,6 +117,10 @@ def _list(folder: str, prefix: str, count: int | None = None) -> int:
         if len(keys) == count:
             break
     return len(keys)
+
+
+def _list_objects(folder: str, prefix: str) -> int:
+    return len([(key, os.stat(f"{folder}/{key}").st_size) for key in _walk(f"{folder}/{prefix}", prefix)])
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:

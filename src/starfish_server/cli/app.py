@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import sys
 from importlib import metadata
@@ -52,16 +54,20 @@ def starfish(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. No error leaves it as a traceback."""
+    """Run one command, which may be a coroutine, and return its exit code. No error leaves as a traceback."""
     for stream in (sys.stdout, sys.stderr):
         # Text that the terminal's encoding does not have must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     try:
-        code = app(list(arguments), prog_name="starfish", standalone_mode=False) or ExitCode.OK
+        code = app(list(arguments), prog_name="starfish", standalone_mode=False)
+        if inspect.iscoroutine(code):
+            code = asyncio.run(code)
         sys.stdout.flush()
     except typer.Abort:
         return ExitCode.FAILED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
         # typer turns a broken pipe into an exit with code 1.
         if not isinstance(error.__context__ or error, BrokenPipeError):
@@ -78,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         else:
             print_error(" ".join(message.split()))
         return ExitCode.USAGE if usage else exit_code_of(error)
-    return int(code)
+    return int(code or ExitCode.OK)
 
 
 def _description(error: Exception) -> str:

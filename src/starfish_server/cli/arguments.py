@@ -28,24 +28,25 @@ ContextFields = Annotated[
 ]
 
 
-def context_of(fields: list[str] | None, action: str) -> StoreContext | None:
+def split(option: str, given: list[str] | None) -> list[tuple[str, str]]:
+    """Return name and value of each NAME=VALUE; anything else is a usage error."""
+    parts = [text.partition("=") for text in given or ()]
+    for part in parts:
+        if not all(part):
+            raise typer.BadParameter(f"{option} takes NAME=VALUE, not {''.join(part)!r}")
+    return [(name, value) for name, _, value in parts]
+
+
+def context_of(given: list[str] | None, action: str) -> StoreContext | None:
     """Return the context that `--context` describes, or None without it."""
-    if not fields:
+    if not given:
         return None
-    single: dict[str, str] = {}
-    params: dict[str, str] = {}
-    roles: list[str] = []
-    for field in fields:
-        name, equals, value = field.partition("=")
-        if not equals or not value:
-            raise typer.BadParameter(f"--context takes FIELD=VALUE, not {field!r}")
-        if name == "role":
-            roles.append(value)
-        elif name.startswith("params."):
-            params[name.removeprefix("params.")] = value
-        elif name in {"identity", "namespace", "collection"}:
-            single[name] = value
-        else:
+    fields = split("--context", given)
+    single = {name: value for name, value in fields if name in {"identity", "namespace", "collection"}}
+    params = {name.removeprefix("params."): value for name, value in fields if name.startswith("params.")}
+    roles = tuple(value for name, value in fields if name == "role")
+    for name, _ in fields:
+        if name not in {*single, "role"} and not name.startswith("params."):
             raise typer.BadParameter(
                 f"--context has identity, namespace, collection, role and params.NAME, not {name!r}"
             )
@@ -53,7 +54,7 @@ def context_of(fields: list[str] | None, action: str) -> StoreContext | None:
         collection=single.get("collection", ""),
         params=params,
         identity=single.get("identity"),
-        roles=tuple(roles),
+        roles=roles,
         action=action,
         namespace=single.get("namespace"),
     )

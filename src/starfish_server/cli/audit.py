@@ -2,7 +2,6 @@
 
 import json as json_module
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +10,8 @@ import typer
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.output import ExitCode, print_error, print_json, print_line
+from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.layers import verify_audit_log
-from starfish_server.printable import printable
 
 audit = typer.Typer(
     name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
@@ -140,17 +138,8 @@ def _print(record: dict[str, Any], json: bool) -> None:
     if json:
         print_json(record)
         return
-    cells = {name: _text(record.get(name)) for name in _COLUMNS}
     keys = record.get("keys")
-    target = " ".join(map(_text, keys)) if isinstance(keys, list) and keys else _text(record.get("prefix"))
-    if not sys.stdout.isatty():
-        sys.stdout.write("\t".join([*cells.values(), target]) + "\n")
-        return
-    shown = [f"{text:{_COLUMNS[name]}}" for name, text in cells.items()]
-    colour = _COLOURS.get(cells["outcome"], typer.colors.RED)
-    shown[-2:] = [typer.style(text, fg=colour) for text in shown[-2:]]
-    sys.stdout.write(" ".join([*shown, target]) + "\n")
-
-
-def _text(value: object) -> str:
-    return "-" if value is None else printable(str(value))
+    target = " ".join(map(str, keys)) if isinstance(keys, list) and keys else record.get("prefix")
+    colour = _COLOURS.get(str(record.get("outcome")), typer.colors.RED)
+    cells = [record.get(name) for name in _COLUMNS]
+    print_cells([*cells, target], list(_COLUMNS.values()), colours={4: colour, 5: colour})

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from starfish_server.bulk import scan
-from starfish_server.cli.objects import write_object
-from starfish_server.cli.sources import LeftOut, list_left_out
+from starfish_server.cli.sources import LeftOut, list_left_out, write_object
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
 from starfish_server.objects import ObjectInfo

@@ -5,18 +5,17 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from starfish_server.cli.arguments import AsJson, ContextFields, context_of
 from starfish_server.cli.copying import Copying, Tally
-from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
+from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line, progress
 from starfish_server.cli.sources import open_source, print_left_out
 from starfish_server.store_url import open_store
 
 
-def cp(
+async def cp(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A store, as STORE of the other commands.")],
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Another store.")],
     prefix: Annotated[
@@ -51,58 +50,31 @@ def cp(
 
     Objects over 8 MiB are streamed. A store that has no streams of its own holds each object in memory.
     """
-    began = time.monotonic()
-    tally, interrupted = Tally(), False
+    reading, writing = context_of(context, "pull"), context_of(context, "push")
+    began, tally = time.monotonic(), Tally()
+    columns = ("copying", BarColumn(), MofNCompleteColumn(), "{task.fields[moved]}", TimeRemainingColumn())
     try:
-        asyncio.run(_copy(source, destination, prefix, update, jobs, memory, context, tally))
-    except KeyboardInterrupt:
-        interrupted = True
-    except Exception:
-        if tally.listed:  # a list failed later on: what was copied until then is told
+        async with open_source(source) as origin, open_store(destination) as target:
+            with progress(*columns) as display:
+                task = display.add_task("copying", total=None, moved="")
+
+                def step() -> None:
+                    display.update(
+                        task,
+                        total=tally.listed if tally.all_listed else None,
+                        completed=tally.listed - tally.pending,
+                        moved=f"{decimal(tally.moved)}, {_rate(tally.moved, time.monotonic() - began)}",
+                    )
+
+                await Copying(
+                    origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally, step
+                ).run()
+    except (Exception, asyncio.CancelledError):
+        if tally.listed:  # what was copied until then is told
             _report(tally, True, time.monotonic() - began, json)
         raise
-    _report(tally, interrupted, time.monotonic() - began, json)
-    if interrupted:
-        return ExitCode.INTERRUPTED
+    _report(tally, False, time.monotonic() - began, json)
     return ExitCode.FAILED if tally.failures or tally.left_out else ExitCode.OK
-
-
-async def _copy(
-    source: str,
-    destination: str,
-    prefix: str,
-    update: bool,
-    jobs: int,
-    memory: int,
-    context: list[str] | None,
-    tally: Tally,
-) -> None:
-    console = Console(stderr=True)
-    bytes_moved = TextColumn("{task.fields[moved]}")
-    columns = (
-        TextColumn("copying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        bytes_moved,
-        TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    reading, writing = context_of(context, "pull"), context_of(context, "push")
-    async with open_source(source) as origin, open_store(destination) as target:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("copying", total=None, moved="")
-
-            def step() -> None:
-                progress.update(
-                    task,
-                    total=tally.listed if tally.all_listed else None,
-                    completed=tally.listed - tally.pending,
-                    moved=f"{decimal(tally.moved)}, {_rate(tally.moved, time.monotonic() - began)}",
-                )
-
-            await Copying(
-                origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally, step
-            ).run()
 
 
 def _rate(size: int, seconds: float) -> str:

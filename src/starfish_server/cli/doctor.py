@@ -91,29 +91,28 @@ class Finding:
     hint: str = ""
 
 
-def explain_store(store: StoreURL, json: AsJson = False) -> int:
+async def explain_store(store: StoreURL, json: AsJson = False) -> int:
     """Show how a store is put together, its settings, and what it can do. Secrets are masked."""
-    opened = open_store(store)
-    lines = explain(opened).splitlines()
-    if json:
-        able = [name for name in OPERATIONS if opened.supports(name)]
-        unable = [name for name in OPERATIONS if not opened.supports(name)]
-        depends = opened.context_dependent
-        print_json({"tree": lines, "can": able, "cannot": unable, "context_dependent": depends})
-    else:
-        for line in lines:
-            print_line(line)
-    asyncio.run(opened.close())
+    async with open_store(store) as opened:
+        lines = explain(opened).splitlines()
+        if json:
+            able = [name for name in OPERATIONS if opened.supports(name)]
+            unable = [name for name in OPERATIONS if not opened.supports(name)]
+            depends = opened.context_dependent
+            print_json({"tree": lines, "can": able, "cannot": unable, "context_dependent": depends})
+        else:
+            for line in lines:
+                print_line(line)
     return ExitCode.OK
 
 
-def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
+async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
     """Try a store and report what works.
 
     Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, also
     when interrupted. Exit code 1 if a check failed; what a store does not support is not a failure.
     """
-    findings = asyncio.run(_examine(store, context))
+    findings = await _examine(store, context)
     for finding in findings if json else ():
         print_json(asdict(finding))
     if not json and sys.stdout.isatty():

@@ -1,10 +1,11 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
-import asyncio
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
+from rich.progress import TimeElapsedColumn
 
 from starfish_server.bulk import scan
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
@@ -16,6 +17,7 @@ from starfish_server.cli.output import (
     print_error,
     print_json,
     print_line,
+    progress,
 )
 from starfish_server.cli.sources import list_left_out, open_source, print_left_out
 from starfish_server.context import StoreContext
@@ -26,12 +28,12 @@ from starfish_server.storage.base import AbstractObjectStore
 _PAGE = 10_000
 _WIDTHS = (12, 20, 24)
 
+Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with this text.")]
 
-def ls(
+
+async def ls(
     store: StoreURL,
-    prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with this text.")
-    ] = "",
+    prefix: Prefix = "",
     long: Annotated[
         bool, typer.Option("--long", "-l", help="Size, time and content type too, as far as lists tell.")
     ] = False,
@@ -53,32 +55,19 @@ def ls(
     such as a link or one whose name breaks the key rules, are named on stderr, and the exit code is then 1.
     With --long, the columns are size, time, content type and key, "-" for what is unknown.
     """
-    return asyncio.run(_list(store, prefix, long, folders, start_after, limit, context, json))
-
-
-async def _list(
-    url: str,
-    prefix: str,
-    long: bool,
-    folders: bool,
-    start_after: str | None,
-    limit: int | None,
-    context: list[str] | None,
-    json: bool,
-) -> int:
     asked = context_of(context, "list")
     count, last = 0, start_after
-    async with open_source(url) as store:
+    async with open_source(store) as opened:
         while limit is None or count < limit:
             size = _PAGE if limit is None else min(_PAGE, limit - count)
-            page = await _page(store, prefix, last, size, long, folders, asked)
+            page = await _page(opened, prefix, last, size, long, folders, asked)
             for key, info in page:
                 _print_entry(key, info, long, json)
             count += len(page)
             last = page[-1][0] if page else last
             if len(page) < size:
                 break
-        left_out = await list_left_out(store, prefix, asked)
+        left_out = await list_left_out(opened, prefix, asked)
     if start_after is not None:
         left_out = [found for found in left_out if found[0] > start_after]
     if limit is not None and count == limit:
@@ -121,11 +110,9 @@ def _print_entry(key: str, info: ObjectInfo | None, long: bool, json: bool) -> N
         print_line(key)
 
 
-def du(
+async def du(
     store: StoreURL,
-    prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with this text.")
-    ] = "",
+    prefix: Prefix = "",
     depth: Annotated[
         int, typer.Option("--depth", "-d", metavar="COUNT", min=0, help="Levels of folders below the prefix.")
     ] = 1,
@@ -137,16 +124,12 @@ def du(
     The columns are bytes, objects and folder, the whole last. Where lists tell no sizes, each object is asked
     for its own. Files that are no objects are named on stderr, and the exit code is then 1.
     """
-    return asyncio.run(_count(store, prefix, depth, context, json))
-
-
-async def _count(url: str, prefix: str, depth: int, context: list[str] | None, json: bool) -> int:
     asked = context_of(context, "list")
     totals = {prefix: (0, 0)}  # of the folders that the last object is in, outermost first
     unknown = 0
-    async with open_source(url) as store:
-        async for info in scan(store, prefix, page_size=_PAGE, context=asked):
-            found = info if info.size is not None else await store.stat(info.key, context=asked)
+    async with open_source(store) as opened:
+        async for info in scan(opened, prefix, page_size=_PAGE, context=asked):
+            found = info if info.size is not None else await opened.stat(info.key, context=asked)
             size = found.size if found is not None else 0
             unknown += size is None
             parts = info.key[len(prefix) :].split("/")
@@ -158,7 +141,7 @@ async def _count(url: str, prefix: str, depth: int, context: list[str] | None, j
             for folder in inside:
                 total, count = totals.get(folder, (0, 0))
                 totals[folder] = total + (size or 0), count + 1
-        left_out = await list_left_out(store, prefix, asked)
+        left_out = await list_left_out(opened, prefix, asked)
     for folder in reversed(totals):
         _print_total(folder, totals[folder], json)
     if unknown:
@@ -175,7 +158,7 @@ def _print_total(folder: str, total: tuple[int, int], json: bool) -> None:
         print_cells([size, count, folder or "(all)"], _WIDTHS[:2])
 
 
-def rm(
+async def rm(
     store: StoreURL,
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...")] = None,
     prefix: Annotated[
@@ -187,39 +170,57 @@ def rm(
 ) -> int:
     """Delete objects. Deleting a missing object is no error.
 
-    Every key is tried, and each failure is named on stderr. Deleting by prefix asks first, and in a pipe
-    needs --yes. An empty prefix deletes every object.
+    Every key is tried, and each failure is named on stderr. Deleting by prefix goes page by page, asks first,
+    and in a pipe needs --yes. An empty prefix deletes every object.
     """
     if bool(keys) == (prefix is not None):
         raise typer.BadParameter("give either the keys to delete or --prefix")
-    return asyncio.run(_delete(store, keys, prefix, yes, context, json))
-
-
-async def _delete(
-    store: str, keys: list[str] | None, prefix: str | None, yes: bool, context: list[str] | None, json: bool
-) -> int:
     asked = context_of(context, "delete")
+    deleted = 0
+    failed: list[dict[str, str]] = []
     async with open_source(store) as opened:
-        given = keys or await opened.list_keys(prefix or "", context=asked)
-        if prefix is not None and given and not yes:
-            _confirm(len(given))
-        failures: dict[str, Exception] = {}
+        page = list(dict.fromkeys(keys or ()))
+        if prefix is not None:
+            page = await opened.list_keys(prefix, limit=_PAGE, context=asked)
+            if page and not yes:
+                _confirm(len(page))
         try:
-            await opened.delete_many(given, context=asked)
-        except DeleteManyError as error:
-            failures = error.failures
-    for key, failure in failures.items():
-        print_error(f"{key}: {one_line(failure)}")
-    deleted = len(set(given)) - len(failures)
+            with progress("deleted", "{task.completed} objects", TimeElapsedColumn()) as display:
+                task = display.add_task("", total=None)
+                while page:
+                    failures = await _delete(opened, page, asked)
+                    for key, failure in failures.items():
+                        print_error(f"{key}: {one_line(failure)}")
+                        failed.append({"key": key, "error": one_line(failure)})
+                    deleted += len(page) - len(failures)
+                    display.update(task, completed=deleted)
+                    if prefix is None or len(page) < _PAGE:
+                        break
+                    page = await opened.list_keys(prefix, start_after=page[-1], limit=_PAGE, context=asked)
+        except BaseException:
+            if deleted:
+                print_error(f"{deleted} objects were deleted until then")
+            raise
     if json:
-        failed = [{"key": key, "error": one_line(failure)} for key, failure in failures.items()]
         print_json({"deleted": deleted, "failed": failed})
     elif sys.stdout.isatty():
         print_line(f"{deleted} deleted")
-    return ExitCode.FAILED if failures else ExitCode.OK
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+async def _delete(
+    store: AbstractObjectStore, keys: list[str], context: StoreContext | None
+) -> Mapping[str, Exception]:
+    """Delete the objects and return the failures."""
+    try:
+        await store.delete_many(keys, context=context)
+    except DeleteManyError as error:
+        return error.failures
+    return {}
 
 
 def _confirm(count: int) -> None:
+    objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{count} objects would be deleted: say --yes")
-    typer.confirm(f"Delete {count} objects?", abort=True, err=True)
+        raise typer.BadParameter(f"{objects} would be deleted: say --yes")
+    typer.confirm(f"Delete {objects}?", abort=True, err=True)

@@ -1,52 +1,38 @@
-"""`starfish get`, `put`, `stat` and `url`: one object, of stores of bytes and of stores of text only."""
+"""`starfish get`, `put`, `stat` and `url`: one object."""
 
 import asyncio
 import base64
+import codecs
 import mimetypes
+import os
+import secrets
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, decode_text
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
+from starfish_server.checks import DEFAULT_BYTES_TYPE
+from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of, split
 from starfish_server.cli.output import ExitCode, described, print_cells, print_error, print_json, print_line
-from starfish_server.cli.sources import open_source
-from starfish_server.context import StoreContext
+from starfish_server.cli.sources import open_source, write_object
 from starfish_server.errors import StoreNotSupportedError
-from starfish_server.objects import ObjectInfo, StoredObject
-from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.objects import ANY, ObjectReader
 from starfish_server.store_url import open_store
 
+_CHUNK = 2**20
+_SPACES = dict.fromkeys(map(ord, "\t\n\r"))
 
-async def write_object(
-    store: AbstractObjectStore,
-    key: str,
-    body: bytes,
-    *,
-    content_type: str | None,
-    cache_control: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    context: StoreContext | None = None,
-) -> None:
-    """Write the object. A body that is not UTF-8 is a `StoreDecodeError` on a store of text only."""
-    takes_bytes = store.native("write") or store.supports("put_bytes")
-    await store.write(
-        key,
-        body if takes_bytes else decode_text(body, "write", key),
-        content_type=content_type,
-        cache_control=cache_control,
-        metadata=metadata,
-        context=context,
-    )
+Key = Annotated[str, typer.Argument(metavar="KEY")]
 
 
-def get(
+async def get(
     store: StoreURL,
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    key: Key,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the body to this file, not to stdout.")
     ] = None,
@@ -55,31 +41,33 @@ def get(
 ) -> int:
     """Print an object's body, byte for byte.
 
-    On a terminal only text is printed. --json prints key, content_type, size and the body as `text` or, if it
-    is not UTF-8, as `base64`. Exit code 3 if there is no such object.
+    The body is streamed. An output file is replaced once the whole body is there. On a terminal only text is
+    printed. --json prints key, content_type, size and the body as `text` or, if it is not UTF-8, as `base64`.
+    Exit code 3 if there is no such object.
     """
-    found = asyncio.run(_read(store, key, context))
-    if found is None:
-        print_error(f"no such object: {key}")
-        return ExitCode.NO_OBJECT
-    if output is not None:
-        output.write_bytes(found.body)
-    elif json:
-        print_json(
-            {"key": key, "content_type": found.info.content_type, "size": len(found.body)} | _body(found.body)
-        )
-    elif sys.stdout.isatty() and not _is_plain_text(found.body):
-        print_error(f"the object has {len(found.body)} bytes that are not plain text: use --output or a pipe")
-        return ExitCode.FAILED
-    else:
-        sys.stdout.buffer.write(found.body)
-        sys.stdout.buffer.flush()
+    asked = context_of(context, "pull")
+    async with open_source(store) as opened:
+        reader = await opened.open(key, context=asked)
+        if reader is None:
+            return _no_object(key)
+        async with reader:
+            if output is not None:
+                with _replacing(output) as file:
+                    async for chunk in reader:
+                        file.write(chunk)
+            elif json:
+                body = await reader.read()
+                fields = {"key": key, "content_type": reader.info.content_type, "size": len(body)}
+                print_json(fields | _as_json(body))
+            elif not await _print_body(reader):
+                print_error("the object is not plain text: use --output or a pipe")
+                return ExitCode.FAILED
     return ExitCode.OK
 
 
-def put(
+async def put(
     store: StoreURL,
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    key: Key,
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="The file to store; - is stdin.")] = "-",
     content_type: Annotated[
         str | None,
@@ -93,35 +81,69 @@ def put(
     cache_control: Annotated[
         str | None, typer.Option("--cache-control", metavar="TEXT", help="Cache-Control to store with it.")
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata",
+            "-m",
+            metavar="NAME=VALUE",
+            help="Stored with it. Can be given several times.",
+        ),
+    ] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Only if there is no object with this key; else exit code 5.")
+    ] = False,
+    if_version: Annotated[
+        str | None,
+        typer.Option(
+            "--if-version",
+            metavar="VERSION",
+            help="Only if the object still has this version, as stat shows it; else exit code 5.",
+        ),
+    ] = None,
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Store a file, or stdin, as one object. An object with the same key is replaced."""
-    body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    content_type = content_type or _guessed_type(key if file == "-" else file)
-    asyncio.run(_write(store, key, body, content_type, cache_control, context))
+    """Store a file, or stdin, as one object. An object with the same key is replaced.
+
+    The body is streamed. A store that has no streams of its own takes it from memory.
+    """
+    if create and if_version is not None:
+        raise typer.BadParameter("give either --create or --if-version")
+    kind = content_type or _guessed_type(key if file == "-" else file)
+    texts = dict(split("--metadata", metadata))
+    condition = None if create else ANY if if_version is None else if_version
+    asked = context_of(context, "push")
+    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:  # noqa: ASYNC230, PTH123 - before anything else runs, and the name as it was given
+        async with open_store(store) as opened:
+            info = await write_object(
+                opened,
+                key,
+                _chunks(source),
+                content_type=kind,
+                cache_control=cache_control,
+                metadata=texts,
+                if_version=condition,
+                context=asked,
+            )
     if json:
-        print_json({"key": key, "content_type": content_type, "size": len(body)})
+        print_json({"key": key, "content_type": kind, "size": info.size, "version": info.version})
     elif sys.stdout.isatty():
-        print_line(f"{key}: {len(body)} bytes, {content_type}")
+        print_line(f"{key}: {info.size} bytes, {kind}")
     return ExitCode.OK
 
 
-def stat(
-    store: StoreURL,
-    key: Annotated[str, typer.Argument(metavar="KEY")],
-    context: ContextFields = None,
-    json: AsJson = False,
-) -> int:
+async def stat(store: StoreURL, key: Key, context: ContextFields = None, json: AsJson = False) -> int:
     """Show what is known of an object besides its body. Exit code 3 if there is no such object."""
-    found = asyncio.run(_stat(store, key, context))
+    asked = context_of(context, "pull")
+    async with open_source(store) as opened:
+        found = await opened.stat(key, context=asked)
     if found is None:
-        print_error(f"no such object: {key}")
-        return ExitCode.NO_OBJECT
-    if json:
-        print_json(described(found))
-        return ExitCode.OK
+        return _no_object(key)
     fields = described(found)
+    if json:
+        print_json(fields)
+        return ExitCode.OK
     del fields["metadata"]
     for name, value in (fields | {f"metadata.{name}": text for name, text in found.metadata.items()}).items():
         print_cells([name, value], (14,))
@@ -135,9 +157,9 @@ class Method(StrEnum):
     PUT = "PUT"
 
 
-def url(
+async def url(
     store: StoreURL,
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    key: Key,
     method: Annotated[
         Method, typer.Option("--method", case_sensitive=False, help="GET reads the object, PUT writes it.")
     ] = Method.GET,
@@ -152,7 +174,14 @@ def url(
     json: AsJson = False,
 ) -> int:
     """Print a URL that lets anyone read or write one object until it expires. S3 has them, folders do not."""
-    signed = asyncio.run(_sign(store, key, method, expires, content_type, context))
+    asked = context_of(context, "pull" if method is Method.GET else "push")
+    async with open_store(store) as opened:
+        if not opened.supports("signed_url"):
+            reason = "this store has no signed URLs; an S3 store has, unless a layer changes its bodies"
+            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
+        signed = await opened.signed_url(
+            key, method=method, expires=expires, content_type=content_type, context=asked
+        )
     if json:
         print_json({"key": key, "url": signed, "method": method, "expires": expires})
     else:
@@ -160,63 +189,70 @@ def url(
     return ExitCode.OK
 
 
-async def _stat(store: str, key: str, context: list[str] | None) -> ObjectInfo | None:
-    async with open_source(store) as opened:
-        return await opened.stat(key, context=context_of(context, "pull"))
+def _no_object(key: str) -> ExitCode:
+    print_error(f"no such object: {key}")
+    return ExitCode.NO_OBJECT
 
 
-async def _sign(
-    store: str, key: str, method: str, expires: float, content_type: str | None, context: list[str] | None
-) -> str:
-    asked = context_of(context, "pull" if method == "GET" else "push")
-    async with open_store(store) as opened:
-        if not opened.supports("signed_url"):
-            reason = "this store has no signed URLs; an S3 store has, unless a layer changes its bodies"
-            raise StoreNotSupportedError(reason, operation="signed_url", key=key)
-        return await opened.signed_url(
-            key, method=method, expires=expires, content_type=content_type, context=asked
-        )
+async def _print_body(reader: ObjectReader) -> bool:
+    """Print the body on stdout, and return whether all of it was printed: a terminal gets plain text only."""
+    on_terminal = sys.stdout.isatty()
+    # What is not UTF-8 becomes surrogates, which are not printable.
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    async for chunk in reader:
+        if on_terminal and not decoder.decode(chunk).translate(_SPACES).isprintable():
+            return False
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return True
 
 
-async def _read(store: str, key: str, context: list[str] | None) -> StoredObject | None:
-    async with open_source(store) as opened:
-        return await opened.read(key, context=context_of(context, "pull"))
-
-
-async def _write(
-    store: str,
-    key: str,
-    body: bytes,
-    content_type: str,
-    cache_control: str | None,
-    context: list[str] | None,
-) -> None:
-    async with open_store(store) as opened:
-        await write_object(
-            opened,
-            key,
-            body,
-            content_type=content_type,
-            cache_control=cache_control,
-            context=context_of(context, "push"),
-        )
-
-
-def _guessed_type(name: str) -> str:
-    guessed, encoding = mimetypes.guess_type(name)
-    return guessed if guessed and not encoding else DEFAULT_BYTES_TYPE
-
-
-def _body(body: bytes) -> dict[str, str]:
+def _as_json(body: bytes) -> dict[str, str]:
     try:
         return {"text": body.decode()}
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(body).decode()}
 
 
-def _is_plain_text(body: bytes) -> bool:
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` at the end; a device or a pipe is written as it is."""
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+        with path.open("wb") as file:
+            yield file
+        return
+    path = path.resolve()
+    part = path.with_name(f".starfish-{secrets.token_hex(8)}")
     try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return False
-    return text.translate(dict.fromkeys(map(ord, "\t\n\r"))).isprintable()
+        with part.open("xb") as file:
+            yield file
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command at once."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    while True:
+        try:
+            loop.add_reader(file.fileno(), ready.set)
+        except PermissionError:  # a file: always ready, so the system has nothing to watch
+            pass
+        else:
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(file.fileno())
+                ready.clear()
+        chunk = os.read(file.fileno(), _CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _guessed_type(name: str) -> str:
+    guessed, encoding = mimetypes.guess_type(name)
+    return guessed if guessed and not encoding else DEFAULT_BYTES_TYPE

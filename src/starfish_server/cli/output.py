@@ -8,11 +8,22 @@ from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from starfish_server.errors import (
+    InvalidKeyError,
+    StackError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from rich.progress import ProgressColumn
 
     from starfish_server.objects import ObjectInfo
 
@@ -25,6 +36,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NO_OBJECT = 3
     UNAVAILABLE = 4
+    CONFLICT = 5
     INTERRUPTED = 130
     CLOSED_PIPE = 141
 
@@ -35,6 +47,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
     ExitCode.NO_OBJECT: "there is no such object",
     ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
+    ExitCode.CONFLICT: "the object has changed, or exists where there must be none",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
     ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
 }
@@ -44,6 +57,8 @@ def exit_code_of(error: Exception) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
     if isinstance(error, StackError | InvalidKeyError):
         return ExitCode.USAGE
+    if isinstance(error, VersionConflictError):
+        return ExitCode.CONFLICT
     return ExitCode.UNAVAILABLE if isinstance(error, StoreUnavailableError) else ExitCode.FAILED
 
 
@@ -52,15 +67,22 @@ def print_line(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
-def print_cells(cells: Sequence[object], widths: Sequence[int]) -> None:
-    """Print one row: aligned on a terminal, separated by tabs in a pipe; "-" for None."""
+def print_cells(
+    cells: Sequence[object], widths: Sequence[int], colours: Mapping[int, str] | None = None
+) -> None:
+    """Print one row: aligned on a terminal, with a colour for some cells; separated by tabs in a pipe.
+
+    None is printed as "-".
+    """
     texts = ["-" if cell is None else printable(str(cell)) for cell in cells]
-    if sys.stdout.isatty():
-        last = texts[len(widths) :]
-        aligned = [f"{text:{width}}" for text, width in zip(texts, widths, strict=False)]
-        sys.stdout.write(" ".join([*aligned, *last]) + "\n")
-    else:
+    if not sys.stdout.isatty():
         sys.stdout.write("\t".join(texts) + "\n")
+        return
+    for number, width in enumerate(widths):
+        texts[number] = f"{texts[number]:{width}}"
+    for number, colour in (colours or {}).items():
+        texts[number] = typer.style(texts[number], fg=colour)
+    sys.stdout.write(" ".join(texts) + "\n")
 
 
 def described(info: ObjectInfo) -> dict[str, object]:
@@ -82,3 +104,9 @@ def print_error(message: str) -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def progress(*columns: ProgressColumn | str) -> Progress:
+    """Return a progress display on stderr, which draws nothing unless that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,25 +1,21 @@
 """`starfish serve`."""
 
-import asyncio
 import signal
 import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from starfish_server.cli.output import ExitCode, one_line, print_error
 from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
 
-if TYPE_CHECKING:
-    from starfish_server.cli.serving import Serving
-
 _DRAIN_SECONDS = 10
 
 
-def serve(
+async def serve(
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="TOML: the stack, [sync] and [[auth.token]]."),
@@ -38,16 +34,12 @@ def serve(
     seconds, then closes the store and its audit log; a second one ends the process at once. Needs the extra
     `http` as well.
     """
-    from starfish_server.cli.serving import configured, embedded
-
-    return asyncio.run(_serve(embedded() if config is None else configured(config), host, port))
-
-
-async def _serve(serving: "Serving", host: str, port: int) -> int:
     import uvicorn
 
+    from starfish_server.cli.serving import configured, embedded
     from starfish_server.router.application import sync_application
 
+    serving = embedded() if config is None else configured(config)
     options = GracefulShutdownOptions(stores=[serving.options.store])
     shutdown = GracefulShutdown(options)
     try:

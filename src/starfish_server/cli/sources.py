@@ -1,4 +1,4 @@
-"""Stores to read from: a folder must exist, and what a list leaves out is reported."""
+"""Stores as commands use them: a folder to read must exist, and what a list leaves out is named."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.builder import stores_of
+from starfish_server.checks import decode_text
 from starfish_server.cli.output import print_error
 from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
+from starfish_server.objects import ANY
 from starfish_server.storage.filesystem import FilesystemObjectStore
 from starfish_server.storage.memory import CustomObjectStore
 from starfish_server.store_url import open_store
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starfish_server.context import StoreContext
+    from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
 
 LeftOut = tuple[str, str]
@@ -32,6 +35,31 @@ async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
             if isinstance(part, FilesystemObjectStore) and not os.path.isdir(part.base_dir):  # noqa: ASYNC240, PTH112 - once, at the start
                 raise BucketNotFoundError(f"there is no folder {part.base_dir!r}")
         yield store
+
+
+async def write_object(
+    store: AbstractObjectStore,
+    key: str,
+    body: bytes | AsyncIterator[bytes],
+    *,
+    content_type: str | None,
+    cache_control: str | None,
+    metadata: Mapping[str, str] | None,
+    if_version: IfVersion = ANY,
+    context: StoreContext | None,
+) -> ObjectInfo:
+    """Write the object, as a stream if chunks are given and the store has streams of its own.
+
+    A body that is not UTF-8 is a `StoreDecodeError` on a store of text only.
+    """
+    options: dict[str, Any] = {"content_type": content_type, "cache_control": cache_control}
+    options |= {"metadata": metadata, "if_version": if_version, "context": context}
+    if not isinstance(body, bytes):
+        if store.native("upload"):
+            return await store.upload(key, body, **options)
+        body = b"".join([chunk async for chunk in body])
+    takes_bytes = store.native("write") or store.supports("put_bytes")
+    return await store.write(key, body if takes_bytes else decode_text(body, "write", key), **options)
 
 
 async def list_left_out(

@@ -1,13 +1,12 @@
-"""The open file of a reader, read chunk by chunk in threads."""
+"""The open file of a reader, read in threads: one chunk ahead of the caller."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
-
-from aiofiles.os import wrap
+from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ObjectReader
@@ -15,9 +14,20 @@ from starfish_server.storage.filesystem.info import check_unedited
 from starfish_server.storage.filesystem.os_errors import typed_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starfish_server.storage.filesystem.reading import OpenObject
 
-CHUNK_BYTES = 2 * 1024 * 1024
+T = TypeVar("T")
+
+CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
+
+
+def start_in_thread(step: Callable[[], T]) -> asyncio.Future[T]:
+    """Begin a step in a thread. If nothing awaits it any more, an exception of it is not reported."""
+    started = asyncio.get_running_loop().run_in_executor(None, step)
+    started.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return started
 
 
 class FileStream:
@@ -35,20 +45,25 @@ class FileStream:
         self._base_dir = base_dir
         self._key = key
         self._at = start
-        self._stop = stop
+        size = found.status.st_size
+        self._stop = size if stop is None else min(stop, size)
+        self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
         self._cut_off = False
         self.info = found.info(key)
 
     def reader(self) -> ObjectReader:
-        """Return the reader that iterates over the chunks."""
-        read_chunk = wrap(self._read_chunk)
+        """Return the reader that iterates over the chunks. While one is in use, the next one is read."""
 
         async def fetch() -> bytes:
             if self._cut_off:
                 raise self._store_closed()
-            return await read_chunk()
+            reading, self._ahead = self._ahead, None
+            chunk = await (reading or start_in_thread(self._read_chunk))
+            if chunk and not self._closed:
+                self._ahead = start_in_thread(self._read_chunk)
+            return chunk
 
         async def close() -> None:
             self.close()
@@ -74,7 +89,7 @@ class FileStream:
                 if self._closed:
                     raise self._store_closed()
                 with typed_errors(self._base_dir, "open", self._key):
-                    size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
+                    size = min(CHUNK_BYTES, self._stop - self._at)
                     chunk = os.pread(self._file, size, self._at) if size > 0 else b""
                     check_unedited(self._file, self._status, "open", self._key)
                     self._at += len(chunk)

@@ -1,29 +1,29 @@
-"""An upload: batches of its chunks are written in threads, into a draft that is put in place at the end."""
+"""An upload: batches of chunks are written in threads, into a draft that is put in place at the end."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import checked_chunks
 from starfish_server.storage.filesystem.changes import Commit
+from starfish_server.storage.filesystem.streams import start_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+    from collections.abc import AsyncIterable, Iterable
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
     from starfish_server.storage.filesystem.writing import Draft, Writer
-
-T = TypeVar("T")
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a hop to a thread for each; two are in memory
 _MAX_WRITES = 64  # of a batch; more chunks are joined into one
 
 
 class Upload:
-    """An object that is written batch by batch.
+    """An object that is written batch by batch: one in a thread, while the next one is gathered.
 
     Cancelled, it ends after the batch that is being written, with nothing left of it.
     """
@@ -34,43 +34,48 @@ class Upload:
         self._attributes = attributes
         self._if_version = if_version
         self._draft: Draft | None = None
+        self._writing: asyncio.Future[Draft] | None = None
         self._commit = Commit()
 
     async def run(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> ObjectInfo:
         """Write the chunks, put the object in place, and return its info."""
-        last: list[bytes] = []
+        batch: list[bytes] = []
+        size = 0
         try:
-            async with aclosing(_batches(chunks)) as batches:
-                async for batch in batches:
-                    if last:
-                        await self._in_thread(self._append, last)
-                    last = batch
+            async with aclosing(checked_chunks(chunks, "upload")) as source:
+                async for chunk in source:
+                    batch.append(chunk)
+                    size += len(chunk)
+                    if size >= _BATCH_BYTES:
+                        await self._written()
+                        self._writing = start_in_thread(partial(self._append, batch))
+                        batch, size = [], 0
+            await self._written()
         except BaseException:
-            await self._in_thread(self._discard)
+            cancelled = await self._abandon()
+            if cancelled is not None:
+                raise cancelled from None
             raise
-        finished = _start(lambda: self._finish(last))
+        finished = start_in_thread(lambda: self._finish(batch))
         try:
             await asyncio.wait((finished,))
         except asyncio.CancelledError:
             # The thread finds out, and discards the draft.
-            finished.add_done_callback(_retrieve)
             await self._commit.withdraw()
             raise
         return finished.result()
 
-    async def _in_thread(self, step: Callable[..., object], *arguments: list[bytes]) -> None:
-        """Await a step that must end before anything else is done; a cancellation is raised after it."""
-        running = _start(lambda: step(*arguments))
-        cancelled: asyncio.CancelledError | None = None
-        while not running.done():
-            try:
-                await asyncio.wait((running,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            _retrieve(running)
-            raise cancelled
-        running.result()
+    async def _written(self) -> None:
+        """Wait until the batch in flight is written."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    async def _abandon(self) -> asyncio.CancelledError | None:
+        """Discard the draft after the batch in flight; return a cancellation that came meanwhile."""
+        cancelled = None if self._writing is None else await _end_of(self._writing)
+        return await _end_of(start_in_thread(self._discard)) or cancelled
 
     def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:
@@ -91,25 +96,12 @@ class Upload:
             draft.discard()
 
 
-def _start(step: Callable[[], T]) -> asyncio.Future[T]:
-    return asyncio.get_running_loop().run_in_executor(None, step)
-
-
-def _retrieve(future: asyncio.Future[T]) -> None:
-    """Take the exception of a step that nothing waits for, so that it is not reported."""
-    if not future.cancelled():
-        future.exception()
-
-
-async def _batches(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:
-    """Yield the chunks, several at a time."""
-    batch: list[bytes] = []
-    size = 0
-    async for chunk in checked_chunks(chunks, "upload"):
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+async def _end_of(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for a step that must end first; return a cancellation that came meanwhile."""
+    cancelled = None
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled

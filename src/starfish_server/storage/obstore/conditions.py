@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import obstore
 from obstore.store import GCSStore, HTTPStore, LocalStore, MemoryStore
 
 from starfish_server.checks import check_unchanged
-from starfish_server.errors import (
-    BucketNotFoundError,
-    ObjectNotFoundError,
-    StoreAccessDeniedError,
-    StoreNotSupportedError,
-    VersionConflictError,
-)
+from starfish_server.errors import StoreAccessDeniedError, StoreNotSupportedError, VersionConflictError
 from starfish_server.storage.obstore.attributes import is_version
-from starfish_server.storage.obstore.errors import ask
-from starfish_server.storage.obstore.reading import get_info
+from starfish_server.storage.obstore.requests import get_info, put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +44,7 @@ class Conditions:
         key: str,
         body: bytes,
         version: str | None,
-        options: Mapping[str, Any],
+        attributes: Mapping[str, str] | None,
     ) -> PutResult:
         """Write if the object has this version, or, for None, if there is none."""
         create = version is None
@@ -64,11 +56,11 @@ class Conditions:
             check_unchanged(version, "another", operation, key)
         if create not in self._heeded:
             await self._check_now(client, operation, key, version)
-        result = await self._put(client, operation, key, body, version, options)
+        result = await self._put(client, operation, key, body, version, attributes)
         if create not in self._heeded:
             try:
                 never = None if create else _NEVER[self._by_generation]
-                await self._put(client, operation, key, body, never, options)
+                await self._put(client, operation, key, body, never, attributes)
             except VersionConflictError:
                 return result
             self._heeded[create] = False
@@ -83,30 +75,13 @@ class Conditions:
         key: str,
         body: bytes,
         version: str | None,
-        options: Mapping[str, Any],
+        attributes: Mapping[str, str] | None,
     ) -> PutResult:
-        mode: PutMode = "create" if version is None else {"e_tag": version}
-        if version is not None and self._by_generation:
-            mode = {"version": version}
+        mode: PutMode = "create"
+        if version is not None:
+            mode = {"version": version} if self._by_generation else {"e_tag": version}
         try:
-            return await ask(
-                operation,
-                key,
-                obstore.put_async,
-                client,
-                key,
-                body,
-                mode=mode,
-                use_multipart=False,
-                **options,
-            )
-        except ObjectNotFoundError as error:
-            if version is None:
-                reason = "the bucket does not exist"
-                raise BucketNotFoundError(reason, operation=operation, key=key) from error
-            self._heeded[False] = True
-            reason = "the object no longer exists, nothing was written; read it and try again"
-            raise VersionConflictError(reason, operation=operation, key=key) from error
+            return await put(client, operation, key, body, attributes, mode=mode)
         except VersionConflictError:
             self._heeded[version is None] = True
             raise

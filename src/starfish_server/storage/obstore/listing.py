@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -38,17 +39,16 @@ async def list_all(
     pages = obstore.list(client, _folder(prefix), offset=offset, chunk_size=PAGE)
     found: list[ObjectMeta] = []
     while (page := await ask(operation, prefix, anext, pages, None)) is not None:
-        keys = (meta["path"] for meta in page)
         found += [
             meta
-            for meta, key in zip(page, keys, strict=True)
-            if key.startswith(prefix) and key > (start_after or "") and is_key(key)
+            for meta in page
+            if (key := meta["path"]).startswith(prefix) and key > (start_after or "") and is_key(key)
         ]
         last = page[-1]["path"] if page else ""
         is_past = last > prefix and not last.startswith(prefix)
         if ordered and (is_past or (limit is not None and len(found) >= limit)):
             break
-    return sorted(found, key=_path)[:limit]
+    return sorted(found, key=itemgetter("path"))[:limit]
 
 
 async def list_level(
@@ -69,10 +69,6 @@ async def list_level(
         [objects[name] for name, is_object in names if is_object],
         [name for name, is_object in names if not is_object],
     )
-
-
-def _path(meta: ObjectMeta) -> str:
-    return meta["path"]
 
 
 def _folder(prefix: str) -> str | None:

@@ -29,18 +29,16 @@ from starfish_server.checks import (
     key_checks,
     type_or_default,
 )
-from starfish_server.errors import StoreClosedError, StoreNotSupportedError
+from starfish_server.errors import ObjectNotFoundError, StoreClosedError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.obstore.attributes import attributes_of, listed_info, stored_info
 from starfish_server.storage.obstore.clients import Clients, check_client, client_from_url, named
 from starfish_server.storage.obstore.conditions import Conditions
-from starfish_server.storage.obstore.deletion import delete_many, delete_one
 from starfish_server.storage.obstore.errors import ask
 from starfish_server.storage.obstore.listing import list_all, list_level
-from starfish_server.storage.obstore.reading import get_info, get_range
+from starfish_server.storage.obstore.requests import change, delete_many, delete_one, get_info, get_range, put
 from starfish_server.storage.obstore.streams import Download, grouped, make_reader, send_parts
-from starfish_server.storage.obstore.writing import copy, write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
@@ -165,16 +163,14 @@ class ObstoreObjectStore(AbstractObjectStore):
         return [meta["path"] for meta in found]
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        self._enter("delete", key)
-        await delete_one(self._clients.current(), "delete", key)
+        await delete_one(self._enter("delete", key), "delete", key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        self._check_open("delete_many", None)
-        await delete_many(self._clients.current(), check_keys(keys, self._check_key))
+        client = self._open_client("delete_many", None)
+        await delete_many(client, check_keys(keys, self._check_key))
 
     async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
-        self._enter("stat", key)
-        return await get_info(self._clients.current(), "stat", key)
+        return await get_info(self._enter("stat", key), "stat", key)
 
     async def read(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
@@ -186,8 +182,7 @@ class ObstoreObjectStore(AbstractObjectStore):
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
     ) -> ObjectReader | None:
         check_range(start, stop)
-        self._enter("open", key)
-        found = await get_range(self._clients.current(), "open", key, start, stop)
+        found = await get_range(self._enter("open", key), "open", key, start, stop)
         return None if found is None else make_reader(*found, self._downloads)
 
     async def write(
@@ -215,10 +210,9 @@ class ObstoreObjectStore(AbstractObjectStore):
         context: StoreContext | None = None,
     ) -> ObjectInfo:
         """Store the chunks in parts of 8 MiB, four in flight. A conditional upload is gathered in memory."""
-        self._enter("upload", key)
+        client = self._enter("upload", key)
         check_headers(content_type, cache_control)
         kind = type_or_default(content_type, b"")
-        client = self._clients.current()
         attributes = attributes_of(client, kind, cache_control, metadata, "upload", key)
         if if_version is not ANY:
             options: dict[str, Any] = {"content_type": kind, "cache_control": cache_control}
@@ -227,7 +221,7 @@ class ObstoreObjectStore(AbstractObjectStore):
         check_chunks(chunks, "upload")
         parts = grouped(chunks, "upload")
         try:
-            result, size = await send_parts(client, "upload", key, parts, {"attributes": attributes})
+            result, size = await send_parts(client, "upload", key, parts, attributes)
         finally:
             await parts.aclose()
         return stored_info(client, key, size, attributes, result)
@@ -236,12 +230,21 @@ class ObstoreObjectStore(AbstractObjectStore):
         self, source: str, target: str, *, if_version: IfVersion = ANY, context: StoreContext | None = None
     ) -> ObjectInfo:
         """Copy by the backend; a conditional copy reads and writes."""
-        self._enter("copy", source)
+        client = self._enter("copy", source)
         self._check_key(target, "copy")
         check_if_version(if_version)
         if if_version is not ANY:
             return await super().copy(source, target, if_version=if_version)
-        return await copy(self._clients.current(), source, target)
+        missing = ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+        if source != target:
+            try:
+                await change("copy", source, obstore.copy_async, client, source, target)
+            except ObjectNotFoundError:
+                raise missing from None
+        info = await get_info(client, "copy", target)
+        if info is None:
+            raise missing
+        return info
 
     async def list_objects(
         self,
@@ -257,8 +260,7 @@ class ObstoreObjectStore(AbstractObjectStore):
         if delimiter is None:
             found = await self._list("list_objects", prefix, start_after, limit)
         else:
-            self._check_list("list_objects", prefix, start_after, limit)
-            client = self._clients.current()
+            client = self._check_list("list_objects", prefix, start_after, limit)
             found, prefixes = await list_level(client, prefix, start_after, limit, self._is_key)
         infos = [listed_info(self._store, meta) for meta in found]
         return ObjectList(infos, prefixes)
@@ -273,15 +275,13 @@ class ObstoreObjectStore(AbstractObjectStore):
         context: StoreContext | None = None,
     ) -> str:
         """Return a URL signed by obstore: of S3, GCS and Azure; it cannot demand a content type."""
-        self._enter("signed_url", key)
+        client = self._enter("signed_url", key)
         check_url(method, expires)
         if not self.supports("signed_url") or content_type is not None:
             what = "sign a content type" if content_type is not None else f"sign URLs of {named(self._store)}"
             raise StoreNotSupportedError(f"obstore cannot {what}", operation="signed_url", key=key)
         lifetime = timedelta(seconds=expires)
-        return await ask(
-            "signed_url", key, obstore.sign_async, self._clients.current(), method, key, lifetime
-        )
+        return await ask("signed_url", key, obstore.sign_async, client, method, key, lifetime)
 
     async def close(self) -> None:
         """Refuse further operations and end open readers. obstore closes connections once they are idle."""
@@ -292,14 +292,12 @@ class ObstoreObjectStore(AbstractObjectStore):
     async def _read(
         self, operation: str, key: str, start: int = 0, stop: int | None = None
     ) -> StoredObject | None:
-        self._enter(operation, key)
-        found = await get_range(self._clients.current(), operation, key, start, stop)
+        found = await get_range(self._enter(operation, key), operation, key, start, stop)
         if found is None:
             return None
         info, result = found
-        return StoredObject(
-            info, b"" if result is None else bytes(await ask(operation, key, result.bytes_async))
-        )
+        body = b"" if result is None else bytes(await ask(operation, key, result.bytes_async))
+        return StoredObject(info, body)
 
     async def _write(
         self,
@@ -311,37 +309,39 @@ class ObstoreObjectStore(AbstractObjectStore):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
     ) -> ObjectInfo:
-        self._enter(operation, key)
+        client = self._enter(operation, key)
         check_headers(content_type, cache_control)
         check_if_version(if_version)
-        return await write(
-            self._clients.current(),
-            self._conditions,
-            operation,
-            key,
-            encode_body(body, operation, key),
-            (type_or_default(content_type, body), cache_control, metadata),
-            if_version,
-        )
+        content = encode_body(body, operation, key)
+        kind = type_or_default(content_type, body)
+        attributes = attributes_of(client, kind, cache_control, metadata, operation, key)
+        if if_version is ANY:
+            result = await put(client, operation, key, content, attributes)
+        else:
+            result = await self._conditions.put(client, operation, key, content, if_version, attributes)
+        return stored_info(client, key, len(content), attributes, result)
 
     async def _list(
         self, operation: str, prefix: str, start_after: str | None, limit: int | None
     ) -> list[ObjectMeta]:
-        self._check_list(operation, prefix, start_after, limit)
-        client = self._clients.current()
+        client = self._check_list(operation, prefix, start_after, limit)
         return await list_all(
             client, operation, prefix, start_after, limit, ordered=self._ordered, is_key=self._is_key
         )
 
-    def _check_list(self, operation: str, prefix: str, start_after: str | None, limit: int | None) -> None:
-        self._check_open(operation, prefix)
+    def _check_list(self, operation: str, prefix: str, start_after: str | None, limit: int | None) -> Any:
+        client = self._open_client(operation, prefix)
         self._check_prefix(prefix, operation)
         check_page(start_after, limit, operation, any_text=self._any_text)
+        return client
 
-    def _enter(self, operation: str, key: str) -> None:
-        self._check_open(operation, key)
+    def _enter(self, operation: str, key: str) -> Any:
+        """Check the key, and return the client to use now."""
+        client = self._open_client(operation, key)
         self._check_key(key, operation)
+        return client
 
-    def _check_open(self, operation: str, key: str | None) -> None:
+    def _open_client(self, operation: str, key: str | None) -> Any:
         if self._closed:
             raise StoreClosedError("this ObstoreObjectStore was closed", operation=operation, key=key)
+        return self._clients.current()

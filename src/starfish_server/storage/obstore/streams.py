@@ -9,7 +9,7 @@ from starfish_server.checks import checked_chunks
 from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ObjectReader
 from starfish_server.storage.obstore.errors import ask
-from starfish_server.storage.obstore.writing import put_object, put_whole
+from starfish_server.storage.obstore.requests import put
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -111,7 +111,11 @@ async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
 
 
 async def send_parts(
-    client: Any, operation: str, key: str, source: AsyncIterator[bytes], options: Mapping[str, Any]
+    client: Any,
+    operation: str,
+    key: str,
+    source: AsyncIterator[bytes],
+    attributes: Mapping[str, str] | None,
 ) -> tuple[PutResult, int]:
     """Upload the parts as one object; return what obstore does, and the object's size.
 
@@ -119,18 +123,18 @@ async def send_parts(
     """
     first = await anext(source, b"")
     if len(first) < PART_BYTES:
-        return await put_whole(client, operation, key, first, options), len(first)
+        return await put(client, operation, key, first, attributes), len(first)
     parts, size = Parts(), len(first)
     sending = asyncio.ensure_future(
-        put_object(
+        put(
             client,
             operation,
             key,
             parts,
+            attributes,
             use_multipart=True,
             chunk_size=PART_BYTES,
             max_concurrency=PARTS_IN_FLIGHT,
-            **options,
         )
     )
     try:

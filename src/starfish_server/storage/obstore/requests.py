@@ -1,0 +1,156 @@
+"""Requests for one object, and for the deletion of many, with what obstore's replies mean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.store import LocalStore
+
+from starfish_server.errors import (
+    BucketNotFoundError,
+    DeleteManyError,
+    ObjectNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from starfish_server.storage.obstore.attributes import found_info
+from starfish_server.storage.obstore.errors import RangeError, T, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from obstore import GetResult, PutMode, PutResult
+
+    from starfish_server.objects import ObjectInfo
+
+_KEYS_IN_REQUEST = 1000
+_IN_FLIGHT = 16
+
+Found = tuple["ObjectInfo", "GetResult | None"]
+
+
+async def get_info(client: Any, operation: str, key: str) -> ObjectInfo | None:
+    """Return what is known of an object besides its body, or None if it is missing."""
+    for options in ({"head": True}, {"range": (0, 1)}):
+        try:
+            result = await _get(client, operation, key, options)
+        except ObjectNotFoundError:
+            # The reply to HEAD has no body that would tell a missing bucket from a missing object.
+            continue
+        except RangeError:  # an empty object, written since the HEAD
+            continue
+        return found_info(client, key, result)
+    return None
+
+
+async def get_range(client: Any, operation: str, key: str, start: int, stop: int | None) -> Found | None:
+    """Return the object's info and obstore's reply with the range, which is None for an empty range."""
+    if stop == start:
+        info = await get_info(client, operation, key)
+        return None if info is None else (info, None)
+    options: dict[str, Any] = {}
+    if stop is not None:
+        options["range"] = (start, stop)
+    elif start:
+        options["range"] = {"offset": start}
+    try:
+        result = await _get(client, operation, key, options)
+    except ObjectNotFoundError:
+        return None
+    except RangeError as error:
+        info = await get_info(client, operation, key)
+        if info is not None and (info.size is None or start < info.size):
+            reason = "the object was replaced during the read"
+            raise StoreUnavailableError(reason, operation=operation, key=key) from error
+        return None if info is None else (info, None)
+    return found_info(client, key, result), result
+
+
+async def _get(client: Any, operation: str, key: str, options: dict[str, Any]) -> GetResult:
+    return await ask(operation, key, obstore.get_async, client, key, options=options or None)
+
+
+async def change(
+    operation: str,
+    key: str | None,
+    function: Callable[..., Awaitable[T]],
+    client: Any,
+    *args: Any,
+    **options: Any,
+) -> T:
+    """Await a function of obstore that writes, on a LocalStore to its end even if cancelled.
+
+    There it goes on in a thread when cancelled, and could undo what is written later.
+    """
+    asked = ask(operation, key, function, client, *args, **options)
+    if not isinstance(client, LocalStore):
+        return await asked
+    task = asyncio.ensure_future(asked)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
+
+
+async def put(
+    client: Any,
+    operation: str,
+    key: str,
+    body: Any,
+    attributes: Mapping[str, str] | None,
+    *,
+    mode: PutMode = "overwrite",
+    use_multipart: bool = False,
+    **options: Any,
+) -> PutResult:
+    """Write an object, in one request unless `use_multipart`."""
+    options |= {"attributes": attributes, "mode": mode, "use_multipart": use_multipart}
+    try:
+        return await change(operation, key, obstore.put_async, client, key, body, **options)
+    except ObjectNotFoundError as error:
+        if isinstance(mode, dict):
+            reason = "the object no longer exists, nothing was written; read it and try again"
+            raise VersionConflictError(reason, operation=operation, key=key) from error.__cause__
+        reason = "the bucket does not exist"
+        raise BucketNotFoundError(reason, operation=operation, key=key) from error.__cause__
+
+
+async def delete_one(client: Any, operation: str, key: str) -> None:
+    """Delete an object; a missing one is no error."""
+    try:
+        await change(operation, key, obstore.delete_async, client, key)
+    except ObjectNotFoundError:
+        return
+
+
+async def delete_many(client: Any, keys: Sequence[str]) -> None:
+    """Delete objects, many in a request where the backend can.
+
+    obstore tells the first failure only. Where trying again makes sense at all, the keys of the request that
+    failed are deleted one by one, so that each has an error of its own.
+    """
+    failures: dict[str, Exception] = {}
+    permits = asyncio.Semaphore(_IN_FLIGHT)
+
+    async def delete(key: str) -> None:
+        async with permits:
+            try:
+                await delete_one(client, "delete_many", key)
+            except StoreError as error:
+                failures[key] = error
+
+    for start in range(0, len(keys), _KEYS_IN_REQUEST):
+        some = keys[start : start + _KEYS_IN_REQUEST]
+        try:
+            await change("delete_many", None, obstore.delete_async, client, list(some))
+        except (StoreUnavailableError, BucketNotFoundError) as error:
+            failures |= dict.fromkeys(some, error)
+        except StoreError:
+            async with asyncio.TaskGroup() as tasks:
+                for key in some:
+                    tasks.create_task(delete(key))
+    if failures:
+        raise DeleteManyError({key: failures[key] for key in keys if key in failures})

@@ -1,0 +1,165 @@
+"""get and put of bodies larger than memory should hold, what put stores beside a body, and its conditions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.program import PROGRAM, environment, starfish
+from docs.snippets import snippets
+from starfish_server import (
+    CustomObjectStore,
+    MemoryObjectStore,
+    ObjectInfo,
+    ObjectReader,
+    StoreUnavailableError,
+)
+from starfish_server.cli import objects, sources
+from starfish_server.cli.app import run
+from starfish_server.cli.output import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LARGE = 192 * 2**20
+IN_LITTLE_MEMORY = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/data?fsync=false"
+
+
+def memory_of(*arguments: str, stdin: int, stdout: int) -> int:
+    """Run the program, which must succeed, and return the most memory that it took, in bytes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY, PROGRAM, *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment(None),
+        check=True,
+        timeout=100,
+    )
+    return int(ended.stderr) * 1024
+
+
+def test_a_large_body_goes_in_and_out_in_little_memory(store: str, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(LARGE)
+    with (tmp_path / "large").open("rb") as large, (tmp_path / "out").open("wb") as out:
+        taken = memory_of("put", store, "stdin", stdin=large.fileno(), stdout=subprocess.DEVNULL)
+        given = memory_of("get", store, "stdin", stdin=subprocess.DEVNULL, stdout=out.fileno())
+    assert (tmp_path / "out").stat().st_size == LARGE
+    assert max(taken, given) < LARGE
+
+
+def test_a_body_comes_from_a_pipe_as_it_is_written(store: str) -> None:
+    process = subprocess.Popen([PROGRAM, "put", store, "k"], stdin=subprocess.PIPE, env=environment(None))
+    assert process.stdin is not None
+    for part in (b"one ", b"two ", b"three"):
+        process.stdin.write(part)
+        process.stdin.flush()
+    process.stdin.close()
+    assert (process.wait(60), starfish("get", store, "k").out) == (0, b"one two three")
+
+
+def test_the_pipes_of_the_page_work(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (code,) = [found.code for found in snippets("sh") if "| starfish put" in found.code]
+    path = {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
+    ended = starfish("-ec", code, program=["bash"], env=path, cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err) == (0, b"notes/\n", "")
+
+
+def test_ctrl_c_ends_a_put_that_waits_for_more(store: str) -> None:
+    process = subprocess.Popen([PROGRAM, "put", store, "k"], stdin=subprocess.PIPE, env=environment(None))
+    assert process.stdin is not None
+    process.stdin.write(bytes(2**20))  # more than a pipe holds: it is being read
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(60) == ExitCode.INTERRUPTED
+    finally:
+        process.kill()
+        process.communicate()
+    assert starfish("ls", store).out == b""
+
+
+class Broken(MemoryObjectStore):
+    """Its readers break after a chunk."""
+
+    async def open(self, key: str, **_: object) -> ObjectReader:
+        chunks = [b"half"]
+
+        async def fetch() -> bytes:
+            if chunks:
+                return chunks.pop()
+            raise StoreUnavailableError("broken", operation="open", key=key)
+
+        return ObjectReader(ObjectInfo(key, 8), fetch)
+
+
+def test_an_output_file_is_replaced_by_a_whole_body_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("old")
+    monkeypatch.setattr(sources, "open_store", lambda _: Broken(data={}))
+    assert run(["get", "any", "k", "-o", f"{tmp_path}/out"]) == ExitCode.UNAVAILABLE
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
+
+
+def test_an_output_may_be_a_link_a_device_or_a_file_with_a_mode(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "k", stdin=b"new")
+    (tmp_path / "real").write_text("older")
+    (tmp_path / "real").chmod(0o640)
+    (tmp_path / "link").symlink_to("real")
+    assert starfish("get", store, "k", "-o", str(tmp_path / "link")).code == 0
+    assert ((tmp_path / "link").is_symlink(), (tmp_path / "real").read_text()) == (True, "new")
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
+    assert starfish("get", store, "k", "-o", "/dev/stdout").out == b"new"
+
+
+def test_an_output_file_that_cannot_be_made_is_named(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "k", stdin=b"x")
+    ended = starfish("get", store, "k", "-o", "missing/out", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "starfish: missing/out: No such file or directory\n")
+
+
+def test_a_store_of_text_only_takes_text_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(objects, "open_store", lambda _: CustomObjectStore(on_put=kept.__setitem__))
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    assert run(["put", "any", "k", f"{tmp_path}/text"]) == 0
+    assert run(["put", "any", "k", f"{tmp_path}/bytes"]) == ExitCode.FAILED
+    assert kept == {"k": "text"}
+
+
+def test_metadata_and_cache_control_are_stored(store: str) -> None:
+    options = ("-m", "author=alice", "--metadata", "note=a = b", "--cache-control", "no-store")
+    assert starfish("put", store, "k", *options, stdin=b"x").code == 0
+    told = json.loads(starfish("stat", store, "k", "--json").out)
+    assert (told["metadata"], told["cache_control"]) == ({"author": "alice", "note": "a = b"}, "no-store")
+    assert starfish("put", store, "k", "--metadata", "author", stdin=b"x").code == ExitCode.USAGE
+
+
+def test_an_object_is_created_or_replaced_on_conditions(store: str) -> None:
+    created = starfish("put", store, "k", "--create", "--json", stdin=b"1")
+    version = json.loads(created.out)["version"]
+    assert (created.code, starfish("put", store, "k", "--create", stdin=b"2").code) == (0, ExitCode.CONFLICT)
+    assert starfish("put", store, "k", "--if-version", version, stdin=b"3").code == 0
+    late = starfish("put", store, "k", "--if-version", version, stdin=b"4")
+    assert (late.code, late.err.count("\n")) == (ExitCode.CONFLICT, 1)
+    assert starfish("get", store, "k").out == b"3"
+    assert starfish("put", store, "k", "--create", "--if-version", version).code == ExitCode.USAGE
