@@ -52,7 +52,8 @@ ALLOWED = {
     "storage/base": KERNEL,
     "storage": KERNEL | {"storage/base", "storage"},
     "audit": KERNEL,
-    "layers": KERNEL | {"storage/base", "layers", "audit"},
+    "bulk": KERNEL | {"storage/base"},
+    "layers": KERNEL | {"storage/base", "bulk", "layers", "audit"},
     "builder": KERNEL | {"storage/base", "layers"},
     "explain": KERNEL | {"storage/base", "layers"},
     "lifecycle": set(),
@@ -149,6 +150,11 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
     assert modules & slow == set()
     leaves = {name for name in modules if name.startswith("starfish_server.storage.")}
     assert leaves == {"starfish_server.storage.base", "starfish_server.storage.derived"}
+
+
+def test_the_command_line_works_without_the_packages_of_layers() -> None:
+    of_layers = {package for package, homes in HOMES.items() if homes[0].startswith("layers/")}
+    assert third_party(modules_after("import starfish_server.cli.app")) & of_layers == set()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ COMMANDS = (
     "du",
     "rm",
     "cp",
+    "repair",
+    "rotate",
     "doctor",
     "explain",
     "audit",

@@ -17,6 +17,8 @@ from starfish_server.cli.doctor import doctor, explain_store
 from starfish_server.cli.keys import du, ls, rm
 from starfish_server.cli.objects import get, put, stat, url
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
+from starfish_server.cli.repair import repair
+from starfish_server.cli.rotate import rotate
 from starfish_server.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, get, put, stat, url, ls, du, rm, cp, doctor):
+for command in (serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
     app.command()(command)
 app.command("explain")(explain_store)
 app.add_typer(audit)

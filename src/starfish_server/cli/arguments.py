@@ -15,6 +15,7 @@ StoreURL = Annotated[
         help="A folder, s3://bucket/prefix?endpoint=URL&region=NAME, memory:, or a stack file (*.toml).",
     ),
 ]
+StackFile = Annotated[str, typer.Argument(metavar="STACK", help="A stack file (*.toml).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 ContextFields = Annotated[
     list[str] | None,

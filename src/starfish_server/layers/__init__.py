@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import KeyProvider as KeyProvider
     from starfish_server.layers.encryption import KeyRing as KeyRing
     from starfish_server.layers.encryption import LegacyKey as LegacyKey
+    from starfish_server.layers.encryption import RotationReport as RotationReport
     from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
     from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.hedge import Hedge as Hedge
@@ -79,6 +80,7 @@ _HOMES = {
     "Retry": "retry",
     "RetryBudget": "retry",
     "RetryEvent": "retry",
+    "RotationReport": "encryption",
     "Sink": ".audit.records",
     "SizeLimit": "size_limit",
     "Slot": "base",

@@ -15,6 +15,7 @@ from starfish_server.layers.encryption.keys import (
     LegacyKey,
     UnknownKeyError,
 )
+from starfish_server.layers.encryption.rotation import Rotation, RotationReport
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
     SEALED_SEGMENT,
@@ -34,11 +35,20 @@ from starfish_server.operations import Open, Operation, Read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from starfish_server.context import StoreContext
     from starfish_server.objects import ObjectInfo
     from starfish_server.operations import Stat, Upload, Write
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["DataKey", "Encryption", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
+__all__ = [
+    "DataKey",
+    "Encryption",
+    "KeyProvider",
+    "KeyRing",
+    "LegacyKey",
+    "RotationReport",
+    "UnknownKeyError",
+]
 
 T = TypeVar("T")
 _IN_A_THREAD = 256 * 1024  # bytes from which sealing and opening would hold the event loop
@@ -88,6 +98,32 @@ class Encryption(Transform):
         if self._allow_plain:
             shown["allow_plain"] = True
         return shown | ({} if self._legacy is None else {"legacy": self._legacy})
+
+    async def rotate(
+        self,
+        prefix: str = "",
+        *,
+        concurrency: int = 8,
+        exclusive: bool = False,
+        context: StoreContext | None = None,
+        report: RotationReport | None = None,
+    ) -> RotationReport:
+        """Encrypt again, with the active key, every object that another key sealed; return the report.
+
+        Objects that the active key sealed are skipped by their header, so an interrupted rotation continues
+        where it was. With `legacy` or `allow_plain`, objects that those let through are encrypted, too. An
+        object that others replace or delete meanwhile is left to them: each is written only if its version
+        still holds. The error of one object does not end the rotation.
+
+        prefix: of the keys in the store inside, which are full keys: a tenant's prefix rotates one tenant.
+        concurrency: objects in flight, 8 by default, each up to about 24 MiB in memory.
+        exclusive: nothing else writes to the store meanwhile, so it needs no conditional writes; False by
+            default, which refuses a store without them with `StoreNotSupportedError`.
+        report: filled while the rotation runs; a new one by default.
+        """
+        found = RotationReport() if report is None else report
+        await Rotation(self, self._keys, prefix, concurrency, exclusive, context, found).run()
+        return found
 
     async def encode(self, body: bytes, key: str) -> bytes:
         return await self._seal(body, key, "application/octet-stream")

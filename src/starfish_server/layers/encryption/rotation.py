@@ -1,0 +1,142 @@
+"""What `Encryption.rotate` does: every object that another key sealed is sealed with the active one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starfish_server.bulk import scan
+from starfish_server.checks import flag, positive_int
+from starfish_server.errors import StoreIntegrityError, StoreNotSupportedError, VersionConflictError
+from starfish_server.layers.encryption.sealed import MAX_HEADER, DamagedError, Sealer, parse_header
+from starfish_server.objects import ANY
+from starfish_server.operations import Read
+
+if TYPE_CHECKING:
+    from starfish_server.context import StoreContext
+    from starfish_server.layers.encryption import Encryption
+    from starfish_server.layers.encryption.keys import KeyProvider
+
+_WHOLE = 8 * 2**20  # bytes up to which an object is written whole: its header then says how long it is
+_ATTEMPTS = 3  # of an object that others write meanwhile
+
+
+@dataclass(slots=True)
+class RotationReport:
+    """What `Encryption.rotate` has done so far, in objects.
+
+    listed: found; all of them once all_listed. reencrypted: sealed with the active key now. current: sealed
+    with it before, and left alone. gone: deleted by others meanwhile.
+    failed: the errors of those that could not be encrypted again, by key; they are as they were.
+    """
+
+    listed: int = 0
+    all_listed: bool = False
+    reencrypted: int = 0
+    current: int = 0
+    gone: int = 0
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Objects that were handled, with those that failed."""
+        return self.reencrypted + self.current + self.gone + len(self.failed)
+
+
+@dataclass(slots=True)
+class Rotation:
+    """One run; the options are those of `Encryption.rotate`."""
+
+    layer: Encryption
+    keys: KeyProvider
+    prefix: str
+    concurrency: int
+    exclusive: bool
+    context: StoreContext | None
+    report: RotationReport
+    active: str = ""
+
+    async def run(self) -> None:
+        """Rotate all. Raises what listing raises; the error of an object is in the report."""
+        positive_int("concurrency", self.concurrency)
+        flag("exclusive", self.exclusive)
+        if not self.exclusive and not self.layer.supports("conditional_write"):
+            raise StoreNotSupportedError(
+                "without conditional writes, an object that is written meanwhile would be undone; "
+                "exclusive=True rotates a store that nothing else writes to",
+                operation="rotate",
+            )
+        self.active = (await self.keys.wrap()).key_id
+        queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=self.concurrency)
+
+        async def work() -> None:
+            while (key := await queue.get()) is not None:
+                try:
+                    await self._rotate(key)
+                except Exception as error:  # noqa: BLE001 - reported by key
+                    self.report.failed[key] = error
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.concurrency):
+                    tasks.create_task(work())
+                async for info in scan(self.layer.inner, self.prefix, context=self.context):
+                    self.report.listed += 1
+                    await queue.put(info.key)
+                self.report.all_listed = True
+                for _ in range(self.concurrency):
+                    await queue.put(None)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _rotate(self, key: str) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            if await self._is_current(key):
+                self.report.current += 1
+                return
+            try:
+                if await self._encrypt(key):
+                    self.report.reencrypted += 1
+                else:
+                    self.report.gone += 1
+                return
+            except VersionConflictError:  # written or deleted by others: look again
+                if attempt == _ATTEMPTS:
+                    raise
+
+    async def _is_current(self, key: str) -> bool:
+        """Return whether the active key sealed the object, by its header."""
+        read = Read(key, 0, MAX_HEADER, self.context)
+        found = await self.layer.inner.perform(read)
+        if found is None:
+            return False
+        try:
+            header = parse_header(found.body)
+            if header is None or header.key_id != self.active:
+                return False
+            secret = await self.keys.unwrap(header.key_id, header.wrapped)
+            Sealer(secret, header, key).check_header(found.body)
+        except DamagedError as error:
+            raise read.error(StoreIntegrityError, str(error)) from error
+        return True
+
+    async def _encrypt(self, key: str) -> bool:
+        """Write the object as it was read, if it still is that; return False if there is none."""
+        reader = await self.layer.open(key, context=self.context)
+        if reader is None:
+            return False
+        async with reader:
+            info = reader.info
+            options: dict[str, Any] = {
+                "content_type": info.content_type,
+                "cache_control": info.cache_control,
+                "metadata": info.metadata if self.layer.native("write") else None,
+                "if_version": ANY if self.exclusive else info.version,
+                "context": self.context,
+            }
+            if info.size is None or info.size <= _WHOLE or not self.layer.native("upload"):
+                await self.layer.write(key, await reader.read(), **options)
+            else:
+                await self.layer.upload(key, reader, **options)
+        return True

@@ -1,0 +1,241 @@
+"""`Mirror`: every write to several stores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from starfish_server.checks import positive_int
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreError,
+    StoreNotSupportedError,
+    StoreUnavailableError,
+)
+from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.mirror.pending import PendingLog
+from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
+from starfish_server.objects import ANY
+from starfish_server.operations import OPERATIONS, Copy, SignedUrl, Upload, Write
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+    from starfish_server.layers.mirror.pending import Entry
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["Mirror", "RepairReport"]
+
+_log = logging.getLogger(__name__)
+
+
+class Mirror(Layer):
+    """Writes to the first store and then to every replica, concurrently; reads come from the first.
+
+    Stands outside breaker, retries and limits, of which each store has its own, and inside encryption, so
+    that replicas hold encrypted bodies. The first store decides conditional writes. An object's writes
+    through this layer are made one after the other, so a replica gets them in the order of the first store.
+    Writers in other processes are not waited for, and two that cross may leave the older object on a replica.
+
+    replicas: the other stores.
+    require: "all" (default) raises `StoreUnavailableError` if a replica failed, though the first store has
+        the write; "first" logs it. In both cases the key is pending.
+    pending_log: path of a file in which pending keys outlive the process; None (default) keeps them in
+        memory. A write that the process did not live to finish is pending after its restart. One process at
+        a time writes the file, from its first write until `close()`; in another one, writes and `repair` are
+        a `StoreUnavailableError`, and nothing is written anywhere.
+    clock: returns the time in seconds since 1970, `time.time` by default.
+
+    `pending()` returns what replicas missed, and `repair()` brings them up to date.
+    """
+
+    slot = Slot.REDUNDANCY
+    context_dependent = False
+
+    def __init__(
+        self,
+        inner: AbstractObjectStore,
+        *replicas: AbstractObjectStore,
+        require: Literal["all", "first"] = "all",
+        pending_log: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not replicas:
+            raise TypeError("Mirror needs at least one replica")
+        if require not in ("all", "first"):
+            raise ValueError(f'require is "all" or "first", not {require!r}')
+        super().__init__(inner, *replicas)
+        self._replicas = dict(enumerate(replicas, 1))
+        self._require = require
+        self._pending = PendingLog(pending_log, clock)
+        self._pending_log = pending_log
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = (
+            WeakKeyDictionary()
+        )
+
+    def settings(self) -> dict[str, object]:
+        shown: dict[str, object] = {"require": self._require, "replicas": len(self._replicas)}
+        return shown if self._pending_log is None else shown | {"pending_log": str(self._pending_log)}
+
+    def supports(self, operation: str) -> bool:
+        if operation == "conditional_write" or not OPERATIONS[operation].writes:
+            return self._inner.supports(operation)
+        return super().supports(operation)
+
+    def pending(self) -> set[tuple[int, str]]:
+        """Return what replicas may have missed: the number of the replica, from 1, and the key."""
+        return set(self._pending.entries())
+
+    async def perform(self, operation: Operation[T]) -> T:
+        asked: Operation[Any] = operation  # what it is decides here, while its result stays a T
+        if isinstance(asked, SignedUrl) and asked.method == "PUT":
+            raise operation.error(
+                StoreNotSupportedError, "what is written by a URL would not reach the replicas"
+            )
+        if not operation.writes:
+            return await self._inner.perform(operation)
+        keys = (asked.target,) if isinstance(asked, Copy) else tuple(dict.fromkeys(operation.keys))
+        async with contextlib.AsyncExitStack() as stack:
+            for key in sorted(key for key in keys if isinstance(key, str)):
+                await stack.enter_async_context(self._lock(key))
+            missed = {(number, key) for number in self._replicas for key in keys}
+            previous = self._add(operation, missed)
+            try:
+                result = await self._inner.perform(operation)
+            except Exception as error:
+                refused = {entry: previous[entry] for entry in missed if _is_refusal(error, entry[1])}
+                self._pending.restore(refused)
+                raise
+            failures = await self._replicate(operation, keys)
+            self._pending.remove(missed - failures.keys())
+        if failures:
+            self._report(operation, failures)
+        return result
+
+    async def repair(
+        self, *, force: bool = False, concurrency: int = 8, report: RepairReport | None = None
+    ) -> RepairReport:
+        """Bring every replica up to date with the first store, for the keys that are pending.
+
+        An object that is not in the first store is deleted from the replica: it was deleted. An object of a
+        replica that differs and is newer than the missed write is left alone and reported as ahead, unless
+        `force` is True. An error of one key does not end the repair. A cancelled repair leaves pending what
+        it has not finished.
+
+        Newer is by the replica's clock and this machine's, which should agree; of a service that tells whole
+        seconds, as S3 does, a write in the second of the missed one is not newer. A replica that does not
+        tell when it wrote an object is never ahead.
+
+        concurrency: entries in flight, 8 by default. report: filled while the repair runs; a new one by
+        default. Returns the report. Raises `StoreUnavailableError` if another process uses the pending log.
+        """
+        positive_int("concurrency", concurrency)
+        found = RepairReport() if report is None else report
+        try:
+            self._pending.hold()
+        except OSError as error:
+            raise StoreUnavailableError(_log_reason(error), operation="repair") from error
+        entries = iter(sorted(self._pending.entries()))
+
+        async def work() -> None:
+            for entry in entries:
+                await self._repair_entry(entry, force, found)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(concurrency):
+                tasks.create_task(work())
+        return found
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            self._pending.close()
+
+    def _add(self, operation: Operation[Any], entries: set[Entry]) -> dict[Entry, float | None]:
+        """Add entries to the log before anything is written, or refuse the operation."""
+        try:
+            return self._pending.add(entries)
+        except StoreError as error:
+            raise operation.error(type(error), error.reason) from error
+        except OSError as error:
+            refused = operation.error(StoreUnavailableError, _log_reason(error))
+            refused.undetermined = False
+            raise refused from error
+
+    async def _repair_entry(self, entry: Entry, force: bool, report: RepairReport) -> None:
+        number, key = entry
+        async with self._lock(key):
+            since = self._pending.entries().get(entry)
+            if since is None:
+                return
+            try:
+                replica = self._replicas.get(number)
+                if replica is None:
+                    raise StoreError(f"the mirror has no replica {number} now", operation="repair", key=key)
+                outcome = await repair_object(self._inner, replica, key, since, force=force)
+            except Exception as error:  # noqa: BLE001 - reported by key
+                report.failed[entry] = error
+                return
+            getattr(report, outcome).add(entry)
+            if outcome != "ahead":
+                self._pending.remove({entry})
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        locks = self._locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        lock = locks.get(key)
+        if lock is None:
+            lock = locks[key] = asyncio.Lock()
+        return lock
+
+    async def _replicate(
+        self, operation: Operation[Any], keys: Iterable[str]
+    ) -> dict[tuple[int, str], Exception]:
+        """Repeat a write that the first store has done on every replica; return what failed."""
+        failures: dict[tuple[int, str], Exception] = {}
+
+        async def one(number: int, replica: AbstractObjectStore) -> None:
+            try:
+                if isinstance(operation, Upload | Copy):
+                    for key in keys:
+                        await copy_object(self._inner, replica, key, operation.context)
+                elif isinstance(operation, Write):
+                    await replica.perform(operation.replace(if_version=ANY))
+                else:
+                    await replica.perform(operation)
+            except DeleteManyError as error:
+                failures.update({(number, key): failure for key, failure in error.failures.items()})
+            except Exception as error:  # noqa: BLE001 - the key is pending, and the caller is told
+                failures.update({(number, key): error for key in keys})
+
+        await asyncio.gather(*(one(number, replica) for number, replica in self._replicas.items()))
+        return failures
+
+    def _report(self, operation: Operation[Any], failures: dict[tuple[int, str], Exception]) -> None:
+        numbers = sorted({number for number, _ in failures})
+        error = next(iter(failures.values()))
+        behind = ", ".join(map(str, numbers))
+        _log.warning("replica %s has missed a %s: %s", behind, operation.name, type(error).__name__)
+        if self._require == "all":
+            reason = f"the first store has it, but replica {behind} failed; repair() will bring it up to date"
+            raise operation.error(StoreUnavailableError, reason) from error
+
+
+def _is_refusal(error: Exception, key: str) -> bool:
+    """Return whether an error of the first store says that it has not written this key."""
+    if isinstance(error, DeleteManyError):
+        failure = error.failures.get(key)
+        return failure is not None and _is_refusal(failure, key)
+    if isinstance(error, StoreUnavailableError):
+        return not error.undetermined
+    known = isinstance(error, StoreError) and type(error) is not StoreError
+    return known or isinstance(error, TypeError | ValueError)
+
+
+def _log_reason(error: OSError) -> str:
+    return f"the pending log cannot be used: {error.strerror or error} ({error.filename})"

@@ -1,0 +1,249 @@
+"""What is pending is exact, outlives the process, and is written by one process at a time."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from layers.switched import Switched, contents, memory
+from starfish_server import CustomObjectStore, MemoryObjectStore
+from starfish_server.errors import (
+    CircuitOpenError,
+    DeleteManyError,
+    StoreAccessDeniedError,
+    StoreClosedError,
+    StoreIntegrityError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from starfish_server.layers.base import Layer
+from starfish_server.layers.mirror import Mirror
+from starfish_server.testing import Fault, FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "pending.jsonl"
+
+
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+def append(path: Path, line: str) -> None:
+    path.write_text(path.read_text() + line)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
+
+
+async def behind(path: Path, *keys: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The data of a first store and of a replica that has missed these keys, as the log at `path` says."""
+    data: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    first, replica = (MemoryObjectStore(data=each) for each in data)
+    switched = Switched(replica)
+    store = Mirror(first, switched, require="first", pending_log=path)
+    await store.put("reached", "both")
+    switched.fails = "before"
+    for key in keys:
+        await store.put(key, f"value of {key}")
+    await store.close()
+    return data
+
+
+async def test_pending_keys_outlive_the_process_in_their_file(path: Path) -> None:
+    first, replica = (MemoryObjectStore(data=data) for data in await behind(path, "a", "b"))
+    store = Mirror(first, replica, pending_log=path)
+    assert store.pending() == {(1, "a"), (1, "b")}
+    assert (await store.repair()).repaired == {(1, "a"), (1, "b")}
+    assert await contents(replica) == await contents(first)
+    await store.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == set()
+
+
+async def test_a_write_that_the_process_did_not_finish_is_pending_after_its_restart(path: Path) -> None:
+    class Looks(Layer):
+        async def perform(self, operation: Operation[T]) -> T:
+            assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "k")}
+            return await self._inner.perform(operation)
+
+    store = Mirror(Looks(memory()), memory(), pending_log=path)
+    await store.put("k", "v")
+    assert store.pending() == set()
+
+
+async def test_a_line_that_a_crash_cut_short_is_of_a_write_that_had_not_begun(path: Path) -> None:
+    await behind(path, "a")
+    append(path, '["+", 1, "cut sh')
+    store = Mirror(memory(), memory(), pending_log=path)
+    assert store.pending() == {(1, "a")}
+    await store.put("b", "v")
+    await store.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "a")}
+
+
+def test_a_line_that_is_not_an_entry_is_not_passed_over(path: Path) -> None:
+    path.write_text('["+", 1, "a", 0.0]\nnot an entry\n["+", 1, "b", 0.0]\n')
+    with pytest.raises(StoreIntegrityError, match="line 2 is not an entry"):
+        Mirror(memory(), memory(), pending_log=path)
+
+
+def test_a_folder_that_does_not_exist_is_refused_when_the_stack_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder"):
+        Mirror(memory(), memory(), pending_log=tmp_path / "none" / "pending.jsonl")
+
+
+async def test_the_file_does_not_grow_with_every_write(path: Path) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    for _ in range(6000):
+        await store.put("k", "v")
+    assert len(text(path).splitlines()) <= 10_000
+
+
+async def test_a_second_writer_of_the_file_is_refused_before_it_writes(path: Path) -> None:
+    await behind(path, "a")
+    holder = Mirror(memory(), memory(), pending_log=path)
+    await holder.put("k", "v")
+    first = memory()
+    second = Mirror(first, memory(), pending_log=path)
+    assert second.pending() == {(1, "a")}
+    with pytest.raises(StoreUnavailableError, match="another process or Mirror uses it") as caught:
+        await second.put("k", "v")
+    assert (caught.value.operation, caught.value.key, caught.value.undetermined) == ("put", "k", False)
+    with pytest.raises(StoreUnavailableError, match="another process or Mirror uses it"):
+        await second.repair()
+    assert await contents(first) == {}
+    await holder.close()
+    await second.put("k", "v")
+    assert await first.get_string("k") == "v"
+
+
+async def test_a_second_store_sees_what_the_writer_of_the_file_has_pending_now(path: Path) -> None:
+    switched = Switched(memory())
+    writer = Mirror(memory(), switched, require="first", pending_log=path)
+    reader = Mirror(memory(), memory(), pending_log=path)
+    switched.fails = "before"
+    await writer.put("k", "v")
+    assert reader.pending() == {(1, "k")}
+    switched.fails = None
+    await writer.repair()
+    assert reader.pending() == set()
+
+
+async def test_a_file_that_cannot_be_written_refuses_the_write(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    first = memory()
+    store = Mirror(first, memory(), pending_log=folder / "pending.jsonl")
+    await store.put("a", "v")
+    shutil.rmtree(folder)
+    with pytest.raises(StoreUnavailableError, match="the pending log cannot be used: No such file"):
+        await store.put("b", "v")
+    assert (list(await contents(first)), store.pending()) == (["a"], set())
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_half_a_line_on_a_full_disk_does_not_spoil_the_next_one(path: Path) -> None:
+    switched = Switched(memory())
+    first = memory()
+    store = Mirror(first, switched, require="first", pending_log=path)
+    switched.fails = "before"
+    await store.put("a", "v")
+    with full_disk(size(path) + 10), pytest.raises(StoreUnavailableError, match="too large"):
+        await store.put("b", "v")
+    await store.put("c", "v")
+    assert list(await contents(first)) == ["a", "c"]
+    await store.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "a"), (1, "c")}
+
+
+async def test_a_write_that_is_done_does_not_fail_because_the_disk_is_full(path: Path) -> None:
+    class Fills(Layer):
+        async def perform(self, operation: Operation[T]) -> T:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size(path) + 5, limits[1]))
+            return await self._inner.perform(operation)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = Mirror(Fills(memory()), memory(), pending_log=path)
+    try:
+        await store.put("k", "v")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.pending() == set()
+
+
+async def test_a_closed_mirror_writes_nothing(path: Path) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    await store.put("k", "v")
+    await store.close()
+    before = text(path)
+    with pytest.raises(StoreClosedError) as caught:
+        await store.put("k", "v")
+    assert (caught.value.operation, caught.value.key, text(path)) == ("put", "k", before)
+
+
+async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(path: Path) -> None:
+    await behind(path, "a")
+    append(path, '["+", 7, "k", 0.0]\n')
+    store = Mirror(memory(), memory(), pending_log=path)
+    report = await store.repair()
+    assert str(report.failed[7, "k"]) == "repair 'k': the mirror has no replica 7 now"
+    assert store.pending() == {(7, "k")}
+
+
+@pytest.mark.parametrize(
+    "error", [CircuitOpenError, StoreAccessDeniedError, VersionConflictError, StoreClosedError, TypeError]
+)
+async def test_a_write_that_the_first_store_refused_is_not_pending(error: type[Exception]) -> None:
+    store = Mirror(FaultyStore(memory(), {"put": [Fault(error)]}), memory())
+    with pytest.raises(error):
+        await store.put("k", "v")
+    assert store.pending() == set()
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError, OSError, RuntimeError])
+async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type[Exception]) -> None:
+    def put(key: str, body: str) -> None:
+        data[key] = body
+        raise error("after the work was done")
+
+    data: dict[str, str] = {}
+    first = CustomObjectStore(on_get=lambda key: data.get(key), on_put=put)
+    replica = memory()
+    store = Mirror(first, replica)
+    with pytest.raises(error):
+        await store.put("k", "v")
+    assert store.pending() == {(1, "k")}
+    assert (await store.repair()).repaired == {(1, "k")}
+    assert await replica.get_string("k") == "v"
+
+
+async def test_of_a_delete_many_the_keys_that_were_refused_are_not_pending() -> None:
+    refused = {"kept": StoreAccessDeniedError("no"), "unknown": StoreUnavailableError("lost")}
+    first = FaultyStore(memory(), {"delete_many": [Fault(lambda _: DeleteManyError(refused))]})
+    store = Mirror(first, memory())
+    with pytest.raises(DeleteManyError):
+        await store.delete_many(["gone", "kept", "unknown"])
+    assert store.pending() == {(1, "gone"), (1, "unknown")}
