@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
-    from starfish_server.storage.filesystem.writing import Draft, Writer
+    from starfish_server.storage.filesystem.directory import Directory
+    from starfish_server.storage.filesystem.writing import Draft
 
 T = TypeVar("T")
 
@@ -28,8 +29,8 @@ class Upload:
     Cancelled, it ends after the batch that is being written, with nothing left of it.
     """
 
-    def __init__(self, writer: Writer, key: str, attributes: Attributes, if_version: IfVersion) -> None:
-        self._writer = writer
+    def __init__(self, directory: Directory, key: str, attributes: Attributes, if_version: IfVersion) -> None:
+        self._directory = directory
         self._key = key
         self._attributes = attributes
         self._if_version = if_version
@@ -74,7 +75,7 @@ class Upload:
 
     def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:
-            self._draft = self._writer.draft("upload", self._key, self._attributes, self._if_version)
+            self._draft = self._directory.draft("upload", self._key, self._attributes, self._if_version)
         for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
             self._draft.append(chunk)
         return self._draft
@@ -88,7 +89,7 @@ class Upload:
     def _discard(self) -> None:
         draft, self._draft = self._draft, None
         if draft is not None:
-            draft.discard()
+            draft.close()
 
 
 def _start(step: Callable[[], T]) -> asyncio.Future[T]:
