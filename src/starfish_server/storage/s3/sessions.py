@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 
 from starfish_server.errors import StoreClosedError
+from starfish_server.forks import reset_in_child
 from starfish_server.storage.s3.http import StaleConnectionError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Sessions:
         self._read_timeout = read_timeout
         self._by_loop: dict[asyncio.AbstractEventLoop, Session] = {}
         self._lock = threading.Lock()
-        _all.add(self)
+        reset_in_child(self)
 
     async def current(self) -> Session:
         """Return the session of the running loop. Raises `StoreClosedError` after `close`."""
@@ -244,8 +244,7 @@ class Sessions:
         if waiting:
             await asyncio.wait(waiting, timeout=CLOSE_GRACE_SECONDS + 2.0)
 
-    def forget(self) -> None:
-        """Start anew in a forked child. The lock, too: another thread may have held it during the fork."""
+    def reset_after_fork(self) -> None:
         _inherited.append(self._by_loop)
         self._by_loop = {}
         self._lock = threading.Lock()
@@ -268,14 +267,5 @@ def _close_on(loop: asyncio.AbstractEventLoop, session: Session) -> asyncio.Futu
         return None
 
 
-_all: weakref.WeakSet[Sessions] = weakref.WeakSet()
 # Never closed and never collected: closing would end TLS connections that the parent still uses.
 _inherited: list[dict[asyncio.AbstractEventLoop, Session]] = []
-
-
-def _forget_all() -> None:
-    for sessions in list(_all):
-        sessions.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
