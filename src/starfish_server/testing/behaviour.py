@@ -78,13 +78,15 @@ async def expect_error(kind: type[Exception], operation: Awaitable[object], what
 
 def operations_on(key: Any, **options: Any) -> Iterator[Operation[Any]]:
     """Make an operation of each class, on `key`; those that have one of the `options` are given it."""
-    values = {"key": key, "keys": [key], "source": key, "target": key, "prefix": "", "body": "v"}
-    values |= {"chunks": (b"v",), "content_type": "a/b", **options}
+    values: dict[str, Any] = {"key": key, "keys": [key], "source": key, "target": key, "prefix": ""}
+    values |= {"body": "v", "chunks": (b"v",), "content_type": "a/b", **options}
     kind: Any
     for kind in OPERATIONS.values():
         given = [each.name for each in fields(kind) if each.name in options or each.default is MISSING]
-        body = {"body": b"v"} if kind is PutBytes else {}
-        yield kind(**{name: values[name] for name in given} | body)
+        arguments = {name: values[name] for name in given}
+        if kind is PutBytes:
+            arguments["body"] = b"v"
+        yield kind(**arguments)
 
 
 def works(store: AbstractObjectStore, operation: Operation[Any]) -> bool:

@@ -193,10 +193,7 @@ class Listing:
             low = max(low, first)
         elif path < start_after:
             return []
-        selected = entries[low:high]
-        if self._names.may_be_long(path):
-            return [entry for entry in selected if self._names.fits(path + entry)]
-        return selected
+        return self._names.short_enough(entries[low:high], path)
 
     def _infos(self, paths: Iterable[str]) -> Iterator[ObjectInfo]:
         for folder, group in groupby(paths, lambda path: path.rpartition("/")[0]):
