@@ -20,7 +20,7 @@ from starfish_server.storage.filesystem import FilesystemObjectStore, Filesystem
 if sys.argv[2] == "side files":
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "none here")
-    os.setxattr = os.getxattr = os.listxattr = refuse
+    os.setxattr = os.getxattr = refuse
 
 async def main():
     store = FilesystemObjectStore(FilesystemStorageOptions(sys.argv[1], fsync=False))
@@ -84,7 +84,7 @@ OLD, NEW = (b"old", "old/type"), (b"new" * 1000, "new/type")
 if sys.argv[2] == "side files":
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "none here")
-    os.setxattr = os.getxattr = os.listxattr = refuse
+    os.setxattr = os.getxattr = refuse
 
 def in_child(work):
     child = os.fork()

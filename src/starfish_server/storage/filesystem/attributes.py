@@ -97,24 +97,30 @@ def type_on_file(file: int) -> str | None:
 
 def attributes_on_file(file: int) -> Attributes | None:
     """Return the attributes in extended attributes; None if there is no content type among them."""
-    if not hasattr(os, "listxattr"):
+    if not hasattr(os, "getxattr"):
         return None
     try:
-        names = os.listxattr(file)
-        content_type = type_on_file(file) if _TYPE in names else None
+        content_type = type_on_file(file)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
     if content_type is None:
         return None
-    if len(names) == 1:
-        return Attributes(content_type)
-    cache_control, metadata = (
-        os.getxattr(file, name).decode("ascii", "replace") if name in names else None
-        for name in (_CACHE_CONTROL, _METADATA)
-    )
-    return Attributes(content_type, header_or_none(cache_control), _parse_metadata(metadata))
+    with contextlib.suppress(OSError):  # a file system that cannot list them
+        if len(os.listxattr(file)) == 1:
+            return Attributes(content_type)
+    cache_control = header_or_none(_text_on_file(file, _CACHE_CONTROL))
+    return Attributes(content_type, cache_control, _parse_metadata(_text_on_file(file, _METADATA)))
+
+
+def _text_on_file(file: int, name: str) -> str | None:
+    try:
+        return os.getxattr(file, name).decode("ascii", "replace")
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
 
 
 def write_side_file(

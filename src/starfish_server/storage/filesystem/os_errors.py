@@ -42,7 +42,6 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 _REASONS = {
     errno.ENOTDIR: "one of its parents is an object",
     errno.ENOTEMPTY: "there are objects below it",
-    errno.EXDEV: "all folders of a store must be on one file system, and this one is on another",
 }
 
 _logger = logging.getLogger(__name__)

@@ -37,8 +37,7 @@ FROM_HERE = -100  # AT_FDCWD: an absolute path needs no folder to start from
 ATTEMPTS = 100
 """How often a step is tried that other processes can undo. Losing a hundred races in a row is a defect."""
 
-_OPENAT2 = 437  # on every processor but Alpha
-_AVAILABLE = sys.platform == "linux" and os.uname().machine != "alpha"
+_OPENAT2 = 437  # the number of the system call
 _MODE = 0o666  # of new files, less the umask
 
 
@@ -47,7 +46,7 @@ def opener(flags: int, resolve: int) -> Opener:
 
     With `CACHED` it fails with EAGAIN rather than wait for the disk, so it holds the interpreter's lock.
     """
-    if not _AVAILABLE:
+    if sys.platform != "linux":
         return _missing
     library = ctypes.PyDLL if resolve & CACHED else ctypes.CDLL
     call = library(None, use_errno=True).syscall
@@ -234,7 +233,7 @@ def remove_empty_tree(name: str, parent: int) -> None:
     """Remove the directory `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
     with contextlib.suppress(FileNotFoundError):  # another writer removed it
         for _, folders, files, here in os.fwalk(name, topdown=False, dir_fd=parent):
-            if files:
+            if files:  # at once, however much more there is
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             for folder in folders:
                 os.rmdir(folder, dir_fd=here)
