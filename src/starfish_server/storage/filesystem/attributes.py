@@ -38,7 +38,7 @@ _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 # The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
 _FOLDER = "~attributes"
-_MAX_ENTRIES = 8  # the current body's may be followed by those of writes that failed
+_MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
 _open_side_file = reserved_opener(_FOLDER, FILE)
 
 
@@ -124,11 +124,11 @@ def _text_on_file(file: int, name: str) -> str | None:
 
 
 def write_side_file(
-    base: int, path: str, file: int, attributes: Attributes, *, replaces: bool, sync: Sync
+    base: int, path: str, file: int, current: os.stat_result | None, attributes: Attributes, sync: Sync
 ) -> None:
     """Write the attributes of the body to come, in the open file, into the side file of `path`.
 
-    Those of the current body, if it `replaces` one, are kept. The caller holds the lock of `path`, and
+    Those of the current body, whose status is `current`, are kept. The caller holds the lock of `path`, and
     renames the file after this.
     """
     status = os.fstat(file)
@@ -141,8 +141,9 @@ def write_side_file(
         attributes.cache_control,
         json.dumps(dict(attributes.metadata)),
     )
-    entries = [*(_entries(base, path) if replaces else ()), entry]
-    content = {"path": path, "bodies": [asdict(entry) for entry in entries[-_MAX_ENTRIES:]]}
+    known = [] if current is None else _entries(base, path)
+    kept = [each for each in known if current and each.is_of(current)] or known[-_MAX_KEPT:]
+    content = {"path": path, "bodies": [asdict(each) for each in (*kept, entry)]}
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)

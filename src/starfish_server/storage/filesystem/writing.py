@@ -146,14 +146,11 @@ class Draft(StagedFile):
                 parent = walk(base, parents, partial(make_directory, sync=sync))
                 try:
                     current = entry_status(name, parent)
-                    is_folder = current is not None and stat.S_ISDIR(current.st_mode)
-                    if is_folder:
+                    if current is not None and stat.S_ISDIR(current.st_mode):
                         remove_empty_tree(name, parent)
+                        current = None
                     if not on_file:
-                        replaces = current is not None and not is_folder
-                        write_side_file(
-                            base, path, self.descriptor, self._attributes, replaces=replaces, sync=sync
-                        )
+                        write_side_file(base, path, self.descriptor, current, self._attributes, sync)
                     self.move(name, parent)
                     sync(parent)
                     return
