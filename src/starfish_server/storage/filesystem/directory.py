@@ -133,14 +133,16 @@ class Directory:
                 return draft.put_with_info(commit)
 
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
-        with self._listing("list_keys", prefix) as listing:
-            return [] if listing is None else listing.keys(start_after, limit)
+        with self._existing("list_keys", prefix) as base:
+            return [] if base is None else self._listing(base, prefix).keys(start_after, limit)
 
     def list_objects(
         self, prefix: str, start_after: str | None, limit: int | None, delimiter: str | None
     ) -> ObjectList:
-        with self._listing("list_objects", prefix) as listing:
-            return ObjectList([], []) if listing is None else listing.objects(start_after, limit, delimiter)
+        with self._existing("list_objects", prefix) as base:
+            if base is None:
+                return ObjectList([], [])
+            return self._listing(base, prefix).objects(start_after, limit, delimiter)
 
     def unlistable(self, prefix: str) -> list[Unlistable]:
         with self._existing("unlistable", prefix) as base:
@@ -216,10 +218,8 @@ class Directory:
                 self._inline.learn(found.file)
                 yield found
 
-    @contextlib.contextmanager
-    def _listing(self, operation: str, prefix: str) -> Iterator[Listing | None]:
-        with self._existing(operation, prefix) as base:
-            yield None if base is None else Listing(base, self._path, self._names, to_path(prefix))
+    def _listing(self, base: int, prefix: str) -> Listing:
+        return Listing(base, self._path, self._names, to_path(prefix))
 
 
 def _remove(base: int, path: str, commit: Commit) -> bool:
