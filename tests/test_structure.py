@@ -41,12 +41,13 @@ HOMES = {
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
-KERNEL = {"context", "errors", "objects", "operations", "checks", "printable"}
+KERNEL = {"context", "errors", "objects", "operations", "checks", "printable", "forks"}
 ALLOWED = {
     "errors": set(),
     "context": {"errors"},
     "objects": set(),
     "printable": set(),
+    "forks": set(),
     "checks": {"errors", "objects", "printable"},
     "operations": {"errors", "context", "checks", "objects"},
     "storage/base": KERNEL,

@@ -108,10 +108,7 @@ def check_page(
         if not (any_text or start_after.isprintable()):
             raise _invalid("start_after", start_after, "it has an unprintable character", operation)
     if limit is not None:
-        if not isinstance(limit, int) or isinstance(limit, bool):
-            raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
-        if limit < 0:
-            raise ValueError(f"limit must be 0 or more, or None for all, not {limit}")
+        _whole_number("limit", limit, 0)
 
 
 def check_keys(keys: Iterable[str], check: Callable[[str, str], None] = check_key) -> list[str]:
@@ -141,7 +138,7 @@ def check_header(name: str, value: str) -> None:
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not _HEADER_VALUE.fullmatch(value):
         raise ValueError(
-            f"{name} must be one line of 1 to 1,024 printable ASCII characters, not {_shown(value)}"
+            f"{name} must be one line of 1 to 1,024 printable ASCII characters, not {shown_text(value)}"
         )
 
 
@@ -180,7 +177,8 @@ def copy_bytes(body: bytes, operation: str) -> bytes:
     """Return `body` as bytes of its own: a bytearray changed later does not change what is stored."""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
-    raise TypeError(f"{operation} takes a bytes body, not {type(body).__name__}; put takes str")
+    hint = "bytes body" if operation == "put_bytes" else "str or bytes body"
+    raise TypeError(f"{operation} takes a {hint}, not {type(body).__name__}")
 
 
 def version_of(body: bytes) -> str:
@@ -215,14 +213,8 @@ def check_unchanged(
 
 def check_range(start: int, stop: int | None) -> None:
     """Raise `TypeError` or `ValueError` unless `start` and `stop` are a range of bytes."""
-    for name, value in (("start", start), ("stop", stop)):
-        if value is None and name == "stop":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-        if value < 0:
-            raise ValueError(f"{name} must be 0 or more, not {value}")
-    if stop is not None and stop < start:
+    _whole_number("start", start, 0)
+    if stop is not None and _whole_number("stop", stop, 0) < start:
         raise ValueError(f"stop must not be before start, as in {start} to {stop}")
 
 
@@ -271,9 +263,7 @@ def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
     """Return the bytes to store for a str or bytes body."""
     if isinstance(body, str):
         return encode_text(body, operation, key)
-    if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body)
-    raise TypeError(f"{operation} takes a str or bytes body, not {type(body).__name__}")
+    return copy_bytes(body, operation)
 
 
 def type_or_default(content_type: str | None, body: str | bytes) -> str:
@@ -327,11 +317,7 @@ def flag(name: str, value: bool) -> bool:
 
 def positive_int(name: str, value: int) -> int:
     """Return `value`, or raise `TypeError` unless it is an int and `ValueError` unless it is 1 or more."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value}")
-    return value
+    return _whole_number(name, value, 1)
 
 
 def positive_number(name: str, value: float) -> float:
@@ -359,6 +345,14 @@ def secret_bytes(name: str, value: bytes | str) -> bytes:
     return value
 
 
+def _whole_number(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
 def _invalid(what: str, value: object, why: str, operation: str) -> InvalidKeyError:
     if isinstance(value, str):
         return InvalidKeyError(f"invalid {what}: {why}", operation=operation, key=value)
@@ -370,7 +364,3 @@ def _fits(text: str) -> bool:
         return len(text) <= MAX_KEY_BYTES and len(text.encode()) <= MAX_KEY_BYTES
     except UnicodeEncodeError:
         return False
-
-
-def _shown(value: object) -> str:
-    return shown_text(value) if isinstance(value, str) else f"of type {type(value).__name__}"

@@ -160,9 +160,6 @@ async def test_a_store_without_fault_passes() -> None:
 def test_behaviours_of_a_lacking_capability_are_left_out() -> None:
     assert {b.name for b in behaviours()} - {b.name for b in behaviours(lacks={"closing"})} == {
         "a_closed_store_refuses_every_operation",
-        "a_closed_store_refuses_byte_operations",
-        "a_closed_store_refuses_conditional_writes",
-        "a_closed_store_refuses_general_operations",
     }
 
 

@@ -1,5 +1,6 @@
 """What a folder of files does that other leaves do not."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -200,3 +201,20 @@ async def test_a_type_that_cannot_be_one_in_a_side_file_changed_by_hand_is_as_no
         (side_file,) = (tmp_path / "~attributes").iterdir()
         side_file.write_text(side_file.read_text().replace('"a/b"', content_type))
         assert await store.get_bytes("k") == (b"x", "application/octet-stream")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+async def test_attributes_are_read_where_a_file_system_cannot_list_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    def list_none(_: int) -> list[str]:
+        if lists:
+            return []
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "listxattr", list_none)
+    async with make_store(tmp_path) as store:
+        await store.write("k", b"x", content_type="a/b", cache_control="no-store", metadata={"a": "b"})
+        info = await store.stat("k")
+    assert info is not None
+    assert (info.content_type, info.cache_control, dict(info.metadata)) == ("a/b", "no-store", {"a": "b"})

@@ -177,44 +177,54 @@ async def test_a_base_dir_whose_name_is_too_long_is_not_an_invalid_key(tmp_path:
             assert not isinstance(caught.value, InvalidKeyError)
 
 
-async def test_a_deletion_makes_no_file(tmp_path: Path) -> None:
-    """On a full disk none could be made."""
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_deletion_works_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
     (tmp_path / "d").mkdir()
     for key in ("d/k", "other"):
         (tmp_path / key).write_text("x")
+    monkeypatch.setattr(os, "mkdir", full)
     async with make_store(tmp_path, fsync=True) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.put("new", "x")
         await store.delete("d/k")
         await store.delete_many(["other", "none"])
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_deletion_and_the_first_write_of_a_key_exclude_each_other(tmp_path: Path) -> None:
-    """Neither has a lock file, so both take the lock of the folder."""
+async def test_a_deletion_and_the_first_write_of_a_key_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "k").write_text("x")
-    folder = os.open(tmp_path, os.O_RDONLY)
-    status = os.fstat(folder)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    waiting, flock = threading.Semaphore(0), fcntl.flock
+    locked: list[str] = []
+    held, waiting = threading.Event(), threading.Semaphore(0)
+    flock = fcntl.flock
 
-    def counting(file: int, operation: int) -> None:
-        if os.path.samestat(os.fstat(file), status) and operation == fcntl.LOCK_EX:
+    def recorded(file: int, operation: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{file}")
+        if operation == fcntl.LOCK_EX and "~staging" not in path:
+            locked.append(path)
             waiting.release()
+            assert held.wait(10)
         flock(file, operation)
 
     async with make_store(tmp_path) as store:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(fcntl, "flock", counting)
-            tasks = [asyncio.create_task(store.delete("k")), asyncio.create_task(store.put("k", "y"))]
+        monkeypatch.setattr(fcntl, "flock", recorded)
+        tasks = [asyncio.create_task(store.delete("k")), asyncio.create_task(store.put("k", "y"))]
+        for _ in tasks:
             await eventually(lambda: waiting.acquire(blocking=False))
-            await eventually(lambda: waiting.acquire(blocking=False))
-            assert (tmp_path / "k").read_text() == "x"
-            os.close(folder)
-            await asyncio.gather(*tasks)
+        assert (tmp_path / "k").read_text() == "x"
+        held.set()
+        await asyncio.gather(*tasks)
         assert await store.get_string("k") in (None, "y")
-        assert len(os.listdir(tmp_path / "~locks")) == 1
+    assert len(locked) == 2 and len(set(locked)) == 1
 
 
-async def test_a_refusal_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may do all, so the refusal is made."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -226,7 +236,7 @@ async def test_a_refusal_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     async with make_store(tmp_path) as store:
         with pytest.raises(StoreAccessDeniedError) as caught:
             await store.put("d/k", "x")
-    assert str(caught.value) == f"put 'd/k': Permission denied, in '{tmp_path}/d'"
+    assert str(caught.value) == f"put 'd/k': Permission denied, at '{tmp_path}/d/k'"
 
 
 async def test_a_folder_that_a_list_may_not_read_is_named(
@@ -242,5 +252,5 @@ async def test_a_folder_that_a_list_may_not_read_is_named(
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(os, "open", refusing)
     async with make_store(tmp_path) as store:
-        with pytest.raises(StoreAccessDeniedError, match=f"Permission denied, in '{tmp_path}/a/'"):
+        with pytest.raises(StoreAccessDeniedError, match=f"Permission denied, at '{tmp_path}/a/'"):
             await store.list_keys("")

@@ -42,26 +42,16 @@ class SliceReader:
             if info is None:
                 return None
             size = info.size
-        while True:
-            found = await self._read_of(key, size, start, stop)
-            if found is None or found.info.size == size:
-                self._remember(key, None if found is None else size)
+        while size is not None:
+            first, last, _ = slice(start, stop).indices(size)
+            found = await self._store.read(key, start=first, stop=max(first, last), context=self._context)
+            if found is None:
+                return None
+            if found.info.size == size:
+                if len(self._sizes) >= _MOST_SIZES:
+                    self._sizes.clear()
+                self._sizes[key] = size
                 return found
             size = found.info.size  # the object was replaced since
-
-    async def _read_of(
-        self, key: str, size: int | None, start: int | None, stop: int | None
-    ) -> StoredObject | None:
-        """Read the slice of an object that has this size."""
-        if size is None:
-            found = await self._store.read(key, context=self._context)
-            return None if found is None else replace(found, body=found.body[start:stop])
-        first, last, _ = slice(start, stop).indices(size)
-        return await self._store.read(key, start=first, stop=max(first, last), context=self._context)
-
-    def _remember(self, key: str, size: int | None) -> None:
-        self._sizes.pop(key, None)
-        if size is not None:
-            if len(self._sizes) >= _MOST_SIZES:
-                self._sizes.clear()
-            self._sizes[key] = size
+        found = await self._store.read(key, context=self._context)
+        return None if found is None else replace(found, body=found.body[start:stop])

@@ -9,9 +9,9 @@ import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from starfish_server.errors import StackError
+from starfish_server.forks import reset_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class LogFile:
         self._backups = backups
         self._fsync = fsync
         self._size = 0
-        _log_files.add(self)
+        reset_in_child(self)
         try:
             self.prepare()
         except BaseException:
@@ -99,10 +99,10 @@ class LogFile:
         self._close_file()
         if self._lock != _CLOSED:
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child between fork and exec may have a copy
-        self.drop_lock()
+        self.reset_after_fork()
 
-    def drop_lock(self) -> None:
-        """Close the lock without unlocking it: a forked child's copy, which would outlive the parent."""
+    def reset_after_fork(self) -> None:
+        """Close a forked child's copy of the lock, which would outlive the parent, without unlocking it."""
         lock, self._lock = self._lock, _CLOSED
         if lock != _CLOSED:
             os.close(lock)
@@ -174,17 +174,6 @@ class LogFile:
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")
-
-
-_log_files: WeakSet[LogFile] = WeakSet()
-
-
-def _drop_locks() -> None:
-    for log in _log_files:
-        log.drop_lock()
-
-
-os.register_at_fork(after_in_child=_drop_locks)
 
 
 class LogStream:

@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import inspect
 import logging
-import os
 import threading
 from collections import deque
 from concurrent import futures
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from starfish_server.audit.sinks import shown_sink
 from starfish_server.checks import positive_int
 from starfish_server.errors import StoreClosedError, StoreOverloadedError
+from starfish_server.forks import reset_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -58,13 +58,14 @@ class BackgroundSink:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended: Future[None] = Future()
-        self._process = os.getpid()
+        self._is_forked = False
         self._dropped_unlogged = 0
         self._last_failure: Exception | None = None
         self.dropped = 0
         """Records dropped so far because the queue was full."""
         self.closed = False
         """Whether the sink takes no more records."""
+        reset_in_child(self)
 
     def __call__(self, record: AccessRecord) -> Awaitable[None] | None:
         """Take `record`; await what this returns, if anything, for room in the queue."""
@@ -80,7 +81,7 @@ class BackgroundSink:
 
     async def close(self) -> None:
         """Write what is queued and end the thread. Raises what the last write, or the closing, raised."""
-        if self._is_forked():
+        if self._is_forked:
             return
         self._begin_to_end()
         # Not on a thread of the event loop, whose end would wait for it.
@@ -91,6 +92,10 @@ class BackgroundSink:
         if self._last_failure is not None:
             raise self._last_failure
 
+    def reset_after_fork(self) -> None:
+        """Refuse further records."""
+        self._is_forked = True
+
     def _write(self, records: Sequence[AccessRecord]) -> None:
         """Write a batch, on the thread."""
         raise NotImplementedError
@@ -99,7 +104,7 @@ class BackgroundSink:
         """Clean up after the last batch, on the thread."""
 
     def _put(self, record: AccessRecord, written: Future[None] | None) -> Awaitable[None] | None:
-        if self._is_forked():
+        if self._is_forked:
             raise RuntimeError("this sink was made before a fork; make one in each process")
         room: Future[None] | None = None
         with self._changed:
@@ -177,9 +182,6 @@ class BackgroundSink:
             if written is not None:
                 _settle(written, failure)
 
-    def _is_forked(self) -> bool:
-        return os.getpid() != self._process
-
     def _begin_to_end(self) -> None:
         with self._changed:
             if not self.closed:
@@ -188,7 +190,7 @@ class BackgroundSink:
                 self._changed.notify_all()
 
     def _end_with_process(self) -> None:
-        if self._is_forked():
+        if self._is_forked:
             return
         self._begin_to_end()
         left = -1

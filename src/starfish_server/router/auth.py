@@ -129,10 +129,7 @@ class Admission:
     async def _resolve(self, request: Request) -> object:
         try:
             async with asyncio.timeout(self._timeout):
-                if self._is_async:
-                    found = self._resolver(request)
-                else:
-                    found = await self._call_in_thread(request)
+                found = self._resolver(request) if self._is_async else await self._call_in_thread(request)
                 return await found if inspect.isawaitable(found) else found
         except HTTPException as error:
             if error.status_code == 403:

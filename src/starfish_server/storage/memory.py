@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from starfish_server.checks import (
     version_of,
 )
 from starfish_server.errors import StoreClosedError
+from starfish_server.forks import reset_in_child
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level
 from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.custom import CustomObjectStore
@@ -56,18 +56,20 @@ class _Bytes(bytes):
 
 _versions = itertools.count(1)
 _shared: dict[str, str | bytes] = {}
-# Held around each change, so that a conditional write compares and writes as one step, among threads too.
-_writing = threading.Lock()
 
 
-def _renew_lock() -> None:
-    """Replace the lock in a forked child: a thread of the parent may have held it during the fork."""
-    global _writing  # noqa: PLW0603 - a lock that another thread holds cannot be released
-    _writing = threading.Lock()
+class _Changes:
+    """The lock held around each change, so that a conditional write is one step, among threads too."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        self.lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+_changes = _Changes()
 
 
 class MemoryObjectStore(AbstractObjectStore):
@@ -127,13 +129,13 @@ class MemoryObjectStore(AbstractObjectStore):
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         self._enter("delete", key)
-        with _writing:
+        with _changes.lock:
             self._data.pop(key, None)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         self._check_open("delete_many", None)
         for key in check_keys(keys, self._check_key):
-            with _writing:
+            with _changes.lock:
                 self._data.pop(key, None)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
@@ -231,7 +233,7 @@ class MemoryObjectStore(AbstractObjectStore):
         content = encode_body(body, operation, key)
         stored = _Text(content, "utf-8") if isinstance(body, str) else _Bytes(content)
         kind = type_or_default(content_type, body)
-        with _writing:
+        with _changes.lock:
             before = self._data.get(key)
             found = None if before is None else _info(key, before).version
             check_unchanged(if_version, found, operation, key)

@@ -1,18 +1,17 @@
-"""One behaviour of the conformance suite, and what a store may lack."""
+"""What the conformance suite is made of: behaviours, what a store may lack, operations to try."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.context import StoreContext
+from starfish_server.operations import OPERATIONS, Operation, PutBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starfish_server.storage.base import AbstractObjectStore
-
-__all__ = ["CONTEXT", "REGISTERED", "Behaviour", "Capability", "behaviour", "expect", "expect_error"]
 
 Capability = Literal[
     "bytes", "nested_keys", "conditional_writes", "metadata", "key_rules", "order", "closing"
@@ -75,3 +74,22 @@ async def expect_error(kind: type[Exception], operation: Awaitable[object], what
     except Exception as error:
         raise AssertionError(f"{what}: expected {kind.__name__}, got {error!r}") from error
     raise AssertionError(f"{what}: expected {kind.__name__}, got the result {result!r}")
+
+
+def operations_on(key: Any, **options: Any) -> Iterator[Operation[Any]]:
+    """Make an operation of each class, on `key`; those that have one of the `options` are given it."""
+    values: dict[str, Any] = {"key": key, "keys": [key], "source": key, "target": key, "prefix": ""}
+    values |= {"body": "v", "chunks": (b"v",), "content_type": "a/b", **options}
+    kind: Any
+    for kind in OPERATIONS.values():
+        given = [each.name for each in fields(kind) if each.name in options or each.default is MISSING]
+        arguments = {name: values[name] for name in given}
+        if kind is PutBytes:
+            arguments["body"] = b"v"
+        yield kind(**arguments)
+
+
+def works(store: AbstractObjectStore, operation: Operation[Any]) -> bool:
+    """Return whether the store has the operation; copies and uploads are derived from `put_bytes`."""
+    is_derived = operation.name in ("copy", "upload") and not store.native(operation.name)
+    return store.supports("put_bytes" if is_derived else operation.name)

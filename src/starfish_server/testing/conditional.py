@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from starfish_server.errors import StoreClosedError, StoreDecodeError, VersionConflictError
+from starfish_server.errors import StoreDecodeError, VersionConflictError
 from starfish_server.objects import ANY, ObjectInfo
 from starfish_server.testing.behaviour import CONTEXT, behaviour, expect, expect_error
 
@@ -134,9 +134,3 @@ async def conditional_writes_check_their_input(store: AbstractObjectStore) -> No
     await expect_error(ValueError, write, "headers")
     expect(await store.stat("k", context=CONTEXT), None, "stat")
     await store.write("k", "v", if_version=None, context=CONTEXT)
-
-
-@behaviour("conditional_writes", "closing")
-async def a_closed_store_refuses_conditional_writes(store: AbstractObjectStore) -> None:
-    await store.close()
-    await expect_error(StoreClosedError, store.write("k", "v", if_version=None), "write")

@@ -8,32 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import DeleteManyError, StoreError, StoreUnavailableError
-from starfish_server.operations import (
-    Copy,
-    Delete,
-    DeleteMany,
-    GetBytes,
-    GetString,
-    ListKeys,
-    ListObjects,
-    Open,
-    Operation,
-    Put,
-    PutBytes,
-    Read,
-    SignedUrl,
-    Stat,
-    Upload,
-    Write,
-)
 from starfish_server.storage.memory import MemoryObjectStore
-from starfish_server.testing.behaviour import CONTEXT, expect, expect_error
+from starfish_server.testing.behaviour import CONTEXT, expect, expect_error, operations_on
 from starfish_server.testing.conformance import behaviours
 from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
     from starfish_server.testing.behaviour import Capability
 
@@ -41,25 +24,26 @@ if TYPE_CHECKING:
 
 __all__ = ["check_layer"]
 
-_METADATA = {"author": "alice"}
-# One operation of each class, with every option given.
-_OPERATIONS: tuple[Operation[Any], ...] = (
-    GetString("a/key", CONTEXT),
-    GetBytes("a/key", CONTEXT),
-    ListKeys("a/", "a/b", 7, CONTEXT),
-    Put("a/key", "body", "a/b", "no-store", CONTEXT),
-    PutBytes("a/key", b"body", "a/b", "no-store", CONTEXT),
-    Delete("a/key", CONTEXT),
-    DeleteMany(["a/key", "a/other"], CONTEXT),
-    Stat("a/key", CONTEXT),
-    Read("a/key", 0, 3, CONTEXT),
-    Open("a/key", 0, 3, CONTEXT),
-    Write("a/key", "body", "a/b", "no-store", _METADATA, "7", CONTEXT),
-    Upload("a/key", (b"body",), "a/b", "no-store", _METADATA, "7", CONTEXT),
-    Copy("a/key", "a/other", "7", CONTEXT),
-    ListObjects("a/", "a/b", 7, "/", CONTEXT),
-    SignedUrl("a/key", "PUT", 60.0, "a/b", CONTEXT),
-)
+_OPERATIONS = [
+    *operations_on(
+        "a/key",
+        keys=["a/key", "a/other"],
+        target="a/other",
+        prefix="a/",
+        start_after="a/b",
+        limit=7,
+        delimiter="/",
+        start=0,
+        stop=3,
+        content_type="a/b",
+        cache_control="no-store",
+        metadata={"author": "alice"},
+        if_version="7",
+        method="PUT",
+        expires=60.0,
+        context=CONTEXT,
+    )
+]
 
 
 async def check_layer(

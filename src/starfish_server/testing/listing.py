@@ -8,23 +8,17 @@ from starfish_server.errors import InvalidKeyError
 from starfish_server.testing.behaviour import behaviour, expect, expect_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starfish_server.storage.base import AbstractObjectStore
 
 # In byte order of their UTF-8; a directory walk that sorts names alone gets it wrong.
-KEYS = (
-    "Z",
-    "a-b",
-    "a.b/c",
-    "a/b",
-    "a/b0",
-    "a0",
-    "users/al",
-    "users/alice/x",
-    "users/alice/y/z",
-    "users/bob",
+KEYS = [
+    "Z", "a-b", "a.b/c", "a/b", "a/b0", "a0", "users/al", "users/alice/x", "users/alice/y/z", "users/bob",
     "usersx",
-)
-PLACES = (
+]  # fmt: skip
+PREFIXES = ["", "a", "a/", "a/b", "users", "users/", "users/al", "users/alice/", "users/alice/y/z", "b"]
+PLACES = [
     "0",
     "Z",
     "a",
@@ -37,10 +31,10 @@ PLACES = (
     "users/\u00e9",
     "zz",
     "z~",
-)
+]
 
 
-async def _fill(store: AbstractObjectStore, keys: tuple[str, ...] = KEYS) -> None:
+async def _fill(store: AbstractObjectStore, keys: Sequence[str] = KEYS) -> None:
     for key in keys:
         await store.put(key, key)
 
@@ -54,18 +48,7 @@ async def an_empty_store_lists_nothing(store: AbstractObjectStore) -> None:
 @behaviour()
 async def a_prefix_is_a_string_prefix(store: AbstractObjectStore) -> None:
     await _fill(store)
-    for prefix in (
-        "",
-        "a",
-        "a/",
-        "a/b",
-        "users",
-        "users/",
-        "users/al",
-        "users/alice/",
-        "users/alice/y/z",
-        "b",
-    ):
+    for prefix in PREFIXES:
         expected = [key for key in KEYS if key.startswith(prefix)]
         expect(sorted(await store.list_keys(prefix)), expected, f"list_keys({prefix!r})")
 
@@ -73,7 +56,7 @@ async def a_prefix_is_a_string_prefix(store: AbstractObjectStore) -> None:
 @behaviour("order")
 async def keys_are_listed_in_byte_order(store: AbstractObjectStore) -> None:
     await _fill(store, KEYS[::-1])
-    expect(await store.list_keys(""), list(KEYS), "list_keys")
+    expect(await store.list_keys(""), KEYS, "list_keys")
 
 
 @behaviour("order")
@@ -90,7 +73,7 @@ async def start_after_is_exclusive_and_need_not_exist(store: AbstractObjectStore
 async def limit_cuts_after_the_first_keys(store: AbstractObjectStore) -> None:
     await _fill(store)
     for limit in (1, 3, len(KEYS), len(KEYS) + 1, 10**9):
-        expect(await store.list_keys("", limit=limit), list(KEYS[:limit]), f"limit={limit}")
+        expect(await store.list_keys("", limit=limit), KEYS[:limit], f"limit={limit}")
     expect(await store.list_keys("users/", start_after="users/al", limit=1), ["users/alice/x"], "all three")
 
 
@@ -100,7 +83,7 @@ async def pages_by_start_after_add_up(store: AbstractObjectStore) -> None:
     seen: list[str] = []
     for _ in KEYS:  # bounded, for a store that ignores start_after
         seen += await store.list_keys("", start_after=seen[-1] if seen else None, limit=2)
-    expect(seen, list(KEYS), "all pages")
+    expect(seen, KEYS, "all pages")
 
 
 @behaviour()

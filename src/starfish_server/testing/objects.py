@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, DEFAULT_TEXT_TYPE
 from starfish_server.errors import (
-    InvalidKeyError,
     ObjectNotFoundError,
-    StoreClosedError,
     StoreNotSupportedError,
 )
-from starfish_server.testing.behaviour import CONTEXT, behaviour, expect, expect_error
-from starfish_server.testing.keys import INVALID
+from starfish_server.testing.behaviour import behaviour, expect, expect_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -245,23 +242,6 @@ async def one_folder_level_is_listed_with_a_delimiter(store: AbstractObjectStore
     await expect_error(ValueError, store.list_objects("", delimiter=","), "another delimiter")
 
 
-@behaviour("key_rules", "bytes")
-async def general_operations_refuse_the_same_keys(store: AbstractObjectStore) -> None:
-    await store.put("k", "v")
-    for key in INVALID:
-        for name, operation in (
-            ("stat", store.stat(key)),
-            ("read", store.read(key)),
-            ("open", store.open(key)),
-            ("write", store.write(key, "v")),
-            ("upload", store.upload(key, [b"v"])),
-            ("copy from", store.copy(key, "k")),
-            ("copy to", store.copy("k", key)),
-        ):
-            await expect_error(InvalidKeyError, operation, f"{name} {key!r}")
-    expect(await store.list_keys(""), ["k"], "list_keys")
-
-
 @behaviour()
 async def a_signed_url_is_made_or_not_supported(store: AbstractObjectStore) -> None:
     if not store.supports("signed_url"):
@@ -272,27 +252,3 @@ async def a_signed_url_is_made_or_not_supported(store: AbstractObjectStore) -> N
     wrong: Any
     for wrong in ({"method": "DELETE"}, {"expires": 0.5}, {"expires": 604_801}):
         await expect_error(ValueError, store.signed_url("k", **wrong), f"signed_url({wrong})")
-
-
-@behaviour("bytes")
-async def general_operations_take_a_context(store: AbstractObjectStore) -> None:
-    await store.write("k", b"v", context=CONTEXT)
-    await store.upload("u", [b"v"], context=CONTEXT)
-    await store.copy("k", "c", context=CONTEXT)
-    expect(await store.stat("k", context=CONTEXT) is not None, True, "stat")
-    expect(await store.read("k", context=CONTEXT) is not None, True, "read")
-    reader = await store.open("k", context=CONTEXT)
-    expect(reader and await reader.read(), b"v", "open")
-    expect(len((await store.list_objects("", context=CONTEXT)).objects), 3, "list_objects")
-
-
-@behaviour("closing", "bytes")
-async def a_closed_store_refuses_general_operations(store: AbstractObjectStore) -> None:
-    await store.close()
-    await expect_error(StoreClosedError, store.stat("k"), "stat")
-    await expect_error(StoreClosedError, store.read("k"), "read")
-    await expect_error(StoreClosedError, store.open("k"), "open")
-    await expect_error(StoreClosedError, store.write("k", "v"), "write")
-    await expect_error(StoreClosedError, store.upload("k", [b"v"]), "upload")
-    await expect_error(StoreClosedError, store.copy("k", "t"), "copy")
-    await expect_error(StoreClosedError, store.list_objects(""), "list_objects")

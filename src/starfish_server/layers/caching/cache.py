@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakSet
 
 from starfish_server.errors import StoreUnavailableError
+from starfish_server.forks import reset_in_child
 from starfish_server.layers.caching.entries import Entries, Entry, EntryKey, Subject
 from starfish_server.layers.caching.in_flight import InFlightRead
 from starfish_server.operations import Operation
@@ -87,11 +86,14 @@ class Cache:
         longest_age = max(object_age, missing_age, list_age) + stale_seconds
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, longest_age)
         self._hits = self._misses = self._shared = self._stale = 0
-        self.reset()
-        _caches.add(self)
+        self.reset_after_fork()
+        reset_in_child(self)
 
-    def reset(self) -> None:
-        """Begin with nothing cached and nothing in flight, and with a free lock."""
+    def reset_after_fork(self) -> None:
+        """Begin with nothing cached and nothing in flight, and with a free lock.
+
+        In a forked child a thread of the parent may hold the old one, and writes in flight there end there.
+        """
         self._entries = Entries(*self._limits)
         self._in_flight: dict[Subject, dict[Place, InFlightRead[Any]]] = {}
         self._writing: dict[str | None, int] = {}  # how many writes of a key are in flight
@@ -271,20 +273,3 @@ def _may_change(keys: Collection[str | None], subject: Subject) -> bool:
         return subject in keys or None in keys
     (prefix,) = subject
     return any(key is None or key.startswith(prefix) for key in list(keys))
-
-
-_caches: WeakSet[Cache] = WeakSet()
-
-
-def _reset_all() -> None:
-    """Reset every cache in a forked child.
-
-    Another thread of the parent may have held the lock in the middle of a change, and no write that was in
-    flight there ends here.
-    """
-    for cache in list(_caches):
-        cache.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_all)

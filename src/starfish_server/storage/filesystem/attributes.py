@@ -2,43 +2,75 @@
 
 They are extended attributes of the file itself, `user.mime_type` (the name that desktops use),
 `user.starfish.cache_control` and `user.starfish.metadata` (JSON), so that one rename switches body and
-attributes together. The content type is set last: a file that has it has all. Where the file system has no
-such attributes, or no room for them, they stand in a side file (`side_files.py`).
+attributes together. The content type is set last: a file that has it has all.
 
-Earlier servers wrote `<key>.__meta__` beside `<key>`, holding `{"contentType": ...}`. Such a legacy side file
-carries no attributes of its own, which tells it from an object.
+Where the file system has no such attributes, or no room for them, they are in a side file,
+`~attributes/<sha256 of the path>`. It is JSON, with an entry for each of the last bodies of a key. An entry
+belongs to a file by inode, time and size, or by the digest of the body, which a copy, a restore and a remount
+keep. It is written before the body's rename, with the entry of the body that is there and one for the body to
+come, so that a reader finds the attributes of the one it opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none
+from starfish_server.checks import check_metadata, header_or_none
+from starfish_server.storage.filesystem.open_files import digest, read_all, write_all
+from starfish_server.storage.filesystem.paths import FILE, make_directory, open_directory, reserved_opener
+from starfish_server.storage.filesystem.staging import StagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LEGACY_SUFFIX = ".__meta__"
-MAX_LEGACY_BYTES = 64 * 1024
+    from starfish_server.storage.filesystem.paths import Sync
+
 _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
 _METADATA = "user.starfish.metadata"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 # The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
+_FOLDER = "~attributes"
+_MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
+_open_side_file = reserved_opener(_FOLDER, FILE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attributes:
     """What is stored with a body."""
 
     content_type: str
     cache_control: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """The attributes of one body of a key. Of several with the same digest the inode number tells."""
+
+    sha256: str
+    inode: int
+    modified_ns: int
+    size: int
+    content_type: str
+    cache_control: str | None
+    metadata: str
+
+    def is_of(self, status: os.stat_result) -> bool:
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        return (self.inode, self.modified_ns, self.size) == seen
+
+
+def own_attributes(base: int, path: str, file: int, status: os.stat_result) -> Attributes | None:
+    """Return the attributes that this very body, of the open file, was stored with, or None."""
+    return attributes_on_file(file) or _in_side_file(base, path, file, status)
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
@@ -75,37 +107,11 @@ def attributes_on_file(file: int) -> Attributes | None:
         raise
     if content_type is None:
         return None
+    with contextlib.suppress(OSError):  # a file system that cannot list them
+        if len(os.listxattr(file)) == 1:
+            return Attributes(content_type)
     cache_control = header_or_none(_text_on_file(file, _CACHE_CONTROL))
-    return Attributes(content_type, cache_control, parse_metadata(_text_on_file(file, _METADATA)))
-
-
-def parse_metadata(text: str | None) -> dict[str, str]:
-    """Return the metadata in JSON; {} if another program stored what cannot be any."""
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-        return check_metadata(content) if isinstance(content, dict) else {}
-    except (ValueError, TypeError, RecursionError):
-        return {}
-
-
-def parse_legacy(body: bytes) -> str | None:
-    """Return the content type in the legacy side file with this body; None if it cannot be one."""
-    if len(body) > MAX_LEGACY_BYTES:
-        return None
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get("contentType"), str):
-        return None
-    return header_or_none(content["contentType"]) or DEFAULT_BYTES_TYPE
-
-
-def is_legacy_name(path: str) -> bool:
-    """Return whether `path` is named as the side file of another key is."""
-    return path.endswith(LEGACY_SUFFIX) and not path.endswith(f"/{LEGACY_SUFFIX}") and path != LEGACY_SUFFIX
+    return Attributes(content_type, cache_control, _parse_metadata(_text_on_file(file, _METADATA)))
 
 
 def _text_on_file(file: int, name: str) -> str | None:
@@ -115,3 +121,88 @@ def _text_on_file(file: int, name: str) -> str | None:
         if error.errno in _ABSENT:
             return None
         raise
+
+
+def write_side_file(
+    base: int, path: str, file: int, current: os.stat_result | None, attributes: Attributes, sync: Sync
+) -> None:
+    """Write the attributes of the body to come, in the open file, into the side file of `path`.
+
+    Those of the current body, whose status is `current`, are kept. The caller holds the lock of `path`, and
+    renames the file after this.
+    """
+    status = os.fstat(file)
+    entry = _Entry(
+        digest(file),
+        status.st_ino,
+        status.st_mtime_ns,
+        status.st_size,
+        attributes.content_type,
+        attributes.cache_control,
+        json.dumps(dict(attributes.metadata)),
+    )
+    known = [] if current is None else _entries(base, path)
+    kept = [each for each in known if current and each.is_of(current)] or known[-_MAX_KEPT:]
+    content = {"path": path, "bodies": [asdict(each) for each in (*kept, entry)]}
+    with StagedFile(base) as staged:
+        write_all(staged.descriptor, json.dumps(content).encode())
+        sync(staged.descriptor)
+        folder = make_directory(_FOLDER, base, sync)
+        try:
+            staged.move(_side_name(path), folder)
+            sync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_side_file(base: int, path: str) -> None:
+    """Remove what is known of `path`, after its body is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        folder = open_directory(_FOLDER, base)
+        try:
+            os.unlink(_side_name(path), dir_fd=folder)
+        finally:
+            os.close(folder)
+
+
+def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> Attributes | None:
+    entries = _entries(base, path)
+    found = [entry for entry in entries if entry.is_of(status)]
+    if entries and not found:
+        sha256 = digest(file)
+        matching = [entry for entry in entries if entry.sha256 == sha256]
+        found = [entry for entry in matching if entry.inode == status.st_ino] or matching
+    content_type = header_or_none(found[-1].content_type) if found else None
+    if content_type is None:
+        return None
+    cache_control = header_or_none(found[-1].cache_control)
+    return Attributes(content_type, cache_control, _parse_metadata(found[-1].metadata))
+
+
+def _entries(base: int, path: str) -> list[_Entry]:
+    try:
+        file = _open_side_file(base, _side_name(path))
+    except FileNotFoundError:
+        return []
+    try:
+        bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
+        return [_Entry(**body) for body in bodies]
+    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
+        return []
+    finally:
+        os.close(file)
+
+
+def _side_name(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()
+
+
+def _parse_metadata(text: str | None) -> dict[str, str]:
+    """Return the metadata in JSON; {} if another program stored what cannot be any."""
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+        return check_metadata(content) if isinstance(content, dict) else {}
+    except (ValueError, TypeError, RecursionError):
+        return {}

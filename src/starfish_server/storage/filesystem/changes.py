@@ -1,4 +1,4 @@
-"""When a change of a key may become visible: the lock of the key, and the commit of the caller.
+"""When a change may become visible: file locks, and the commit of the caller.
 
 `~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
 to them. A thread enters the `Commit` of its caller around what becomes visible to others.
@@ -8,92 +8,71 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import threading
 from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
-from starfish_server.storage.filesystem.paths import BENEATH, NO_LINKS, WRITABLE, open_reserved, opener
+from starfish_server.forks import reset_in_child
+from starfish_server.storage.filesystem.paths import WRITABLE, reserved_opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FOLDER = "~locks"
-_MADE = WRITABLE | os.O_CREAT
-_open_lock = opener(WRITABLE, NO_LINKS | BENEATH)
-_make_lock = opener(_MADE, NO_LINKS | BENEATH, 0o666)
-# Files that this process has locked. A forked child closes its copies, lest it keep a dead parent's locks.
-_held: set[int] = set()
+_open_lock = reserved_opener("~locks", WRITABLE | os.O_CREAT)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _LockedFiles:
+    """The descriptors of the files that this process has locked."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+    def reset_after_fork(self) -> None:
+        """Close a forked child's copies, which would keep the locks of a parent that died."""
+        while self.numbers:
+            with contextlib.suppress(OSError):
+                os.close(self.numbers.pop())
+
+
+_locked = _LockedFiles()
+reset_in_child(_locked)
 
 
 def lock(file: int) -> None:
-    """Lock the open file against other processes and threads, waiting for it.
-
-    `unlock` it before it is closed.
-    """
-    _held.add(file)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except BaseException:
-        _held.discard(file)
-        raise
+    """Lock the open file against other processes and threads, waiting for it; `close_locked` ends that."""
+    _locked.numbers.add(file)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def unlock(file: int) -> None:
-    """Unlock the file. Closing alone is not enough while a forked child holds a copy of the descriptor."""
-    _held.discard(file)  # first, or a child might close a file that gets the number next
+def close_locked(file: int) -> None:
+    """Unlock and close the file. Closing alone would not unlock it while a forked child holds a copy."""
+    _locked.numbers.discard(file)  # first, or a child might close a file that gets the number next
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _close_in_child() -> None:
-    while _held:
-        with contextlib.suppress(OSError):
-            os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_close_in_child)
+    os.close(file)
 
 
 @contextlib.contextmanager
-def key_lock(base: int, key: str, *, make: bool = True) -> Iterator[None]:
-    """Hold the lock of `key` below the open directory `base`. Not reentrant.
+def key_lock(base: int, path: str) -> Iterator[None]:
+    """Hold the lock of the object at `path` below the open base directory. Not reentrant.
 
-    Where its file is missing, the lock of `base` itself is taken: a writer makes the file under it, and a
-    deletion (`make=False`), which must work on a full disk, keeps it instead.
+    Where its file is missing and the disk is full, that of `base` is held: a deletion must work even then.
     """
-    name = f"{crc32(os.fsencode(key)) & 0xFF:02x}"
-    file = _open(base, name)
-    if file is None:
-        with _locked(base):
-            file = _open(base, name)
-            if file is None and make:
-                file = open_reserved(base, _FOLDER, name, _MADE, _make_lock)
-            if file is None:
-                yield
-                return
     try:
-        with _locked(file):
-            yield
-    finally:
-        os.close(file)
-
-
-@contextlib.contextmanager
-def _locked(file: int) -> Iterator[None]:
-    lock(file)
+        file = _open_lock(base, f"{crc32(path.encode()) & 0xFF:02x}")
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        file = os.dup(base)
     try:
+        lock(file)
         yield
     finally:
-        unlock(file)
-
-
-def _open(base: int, name: str) -> int | None:
-    try:
-        return open_reserved(base, _FOLDER, name, WRITABLE, _open_lock)
-    except FileNotFoundError:
-        return None
+        close_locked(file)
 
 
 class WithdrawnError(Exception):

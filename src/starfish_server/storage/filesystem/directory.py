@@ -8,26 +8,32 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_keys, decode_text
 from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreError
-from starfish_server.objects import ObjectList, StoredObject
-from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX
-from starfish_server.storage.filesystem.bodies import copy_body, read_all, read_range
+from starfish_server.objects import ANY, ObjectList, StoredObject
+from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.changes import key_lock
-from starfish_server.storage.filesystem.info import check_unedited
-from starfish_server.storage.filesystem.levels import list_level, list_objects
-from starfish_server.storage.filesystem.listing import list_keys
-from starfish_server.storage.filesystem.names import to_key, to_path
+from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
+from starfish_server.storage.filesystem.listing import Listing
+from starfish_server.storage.filesystem.names import to_path
+from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
 from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
-from starfish_server.storage.filesystem.paths import nearest_directory, open_base, parent_of, prune
-from starfish_server.storage.filesystem.reading import legacy_content_type, open_object, read_bytes, read_text
-from starfish_server.storage.filesystem.side_files import remove_side_file
+from starfish_server.storage.filesystem.paths import (
+    make_base,
+    nearest_directory,
+    open_base,
+    parent_of,
+    prune,
+)
+from starfish_server.storage.filesystem.reading import open_body, open_object
+from starfish_server.storage.filesystem.staging import prepare
 from starfish_server.storage.filesystem.streams import FileStream
 from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
-from starfish_server.storage.filesystem.writing import Writer, is_file
+from starfish_server.storage.filesystem.writing import Draft, is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from starfish_server.objects import IfVersion, ObjectInfo
+    from starfish_server.storage.filesystem.attributes import Attributes
     from starfish_server.storage.filesystem.changes import Commit
     from starfish_server.storage.filesystem.inline import InlineReads
     from starfish_server.storage.filesystem.names import Names
@@ -44,32 +50,37 @@ class Directory:
     def __init__(self, path: str, *, fsync: bool, names: Names, inline: InlineReads) -> None:
         self._path = path
         self._names = names
-        self._read_body = inline.read_in_thread
-        self._learn = inline.learn
+        self._inline = inline
         self._sync = DurableSync(path, enabled=fsync)
-        self.writer = Writer(path, self._sync)
+        self._prepared = False
 
     def get_string(self, key: str) -> str | None:
         with self._existing("get_string", key) as base:
-            body = None if base is None else read_text(base, to_path(key), self._read_body)
-            return None if body is None else decode_text(body, "get_string", key)
+            opened = None if base is None else open_body(base, to_path(key))
+            if opened is None:
+                return None
+            file, status = opened
+            try:
+                self._inline.learn(file)
+                body = read_all(file, status.st_size)
+            finally:
+                os.close(file)
+            return decode_text(body, "get_string", key)
 
     def get_bytes(self, key: str) -> tuple[bytes, str] | None:
-        with self._existing("get_bytes", key) as base:
-            return None if base is None else read_bytes(base, to_path(key), self._read_body)
+        with self._open("get_bytes", key) as found:
+            if found is None:
+                return None
+            return read_all(found.file, found.status.st_size), found.attributes.content_type
 
     def stat(self, key: str) -> ObjectInfo | None:
         with self._open("stat", key) as found:
-            if found is None:
-                return None
-            self._learn(found.file)
-            return found.info(key)
+            return None if found is None else found.info(key)
 
     def read(self, key: str, start: int, stop: int | None) -> StoredObject | None:
         with self._open("read", key) as found:
             if found is None:
                 return None
-            self._learn(found.file)
             if start == 0 and stop is None:
                 body = read_all(found.file, found.status.st_size)
                 info = found.info(key, size=len(body))
@@ -86,28 +97,44 @@ class Directory:
             found = None if base is None else open_object(base, to_path(key))
             return None if found is None else FileStream(found, self._path, key, start, stop)
 
+    def draft(self, operation: str, key: str, attributes: Attributes, if_version: IfVersion = ANY) -> Draft:
+        """Begin an object; the base directory is made where it is missing."""
+        typed = typed_errors(self._path, operation, key)
+        with typed:
+            base = make_base(self._path, self._sync)
+            try:
+                if not self._prepared:
+                    prepare(base)
+                    self._prepared = True
+                return Draft(base, self._sync, typed, key, attributes, if_version)
+            except BaseException:
+                os.close(base)
+                raise
+
+    def put(self, commit: Commit, operation: str, key: str, body: bytes, attributes: Attributes) -> None:
+        with self.draft(operation, key, attributes) as draft:
+            draft.append(body)
+            draft.put_in_place(commit)
+
+    def write(
+        self, commit: Commit, key: str, body: bytes, attributes: Attributes, if_version: IfVersion
+    ) -> ObjectInfo:
+        with self.draft("write", key, attributes, if_version) as draft:
+            draft.append(body)
+            return draft.put_with_info(commit)
+
     def copy(self, commit: Commit, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
         with self._open("copy", source) as found:
             if found is None:
                 raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
-
-            def proceed() -> None:
-                with commit:  # raises if the caller was cancelled
-                    pass
-
-            with self.writer.draft("copy", target, found.attributes, if_version) as draft:
-                with typed_errors(self._path, "copy", target):
-                    copy_body(found.file, draft.descriptor, proceed)
+            with self.draft("copy", target, found.attributes, if_version) as draft:
+                draft.fill_from(found.file, commit)
                 check_unedited(found.file, found.status, "copy", source)
                 return draft.put_with_info(commit)
 
     def list_keys(self, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
         with self._existing("list_keys", prefix) as base:
-            if base is None:
-                return []
-            after = to_path(start_after or "")
-            paths = list_keys(base, self._path, self._names, to_path(prefix), after, limit)
-            return paths if self._names.portable else [to_key(path) for path in paths]
+            return [] if base is None else self._listing(base, prefix).keys(start_after, limit)
 
     def list_objects(
         self, prefix: str, start_after: str | None, limit: int | None, delimiter: str | None
@@ -115,9 +142,7 @@ class Directory:
         with self._existing("list_objects", prefix) as base:
             if base is None:
                 return ObjectList([], [])
-            list_paths = list_keys if delimiter is None else list_level
-            after = to_path(start_after or "")
-            return list_objects(list_paths, base, self._path, self._names, to_path(prefix), after, limit)
+            return self._listing(base, prefix).objects(start_after, limit, delimiter)
 
     def unlistable(self, prefix: str) -> list[Unlistable]:
         with self._existing("unlistable", prefix) as base:
@@ -127,7 +152,7 @@ class Directory:
         """Remove the object and the folders that it leaves empty."""
         with self._existing("delete", key) as base:
             path = to_path(key)
-            if base is not None and self._remove(base, path, commit):
+            if base is not None and _remove(base, path, commit):
                 self._tidy(base, path.rpartition("/")[0])
 
     def delete_many(self, commit: Commit, keys: Iterable[str]) -> None:
@@ -143,7 +168,7 @@ class Directory:
                     try:
                         with typed_errors(self._path, "delete_many", key):
                             path = to_path(key)
-                            if self._remove(base, path, commit):
+                            if _remove(base, path, commit):
                                 removed.setdefault(path.rpartition("/")[0], []).append(key)
                     except StoreError as error:
                         failures[key] = error
@@ -156,27 +181,6 @@ class Directory:
                         failures.update(dict.fromkeys(gone, error))
         if failures:
             raise DeleteManyError({key: failures[key] for key in keys if key in failures})
-
-    def _remove(self, base: int, path: str, commit: Commit) -> bool:
-        """Remove the object and what is known of it; False if there was none."""
-        with parent_of(base, path) as (parent, name):
-            if parent is None or not is_file(name, parent):
-                return False
-            with key_lock(base, path, make=False), commit:
-                if not is_file(name, parent) or legacy_content_type(base, path) is not None:
-                    return False
-                os.unlink(name, dir_fd=parent)
-                with contextlib.suppress(OSError):  # the object is gone, whatever else stays
-                    remove_side_file(base, path)
-            with contextlib.suppress(OSError):
-                self._remove_legacy(base, path + LEGACY_SUFFIX, parent)
-            return True
-
-    def _remove_legacy(self, base: int, side_path: str, parent: int) -> None:
-        if legacy_content_type(base, side_path) is not None:
-            with key_lock(base, side_path, make=False):
-                if legacy_content_type(base, side_path) is not None:
-                    os.unlink(side_path.rpartition("/")[2], dir_fd=parent)
 
     def _tidy(self, base: int, folder: str) -> None:
         """Make a removal from `folder` durable, and remove the folders that it left empty."""
@@ -211,4 +215,24 @@ class Directory:
                 yield None
                 return
             with found:
+                self._inline.learn(found.file)
                 yield found
+
+    def _listing(self, base: int, prefix: str) -> Listing:
+        return Listing(base, self._path, self._names, to_path(prefix))
+
+
+def _remove(base: int, path: str, commit: Commit) -> bool:
+    """Remove the object and what is known of it; False if there was none."""
+    with parent_of(base, path) as (parent, name):
+        if parent is None or not is_file(name, parent):
+            return False
+        with key_lock(base, path), commit:
+            if not is_file(name, parent) or legacy_content_type(base, path) is not None:
+                return False
+            os.unlink(name, dir_fd=parent)
+            with contextlib.suppress(OSError):  # the object is gone, whatever else stays
+                remove_side_file(base, path)
+        with contextlib.suppress(OSError):
+            remove_legacy(base, path, parent)
+        return True

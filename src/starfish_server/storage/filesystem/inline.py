@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import Literal, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from starfish_server.objects import StoredObject
-from starfish_server.storage.filesystem.attributes import attributes_on_file, is_legacy_name
-from starfish_server.storage.filesystem.bodies import read_all
-from starfish_server.storage.filesystem.info import make_info, version_of_status
+from starfish_server.storage.filesystem.attributes import attributes_on_file, type_on_file
+from starfish_server.storage.filesystem.legacy import is_legacy_name
+from starfish_server.storage.filesystem.open_files import make_info, version_of_status
 from starfish_server.storage.filesystem.paths import (
     BENEATH,
     CACHED,
@@ -21,7 +22,9 @@ from starfish_server.storage.filesystem.paths import (
     NO_LINKS,
     opener,
 )
-from starfish_server.storage.filesystem.reading import UNDETERMINED, Found, Undetermined, read_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_INLINE_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
@@ -31,7 +34,17 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _open_cached_path = opener(FILE, NO_LINKS | CACHED)
 _open_cached_base = opener(DIRECTORY, CACHED)
 _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
-FoundObject: TypeAlias = "StoredObject | Literal[Undetermined.UNDETERMINED] | None"
+
+
+class Undetermined(Enum):
+    """Returned in place of an object by a read that cannot tell without waiting; a thread then reads."""
+
+    UNDETERMINED = 0
+
+
+UNDETERMINED: Final = Undetermined.UNDETERMINED
+T = TypeVar("T")
+Found: TypeAlias = "T | Literal[Undetermined.UNDETERMINED] | None"
 
 
 class InlineReads:
@@ -51,11 +64,6 @@ class InlineReads:
         self._enabled = False
         self._base_is_linked = False
 
-    def read_in_thread(self, file: int, size: int) -> bytes:
-        """Read a whole body, and learn as `learn` does."""
-        self.learn(file)
-        return read_all(file, size)
-
     def learn(self, file: int) -> None:
         """Find out, the first time, whether reads here can avoid waiting; a thread calls this."""
         if self._untried:
@@ -65,77 +73,76 @@ class InlineReads:
                     os.preadv(file, [bytearray(1)], 0, _NO_WAIT)
                 self._enabled = True
 
-    def read(self, path: str, *, with_type: bool) -> Found:
+    def read_text(self, path: str) -> Found[bytes]:
+        """Return the body of the object, or None, or `UNDETERMINED`."""
+        return self._read(path, _text)
+
+    def read_bytes(self, path: str) -> Found[tuple[bytes, str]]:
         """Return body and content type of the object, or None, or `UNDETERMINED`."""
-        file = self._open(path)
-        if not isinstance(file, int):
-            return file
-        try:
-            return read_plain(file, _read_cached, with_type=with_type)
-        except OSError as error:
-            return self._learn(error)
-        finally:
-            os.close(file)
+        return self._read(path, _bytes_and_type)
 
-    def read_object(self, key: str, path: str, start: int, stop: int | None) -> FoundObject:
+    def read_object(self, key: str, path: str, start: int, stop: int | None) -> Found[StoredObject]:
         """Return the range with the info of the object, or None, or `UNDETERMINED`."""
-        file = self._open(path)
-        if not isinstance(file, int):
-            return file
-        try:
-            status = os.fstat(file)
-            version = version_of_status(status)
-            attributes = attributes_on_file(file)
-            if version is None or attributes is None or not stat.S_ISREG(status.st_mode):
-                return UNDETERMINED
-            end = status.st_size if stop is None else min(stop, status.st_size)
-            body = _read_cached_range(file, min(start, end), end, at_end=stop is None)
-            if body is None:
-                return UNDETERMINED
-            return StoredObject(make_info(key, status, attributes, version), body)
-        except OSError as error:
-            return self._learn(error)
-        finally:
-            os.close(file)
+        return self._read(path, lambda file, status: _object(file, status, key, start, stop))
 
-    def _open(self, path: str) -> int | Literal[Undetermined.UNDETERMINED] | None:
+    def _read(self, path: str, read: Callable[[int, os.stat_result], T | None]) -> Found[T]:
+        """Return what `read` makes of the open file and its status; its None is `UNDETERMINED`."""
         if not self._enabled or is_legacy_name(path):
             return UNDETERMINED
         try:
-            return self._open_cached(path.encode())
-        except FileNotFoundError:
-            return None
+            try:
+                file = self._open(path.encode())
+            except FileNotFoundError:
+                return None
+            try:
+                status = os.fstat(file)
+                found = read(file, status) if stat.S_ISREG(status.st_mode) else None
+                return UNDETERMINED if found is None else found
+            finally:
+                os.close(file)
         except OSError as error:
-            return self._learn(error)
+            if error.errno in _UNSUPPORTED:
+                self._enabled = False
+            return UNDETERMINED
 
-    def _learn(self, error: OSError) -> Literal[Undetermined.UNDETERMINED]:
-        if error.errno in _UNSUPPORTED:
-            self._enabled = False
-        return UNDETERMINED
-
-    def _open_cached(self, key: bytes) -> int:
+    def _open(self, path: bytes) -> int:
         if not self._base_is_linked:
             try:
-                return _open_cached_path(FROM_HERE, self._prefix + key)
+                return _open_cached_path(FROM_HERE, self._prefix + path)
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
         # The base directory alone may be reached through links.
         base = _open_cached_base(FROM_HERE, self._base)
         try:
-            file = _open_cached_beneath(base, key)
+            file = _open_cached_beneath(base, path)
         finally:
             os.close(base)
         self._base_is_linked = True
         return file
 
 
-def _read_cached(file: int, size: int) -> bytes | None:
-    """Read the whole body; None if it is large, not all in memory, or not of the size stated."""
-    return _read_cached_range(file, 0, size, at_end=True)
+def _text(file: int, status: os.stat_result) -> bytes | None:
+    return _read_cached(file, 0, status.st_size, at_end=True)
 
 
-def _read_cached_range(file: int, start: int, stop: int, *, at_end: bool) -> bytes | None:
+def _bytes_and_type(file: int, status: os.stat_result) -> tuple[bytes, str] | None:
+    content_type = type_on_file(file)
+    body = None if content_type is None else _read_cached(file, 0, status.st_size, at_end=True)
+    return None if content_type is None or body is None else (body, content_type)
+
+
+def _object(file: int, status: os.stat_result, key: str, start: int, stop: int | None) -> StoredObject | None:
+    version = version_of_status(status)
+    attributes = attributes_on_file(file)
+    if version is None or attributes is None:
+        return None
+    end = status.st_size if stop is None else min(stop, status.st_size)
+    body = _read_cached(file, min(start, end), end, at_end=stop is None)
+    return None if body is None else StoredObject(make_info(key, status, attributes, version), body)
+
+
+def _read_cached(file: int, start: int, stop: int, *, at_end: bool) -> bytes | None:
     """Read the range; None if it is large, not all in memory, or does not end where the file should."""
     size = stop - start
     if size > MAX_INLINE_BYTES:

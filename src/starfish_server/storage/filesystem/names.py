@@ -8,14 +8,7 @@ from __future__ import annotations
 
 import re
 
-from starfish_server.checks import (
-    MAX_KEY_BYTES,
-    MAX_SEGMENT_BYTES,
-    is_any_key,
-    is_key,
-    is_segments,
-    key_checks,
-)
+from starfish_server.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, is_any_key, is_key, key_checks
 from starfish_server.errors import InvalidKeyError
 
 _NOT_PORTABLE = re.compile(r"[^A-Za-z0-9._:@-]")
@@ -56,25 +49,17 @@ class Names:
             names = [name for name in names if not _is_reserved(name)]
         return names
 
-    def may_be_long(self, folder: str) -> bool:
-        """Return whether a file in `folder` may have a path that is too long for a key."""
-        return len(folder.encode()) + MAX_SEGMENT_BYTES > MAX_KEY_BYTES
-
-    def fits(self, path: str) -> bool:
-        """Return whether the key of `path` is short enough."""
-        return len(to_key(path).encode()) <= MAX_KEY_BYTES
+    def short_enough(self, entries: list[str], folder: str) -> list[str]:
+        """Return the entries of `folder` whose paths are short enough for keys."""
+        if len(folder.encode()) + MAX_SEGMENT_BYTES <= MAX_KEY_BYTES:
+            return entries
+        return [entry for entry in entries if len(to_key(folder + entry).encode()) <= MAX_KEY_BYTES]
 
     def is_key_at(self, path: str) -> bool:
         """Return whether a file at `path` is an object."""
         if self.portable:
             return is_key(path)
         return not _is_reserved(path) and is_any_key(to_key(path))
-
-    def are_segments(self, path: str) -> bool:
-        """Return whether all names in `path` may be segments of a key, however long it is."""
-        if self.portable:
-            return is_segments(path) is not None
-        return not _is_reserved(path) and not self._forbidden.search(path)
 
 
 def to_path(text: str) -> str:

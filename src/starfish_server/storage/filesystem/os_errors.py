@@ -42,7 +42,6 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 _REASONS = {
     errno.ENOTDIR: "one of its parents is an object",
     errno.ENOTEMPTY: "there are objects below it",
-    errno.EXDEV: "all folders of a store must be on one file system, and this one is on another",
 }
 
 _logger = logging.getLogger(__name__)
@@ -51,15 +50,15 @@ _logger = logging.getLogger(__name__)
 class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands in
     """Turn an `OSError` or `MemoryError` of the block into a `StoreError` with the operation and the key.
 
-    When permission is denied, the reason names the folder.
+    When permission is denied, the reason names the file or folder.
     """
 
-    __slots__ = ("_base_dir", "_key", "_operation")
+    __slots__ = ("_base_dir", "key", "operation")
 
     def __init__(self, base_dir: str, operation: str, key: str | None) -> None:
         self._base_dir = base_dir
-        self._operation = operation
-        self._key = key
+        self.operation = operation
+        self.key = key
 
     def __enter__(self) -> None:
         pass
@@ -67,29 +66,21 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, MemoryError):
             reason = "the object does not fit into memory"
-            raise ObjectTooLargeError(reason, operation=self._operation, key=self._key) from error
+            raise ObjectTooLargeError(reason, operation=self.operation, key=self.key) from error
         if isinstance(error, StoreError):  # some have OSError as a second base
             if error.operation is None:
-                error.operation, error.key = self._operation, self._key
+                error.operation, error.key = self.operation, self.key
             return
         if not isinstance(error, OSError):
             return
         kind = ERROR_OF_ERRNO.get(error.errno or 0, StoreError)
         reason = _REASONS.get(error.errno or 0) or error.strerror or os.strerror(error.errno or 0)
         if kind in (StoreAccessDeniedError, ReadOnlyStoreError):
-            reason = f"{reason}, in {self._refusing_folder(error)!r}"
-        raise kind(reason, operation=self._operation, key=self._key) from error
-
-    def _refusing_folder(self, error: OSError) -> str:
-        """Return the folder that the error names, or the nearest one to the key that can be seen."""
-        if isinstance(error.filename, str) and error.filename.startswith("/"):
-            return error.filename
-        path = f"{self._base_dir}/{self._key or ''}"
-        while path != "/":
-            path = os.path.dirname(path)  # noqa: PTH120 - as text: the key may end with a slash
-            if os.path.lexists(path):
-                break
-        return path
+            place = f"{self._base_dir}/{self.key or ''}"
+            if isinstance(error.filename, str) and error.filename.startswith("/"):
+                place = error.filename
+            reason = f"{reason}, at {place!r}"
+        raise kind(reason, operation=self.operation, key=self.key) from error
 
 
 class DurableSync:

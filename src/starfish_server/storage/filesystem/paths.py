@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -36,31 +37,26 @@ FROM_HERE = -100  # AT_FDCWD: an absolute path needs no folder to start from
 ATTEMPTS = 100
 """How often a step is tried that other processes can undo. Losing a hundred races in a row is a defect."""
 
-_OPENAT2 = 437  # on every processor but Alpha
-_AVAILABLE = sys.platform == "linux" and os.uname().machine != "alpha"
-_DEEPEST = 512  # folders; no key has more
+_OPENAT2 = 437  # the number of the system call
+_MODE = 0o666  # of new files, less the umask
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-def opener(flags: int, resolve: int, mode: int = 0) -> Opener:
+def opener(flags: int, resolve: int) -> Opener:
     """Return a function that opens a path relative to an open folder.
 
     With `CACHED` it fails with EAGAIN rather than wait for the disk, so it holds the interpreter's lock.
     """
-    if not _AVAILABLE:
+    if sys.platform != "linux":
         return _missing
     library = ctypes.PyDLL if resolve & CACHED else ctypes.CDLL
     call = library(None, use_errno=True).syscall
     call.restype = ctypes.c_long
-    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    address, size = ctypes.addressof(how), ctypes.sizeof(how)
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, _MODE if flags & os.O_CREAT else 0, resolve)
+    size = len(how)
 
-    def open_path(folder: int, path: bytes, _: _OpenHow = how) -> int:  # the default keeps `how` alive
-        file: int = call(_OPENAT2, folder, path, address, size)
+    def open_path(folder: int, path: bytes) -> int:
+        file: int = call(_OPENAT2, folder, path, how, size)
         if file < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -73,7 +69,8 @@ def _missing(_folder: int, _path: bytes) -> int:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-_open_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
+_open_directory_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
+_open_file_beneath = opener(FILE, NO_LINKS | BENEATH)
 
 
 def open_base(path: str) -> int:
@@ -123,21 +120,24 @@ def make_directory(name: str, parent: int, sync: Sync) -> int:
     return open_directory(name, parent)
 
 
-def open_reserved(base: int, folder: str, name: str, flags: int, direct: Opener) -> int:
-    """Open a file of the store's own. With O_CREAT its folder is made too, which a power failure may undo.
+def reserved_opener(folder: str, flags: int) -> Callable[[int, str], int]:
+    """Return a function that opens, below the open base directory, a file of the store's own by its name.
 
-    direct: an opener with the same flags.
+    With O_CREAT its folder is made too, which a power failure may undo.
     """
-    with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
-        return direct(base, f"{folder}/{name}".encode())
-    if flags & os.O_CREAT:
-        parent = make_directory(folder, base, lambda _: None)
-    else:
-        parent = open_directory(folder, base)
-    try:
-        return os.open(name, flags, 0o666, dir_fd=parent)
-    finally:
-        os.close(parent)
+    direct = opener(flags, NO_LINKS | BENEATH)
+
+    def open_reserved(base: int, name: str) -> int:
+        with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
+            return direct(base, f"{folder}/{name}".encode())
+        make = flags & os.O_CREAT
+        parent = make_directory(folder, base, lambda _: None) if make else open_directory(folder, base)
+        try:
+            return os.open(name, flags, _MODE, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    return open_reserved
 
 
 def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
@@ -146,7 +146,7 @@ def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = 
         return os.dup(start)
     if len(segments) > 1:
         with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
-            return _open_beneath(start, os.fsencode("/".join(segments)))
+            return _open_directory_beneath(start, os.fsencode("/".join(segments)))
     here = step(segments[0], start)
     for segment in segments[1:]:
         try:
@@ -181,12 +181,20 @@ def nearest_directory(start: int, segments: Sequence[str]) -> int:
             segments = segments[:-1]  # `start` itself always opens
 
 
-def open_file(name: str, parent: int) -> tuple[int, os.stat_result] | None:
-    """Open the regular file `name`; None if there is nothing or a directory, ELOOP for anything else."""
+def open_file(base: int, path: str) -> tuple[int, os.stat_result] | None:
+    """Open the regular file at `path`; None if there is nothing or a directory, ELOOP for anything else."""
     try:
-        file = os.open(name, FILE, dir_fd=parent)
+        file = _open_file_beneath(base, path.encode())
     except FileNotFoundError:
         return None
+    except OSError:  # the steps raise it again, unless `openat2` is missing
+        with parent_of(base, path) as (parent, name):
+            try:
+                if parent is None:
+                    return None
+                file = os.open(name, FILE, dir_fd=parent)
+            except FileNotFoundError:
+                return None
     try:
         status = os.fstat(file)
         _refuse_special(status)
@@ -221,18 +229,14 @@ def prune(base: int, parents: Sequence[str]) -> None:
                     os.close(above)
 
 
-def remove_empty_tree(name: str, parent: int, depth: int = 0) -> None:
+def remove_empty_tree(name: str, parent: int) -> None:
     """Remove the directory `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
     with contextlib.suppress(FileNotFoundError):  # another writer removed it
-        folder = open_directory(name, parent)
-        try:
-            with os.scandir(folder) as entries:
-                if depth == _DEEPEST or not all(entry.is_dir(follow_symlinks=False) for entry in entries):
-                    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-            for below in os.listdir(folder):  # noqa: PTH208 - it is open, and has no path
-                remove_empty_tree(below, folder, depth + 1)
-        finally:
-            os.close(folder)
+        for _, folders, files, here in os.fwalk(name, topdown=False, dir_fd=parent):
+            if files:  # at once, however much more there is
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            for folder in folders:
+                os.rmdir(folder, dir_fd=here)
         os.rmdir(name, dir_fd=parent)
 
 

@@ -12,20 +12,11 @@ import os
 import secrets
 from typing import Self
 
-from starfish_server.storage.filesystem.changes import lock, unlock
-from starfish_server.storage.filesystem.paths import (
-    ATTEMPTS,
-    BENEATH,
-    NO_LINKS,
-    WRITABLE,
-    make_directory,
-    open_reserved,
-    opener,
-)
+from starfish_server.storage.filesystem.changes import close_locked, lock
+from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, make_directory, reserved_opener
 
 _FOLDER = "~staging"
-_NEW = WRITABLE | os.O_CREAT | os.O_EXCL
-_create = opener(_NEW, NO_LINKS | BENEATH, 0o666)
+_create = reserved_opener(_FOLDER, WRITABLE | os.O_CREAT | os.O_EXCL)
 
 
 class StagedFile:
@@ -39,14 +30,14 @@ class StagedFile:
         for _ in range(ATTEMPTS):
             name = secrets.token_hex(8)
             self._path = f"{_FOLDER}/{name}"
-            self.descriptor = open_reserved(base, _FOLDER, name, _NEW, _create)
+            self.descriptor = _create(base, name)
             try:
                 lock(self.descriptor)
                 os.lstat(self._path, dir_fd=base)
             except FileNotFoundError:  # swept before it was locked
-                self._close()
+                close_locked(self.descriptor)
             except BaseException:
-                self.close()
+                StagedFile.close(self)  # not a subclass's, which is not made yet
                 raise
             else:
                 return
@@ -68,11 +59,7 @@ class StagedFile:
         if not self._moved:
             with contextlib.suppress(OSError):  # swept later if it stays
                 os.unlink(self._path, dir_fd=self._base)
-        self._close()
-
-    def _close(self) -> None:
-        unlock(self.descriptor)
-        os.close(self.descriptor)
+        close_locked(self.descriptor)
 
 
 def prepare(base: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ObjectReader
-from starfish_server.storage.filesystem.info import check_unedited
+from starfish_server.storage.filesystem.open_files import check_unedited
 from starfish_server.storage.filesystem.os_errors import typed_errors
 
 if TYPE_CHECKING:

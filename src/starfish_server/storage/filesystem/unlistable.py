@@ -64,6 +64,6 @@ def _reason(names: Names, path: str, entry: os.DirEntry[str]) -> str | None:
         return None
     if not names.usable([entry.name], entry.name, path):
         return "its name breaks the key rules"
-    if not names.are_segments(path[:-1]):
-        return "the name of a folder above it breaks the key rules"
-    return f"its path is over {MAX_KEY_BYTES} bytes"
+    if len(os.fsencode(path + entry.name)) > MAX_KEY_BYTES:
+        return f"its path is over {MAX_KEY_BYTES} bytes"
+    return "the name of a folder above it breaks the key rules"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
-    from starfish_server.storage.filesystem.writing import Draft, Writer
+    from starfish_server.storage.filesystem.directory import Directory
+    from starfish_server.storage.filesystem.writing import Draft
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a hop to a thread for each; two are in memory
 _MAX_WRITES = 64  # of a batch; more chunks are joined into one
@@ -28,8 +29,8 @@ class Upload:
     Cancelled, it ends after the batch that is being written, with nothing left of it.
     """
 
-    def __init__(self, writer: Writer, key: str, attributes: Attributes, if_version: IfVersion) -> None:
-        self._writer = writer
+    def __init__(self, directory: Directory, key: str, attributes: Attributes, if_version: IfVersion) -> None:
+        self._directory = directory
         self._key = key
         self._attributes = attributes
         self._if_version = if_version
@@ -79,7 +80,7 @@ class Upload:
 
     def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:
-            self._draft = self._writer.draft("upload", self._key, self._attributes, self._if_version)
+            self._draft = self._directory.draft("upload", self._key, self._attributes, self._if_version)
         for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
             self._draft.append(chunk)
         return self._draft
@@ -93,7 +94,7 @@ class Upload:
     def _discard(self) -> None:
         draft, self._draft = self._draft, None
         if draft is not None:
-            draft.discard()
+            draft.close()
 
 
 async def _end_of(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:

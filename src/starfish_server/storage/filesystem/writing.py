@@ -6,30 +6,33 @@ import contextlib
 import os
 import stat
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import KeyConflictError
 from starfish_server.objects import ANY
-from starfish_server.storage.filesystem.attributes import LEGACY_SUFFIX, set_on_file
-from starfish_server.storage.filesystem.bodies import write_all
+from starfish_server.storage.filesystem.attributes import remove_side_file, set_on_file, write_side_file
 from starfish_server.storage.filesystem.changes import key_lock
-from starfish_server.storage.filesystem.info import make_info, stamp, version_of_file
+from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.os_errors import typed_errors
+from starfish_server.storage.filesystem.open_files import (
+    copy_body,
+    make_info,
+    stamp,
+    version_of_file,
+    write_all,
+)
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
     entry_status,
-    make_base,
     make_directory,
     parent_of,
     prune,
     remove_empty_tree,
     walk,
 )
-from starfish_server.storage.filesystem.reading import legacy_content_type, open_object
-from starfish_server.storage.filesystem.side_files import remove_side_file, write_side_file
-from starfish_server.storage.filesystem.staging import StagedFile, prepare
+from starfish_server.storage.filesystem.reading import open_object
+from starfish_server.storage.filesystem.staging import StagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,101 +40,58 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
     from starfish_server.storage.filesystem.changes import Commit
-    from starfish_server.storage.filesystem.os_errors import DurableSync
+    from starfish_server.storage.filesystem.os_errors import typed_errors
+    from starfish_server.storage.filesystem.paths import Sync
 
 T = TypeVar("T")
 
 
-class Writer:
-    """Makes drafts of objects below `path`."""
-
-    def __init__(self, path: str, sync: DurableSync) -> None:
-        self.path = path
-        self.sync = sync
-        self._prepared = False
-
-    def draft(self, operation: str, key: str, attributes: Attributes, if_version: IfVersion = ANY) -> Draft:
-        """Begin an object; the base directory is made where it is missing."""
-        with typed_errors(self.path, operation, key):
-            base = make_base(self.path, self.sync)
-            try:
-                if not self._prepared:
-                    prepare(base)
-                    self._prepared = True
-                staged = StagedFile(base)
-            except BaseException:
-                os.close(base)
-                raise
-        return Draft(self, base, staged, operation, key, attributes, if_version)
-
-    def put(self, commit: Commit, operation: str, key: str, body: bytes, attributes: Attributes) -> None:
-        """Put the object in place, whole or not at all."""
-        with self.draft(operation, key, attributes) as draft:
-            draft.append(body)
-            draft.put_in_place(commit)
-
-    def write(
-        self,
-        commit: Commit,
-        operation: str,
-        key: str,
-        body: bytes,
-        attributes: Attributes,
-        if_version: IfVersion,
-    ) -> ObjectInfo:
-        """Put the object in place, if the one there has the version, and return its info."""
-        with self.draft(operation, key, attributes, if_version) as draft:
-            draft.append(body)
-            return draft.put_with_info(commit)
-
-
-class Draft:
+class Draft(StagedFile):
     """An object that is not in its place yet; no step of it runs while another does.
 
-    As a context manager it is discarded at the end, unless it was put in place.
+    It takes over the open `base`. As a context manager it is discarded at the end, unless it was put in
+    place.
     """
 
-    __slots__ = ("_attributes", "_base", "_if_version", "_key", "_operation", "_staged", "_writer")
+    __slots__ = ("_attributes", "_if_version", "_key", "_sync", "_typed")
 
     def __init__(
         self,
-        writer: Writer,
         base: int,
-        staged: StagedFile,
-        operation: str,
+        sync: Sync,
+        typed: typed_errors,
         key: str,
         attributes: Attributes,
         if_version: IfVersion,
     ) -> None:
-        self._writer = writer
-        self._base = base
-        self._staged = staged
-        self._operation = operation
+        super().__init__(base)
+        self._sync = sync
+        self._typed = typed
         self._key = key
         self._attributes = attributes
         self._if_version = if_version
 
-    @property
-    def descriptor(self) -> int:
-        return self._staged.descriptor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove what was written, and close the draft; nothing is removed once it is in its place."""
+    def close(self) -> None:
+        """Close the draft, and remove what was written unless it is in its place."""
         try:
-            self._staged.close()
+            super().close()
         finally:
             os.close(self._base)
 
     def append(self, body: bytes) -> None:
         """Write the next bytes of the body."""
-        with self._typed_errors():
+        with self._typed:
             write_all(self.descriptor, body)
+
+    def fill_from(self, file: int, commit: Commit) -> None:
+        """Copy the body of an open file, until the caller is cancelled."""
+
+        def proceed() -> None:
+            with commit:  # raises if it was
+                pass
+
+        with self._typed:
+            copy_body(file, self.descriptor, proceed)
 
     def put_in_place(self, commit: Commit) -> None:
         """Make the object visible. Raises `WithdrawnError` or `VersionConflictError` if it must not be."""
@@ -151,12 +111,13 @@ class Draft:
         takes.
         """
         path = to_path(self._key)
-        with self._typed_errors():
+        with self._typed:
             stamp(self.descriptor)
             on_file = set_on_file(self.descriptor, self._attributes)
-            self._writer.sync(self.descriptor)
+            self._sync(self.descriptor)
             with key_lock(self._base, path), commit:
-                self._check_version(path)
+                if self._if_version is not ANY:
+                    self._check_version(path)
                 try:
                     self._place(path, on_file)
                 except BaseException:
@@ -164,31 +125,25 @@ class Draft:
                     raise
                 return then(self.descriptor)
 
-    def _typed_errors(self) -> typed_errors:
-        return typed_errors(self._writer.path, self._operation, self._key)
-
     def _check_version(self, path: str) -> None:
-        if self._if_version is ANY:
-            return
         found = open_object(self._base, path)
         version = None
         if found is not None:
             with found:
-                version = version_of_file(found.file, found.status)
-        check_unchanged(self._if_version, version, self._operation, self._key)
+                version = found.version()
+        check_unchanged(self._if_version, version, self._typed.operation, self._key)
 
     def _place(self, path: str, on_file: bool) -> None:
         """Move the written file into its place. A folder that is pruned meanwhile is made again."""
-        base, sync = self._base, self._writer.sync
+        base, sync = self._base, self._sync
         if legacy_content_type(base, path) is not None:
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {path.removesuffix(LEGACY_SUFFIX)!r} there"
             )
         *parents, name = path.split("/")
-        make = partial(make_directory, sync=sync)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = walk(base, parents, make)
+                parent = walk(base, parents, partial(make_directory, sync=sync))
                 try:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
@@ -196,7 +151,7 @@ class Draft:
                         current = None
                     if not on_file:
                         write_side_file(base, path, self.descriptor, current, self._attributes, sync)
-                    self._staged.move(name, parent)
+                    self.move(name, parent)
                     sync(parent)
                     return
                 finally:

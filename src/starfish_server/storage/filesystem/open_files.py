@@ -1,0 +1,159 @@
+"""What an open file holds and tells: its bytes, and the version and info of its object.
+
+A version is a digest of the times and the size of the file. Every write sets the file's time of modification
+to the clock, to the nanosecond, so that no two writes have the same; what another program does to a file
+shows in its times. File systems with coarser times than 10 ms are known by their round numbers: there the
+body is part of the digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from starfish_server.errors import VersionConflictError
+from starfish_server.objects import ObjectInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starfish_server.storage.filesystem.attributes import Attributes
+
+PIECE_BYTES = 1024 * 1024
+COARSE_NS = 10_000_000
+_NO_TIMES = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_COPIED_AT_ONCE = 64 * 1024 * 1024  # between two looks whether the caller was cancelled
+_CANNOT_COPY = (
+    errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY,
+    errno.EXDEV,
+)  # fmt: skip
+
+
+def read_all(file: int, size: int) -> bytes:
+    """Read an open file of `size` bytes, as far as is known, to its end."""
+    body = os.read(file, size + 1)
+    if len(body) == size:
+        return body
+    parts = [body]
+    while parts[-1]:
+        parts.append(os.read(file, PIECE_BYTES))
+    return b"".join(parts)
+
+
+def read_range(file: int, start: int, stop: int) -> bytes:
+    """Read the bytes from `start` to before `stop`, or to the end."""
+    body = os.pread(file, stop - start, start)
+    if len(body) == stop - start:
+        return body
+    parts = [body]
+    start += len(body)
+    while parts[-1] and start < stop:
+        parts.append(os.pread(file, stop - start, start))
+        start += len(parts[-1])
+    return b"".join(parts)
+
+
+def write_all(file: int, body: bytes) -> None:
+    """Write all of `body`, in as many system calls as it takes."""
+    rest = memoryview(body)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def copy_body(source: int, target: int, proceed: Callable[[], None]) -> None:
+    """Copy an open file into an empty one: by the kernel, which shares blocks where it can, or by hand.
+
+    `proceed` is called between pieces, and may raise.
+    """
+    offset = 0
+    while copied := _copy_in_kernel(source, target, offset):
+        offset += copied
+        proceed()
+    while piece := os.pread(source, PIECE_BYTES, offset):
+        os.lseek(target, offset, os.SEEK_SET)
+        write_all(target, piece)
+        offset += len(piece)
+        proceed()
+
+
+def _copy_in_kernel(source: int, target: int, offset: int) -> int:
+    """Return how many bytes were copied; 0 at the end, and where the system cannot."""
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    try:
+        return os.copy_file_range(source, target, _COPIED_AT_ONCE, offset, offset)
+    except OSError as error:
+        if error.errno in _CANNOT_COPY:
+            return 0
+        raise
+
+
+def digest(file: int) -> str:
+    """Return the SHA-256 of the body of an open file."""
+    sha256 = hashlib.sha256()
+    offset = 0
+    while piece := os.pread(file, PIECE_BYTES, offset):
+        sha256.update(piece)
+        offset += len(piece)
+    return sha256.hexdigest()
+
+
+def stamp(file: int) -> None:
+    """Set the time of modification of a file that was written, for its version."""
+    now = time.time_ns()
+    try:
+        os.utime(file, ns=(now, now))
+    except OSError as error:
+        if error.errno not in _NO_TIMES:
+            raise
+
+
+def version_of_status(status: os.stat_result) -> str | None:
+    """Return the version of the file with this status; None where its times are too coarse to tell."""
+    return None if status.st_ctime_ns % COARSE_NS == 0 else _digest_of(status, "")
+
+
+def version_of_file(file: int, status: os.stat_result) -> str:
+    """Return the version of the open file with this status."""
+    return version_of_status(status) or _digest_of(status, digest(file))
+
+
+def _digest_of(status: os.stat_result, body: str) -> str:
+    seen = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {body}"
+    return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
+
+
+def make_info(key: str, status: os.stat_result, attributes: Attributes, version: str | None) -> ObjectInfo:
+    """Return the info of an object with its attributes."""
+    return ObjectInfo(
+        key,
+        status.st_size,
+        attributes.content_type,
+        attributes.cache_control,
+        attributes.metadata,
+        version,
+        modified(status),
+    )
+
+
+def modified(status: os.stat_result) -> datetime | None:
+    """Return the time of modification; None for one that no datetime can be."""
+    with suppress(OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(status.st_mtime, UTC)
+    return None
+
+
+def check_unedited(file: int, status: os.stat_result, operation: str, key: str) -> None:
+    """Raise `VersionConflictError` if another program changed the open file in place since `status`.
+
+    One that was replaced or removed stays as it was.
+    """
+    now = os.fstat(file)
+    if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
+        reason = "another program changed the file in place while it was read; read it again"
+        raise VersionConflictError(reason, operation=operation, key=key)
