@@ -1,4 +1,7 @@
-"""Which operations `Retry` retries in ways of their own, conditional writes and deletions among them."""
+"""Which operations `Retry` retries in ways of their own: conditional writes, deletions, uploads and streams.
+
+The rule for all others is `Recovery.repeatable`; those of uploads and streams are in `streams.py`.
+"""
 
 from __future__ import annotations
 
