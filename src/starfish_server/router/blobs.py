@@ -155,6 +155,7 @@ async def pull_blob(
 
 
 def blob_headers(info: ObjectInfo, selected: Selection, media_ranges: tuple[str, ...]) -> dict[str, str]:
+    """Return the headers of a blob that come from the object itself."""
     headers = {}
     if (tag := tag_of(info)) is not None:
         headers["ETag"] = tag
