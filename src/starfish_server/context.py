@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -74,8 +74,11 @@ class StoreContext:
             object.__setattr__(self, "params", _Params(self.params))
 
 
-retries_outside: ContextVar[bool] = ContextVar("starfish_retries_outside", default=False)
-"""True while a `Retry` layer repeats the running operation, so that a leaf makes one attempt only."""
+retries_outside: ContextVar[Sequence[None]] = ContextVar("starfish_retries_outside", default=())
+"""Not empty while a `Retry` layer repeats the running operation, so that a leaf makes one attempt only.
+
+The list is emptied when the attempt ends, for tasks that it started and that go on with a copy of it.
+"""
 
 notes_of_call: ContextVar[dict[str, object] | None] = ContextVar("starfish_notes_of_call", default=None)
 """The notes of the operation that a leaf performs, or None where nothing observes it."""

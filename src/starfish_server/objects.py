@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -118,7 +119,8 @@ class ObjectReader:
         try:
             chunk = await self._fetch()
         except BaseException:
-            await self.aclose()
+            with suppress(Exception):  # the error that ended the stream is the one to raise
+                await self.aclose()
             raise
         if not chunk:
             await self.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,9 @@ from starfish_server.layers.base import Layer, Operation
 from starfish_server.layers.circuit_breaker import CircuitBreaker
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.testing import Fault, FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Clock:
@@ -405,3 +408,17 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], error: 
 def test_repr_shows_the_settings() -> None:
     shown = "failure_rate=0.5, minimum_calls=20, window=30.0, open_seconds=10.0, probes=3"
     assert repr(CircuitBreaker(MemoryObjectStore(data={}))).startswith(f"CircuitBreaker({shown}, ")
+
+
+async def test_a_source_of_an_upload_that_fails_says_nothing_of_the_backend() -> None:
+    store = CircuitBreaker(MemoryObjectStore({}), minimum_calls=1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise StoreUnavailableError("another store is down")
+
+    with pytest.raises(StoreUnavailableError, match="another store"):
+        await store.upload("k", chunks())
+    assert store.state == "closed"
+    with pytest.raises(TypeError, match="chunks"):
+        await store.upload("k", 5)  # type: ignore[arg-type]  # that it is refused is the test

@@ -18,6 +18,7 @@ from starfish_server.storage.memory import MemoryObjectStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
     Limit = Callable[[AbstractObjectStore], Layer]
@@ -145,3 +146,12 @@ async def test_a_stop_iteration_is_a_mistake_and_not_a_result(limited: Limit, wa
 
     with pytest.raises(RuntimeError, match="StopIteration"):
         await limited(Doing(later if waits else now)).get_string("k")
+
+
+@pytest.mark.parametrize("layer", [Timeout, Retry])
+async def test_an_operation_may_return_any_awaitable(layer: Callable[..., AbstractObjectStore]) -> None:
+    class Tasks(MemoryObjectStore):
+        def get_string(self, key: str, *, context: StoreContext | None = None) -> Any:
+            return asyncio.ensure_future(super().get_string(key, context=context))
+
+    assert await layer(Tasks({"k": "v"})).get_string("k") == "v"

@@ -27,6 +27,9 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.retry import Retry, RetryEvent
 from starfish_server.operations import Bodies, GetString, Kind
+from starfish_server.storage.custom import CustomObjectStore
+from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.testing import Fault, FaultyStore
 
 
 def quick(inner: Scripted | Layer, attempts: int = 4, **options: object) -> Retry:
@@ -172,16 +175,16 @@ async def test_what_is_inside_learns_that_its_failures_are_retried() -> None:
 
     class Looking(Scripted):
         async def perform(self, operation: Operation[T]) -> T:
-            seen.append(retries_outside.get())
+            seen.append(bool(retries_outside.get()))
             return await super().perform(operation)
 
     store = Looking(*down(1))
     hook: list[bool] = []
-    await quick(store, on_retry=lambda _: hook.append(retries_outside.get())).get_string("k")
+    await quick(store, on_retry=lambda _: hook.append(bool(retries_outside.get()))).get_string("k")
     await store.get_string("k")
     assert seen == [True, True, False]
     assert hook == [False]
-    assert retries_outside.get() is False
+    assert not retries_outside.get()
 
 
 @pytest.mark.parametrize("script", [[60.0], [*down(1), 60.0]], ids=["first", "later"])
@@ -292,3 +295,21 @@ def test_repr_shows_the_settings() -> None:
     assert shown.startswith(
         "Retry(attempts=2, initial=0.1, maximum=5.0, deadline=30.0, retry_on=['LookupError'], Layer("
     )
+
+
+async def test_a_task_that_outlives_the_attempt_that_started_it_has_retries_of_its_own() -> None:
+    flaky = FaultyStore(MemoryObjectStore({"k": "v"}), {"get_string": [Fault(StoreUnavailableError)]})
+    ended = asyncio.Event()
+    started: list[asyncio.Task[str | None]] = []
+
+    async def later() -> str | None:
+        await ended.wait()
+        return await Retry(flaky, initial=0.001).get_string("k")
+
+    async def on_get(key: str) -> str:
+        started.append(asyncio.create_task(later()))
+        return key
+
+    assert await Retry(CustomObjectStore(on_get=on_get)).get_string("a") == "a"
+    ended.set()
+    assert await started[0] == "v"

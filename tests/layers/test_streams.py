@@ -318,3 +318,14 @@ async def test_a_close_that_is_cancelled_midway_still_releases_what_the_reader_h
     with pytest.raises(asyncio.CancelledError):
         await closing
     await asyncio.wait_for(released.wait(), 5)
+
+
+async def test_a_close_that_fails_does_not_hide_why_the_stream_ended() -> None:
+    async def fetch() -> bytes:
+        raise StoreIntegrityError("tampered with")
+
+    async def close() -> None:
+        raise OSError("the connection is gone")
+
+    with pytest.raises(StoreIntegrityError):
+        await ObjectReader(ObjectInfo("k"), fetch, close).read()

@@ -184,7 +184,7 @@ async def test_an_unreachable_backend_is_unavailable() -> None:
 
 async def test_obstore_makes_one_attempt_under_a_retry_layer(seaweedfs: S3Server) -> None:
     client = obstore_s3(seaweedfs, endpoint="http://127.0.0.1:1", bucket="b", retry_config=None)
-    token = retries_outside.set(True)
+    token = retries_outside.set([None])
     try:
         async with ObstoreObjectStore(client) as store, asyncio.timeout(5):
             with pytest.raises(StoreUnavailableError) as caught:

@@ -78,7 +78,7 @@ async def test_a_retry_layer_leaves_one_attempt(
 ) -> None:
     store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=5)
     proxy.fault = reset
-    retries_outside.set(True)
+    retries_outside.set([None])
     with pytest.raises(StoreUnavailableError):
         await store.get_string("k")
     assert len(proxy.seen) == 1
@@ -91,7 +91,7 @@ async def test_a_store_in_two_stacks_makes_its_own_attempts_where_no_layer_does(
     proxy.fault = s3_error(503, "SlowDown")
 
     async def retried_outside() -> None:
-        retries_outside.set(True)
+        retries_outside.set([None])
         await store.get_string("outside")
 
     outcomes = await asyncio.gather(retried_outside(), store.get_string("k"), return_exceptions=True)

@@ -7,9 +7,10 @@ import math
 import threading
 import time
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import positive_int, positive_number
+from starfish_server.checks import asynchronous, check_chunks, positive_int, positive_number
 from starfish_server.errors import (
     NOT_SENT,
     CircuitOpenError,
@@ -22,7 +23,7 @@ from starfish_server.layers.streams import around_chunks
 from starfish_server.operations import Bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["CircuitBreaker"]
 
 _log = logging.getLogger(__name__)
-_READER, _URL = Bodies.READER, Bodies.URL  # a look-up in an Enum takes long on 3.11
+_CHUNKS, _READER, _URL = Bodies.CHUNKS, Bodies.READER, Bodies.URL  # a look-up in an Enum takes long on 3.11
 
 
 class CircuitBreaker(Layer):
@@ -101,10 +102,14 @@ class CircuitBreaker(Layer):
         phase = self._phase
         if not isinstance(phase, _Closed):
             phase = self._enter(operation)
+        of_source: list[Exception] = []
+        if bodies is _CHUNKS:
+            check_chunks(operation.chunks, operation.name)
+            operation = operation.replace(chunks=_source(operation.chunks, of_source))
         try:
             result = await self._inner.perform(operation)
         except BaseException as error:
-            self._count(phase, _is_failure(error))
+            self._count(phase, None if error in of_source else _is_failure(error))
             raise
         self._count(phase, failed=False)
         return result if bodies is not _READER else self._counting_chunks(result, phase)
@@ -169,6 +174,19 @@ class CircuitBreaker(Layer):
                 raise
 
         return around_chunks(result, counted)
+
+
+async def _source(
+    chunks: Iterable[bytes] | AsyncIterable[bytes], errors: list[Exception]
+) -> AsyncIterator[bytes]:
+    """Pass the chunks of an upload on, and keep its source's error, which says nothing of the backend."""
+    try:
+        async with aclosing(asynchronous(chunks)) as source:
+            async for chunk in source:
+                yield chunk
+    except Exception as error:
+        errors.append(error)
+        raise
 
 
 class _HalfOpen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -46,6 +46,9 @@ class Deadlines:
         So an operation that never waits, such as a read of a warm file, needs neither a timer nor a clock.
         """
         performing = store.perform(operation)
+        if type(performing) is not CoroutineType:  # another awaitable, such as a task
+            with self.limit(operation):
+                return await performing
         try:
             waits_for = performing.send(None)
         except StopIteration as done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from starfish_server.checks import positive_int, positive_number
@@ -148,13 +149,16 @@ class Retry(Layer):
         if operation.notes is not None and source is self._inner:
             count_attempt(operation)
         recovery: Recovery[Any] | None = None
-        token = retries_outside.set(True)
+        outside = [None]
+        token = retries_outside.set(outside)
         try:
             attempt = source.perform(operation)
             try:
-                attempt = rest_of(attempt, attempt.send(None))
+                if type(attempt) is CoroutineType:
+                    attempt = rest_of(attempt, attempt.send(None))
             except StopIteration as done:  # it never waited, so it needs no deadline
                 retries_outside.reset(token)
+                outside.clear()
                 if self._policy.budget is not None and source is self._inner:
                     self._policy.budget.give_back()
                 return done.value
@@ -174,7 +178,7 @@ class Retry(Layer):
                         self._policy.budget.give_back()
                     return result
                 finally:
-                    end_attempt(token)
+                    end_attempt(token, outside)
                 return await recovery.run()
         except Exception as error:
             if recovery is not None:

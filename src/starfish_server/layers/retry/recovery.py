@@ -13,6 +13,7 @@ from starfish_server.layers.base import Operation, T
 from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextvars import Token
 
     from tenacity import RetryCallState
@@ -31,8 +32,9 @@ def count_attempt(operation: Operation[Any]) -> None:
         operation.notes["attempts"] = operation.notes.get("attempts", 0) + 1
 
 
-def end_attempt(token: Token[bool]) -> None:
-    """Take back that failures are retried outside, as `retries_outside.set` said."""
+def end_attempt(token: Token[Sequence[None]], outside: list[None]) -> None:
+    """Take back that failures are retried outside, as `retries_outside.set(outside)` said."""
+    outside.clear()
     try:  # noqa: SIM105 - each attempt comes here, and suppress takes longer
         retries_outside.reset(token)
     except ValueError:
@@ -115,7 +117,8 @@ class Recovery(Generic[T]):
         if self._made == 1:
             return self._failure  # that attempt was made before tenacity came in
         count_attempt(self._operation)
-        token = retries_outside.set(True)
+        outside = [None]
+        token = retries_outside.set(outside)
         try:
             self._result = await self.attempt()
         except BaseException as error:  # noqa: BLE001 - run raises it
@@ -124,7 +127,7 @@ class Recovery(Generic[T]):
                 self._undetermined = error if is_undetermined(error) else self._undetermined
             return error
         finally:
-            end_attempt(token)
+            end_attempt(token, outside)
         return None
 
     def _must_stop(self, state: RetryCallState) -> bool:

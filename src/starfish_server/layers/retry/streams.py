@@ -84,7 +84,7 @@ class UploadChunks:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
-        retries_outside.set(False)
+        retries_outside.set(())
         async with aclosing(asynchronous(self._chunks)) as chunks:
             async for chunk in chunks:
                 yield chunk
