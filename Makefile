@@ -60,8 +60,9 @@ types: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# Half of the time goes to servers and waiting, so two processes take little more than half of it.
 unit: .venv/ready .venv/azurite/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff check --fix .

@@ -397,7 +397,7 @@ async def test_one_dead_connection_empties_the_pool(
 
     proxy.fault = restarted
     proxy.seen.clear()
-    retries_outside.set(outside)
+    retries_outside.set([None] if outside else ())
     assert [await store.get_string("k") for _ in range(10)] == ["v"] * 10
     assert sum(seen.connection in dead for seen in proxy.seen) == 1
 
