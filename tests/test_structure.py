@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import starfish_server
+from starfish_server.layers import Layer
+from starfish_server.operations import OPERATIONS
+from starfish_server.storage.leaf import Leaf
 
 ROOT = Path(starfish_server.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
@@ -124,6 +127,11 @@ def test_layers_import_no_other_layer(file: str) -> None:
     for module in own_imports(file):
         if part_of(module) == "layers":
             assert module.split("/")[1] in SHARED_BY_LAYERS | {layer}, f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("base", [Layer, Leaf])
+def test_every_operation_is_a_method_of_layers_and_leaves(base: type) -> None:
+    assert set(OPERATIONS) - vars(base).keys() == set()
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) not in {"router", "cli", "__init__"}])

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
     from starfish_server.router import CollectionConfig, SyncConfig
     from starfish_server.stack_file import load_stack
+    from starfish_server.storage.custom import CustomObjectStore
     from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
-    from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
+    from starfish_server.storage.memory import MemoryObjectStore
     from starfish_server.store_url import open_store
 
 __all__ = [
@@ -96,7 +97,7 @@ __all__ = [
 
 _HOMES = {
     "CollectionConfig": "router",
-    "CustomObjectStore": "storage.memory",
+    "CustomObjectStore": "storage.custom",
     "FilesystemObjectStore": "storage.filesystem",
     "FilesystemStorageOptions": "storage.filesystem",
     "GracefulShutdown": "lifecycle",

@@ -434,7 +434,7 @@ class Upload(Operation["ObjectInfo"]):
 
     @property
     def idempotent(self) -> bool:
-        return False  # its chunks can be read only once
+        return False  # its chunks can be read only once; `Retry` asks whether they were begun
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, ObjectInfo]:
         return store.upload(

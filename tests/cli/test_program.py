@@ -110,7 +110,7 @@ def test_every_exit_code_has_a_meaning() -> None:
 def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
     script = "import sys; from starfish_server.cli import app; from starfish_server.cli.app import run\n"
     script += "def stop(*a, **k): raise KeyboardInterrupt\n"
-    script += "import starfish_server.cli.keys as keys; keys.open_source = stop\n"
+    script += "import starfish_server.cli.listing as keys; keys.open_source = stop\n"
     script += "sys.exit(run(['ls', 'memory:']))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (130, b"")

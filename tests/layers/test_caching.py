@@ -180,7 +180,7 @@ def test_cache_outside_a_namespace_is_refused_for_the_order_first(build: Any) ->
     assert "Caching stands outside Namespace: the cache could not tell the namespaces apart" in str(
         caught.value
     )
-    assert "Use the order Namespace -> Caching, outermost first. (The option check_order" in str(caught.value)
+    assert "Use the order Namespace -> Caching, outermost first." in str(caught.value)
     assert "vary_by" not in str(caught.value)
 
 

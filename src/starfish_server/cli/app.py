@@ -1,4 +1,4 @@
-"""The commands together, and the one place where an error becomes a line and an exit code."""
+"""The commands together, and where an error that ends one becomes a line and an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from starfish_server.cli.audit import audit
 from starfish_server.cli.cp import cp
 from starfish_server.cli.doctor import doctor, explain_store
-from starfish_server.cli.keys import du, ls, rm
+from starfish_server.cli.listing import du, ls, rm
 from starfish_server.cli.objects import get, put, stat, url
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
 from starfish_server.cli.repair import repair

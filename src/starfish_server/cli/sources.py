@@ -12,8 +12,8 @@ from starfish_server.cli.output import print_error
 from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
 from starfish_server.objects import ANY
+from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from starfish_server.storage.memory import CustomObjectStore
 from starfish_server.store_url import open_store
 
 if TYPE_CHECKING:

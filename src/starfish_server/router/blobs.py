@@ -145,16 +145,17 @@ async def pull_blob(
         try:
             selected = asked.select(info)
             if selected == opened:
-                sent = headers | _headers(info, selected, media_ranges)
+                sent = headers | blob_headers(info, selected, media_ranges)
                 return StreamedObject(reader, selected.status, sent)
         except BaseException:
             await reader.aclose()
             raise
         await reader.aclose()
-    return Response(status_code=selected.status, headers=headers | _headers(info, selected, media_ranges))
+    return Response(status_code=selected.status, headers=headers | blob_headers(info, selected, media_ranges))
 
 
-def _headers(info: ObjectInfo, selected: Selection, media_ranges: tuple[str, ...]) -> dict[str, str]:
+def blob_headers(info: ObjectInfo, selected: Selection, media_ranges: tuple[str, ...]) -> dict[str, str]:
+    """Return the headers of a blob that come from the object itself."""
     headers = {}
     if (tag := tag_of(info)) is not None:
         headers["ETag"] = tag

@@ -1,4 +1,7 @@
-"""Responses: the JSON bodies, every error in one form, and what the OpenAPI document says of them."""
+"""Responses: the JSON bodies, every error in one form, and what the OpenAPI document says of them.
+
+Blobs are sent by `blobs.py`.
+"""
 
 from __future__ import annotations
 

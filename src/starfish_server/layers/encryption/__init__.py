@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.encryption.keys import (
+from starfish_server.layers.encryption.key_ring import (
     DataKey,
     KeyProvider,
     KeyRing,

@@ -16,7 +16,7 @@ from starfish_server.operations import Read
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
     from starfish_server.layers.encryption import Encryption
-    from starfish_server.layers.encryption.keys import KeyProvider
+    from starfish_server.layers.encryption.key_ring import KeyProvider
 
 _WHOLE = 8 * 2**20  # bytes up to which an object is written whole, with its length in the header
 _ATTEMPTS = 3  # for an object that is written during the rotation

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from starfish_server.layers.encryption.keys import hkdf
+from starfish_server.layers.encryption.key_ring import hkdf
 
 if TYPE_CHECKING:
-    from starfish_server.layers.encryption.keys import DataKey
+    from starfish_server.layers.encryption.key_ring import DataKey
 
 MAGIC = b"\x93SFSEAL\n"
 SEGMENT = 65_536

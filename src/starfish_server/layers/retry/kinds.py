@@ -1,4 +1,7 @@
-"""The operations that `Retry` retries in a special way, such as conditional writes and deletions."""
+"""The operations that `Retry` retries in a special way: conditional writes, deletions, uploads and streams.
+
+The rule for all others is `Recovery.repeatable`; uploads and streams are in `streams.py`.
+"""
 
 from __future__ import annotations
 

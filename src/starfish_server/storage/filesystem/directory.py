@@ -11,11 +11,12 @@ from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreEr
 from starfish_server.objects import ANY, ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.changes import key_lock
+from starfish_server.storage.filesystem.durable import DurableSync
 from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
 from starfish_server.storage.filesystem.listing import Listing
 from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
-from starfish_server.storage.filesystem.os_errors import DurableSync, typed_errors
+from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.paths import (
     make_base,
     nearest_directory,

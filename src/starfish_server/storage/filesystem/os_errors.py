@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 
 from starfish_server.errors import (
@@ -37,14 +36,10 @@ _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
 ERROR_OF_ERRNO = {
     getattr(errno, name): error for error, names in _ERRORS.items() for name in names if hasattr(errno, name)
 }
-# A file system that cannot make a folder durable says these (CIFS, FUSE, older NFS). EIO means it tried.
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 _REASONS = {
     errno.ENOTDIR: "one of its parents is an object",
     errno.ENOTEMPTY: "there are objects below it",
 }
-
-_logger = logging.getLogger(__name__)
 
 
 class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands in
@@ -81,31 +76,3 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
                 place = error.filename
             reason = f"{reason}, at {place!r}"
         raise kind(reason, operation=self.operation, key=self.key) from error
-
-
-class DurableSync:
-    """Make an open file or folder durable. Where the file system cannot, log one warning and go on.
-
-    With `enabled=False` it does nothing.
-    """
-
-    def __init__(self, base_dir: str, *, enabled: bool) -> None:
-        self._base_dir = base_dir
-        self._enabled = enabled
-        self._warned = False
-
-    def __call__(self, file: int) -> None:
-        if not self._enabled:
-            return
-        try:
-            os.fsync(file)
-        except OSError as error:
-            if error.errno not in _CANNOT_SYNC:
-                raise
-            if not self._warned:
-                self._warned = True
-                _logger.warning(
-                    "%r: this file system cannot sync (%s), so a write may not survive a power failure",
-                    self._base_dir,
-                    error.strerror,
-                )

@@ -117,18 +117,24 @@ def read_key_page(reply: Reply) -> Page:
 def read_object_page(reply: Reply) -> Page:
     """Return the page with what it tells of each object, and with the folders among them."""
     root = read_result(reply)
-    infos: dict[str, ObjectInfo] = {}
-    for entry in root.iterfind("{*}Contents"):
-        for key in _decoded([text_of(entry, "Key")], root):
-            size, etag = text_of(entry, "Size").strip(), text_of(entry, "ETag").strip()
-            infos[key] = ObjectInfo(
-                key,
-                int(size) if size.isdecimal() else None,
-                version=quoted(etag) if etag else None,
-                modified=read_time(text_of(entry, "LastModified")),
-            )
+    entries = [
+        {child.tag.rpartition("}")[2]: child.text or "" for child in entry}
+        for entry in root.iterfind("{*}Contents")
+    ]
+    keys = _decoded([entry.get("Key", "") for entry in entries], root)
+    infos = {key: _info(key, entry) for key, entry in zip(keys, entries, strict=True)}
     folders = [text_of(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
     return Page([*infos, *_decoded(folders, root)], infos, _next_token(root))
+
+
+def _info(key: str, entry: dict[str, str]) -> ObjectInfo:
+    size, etag = entry.get("Size", "").strip(), entry.get("ETag", "").strip()
+    return ObjectInfo(
+        key,
+        int(size) if size.isdecimal() else None,
+        version=quoted(etag) if etag else None,
+        modified=read_time(entry.get("LastModified", "")),
+    )
 
 
 def _next_token(root: ET.Element) -> str | None:
