@@ -284,6 +284,29 @@ async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> N
         await read(Encryption(Replaces(leaf), RING), "k", SEGMENT, SEGMENT + 1)
 
 
+async def test_a_plain_object_that_is_encrypted_between_two_reads_is_decrypted() -> None:
+    class Encrypts(Layer):
+        """Encrypts the object after its start was read."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read) and operation.stop == 4096:
+                await Encryption(self._inner, RING).upload("k", [BODY])
+            return result
+
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(Encrypts(leaf), RING, allow_plain=True)
+    for reading in (read, stream):
+        await leaf.put_bytes("k", b"plain" * 2000, content_type="a/b")
+        assert await reading(store, "k", 5, 9) == BODY[5:9]
+    await leaf.put_bytes("k", b"plain" * 2000, content_type="a/b")
+    info = await store.stat("k")
+    assert info is not None
+    assert info.size == len(BODY)
+
+
 async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> None:
     key: Any = None
     with pytest.raises(InvalidKeyError):

@@ -294,6 +294,27 @@ async def test_plain_and_legacy_objects_are_encrypted_where_options_let_them_thr
     assert await Encryption(leaf, AFTER).get_string("plain") == "text"
 
 
+async def test_a_plain_object_that_others_encrypt_meanwhile_is_not_encrypted_twice() -> None:
+    class Encrypts(Layer):
+        """Encrypts the object after its start was read for the second time."""
+
+        context_dependent = False
+        reads = 0
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read):
+                self.reads += 1
+                if self.reads == 2:
+                    await Encryption(self._inner, BOTH).put("k", "pushed meanwhile " * 1000)
+            return result
+
+    leaf = memory()
+    await leaf.put("k", "text " * 2000)
+    await Encryption(Encrypts(leaf), BOTH, allow_plain=True).rotate()
+    assert await Encryption(leaf, AFTER).get_string("k") == "pushed meanwhile " * 1000
+
+
 async def test_a_key_provider_says_which_key_is_active() -> None:
     leaf = memory()
     await Encryption(leaf, Service()).put("k", "text")

@@ -257,11 +257,19 @@ class Encryption(Transform):
         stored = await self._inner.perform(read)
         if stored is None:
             return None
-        total = len(stored.body) if stored.info.size is None else stored.info.size
         with _integrity(operation):
             header = parse_header(stored.body)
             if header is None:
-                return await self._plain(operation, read, stored)
+                self._check_plain_allowed(operation)
+                if stored.info.size is not None and len(stored.body) < stored.info.size:
+                    # Others may have encrypted it by now, so the header counts that this read finds.
+                    stored = await self._inner.perform(read.replace(stop=None))
+                    if stored is None:
+                        return None
+                    header = parse_header(stored.body)
+            if header is None:
+                return self._plain(operation, stored)
+            total = len(stored.body) if stored.info.size is None else stored.info.size
             sealer = await self._sealer(operation, header)
             sealer.check_header(stored.body)
             size = plain_size(header, total)
@@ -284,16 +292,13 @@ class Encryption(Transform):
         with _integrity(operation):
             found.sealer.open(last, sealed, last=True)
 
-    async def _plain(self, operation: Operation[Any], read: Read, stored: StoredObject) -> _Found:
-        """Handle an object that is not encrypted in this format: refuse it, unless options allow it."""
+    def _check_plain_allowed(self, operation: Operation[Any]) -> None:
         if not self._allow_plain and self._legacy is None:
             reason = "it is not encrypted; allow_plain=True would return it as it is"
             raise operation.error(StoreIntegrityError, reason)
-        if stored.info.size is not None and len(stored.body) < stored.info.size:
-            again = await self._inner.perform(read.replace(stop=None))
-            if again is None:
-                raise operation.error(VersionConflictError, "the object was deleted while it was read")
-            stored = again
+
+    def _plain(self, operation: Operation[Any], stored: StoredObject) -> _Found:
+        """Return a whole object that is not encrypted in this format, if the options let it through."""
         body: bytes | None = stored.body
         if self._legacy is not None:
             body = self._legacy.decrypt(stored.body)
