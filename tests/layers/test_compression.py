@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from starfish_server import MemoryObjectStore, StackError, StoreBuilder, explain, load_stack
-from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, StoreNotSupportedError
+from starfish_server.errors import (
+    ObjectTooLargeError,
+    StoreIntegrityError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
 from starfish_server.layers.encryption import Encryption, KeyRing
+from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
 if TYPE_CHECKING:
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starfish_server import AbstractObjectStore
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
 
 MAGIC = b"\x93SFPACK\n"
 TEXT = b'{"name": "alice", "roles": ["member"], "n": 12345}\n' * 4000
@@ -203,6 +212,33 @@ async def test_a_large_upload_is_stored_as_it_is_in_bounded_memory() -> None:
 
     with pytest.raises(ObjectTooLargeError):
         await store.upload("other", misleading())
+
+
+class Replaces(Layer):
+    """Replaces the object "k" by a compressed one after its start was read."""
+
+    context_dependent = False
+
+    async def perform(self, operation: Operation[T]) -> T:
+        result = await self._inner.perform(operation)
+        if isinstance(operation, Read) and operation.start == 0:
+            await Compression(self._inner).put_bytes("k", TEXT, content_type="a/b")
+        return result
+
+
+@pytest.mark.parametrize("reading", [read, stream])
+async def test_an_object_that_is_compressed_between_two_reads_is_a_conflict(reading: Any) -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", NOISE, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await reading(Compression(Replaces(leaf)), "k", 0, 100)
+
+
+async def test_an_object_that_is_compressed_between_two_reads_is_not_called_damaged() -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", MAGIC + NOISE, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await Compression(Replaces(leaf)).stat("k")
 
 
 async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:

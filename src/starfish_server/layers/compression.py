@@ -105,7 +105,9 @@ class Compression(Transform):
         if found is None:
             return None
         if found.algorithm is None:
-            return await self._inner.perform(operation)
+            part = await self._inner.perform(operation)
+            self._check_same(operation, found, part)
+            return part
         whole = await self.read_plain(operation.replace(start=0, stop=None))
         return whole and StoredObject(whole.info, whole.body[operation.start : operation.stop])
 
@@ -113,14 +115,17 @@ class Compression(Transform):
         found = await self._begin(operation)
         if found is None:
             return None
-        if found.algorithm is None:
-            return await self._inner.perform(operation)
-        end = found.stored - _FRAME.size
-        reader = await self._inner.perform(operation.replace(start=_FRAME.size, stop=end))
-        if reader is None or reader.info.version != found.info.version:
-            if reader is not None:
-                await reader.aclose()
-            raise operation.error(VersionConflictError, "the object was replaced while it was read")
+        inside = operation
+        if found.algorithm is not None:
+            inside = operation.replace(start=_FRAME.size, stop=found.stored - _FRAME.size)
+        reader = await self._inner.perform(inside)
+        try:
+            self._check_same(operation, found, reader)
+        except VersionConflictError:
+            await cast("ObjectReader", reader).aclose()
+            raise
+        if reader is None or found.algorithm is None:
+            return reader
         size = cast("int", found.info.size)
         plain = _plain_chunks(operation, reader, _decompressor(found.algorithm), size)
         stop = size if operation.stop is None else min(operation.stop, size)
@@ -197,11 +202,22 @@ class Compression(Transform):
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
             self._check_size(operation, frame[1])
             return _Found(start.info.resized(frame[1]), stored, frame[0])
+        found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
             end = await self._inner.perform(read.replace(start=max(0, stored - _FRAME.size), stop=None))
+            self._check_same(operation, found, end)
             if end is not None and _parse(end.body) is not None:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
-        return _Found(start.info, stored, None)
+        return found
+
+    def _check_same(
+        self, operation: Operation[Any], found: _Found, later: StoredObject | ObjectReader | None
+    ) -> None:
+        """Raise `VersionConflictError` if a later read found another version of the object."""
+        if later is None:
+            return
+        if later.info.version != found.info.version or later.info.size not in (None, found.stored):
+            raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
     async def _decoded(self, operation: Operation[Any], body: bytes) -> bytes:
         frame, end = _parse(body), _parse(body[-_FRAME.size :])
