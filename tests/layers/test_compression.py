@@ -249,6 +249,14 @@ async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:
     assert await read(store, "k") == TEXT
 
 
+async def test_a_body_over_the_limit_that_looks_like_a_frame_comes_back() -> None:
+    store = Compression(MemoryObjectStore(data={}), max_bytes=2048)
+    await store.put_bytes("k", MAGIC + NOISE, content_type="a/b")
+    assert await read(store, "k") == MAGIC + NOISE
+    assert await read(store, "k", 2, 12) == (MAGIC + NOISE)[2:12]
+    assert await stream(store, "k") == MAGIC + NOISE
+
+
 async def test_compression_over_encryption_keeps_both() -> None:
     leaf = MemoryObjectStore(data={})
     ring = KeyRing({"a": b"s" * 32}, active="a")

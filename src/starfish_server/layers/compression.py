@@ -44,7 +44,7 @@ class Compression(Transform):
     algorithm: "zstd" (default), or "gzip", which needs no further package.
     level: 3 by default; 1 to 19 for zstd, 1 to 9 for gzip.
     min_bytes: smaller bodies are stored as they are, 1,024 by default.
-    max_bytes: larger bodies are stored as they are, and a frame that says it is larger is a
+    max_bytes: larger bodies are stored as they are, and a compressed object that says it is larger is a
         `StoreIntegrityError` before it is decompressed; 256 MiB by default.
 
     A range of a compressed object is read by decompressing it from its start. An upload of more than 32 MiB
@@ -200,7 +200,7 @@ class Compression(Transform):
         if frame is not None:
             if stored < 2 * _FRAME.size:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
-            self._check_size(operation, frame[1])
+            self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
         found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
@@ -226,15 +226,15 @@ class Compression(Transform):
         if frame is None or frame != end or len(body) < 2 * _FRAME.size:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         algorithm, size = frame
-        self._check_size(operation, size)
+        self._check_size(operation, algorithm, size)
         payload = body[_FRAME.size : -_FRAME.size]
         plain: bytes | None = await _run(size, lambda: _decompressed(algorithm, payload, size))
         if plain is None:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         return plain
 
-    def _check_size(self, operation: Operation[Any], size: int) -> None:
-        if size > self._max_bytes:
+    def _check_size(self, operation: Operation[Any], algorithm: int, size: int) -> None:
+        if size > self._max_bytes and algorithm != _STORED:
             reason = f"decompressed it would take {size} bytes, over the limit of {self._max_bytes}"
             raise operation.error(StoreIntegrityError, reason)
 
