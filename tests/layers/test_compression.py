@@ -241,6 +241,22 @@ async def test_an_object_that_is_compressed_between_two_reads_is_not_called_dama
         await Compression(Replaces(leaf)).stat("k")
 
 
+async def test_a_large_upload_that_ends_like_a_frame_is_refused_and_leaves_nothing() -> None:
+    leaf = MemoryObjectStore(data={})
+    tail = edge(1, 5)
+    chunks = [bytes(2**20)] * 33 + [tail[:10], tail[10:]]
+    with pytest.raises(ObjectTooLargeError, match="like a compressed object"):
+        await Compression(leaf).upload("k", chunks)
+    assert await leaf.list_keys("") == []
+
+
+async def test_a_large_upload_that_looks_like_a_frame_in_its_middle_is_stored() -> None:
+    store = Compression(MemoryObjectStore(data={}))
+    chunks = [bytes(2**20)] * 32 + [edge(1, 5), b"more"]
+    await store.upload("k", chunks)
+    assert await read(store, "k") == b"".join(chunks)
+
+
 async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:
     leaf = MemoryObjectStore(data={})
     store = Compression(leaf, max_bytes=10_000)

@@ -164,17 +164,23 @@ class Compression(Transform):
             body = await self.encode(bytes(gathered), operation.key)
             info = await self._inner.perform(operation.replace(chunks=[body]))
             return info.resized(len(gathered))
-        if _looks_framed(bytes(gathered)):
-            reason = (
-                f"it begins like a compressed object and is over {_GATHERED} bytes; write it in one piece"
-            )
-            raise operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
+
+        reason = (
+            f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
+        )
+        looks_framed = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
+        if gathered.startswith(_MAGIC):
+            raise looks_framed
 
         async def rest() -> AsyncIterator[bytes]:
+            end = bytes(gathered[-_FRAME.size :])
             yield bytes(gathered)
             gathered.clear()
             async for chunk in chunks:
+                end = (end + chunk[-_FRAME.size :])[-_FRAME.size :]
                 yield chunk
+            if _parse(end) is not None:
+                raise looks_framed
 
         return await self._inner.perform(operation.replace(chunks=rest()))
 
