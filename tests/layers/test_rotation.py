@@ -29,6 +29,7 @@ from starfish_server.errors import (
 )
 from starfish_server.layers import (
     Compression,
+    ConcurrencyLimit,
     Encryption,
     KeyRing,
     LegacyKey,
@@ -313,6 +314,17 @@ async def test_a_plain_object_that_others_encrypt_meanwhile_is_not_encrypted_twi
     await leaf.put("k", "text " * 2000)
     await Encryption(Encrypts(leaf), BOTH, allow_plain=True).rotate()
     assert await Encryption(leaf, AFTER).get_string("k") == "pushed meanwhile " * 1000
+
+
+async def test_large_objects_are_rotated_over_a_concurrency_limit() -> None:
+    leaf = memory()
+    body = random.Random(5).randbytes(9 * 2**20)
+    for key in ("a", "b"):
+        await Encryption(leaf, BEFORE).put_bytes(key, body, content_type="a/b")
+    limited = ConcurrencyLimit(leaf, max_in_flight=2)
+    async with asyncio.timeout(30):
+        assert counts(await Encryption(limited, BOTH).rotate()) == {"reencrypted": 2}
+    assert await Encryption(leaf, AFTER).get_bytes("b") == (body, "a/b")
 
 
 async def test_a_key_provider_says_which_key_is_active() -> None:
