@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from layers.test_encryption import Sizeless
 from starfish_server import MemoryObjectStore, StackError, StoreBuilder, explain, load_stack
 from starfish_server.errors import (
     ObjectTooLargeError,
@@ -255,6 +256,17 @@ async def test_a_large_upload_that_looks_like_a_frame_in_its_middle_is_stored() 
     chunks = [bytes(2**20)] * 32 + [edge(1, 5), b"more"]
     await store.upload("k", chunks)
     assert await read(store, "k") == b"".join(chunks)
+
+
+@pytest.mark.parametrize("body", [TEXT, NOISE, MAGIC + NOISE, b"x"])
+async def test_it_works_over_a_store_that_tells_no_sizes(body: bytes) -> None:
+    store = Compression(Sizeless(MemoryObjectStore(data={})))
+    await store.put_bytes("k", body, content_type="a/b")
+    info = await store.stat("k")
+    assert info is not None
+    assert info.size == len(body)
+    assert await read(store, "k", 2, 12) == body[2:12]
+    assert await stream(store, "k") == body
 
 
 async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:

@@ -201,6 +201,10 @@ class Compression(Transform):
         start = await self._inner.perform(read)
         if start is None:
             return None
+        if start.info.size is None and len(start.body) == read.stop:
+            start = await self._inner.perform(read.replace(stop=None))
+            if start is None:
+                return None
         stored = len(start.body) if start.info.size is None else start.info.size
         frame = _parse(start.body)
         if frame is not None:
@@ -208,7 +212,7 @@ class Compression(Transform):
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
             self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
-        found = _Found(start.info, stored, None)
+        found = _Found(start.info.resized(stored), stored, None)
         if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
             end = await self._inner.perform(read.replace(start=max(0, stored - _FRAME.size), stop=None))
             self._check_same(operation, found, end)

@@ -261,12 +261,14 @@ class Encryption(Transform):
             header = parse_header(stored.body)
             if header is None:
                 self._check_plain_allowed(operation)
-                if stored.info.size is not None and len(stored.body) < stored.info.size:
-                    # Others may have encrypted it by now, so the header counts that this read finds.
-                    stored = await self._inner.perform(read.replace(stop=None))
-                    if stored is None:
-                        return None
-                    header = parse_header(stored.body)
+            size = stored.info.size
+            cut = len(stored.body) == stop if size is None else len(stored.body) < size
+            if cut and (header is None or size is None):
+                # Others may have replaced it by now, so the header counts that this read finds.
+                stored = await self._inner.perform(read.replace(stop=None))
+                if stored is None:
+                    return None
+                header = parse_header(stored.body)
             if header is None:
                 return self._plain(operation, stored)
             total = len(stored.body) if stored.info.size is None else stored.info.size
@@ -299,6 +301,7 @@ class Encryption(Transform):
 
     def _plain(self, operation: Operation[Any], stored: StoredObject) -> _Found:
         """Return a whole object that is not encrypted in this format, if the options let it through."""
+        self._check_plain_allowed(operation)
         body: bytes | None = stored.body
         if self._legacy is not None:
             body = self._legacy.decrypt(stored.body)
@@ -319,7 +322,11 @@ class Encryption(Transform):
 
     def _same(self, operation: Operation[Any], found: _Found, later: Any) -> Any:
         """Return a later read of the object, or raise `VersionConflictError` if it was replaced."""
-        if later is None or (later.info.version, later.info.size) != (found.info.version, found.stored):
+        if (
+            later is None
+            or later.info.version != found.info.version
+            or later.info.size not in (None, found.stored)
+        ):
             raise operation.error(VersionConflictError, "the object was replaced while it was read")
         return later
 
