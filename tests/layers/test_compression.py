@@ -23,6 +23,7 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
 from starfish_server.layers.encryption import Encryption, KeyRing
+from starfish_server.objects import ObjectReader
 from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
@@ -169,6 +170,39 @@ async def test_a_damaged_frame_is_an_error_and_never_the_raw_bytes(algorithm: An
                 assert await reading(store, "k") == TEXT
                 harmless += 1
     assert harmless < (3000 if full else 300) / 5
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 2**20])
+async def test_bytes_behind_the_end_of_the_compressed_data_are_damage(
+    algorithm: Any, chunk_bytes: int
+) -> None:
+    class InChunks(Layer):
+        """Opens readers of chunks of `chunk_bytes`."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result: Any = await self._inner.perform(operation)
+            if not isinstance(result, ObjectReader):
+                return result  # type: ignore[no-any-return]  # as it came
+            body = await result.read()
+            chunks = iter([body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
+
+            async def fetch() -> bytes:
+                return next(chunks, b"")
+
+            return ObjectReader(result.info, fetch)  # type: ignore[return-value]  # of an Open
+
+    leaf = MemoryObjectStore(data={})
+    store = Compression(InChunks(leaf), algorithm=algorithm)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    assert await stream(store, "k") == TEXT
+    frame, end = await raw(leaf, "k"), len(edge(0, 0))
+    await leaf.put_bytes("k", frame[:-end] + b"JUNK" + frame[-end:], content_type="a/b")
+    for reading in (read, stream):
+        with pytest.raises(StoreIntegrityError):
+            await reading(store, "k")
 
 
 def bomb(algorithm: int, stated: int) -> bytes:

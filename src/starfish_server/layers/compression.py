@@ -284,12 +284,16 @@ class _Zlib:
 class _Zstd:
     def __init__(self) -> None:
         self._codec = _zstd().ZstdDecompressor()
+        self._unused = b""
 
     def decompress(self, data: bytes, most: int) -> bytes:
-        return b"" if self._codec.eof else cast("bytes", self._codec.decompress(data, most))
+        if self._codec.eof:
+            self._unused = self._unused or data
+            return b""
+        return cast("bytes", self._codec.decompress(data, most))
 
     def ended(self) -> bool:
-        return bool(self._codec.eof and not self._codec.unused_data)
+        return bool(self._codec.eof and not self._codec.unused_data and not self._unused)
 
 
 class _Stored:
