@@ -6,6 +6,7 @@ import asyncio
 import functools
 import struct
 import zlib
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -154,17 +155,20 @@ class Compression(Transform):
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_chunks(operation.chunks, "upload")
-        chunks = checked_chunks(operation.chunks, "upload")
-        gathered = bytearray()
-        async for chunk in chunks:
-            gathered += chunk
-            if len(gathered) > _GATHERED:
-                break
-        else:
-            body = await self.encode(bytes(gathered), operation.key)
-            info = await self._inner.perform(operation.replace(chunks=[body]))
-            return info.resized(len(gathered))
+        async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+            gathered = bytearray()
+            async for chunk in chunks:
+                gathered += chunk
+                if len(gathered) > _GATHERED:
+                    return await self._upload_large(operation, gathered, chunks)
+        body = await self.encode(bytes(gathered), operation.key)
+        info = await self._inner.perform(operation.replace(chunks=[body]))
+        return info.resized(len(gathered))
 
+    async def _upload_large(
+        self, operation: Upload, gathered: bytearray, chunks: AsyncIterator[bytes]
+    ) -> ObjectInfo:
+        """Store the gathered bytes and the chunks behind them as they are, unless they look like a frame."""
         reason = (
             f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
         )
@@ -172,7 +176,7 @@ class Compression(Transform):
         if gathered.startswith(_MAGIC):
             raise looks_framed
 
-        async def rest() -> AsyncIterator[bytes]:
+        async def unchanged() -> AsyncIterator[bytes]:
             end = bytes(gathered[-_FRAME.size :])
             yield bytes(gathered)
             gathered.clear()
@@ -182,7 +186,7 @@ class Compression(Transform):
             if _parse(end) is not None:
                 raise looks_framed
 
-        return await self._inner.perform(operation.replace(chunks=rest()))
+        return await self._inner.perform(operation.replace(chunks=unchanged()))
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         return (await self._inner.perform(operation)).resized(None)  # a frame fits every key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
@@ -160,13 +161,14 @@ class Encryption(Transform):
             nonlocal size
             yield sealer.header.raw + sealer.header_tag()
             number, buffer = 0, bytearray()
-            async for chunk in checked_chunks(operation.chunks, "upload"):
-                size += len(chunk)
-                buffer += chunk
-                while len(buffer) > SEGMENT:  # what is left at the end is the last segment
-                    yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
-                    del buffer[:SEGMENT]
-                    number += 1
+            async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    buffer += chunk
+                    while len(buffer) > SEGMENT:  # what is left at the end is the last segment
+                        yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
+                        del buffer[:SEGMENT]
+                        number += 1
             yield sealer.seal(number, bytes(buffer), last=True)
 
         info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
