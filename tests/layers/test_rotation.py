@@ -20,6 +20,7 @@ from starfish_server import (
     MemoryObjectStore,
     StoreBuilder,
     StoreContext,
+    copy_all,
 )
 from starfish_server.errors import (
     StoreIntegrityError,
@@ -337,3 +338,24 @@ async def test_an_error_of_the_list_is_raised() -> None:
     leaf = FaultyStore(await sealed("k"), {"list_objects": [Fault(StoreUnavailableError)]})
     with pytest.raises(StoreUnavailableError):
         await Encryption(leaf, BOTH).rotate()
+
+
+async def test_an_error_of_the_list_keeps_its_cause() -> None:
+    cause = OSError("the socket broke")
+
+    class Down(Layer):
+        """Fails as a leaf does, with the backend's exception as the cause."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            if operation.name == "list_objects":
+                raise operation.error(StoreUnavailableError, "down") from cause
+            return await self._inner.perform(operation)
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        await Encryption(Down(memory()), BOTH).rotate()
+    assert caught.value.__cause__ is cause
+    with pytest.raises(StoreUnavailableError) as caught:
+        await copy_all(Down(memory()), memory())
+    assert caught.value.__cause__ is cause
