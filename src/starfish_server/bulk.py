@@ -99,7 +99,8 @@ async def copy_all(
             for _ in range(concurrency):
                 await queue.put(None)
     except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        first = failures.exceptions[0]
+        raise first from first.__cause__
     return copied
 
 

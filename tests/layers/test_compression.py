@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from layers.test_encryption import Sizeless
 from starfish_server import MemoryObjectStore, StackError, StoreBuilder, explain, load_stack
-from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, StoreNotSupportedError
+from starfish_server.errors import (
+    ObjectTooLargeError,
+    StoreIntegrityError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
+from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
 from starfish_server.layers.encryption import Encryption, KeyRing
+from starfish_server.objects import ObjectReader
+from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
 if TYPE_CHECKING:
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starfish_server import AbstractObjectStore
+    from starfish_server.layers.base import T
+    from starfish_server.operations import Operation
 
 MAGIC = b"\x93SFPACK\n"
 TEXT = b'{"name": "alice", "roles": ["member"], "n": 12345}\n' * 4000
@@ -161,6 +172,39 @@ async def test_a_damaged_frame_is_an_error_and_never_the_raw_bytes(algorithm: An
     assert harmless < (3000 if full else 300) / 5
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 2**20])
+async def test_bytes_behind_the_end_of_the_compressed_data_are_damage(
+    algorithm: Any, chunk_bytes: int
+) -> None:
+    class InChunks(Layer):
+        """Opens readers of chunks of `chunk_bytes`."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result: Any = await self._inner.perform(operation)
+            if not isinstance(result, ObjectReader):
+                return result  # type: ignore[no-any-return]  # as it came
+            body = await result.read()
+            chunks = iter([body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
+
+            async def fetch() -> bytes:
+                return next(chunks, b"")
+
+            return ObjectReader(result.info, fetch)  # type: ignore[return-value]  # of an Open
+
+    leaf = MemoryObjectStore(data={})
+    store = Compression(InChunks(leaf), algorithm=algorithm)
+    await store.put_bytes("k", TEXT, content_type="a/b")
+    assert await stream(store, "k") == TEXT
+    frame, end = await raw(leaf, "k"), len(edge(0, 0))
+    await leaf.put_bytes("k", frame[:-end] + b"JUNK" + frame[-end:], content_type="a/b")
+    for reading in (read, stream):
+        with pytest.raises(StoreIntegrityError):
+            await reading(store, "k")
+
+
 def bomb(algorithm: int, stated: int) -> bytes:
     codec = zlib.compressobj(9, wbits=31)
     payload = b"".join(codec.compress(bytes(2**20)) for _ in range(200)) + codec.flush()
@@ -205,12 +249,74 @@ async def test_a_large_upload_is_stored_as_it_is_in_bounded_memory() -> None:
         await store.upload("other", misleading())
 
 
+class Replaces(Layer):
+    """Replaces the object "k" by a compressed one after its start was read."""
+
+    context_dependent = False
+
+    async def perform(self, operation: Operation[T]) -> T:
+        result = await self._inner.perform(operation)
+        if isinstance(operation, Read) and operation.start == 0:
+            await Compression(self._inner).put_bytes("k", TEXT, content_type="a/b")
+        return result
+
+
+@pytest.mark.parametrize("reading", [read, stream])
+async def test_an_object_that_is_compressed_between_two_reads_is_a_conflict(reading: Any) -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", NOISE, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await reading(Compression(Replaces(leaf)), "k", 0, 100)
+
+
+async def test_an_object_that_is_compressed_between_two_reads_is_not_called_damaged() -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", MAGIC + NOISE, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await Compression(Replaces(leaf)).stat("k")
+
+
+async def test_a_large_upload_that_ends_like_a_frame_is_refused_and_leaves_nothing() -> None:
+    leaf = MemoryObjectStore(data={})
+    tail = edge(1, 5)
+    chunks = [bytes(2**20)] * 33 + [tail[:10], tail[10:]]
+    with pytest.raises(ObjectTooLargeError, match="like a compressed object"):
+        await Compression(leaf).upload("k", chunks)
+    assert await leaf.list_keys("") == []
+
+
+async def test_a_large_upload_that_looks_like_a_frame_in_its_middle_is_stored() -> None:
+    store = Compression(MemoryObjectStore(data={}))
+    chunks = [bytes(2**20)] * 32 + [edge(1, 5), b"more"]
+    await store.upload("k", chunks)
+    assert await read(store, "k") == b"".join(chunks)
+
+
+@pytest.mark.parametrize("body", [TEXT, NOISE, MAGIC + NOISE, b"x"])
+async def test_it_works_over_a_store_that_tells_no_sizes(body: bytes) -> None:
+    store = Compression(Sizeless(MemoryObjectStore(data={})))
+    await store.put_bytes("k", body, content_type="a/b")
+    info = await store.stat("k")
+    assert info is not None
+    assert info.size == len(body)
+    assert await read(store, "k", 2, 12) == body[2:12]
+    assert await stream(store, "k") == body
+
+
 async def test_a_body_over_the_limit_is_stored_so_that_it_can_be_read() -> None:
     leaf = MemoryObjectStore(data={})
     store = Compression(leaf, max_bytes=10_000)
     await store.put_bytes("k", TEXT, content_type="a/b")
     assert await raw(leaf, "k") == TEXT
     assert await read(store, "k") == TEXT
+
+
+async def test_a_body_over_the_limit_that_looks_like_a_frame_comes_back() -> None:
+    store = Compression(MemoryObjectStore(data={}), max_bytes=2048)
+    await store.put_bytes("k", MAGIC + NOISE, content_type="a/b")
+    assert await read(store, "k") == MAGIC + NOISE
+    assert await read(store, "k", 2, 12) == (MAGIC + NOISE)[2:12]
+    assert await stream(store, "k") == MAGIC + NOISE
 
 
 async def test_compression_over_encryption_keeps_both() -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layers.scripted import Scripted
+from starfish_server.checks import asynchronous
 from starfish_server.errors import StoreOverloadedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation
 from starfish_server.layers.concurrency_limit import ConcurrencyLimit
+from starfish_server.objects import ObjectInfo
+from starfish_server.operations import Upload
+from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
 
 class Gated(Layer):
@@ -153,6 +158,136 @@ async def test_a_storm_of_cancellations_leaks_no_permit(full: bool) -> None:
     assert sum(not task.cancelled() for task in tasks) > 1000
     assert gated.most == 7
     await assert_permits(layer, gated, 7)
+
+
+async def upload_is_waiting(source: Source, layer: ConcurrencyLimit) -> asyncio.Task[ObjectInfo]:
+    task = asyncio.create_task(layer.upload("k", source.chunks()))
+    await source.asked.wait()
+    return task
+
+
+class Source:
+    """The chunks of an upload, each made when the test says so."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.asked = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.closed = False
+        self._fails = fails
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            yield b"first "
+            self.asked.set()
+            await self.ready.wait()
+            if self._fails:
+                raise LookupError("the source broke")
+            yield b"second"
+        finally:
+            self.closed = True
+
+
+async def test_an_upload_from_a_reader_of_the_same_store_needs_no_second_permit() -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put("k", "text")
+    layer = ConcurrencyLimit(leaf, max_in_flight=1)
+    reader = await layer.open("k")
+    assert reader is not None
+    async with asyncio.timeout(10):
+        await layer.upload("copy", reader)
+    assert await layer.get_string("copy") == "text"
+
+
+async def test_an_upload_holds_no_permit_while_its_source_makes_the_next_chunk() -> None:
+    layer = ConcurrencyLimit(MemoryObjectStore(data={}), max_in_flight=1, max_waiting=0)
+    source = Source()
+    upload = await upload_is_waiting(source, layer)
+    assert await layer.get_string("other") is None
+    source.ready.set()
+    await upload
+    assert await layer.get_string("k") == "first second"
+
+
+async def test_an_upload_holds_its_permit_while_the_store_inside_works() -> None:
+    working, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Works(Layer):
+        async def perform(self, operation: Operation[Any]) -> Any:
+            if isinstance(operation, Upload):
+                async for _ in asynchronous(operation.chunks):
+                    working.set()
+                    await goes_on.wait()
+            return ObjectInfo("k")
+
+    layer = ConcurrencyLimit(Works(Scripted()), max_in_flight=1, max_waiting=0)
+    upload = asyncio.create_task(layer.upload("k", Source().chunks()))
+    await working.wait()
+    with pytest.raises(StoreOverloadedError):
+        await layer.stat("k")
+    upload.cancel()
+    await asyncio.wait([upload])
+    await layer.stat("k")
+
+
+async def test_an_upload_with_its_next_chunk_goes_before_those_that_wait_to_begin() -> None:
+    gated = Gated()
+    order: list[str] = []
+
+    class Uploads(Layer):
+        async def perform(self, operation: Operation[Any]) -> Any:
+            nonlocal order
+            if not isinstance(operation, Upload):
+                order.append(operation.keys[0])
+                return await gated.perform(operation)
+            async for chunk in asynchronous(operation.chunks):
+                order += [chunk.decode()]
+            return ObjectInfo("k")
+
+    layer = ConcurrencyLimit(Uploads(Scripted()), max_in_flight=1)
+    source = Source()
+    upload = await upload_is_waiting(source, layer)
+    tasks = reads(layer, "one", "two")
+    await settle()
+    source.ready.set()
+    await settle()
+    await finish(gated, tasks)
+    await upload
+    assert order == ["first ", "one", "second", "two"]
+
+
+@pytest.mark.parametrize("waits_for", ["chunk", "permit"])
+async def test_an_upload_that_is_cancelled_keeps_no_permit_and_closes_its_source(waits_for: str) -> None:
+    class Uploads(Gated):
+        async def perform(self, operation: Operation[Any]) -> Any:
+            if not isinstance(operation, Upload):
+                return await super().perform(operation)
+            async with aclosing(asynchronous(operation.chunks)) as chunks:
+                return [chunk async for chunk in chunks]
+
+    layer = ConcurrencyLimit(gated := Uploads(), max_in_flight=1)
+    source = Source()
+    upload = await upload_is_waiting(source, layer)
+    tasks: list[asyncio.Task[str | None]] = []
+    if waits_for == "permit":
+        tasks = reads(layer, "other")
+        await settle()
+        source.ready.set()
+        await settle()
+    upload.cancel()
+    await asyncio.wait([upload])
+    assert (upload.cancelled(), source.closed) == (True, True)
+    await finish(gated, tasks)
+    await assert_permits(layer, gated, 1)
+
+
+async def test_an_upload_whose_source_fails_keeps_no_permit() -> None:
+    layer = ConcurrencyLimit(MemoryObjectStore(data={}), max_in_flight=1, max_waiting=0)
+    source = Source(fails=True)
+    upload = await upload_is_waiting(source, layer)
+    source.ready.set()
+    with pytest.raises(LookupError):
+        await upload
+    assert await layer.get_string("k") is None
 
 
 def test_event_loops_are_counted_apart() -> None:

@@ -35,6 +35,7 @@ from starfish_server.layers.encryption import (
     UnknownKeyError,
 )
 from starfish_server.layers.encryption.key_ring import hkdf
+from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
@@ -282,6 +283,82 @@ async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> N
         await Encryption(leaf, RING).put_bytes(key, BODY, content_type="a/b")
     with pytest.raises(VersionConflictError):
         await read(Encryption(Replaces(leaf), RING), "k", SEGMENT, SEGMENT + 1)
+
+
+async def test_a_plain_object_that_is_encrypted_between_two_reads_is_decrypted() -> None:
+    class Encrypts(Layer):
+        """Encrypts the object after its start was read."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read) and operation.stop == 4096:
+                await Encryption(self._inner, RING).upload("k", [BODY])
+            return result
+
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(Encrypts(leaf), RING, allow_plain=True)
+    for reading in (read, stream):
+        await leaf.put_bytes("k", b"plain" * 2000, content_type="a/b")
+        assert await reading(store, "k", 5, 9) == BODY[5:9]
+    await leaf.put_bytes("k", b"plain" * 2000, content_type="a/b")
+    info = await store.stat("k")
+    assert info is not None
+    assert info.size == len(BODY)
+
+
+class Sizeless(Layer):
+    """Tells no sizes."""
+
+    context_dependent = False
+
+    async def perform(self, operation: Operation[T]) -> T:
+        result: Any = await self._inner.perform(operation)
+        if isinstance(result, StoredObject):
+            return StoredObject(result.info.resized(None), result.body)  # type: ignore[return-value]  # of a Read
+        if isinstance(result, ObjectReader):
+            result.info = result.info.resized(None)
+        return result  # type: ignore[no-any-return]  # as it came
+
+
+@pytest.mark.parametrize("stored", ["written", "uploaded", "plain"])
+async def test_it_works_over_a_store_that_tells_no_sizes(stored: str) -> None:
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(Sizeless(leaf), RING, allow_plain=True)
+    match stored:
+        case "written":
+            await store.put_bytes("k", BODY, content_type="a/b")
+        case "uploaded":
+            await store.upload("k", [BODY])
+        case "plain":
+            await leaf.put_bytes("k", BODY, content_type="a/b")
+    info = await store.stat("k")
+    assert info is not None
+    assert info.size == len(BODY)
+    for start, stop in RANGES:
+        assert await read(store, "k", start, stop) == BODY[start:stop]
+        assert await stream(store, "k", start, stop) == BODY[start:stop]
+
+
+async def test_an_object_that_is_replaced_by_a_plain_one_between_two_reads_is_refused() -> None:
+    class Replaces(Layer):
+        """Replaces the object after its start was read."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read) and operation.stop == 4096:
+                await self._inner.put_bytes("k", BODY, content_type="a/b")
+            return result
+
+    leaf = MemoryObjectStore(data={})
+    store = Encryption(Sizeless(Replaces(leaf)), RING)
+    for operation in ("stat", "open"):
+        await store.put_bytes("k", BODY, content_type="a/b")
+        with pytest.raises(StoreIntegrityError, match="it is not encrypted"):
+            await getattr(store, operation)("k")
 
 
 async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> None:

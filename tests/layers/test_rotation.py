@@ -20,6 +20,7 @@ from starfish_server import (
     MemoryObjectStore,
     StoreBuilder,
     StoreContext,
+    copy_all,
 )
 from starfish_server.errors import (
     StoreIntegrityError,
@@ -29,6 +30,7 @@ from starfish_server.errors import (
 )
 from starfish_server.layers import (
     Compression,
+    ConcurrencyLimit,
     Encryption,
     KeyRing,
     LegacyKey,
@@ -294,6 +296,38 @@ async def test_plain_and_legacy_objects_are_encrypted_where_options_let_them_thr
     assert await Encryption(leaf, AFTER).get_string("plain") == "text"
 
 
+async def test_a_plain_object_that_others_encrypt_meanwhile_is_not_encrypted_twice() -> None:
+    class Encrypts(Layer):
+        """Encrypts the object after its start was read for the second time."""
+
+        context_dependent = False
+        reads = 0
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            if isinstance(operation, Read):
+                self.reads += 1
+                if self.reads == 2:
+                    await Encryption(self._inner, BOTH).put("k", "pushed meanwhile " * 1000)
+            return result
+
+    leaf = memory()
+    await leaf.put("k", "text " * 2000)
+    await Encryption(Encrypts(leaf), BOTH, allow_plain=True).rotate()
+    assert await Encryption(leaf, AFTER).get_string("k") == "pushed meanwhile " * 1000
+
+
+async def test_large_objects_are_rotated_over_a_concurrency_limit() -> None:
+    leaf = memory()
+    body = random.Random(5).randbytes(9 * 2**20)
+    for key in ("a", "b"):
+        await Encryption(leaf, BEFORE).put_bytes(key, body, content_type="a/b")
+    limited = ConcurrencyLimit(leaf, max_in_flight=2)
+    async with asyncio.timeout(30):
+        assert counts(await Encryption(limited, BOTH).rotate()) == {"reencrypted": 2}
+    assert await Encryption(leaf, AFTER).get_bytes("b") == (body, "a/b")
+
+
 async def test_a_key_provider_says_which_key_is_active() -> None:
     leaf = memory()
     await Encryption(leaf, Service()).put("k", "text")
@@ -304,3 +338,24 @@ async def test_an_error_of_the_list_is_raised() -> None:
     leaf = FaultyStore(await sealed("k"), {"list_objects": [Fault(StoreUnavailableError)]})
     with pytest.raises(StoreUnavailableError):
         await Encryption(leaf, BOTH).rotate()
+
+
+async def test_an_error_of_the_list_keeps_its_cause() -> None:
+    cause = OSError("the socket broke")
+
+    class Down(Layer):
+        """Fails as a leaf does, with the backend's exception as the cause."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            if operation.name == "list_objects":
+                raise operation.error(StoreUnavailableError, "down") from cause
+            return await self._inner.perform(operation)
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        await Encryption(Down(memory()), BOTH).rotate()
+    assert caught.value.__cause__ is cause
+    with pytest.raises(StoreUnavailableError) as caught:
+        await copy_all(Down(memory()), memory())
+    assert caught.value.__cause__ is cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from starfish_server.checks import asynchronous
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ObjectTooLargeError,
@@ -25,19 +27,22 @@ from starfish_server.errors import (
 )
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer
+from starfish_server.layers.compression import Compression
 from starfish_server.layers.concurrency_limit import ConcurrencyLimit
+from starfish_server.layers.encryption import Encryption, KeyRing
 from starfish_server.layers.metrics import Metrics
 from starfish_server.layers.namespace import Namespace
+from starfish_server.layers.retry import Retry
 from starfish_server.layers.size_limit import SizeLimit
 from starfish_server.layers.timeout import Timeout
 from starfish_server.layers.tracing import Tracing
 from starfish_server.layers.transform import Transform
 from starfish_server.objects import ObjectInfo, ObjectReader
-from starfish_server.operations import Open, Operation
+from starfish_server.operations import Open, Operation, Upload
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starfish_server.audit.records import AccessRecord
     from starfish_server.layers.base import T
@@ -221,6 +226,75 @@ async def test_an_upload_is_recorded_with_its_bytes() -> None:
         ("ok", None, 4),
         ("error", "LookupError", 3),
     ]
+
+
+class FailsAfterTheFirstChunks(Layer):
+    """Takes two chunks of an upload, closes the iterator, and fails."""
+
+    context_dependent = False
+
+    async def perform(self, operation: Operation[T]) -> T:
+        assert isinstance(operation, Upload)
+        async with aclosing(asynchronous(operation.chunks)) as chunks:
+            for _ in range(2):
+                await anext(chunks)
+        raise StoreUnavailableError("down")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda store: AccessLog(store, sink=lambda record: None),
+        Compression,
+        ConcurrencyLimit,
+        lambda store: Encryption(store, KeyRing({"a": b"s" * 32}, active="a")),
+        lambda store: Metrics(store, meter_provider=MeterProvider()),
+        Retry,
+        lambda store: SizeLimit(store, max_bytes=10**9),
+    ],
+    ids=["AccessLog", "Compression", "ConcurrencyLimit", "Encryption", "Metrics", "Retry", "SizeLimit"],
+)
+async def test_the_source_of_an_upload_that_failed_is_closed_when_the_upload_raises(
+    layer: Callable[[Layer], Layer],
+) -> None:
+    closed = False
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            while True:
+                yield bytes(2**20)
+        finally:
+            await asyncio.sleep(0)
+            closed = True
+
+    source = chunks()  # kept, so that garbage collection does not close it
+    with pytest.raises(StoreUnavailableError):
+        await layer(FailsAfterTheFirstChunks(MemoryObjectStore(data={}))).upload("k", source)
+    assert closed
+
+
+async def test_the_source_of_an_upload_is_closed_if_no_chunk_was_taken_after_the_gathered_ones() -> None:
+    class Refuses(Layer):
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            raise StoreUnavailableError("down")
+
+    closed = False
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            while True:
+                yield bytes(2**20)
+        finally:
+            closed = True
+
+    source = chunks()
+    with pytest.raises(StoreUnavailableError):
+        await Compression(Refuses(MemoryObjectStore(data={}))).upload("k", source)
+    assert closed
 
 
 async def test_a_span_ends_with_the_stream_and_counts_its_bytes() -> None:

@@ -122,7 +122,8 @@ class Copying:
                     await pairs.put(None)
                 self.tally.left_out = await list_left_out(self.source, self.prefix, self.reading)
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            first = errors.exceptions[0]
+            raise first from first.__cause__
         return self.tally
 
     async def _pairs(self) -> AsyncIterator[Pair]:

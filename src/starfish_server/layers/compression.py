@@ -6,6 +6,7 @@ import asyncio
 import functools
 import struct
 import zlib
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -44,8 +45,8 @@ class Compression(Transform):
     algorithm: "zstd" (default), or "gzip", which needs no further package.
     level: 3 by default; 1 to 19 for zstd, 1 to 9 for gzip.
     min_bytes: smaller bodies are stored unchanged, 1,024 by default.
-    max_bytes: larger bodies are stored unchanged, 256 MiB by default. A frame whose plain size is larger
-        raises `StoreIntegrityError` before it is decompressed.
+    max_bytes: larger bodies are stored unchanged, 256 MiB by default. A compressed object that says it is
+        larger raises `StoreIntegrityError` before it is decompressed.
 
     A range of a compressed object is read by decompressing it from its start. An upload of more than 32 MiB
     is stored unchanged. `signed_url` is refused, and lists have no sizes.
@@ -105,7 +106,9 @@ class Compression(Transform):
         if found is None:
             return None
         if found.algorithm is None:
-            return await self._inner.perform(operation)
+            part = await self._inner.perform(operation)
+            self._check_same(operation, found, part)
+            return part
         whole = await self.read_plain(operation.replace(start=0, stop=None))
         return whole and StoredObject(whole.info, whole.body[operation.start : operation.stop])
 
@@ -113,14 +116,17 @@ class Compression(Transform):
         found = await self._begin(operation)
         if found is None:
             return None
-        if found.algorithm is None:
-            return await self._inner.perform(operation)
-        end = found.stored - _FRAME.size
-        reader = await self._inner.perform(operation.replace(start=_FRAME.size, stop=end))
-        if reader is None or reader.info.version != found.info.version:
-            if reader is not None:
-                await reader.aclose()
-            raise operation.error(VersionConflictError, "the object was replaced while it was read")
+        inside = operation
+        if found.algorithm is not None:
+            inside = operation.replace(start=_FRAME.size, stop=found.stored - _FRAME.size)
+        reader = await self._inner.perform(inside)
+        try:
+            self._check_same(operation, found, reader)
+        except VersionConflictError:
+            await cast("ObjectReader", reader).aclose()
+            raise
+        if reader is None or found.algorithm is None:
+            return reader
         size = cast("int", found.info.size)
         plain = _plain_chunks(operation, reader, _decompressor(found.algorithm), size)
         stop = size if operation.stop is None else min(operation.stop, size)
@@ -149,29 +155,38 @@ class Compression(Transform):
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_chunks(operation.chunks, "upload")
-        chunks = checked_chunks(operation.chunks, "upload")
-        gathered = bytearray()
-        async for chunk in chunks:
-            gathered += chunk
-            if len(gathered) > _GATHERED:
-                break
-        else:
-            body = await self.encode(bytes(gathered), operation.key)
-            info = await self._inner.perform(operation.replace(chunks=[body]))
-            return info.resized(len(gathered))
-        if _looks_framed(bytes(gathered)):
-            reason = (
-                f"it begins like a compressed object and is over {_GATHERED} bytes; write it in one piece"
-            )
-            raise operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
+        async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+            gathered = bytearray()
+            async for chunk in chunks:
+                gathered += chunk
+                if len(gathered) > _GATHERED:
+                    return await self._upload_large(operation, gathered, chunks)
+        body = await self.encode(bytes(gathered), operation.key)
+        info = await self._inner.perform(operation.replace(chunks=[body]))
+        return info.resized(len(gathered))
 
-        async def rest() -> AsyncIterator[bytes]:
+    async def _upload_large(
+        self, operation: Upload, gathered: bytearray, chunks: AsyncIterator[bytes]
+    ) -> ObjectInfo:
+        """Store the gathered bytes and the chunks behind them as they are, unless they look like a frame."""
+        reason = (
+            f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
+        )
+        looks_framed = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
+        if gathered.startswith(_MAGIC):
+            raise looks_framed
+
+        async def unchanged() -> AsyncIterator[bytes]:
+            end = bytes(gathered[-_FRAME.size :])
             yield bytes(gathered)
             gathered.clear()
             async for chunk in chunks:
+                end = (end + chunk[-_FRAME.size :])[-_FRAME.size :]
                 yield chunk
+            if _parse(end) is not None:
+                raise looks_framed
 
-        return await self._inner.perform(operation.replace(chunks=rest()))
+        return await self._inner.perform(operation.replace(chunks=unchanged()))
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         return (await self._inner.perform(operation)).resized(None)  # a frame fits every key
@@ -190,18 +205,33 @@ class Compression(Transform):
         start = await self._inner.perform(read)
         if start is None:
             return None
+        if start.info.size is None and len(start.body) == read.stop:
+            start = await self._inner.perform(read.replace(stop=None))
+            if start is None:
+                return None
         stored = len(start.body) if start.info.size is None else start.info.size
         frame = _parse(start.body)
         if frame is not None:
             if stored < 2 * _FRAME.size:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
-            self._check_size(operation, frame[1])
+            self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
+        found = _Found(start.info.resized(stored), stored, None)
         if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
             end = await self._inner.perform(read.replace(start=max(0, stored - _FRAME.size), stop=None))
+            self._check_same(operation, found, end)
             if end is not None and _parse(end.body) is not None:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
-        return _Found(start.info, stored, None)
+        return found
+
+    def _check_same(
+        self, operation: Operation[Any], found: _Found, later: StoredObject | ObjectReader | None
+    ) -> None:
+        """Raise `VersionConflictError` if a later read found another version of the object."""
+        if later is None:
+            return
+        if later.info.version != found.info.version or later.info.size not in (None, found.stored):
+            raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
     async def _decoded(self, operation: Operation[Any], body: bytes) -> bytes:
         frame, end = _parse(body), _parse(body[-_FRAME.size :])
@@ -210,15 +240,15 @@ class Compression(Transform):
         if frame is None or frame != end or len(body) < 2 * _FRAME.size:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         algorithm, size = frame
-        self._check_size(operation, size)
+        self._check_size(operation, algorithm, size)
         payload = body[_FRAME.size : -_FRAME.size]
         plain: bytes | None = await _run(size, lambda: _decompressed(algorithm, payload, size))
         if plain is None:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         return plain
 
-    def _check_size(self, operation: Operation[Any], size: int) -> None:
-        if size > self._max_bytes:
+    def _check_size(self, operation: Operation[Any], algorithm: int, size: int) -> None:
+        if size > self._max_bytes and algorithm != _STORED:
             reason = f"decompressed it would take {size} bytes, over the limit of {self._max_bytes}"
             raise operation.error(StoreIntegrityError, reason)
 
@@ -258,12 +288,16 @@ class _Zlib:
 class _Zstd:
     def __init__(self) -> None:
         self._codec = _zstd().ZstdDecompressor()
+        self._unused = b""
 
     def decompress(self, data: bytes, most: int) -> bytes:
-        return b"" if self._codec.eof else cast("bytes", self._codec.decompress(data, most))
+        if self._codec.eof:
+            self._unused = self._unused or data
+            return b""
+        return cast("bytes", self._codec.decompress(data, most))
 
     def ended(self) -> bool:
-        return bool(self._codec.eof and not self._codec.unused_data)
+        return bool(self._codec.eof and not self._codec.unused_data and not self._unused)
 
 
 class _Stored:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from starfish_server.checks import positive_int
+from starfish_server.checks import asynchronous, positive_int
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.streams import around_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starfish_server.storage.base import AbstractObjectStore
 
@@ -26,7 +28,9 @@ class ConcurrencyLimit(Layer):
     Stands inside `Retry`, so that no permit is held during back-off and a refusal is retried, and outside
     `Timeout`, so that waiting does not count as the backend's time.
 
-    A reader holds a permit while it fetches a chunk, not between chunks; an upload holds one to its end.
+    A reader holds a permit while it fetches a chunk, not between chunks. An upload holds one except while its
+    source makes the next chunk, since the source may read from the same store. With its next chunk, it goes
+    before operations that wait to begin, and is not refused.
 
     max_in_flight: operations in flight per event loop, 64 by default.
     max_waiting: operations that may wait for a permit; one more raises `StoreOverloadedError` immediately.
@@ -51,10 +55,30 @@ class ConcurrencyLimit(Layer):
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
 
     async def perform(self, operation: Operation[T]) -> T:
+        if operation.name == "upload":
+            uploaded: T = await self._upload(operation)
+            return uploaded
         result = await self._permitted(operation, lambda: self._inner.perform(operation))
         return around_chunks(result, lambda fetch: self._permitted(operation, fetch))
 
     async def _permitted(self, operation: Operation[Any], call: Callable[[], Awaitable[T]]) -> T:
+        gate = await self._enter(operation)
+        try:
+            return await call()
+        finally:
+            gate.leave()
+
+    async def _upload(self, operation: Any) -> Any:
+        if not isinstance(operation.chunks, AsyncIterable):  # nothing to wait for
+            return await self._permitted(operation, lambda: self._inner.perform(operation))
+        chunks = _UploadChunks(operation.chunks, await self._enter(operation))
+        try:
+            return await self._inner.perform(operation.replace(chunks=chunks))
+        finally:
+            chunks.end()
+
+    async def _enter(self, operation: Operation[Any]) -> _Gate:
+        """Wait for a permit; return the gate to give it back to."""
         loop = asyncio.get_running_loop()
         gate = self._latest
         if gate is None or gate.loop() is not loop:
@@ -63,11 +87,8 @@ class ConcurrencyLimit(Layer):
             if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
                 reason = f"{self._max_in_flight} operations are in flight and {self._max_waiting} wait"
                 raise operation.error(StoreOverloadedError, reason)
-            await gate.wait(loop.create_future())
-        try:
-            return await call()
-        finally:
-            gate.leave()
+            await gate.wait(gate.waiting)
+        return gate
 
     def _gate_of(self, loop: asyncio.AbstractEventLoop) -> _Gate:
         gate = self._gates.get(loop)
@@ -79,16 +100,19 @@ class ConcurrencyLimit(Layer):
 class _Gate:
     """The permits of one event loop. A returned permit goes straight to the first in line.
 
+    waiting: operations that wait to begin. going_on: uploads with their next chunk, which go first.
+
     Not an `asyncio.Semaphore`: supported patch releases of Python differ in what happens if a waiter is
     cancelled just as it wakes up.
     """
 
-    __slots__ = ("_free", "loop", "waiting")
+    __slots__ = ("_free", "going_on", "loop", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, permits: int) -> None:
         self.loop = ref(loop)
         self._free = permits
         self.waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self.going_on: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     def enter(self) -> bool:
         """Take a permit if one is free."""
@@ -97,23 +121,60 @@ class _Gate:
             return True
         return False
 
-    async def wait(self, turn: asyncio.Future[None]) -> None:
-        """Wait in line for a permit."""
-        self.waiting[turn] = None
+    async def wait(self, line: OrderedDict[asyncio.Future[None], None]) -> None:
+        """Wait in `line`, one of the two here, for a permit."""
+        turn = asyncio.get_running_loop().create_future()
+        line[turn] = None
         try:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.leave()  # cancelled after the permit was handed over
             else:
-                self.waiting.pop(turn, None)
+                line.pop(turn, None)
             raise
 
     def leave(self) -> None:
         """Hand the permit to the first in line, or put it back."""
-        while self.waiting:
-            turn, _ = self.waiting.popitem(last=False)
+        while line := self.going_on or self.waiting:
+            turn, _ = line.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
+
+
+class _UploadChunks:
+    """The chunks of an upload that has a permit, which is given back while the source makes the next one."""
+
+    def __init__(self, chunks: AsyncIterable[bytes], gate: _Gate) -> None:
+        self._chunks = chunks
+        self._gate = gate
+        self._has_permit = True
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(asynchronous(self._chunks)) as source:
+            self._give_back()
+            async for chunk in source:
+                await self._take()
+                yield chunk
+                self._give_back()
+            await self._take()
+
+    def end(self) -> None:
+        """Give the permit back for good."""
+        self._ended = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._has_permit:
+            self._has_permit = False
+            self._gate.leave()
+
+    async def _take(self) -> None:
+        if not self._gate.enter():
+            await self._gate.wait(self._gate.going_on)
+        self._has_permit = True
+        if self._ended:  # by a store inside that still asks for chunks
+            self._give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import asynchronous
@@ -84,8 +85,9 @@ class CountedChunks:
         self.size = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in asynchronous(self._chunks):
-            self.size += len(chunk)
-            if self._counted is not None:
-                self._counted(self.size)
-            yield chunk
+        async with aclosing(asynchronous(self._chunks)) as chunks:
+            async for chunk in chunks:
+                self.size += len(chunk)
+                if self._counted is not None:
+                    self._counted(self.size)
+                yield chunk

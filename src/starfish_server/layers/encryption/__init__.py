@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
@@ -160,13 +161,14 @@ class Encryption(Transform):
             nonlocal size
             yield sealer.header.raw + sealer.header_tag()
             number, buffer = 0, bytearray()
-            async for chunk in checked_chunks(operation.chunks, "upload"):
-                size += len(chunk)
-                buffer += chunk
-                while len(buffer) > SEGMENT:  # what is left at the end is the last segment
-                    yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
-                    del buffer[:SEGMENT]
-                    number += 1
+            async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    buffer += chunk
+                    while len(buffer) > SEGMENT:  # what is left at the end is the last segment
+                        yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
+                        del buffer[:SEGMENT]
+                        number += 1
             yield sealer.seal(number, bytes(buffer), last=True)
 
         info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
@@ -257,11 +259,21 @@ class Encryption(Transform):
         stored = await self._inner.perform(read)
         if stored is None:
             return None
-        total = len(stored.body) if stored.info.size is None else stored.info.size
         with _integrity(operation):
             header = parse_header(stored.body)
             if header is None:
-                return await self._plain(operation, read, stored)
+                self._check_plain_allowed(operation)
+            size = stored.info.size
+            cut = len(stored.body) == stop if size is None else len(stored.body) < size
+            if cut and (header is None or size is None):
+                # Others may have replaced it by now, so the header counts that this read finds.
+                stored = await self._inner.perform(read.replace(stop=None))
+                if stored is None:
+                    return None
+                header = parse_header(stored.body)
+            if header is None:
+                return self._plain(operation, stored)
+            total = len(stored.body) if stored.info.size is None else stored.info.size
             sealer = await self._sealer(operation, header)
             sealer.check_header(stored.body)
             size = plain_size(header, total)
@@ -284,16 +296,14 @@ class Encryption(Transform):
         with _integrity(operation):
             found.sealer.open(last, sealed, last=True)
 
-    async def _plain(self, operation: Operation[Any], read: Read, stored: StoredObject) -> _Found:
-        """Return an object that is not in this format, if the options allow it; otherwise refuse it."""
+    def _check_plain_allowed(self, operation: Operation[Any]) -> None:
         if not self._allow_plain and self._legacy is None:
             reason = "it is not encrypted; allow_plain=True would return it as it is"
             raise operation.error(StoreIntegrityError, reason)
-        if stored.info.size is not None and len(stored.body) < stored.info.size:
-            again = await self._inner.perform(read.replace(stop=None))
-            if again is None:
-                raise operation.error(VersionConflictError, "the object was deleted while it was read")
-            stored = again
+
+    def _plain(self, operation: Operation[Any], stored: StoredObject) -> _Found:
+        """Return a whole object that is not encrypted in this format, if the options let it through."""
+        self._check_plain_allowed(operation)
         body: bytes | None = stored.body
         if self._legacy is not None:
             body = self._legacy.decrypt(stored.body)
@@ -314,7 +324,11 @@ class Encryption(Transform):
 
     def _same(self, operation: Operation[Any], found: _Found, later: Any) -> Any:
         """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
-        if later is None or (later.info.version, later.info.size) != (found.info.version, found.stored):
+        if (
+            later is None
+            or later.info.version != found.info.version
+            or later.info.size not in (None, found.stored)
+        ):
             raise operation.error(VersionConflictError, "the object was replaced while it was read")
         return later
 

@@ -88,7 +88,8 @@ class Rotation:
                 for _ in range(self.concurrency):
                     await queue.put(None)
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+            raise first from first.__cause__
 
     async def _rotate(self, key: str) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
