@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import (
@@ -17,6 +16,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
 from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
 from starfish_server.objects import ANY
@@ -39,7 +39,8 @@ class Mirror(Layer):
 
     Stands outside breaker, retries and limits, of which each store has its own, and inside encryption, so
     that replicas hold encrypted bodies. The first store decides conditional writes. An object's writes
-    through this layer are made one after the other, so a replica gets them in the order of the first store.
+    through this layer are made one after the other, in all event loops together, so a replica gets them in
+    the order of the first store.
     Writers in other processes are not waited for, and two that cross may leave the older object on a replica.
 
     replicas: the other stores.
@@ -74,9 +75,7 @@ class Mirror(Layer):
         self._require = require
         self._pending = PendingLog(pending_log, clock)
         self._pending_log = pending_log
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = (
-            WeakKeyDictionary()
-        )
+        self._locks = KeyLocks()
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"require": self._require, "replicas": len(self._replicas)}
@@ -102,7 +101,7 @@ class Mirror(Layer):
         keys = (asked.target,) if isinstance(asked, Copy) else tuple(dict.fromkeys(operation.keys))
         async with contextlib.AsyncExitStack() as stack:
             for key in sorted(key for key in keys if isinstance(key, str)):
-                await stack.enter_async_context(self._lock(key))
+                await stack.enter_async_context(self._locks.hold(key))
             missed = {(number, key) for number in self._replicas for key in keys}
             previous = self._add(operation, missed)
             try:
@@ -170,8 +169,8 @@ class Mirror(Layer):
 
     async def _repair_entry(self, entry: Entry, force: bool, report: RepairReport) -> None:
         number, key = entry
-        async with self._lock(key):
-            since = self._pending.entries().get(entry)
+        async with self._locks.hold(key):
+            since = self._pending.since(entry)
             if since is None:
                 return
             try:
@@ -185,13 +184,6 @@ class Mirror(Layer):
             getattr(report, outcome).add(entry)
             if outcome != "ahead":
                 self._pending.remove({entry})
-
-    def _lock(self, key: str) -> asyncio.Lock:
-        locks = self._locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-        lock = locks.get(key)
-        if lock is None:
-            lock = locks[key] = asyncio.Lock()
-        return lock
 
     async def _replicate(
         self, operation: Operation[Any], keys: Iterable[str]
