@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import shutil
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from starfish_server import AbstractObjectStore
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
 
@@ -202,6 +204,72 @@ async def test_a_closed_mirror_writes_nothing(path: Path) -> None:
     with pytest.raises(StoreClosedError) as caught:
         await store.put("k", "v")
     assert (caught.value.operation, caught.value.key, text(path)) == ("put", "k", before)
+
+
+class Unclosed(Layer):
+    """Holds back writes of "held" until the test says so, whether it is closed or not."""
+
+    def __init__(self, inner: AbstractObjectStore) -> None:
+        super().__init__(inner)
+        self.reached, self.release = asyncio.Event(), asyncio.Event()
+
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.writes and operation.key == "held":
+            self.reached.set()
+            await self.release.wait()
+        return await self._inner.perform(operation)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [None, StoreAccessDeniedError])
+async def test_a_write_that_ends_after_close_does_not_touch_the_file_of_the_next_process(
+    path: Path, error: type[Exception] | None
+) -> None:
+    held = Unclosed(FaultyStore(memory(), {"put": [error and Fault(error)]}))
+    replica = Unclosed(memory())
+    replica.release.set()
+    store = Mirror(held, replica, pending_log=path)
+    task = asyncio.create_task(store.put("held", "v"))
+    await held.reached.wait()
+    await store.close()
+    switched = Switched(memory())
+    successor = Mirror(memory(), switched, require="first", pending_log=path)
+    await successor.repair()
+    switched.fails = "before"
+    await successor.put("k", "v")
+    before = text(path)
+    held.release.set()
+    await asyncio.wait([task])
+    assert text(path) == before
+    assert store.pending() == successor.pending() == {(1, "k")}
+    await successor.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "k")}
+
+
+async def test_a_write_that_ends_after_close_does_not_rewrite_the_file_of_the_next_process(
+    path: Path,
+) -> None:
+    held, switched = Unclosed(memory()), Switched(memory())
+    store = Mirror(memory(), held, pending_log=path)
+    for _ in range(5001):  # so many lines that the next change writes the file again
+        await store.put("k", "v")
+    task = asyncio.create_task(store.put("held", "v"))
+    await held.reached.wait()
+    await store.close()
+    switched.fails = "before"
+    successor = Mirror(memory(), switched, require="first", pending_log=path)
+    await successor.put("k", "v")
+    held.release.set()
+    await task
+    await successor.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "k"), (1, "held")}
+
+
+def test_an_entry_that_was_removed_twice_does_not_keep_the_file_from_being_read(path: Path) -> None:
+    path.write_text('["+", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["+", 1, "b", 0.0]\n')
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "b")}
 
 
 async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(path: Path) -> None:

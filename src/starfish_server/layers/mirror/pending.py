@@ -103,7 +103,7 @@ class PendingLog:
             self._append_or_warn([("-", *entry, 0.0) for entry in removed])
 
     def close(self) -> None:
-        """Give the file up; nothing can be added from now on."""
+        """Give the file up; nothing can be added from now on, and what is removed stays in the file."""
         with self._threads:
             self._closed = True
             self._unlock()
@@ -111,7 +111,7 @@ class PendingLog:
     def _hold(self) -> None:
         if self._closed:
             raise StoreClosedError("the store is closed")
-        if self._path is None or (self._lock is not None and self._owner == os.getpid()):
+        if self._path is None or self._is_writer():
             return
         self._unlock()
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -128,6 +128,9 @@ class PendingLog:
             os.close(lock)
             raise
         self._lock, self._owner = lock, os.getpid()
+
+    def _is_writer(self) -> bool:
+        return self._lock is not None and self._owner == os.getpid()
 
     def _put_back(self, previous: Mapping[Entry, float | None]) -> None:
         for entry, since in previous.items():
@@ -147,6 +150,8 @@ class PendingLog:
     def _append(self, lines: list[Line]) -> None:
         if self._path is None or not lines:
             return
+        if not self._is_writer():
+            return  # closed: the file may be another process's, and what this one has pending stays in it
         if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return
@@ -182,7 +187,7 @@ def _read(path: Path) -> dict[Entry, float]:
             if sign == "+":
                 entries[number, key] = since
             else:
-                del entries[number, key]
-        except (ValueError, TypeError, KeyError) as error:
+                entries.pop((number, key), None)
+        except (ValueError, TypeError) as error:
             raise StoreIntegrityError(f"{path}: line {place} is not an entry of a pending log") from error
     return entries
