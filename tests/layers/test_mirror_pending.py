@@ -15,6 +15,7 @@ from starfish_server import CustomObjectStore, MemoryObjectStore
 from starfish_server.errors import (
     CircuitOpenError,
     DeleteManyError,
+    InvalidKeyError,
     StoreAccessDeniedError,
     StoreClosedError,
     StoreIntegrityError,
@@ -270,6 +271,31 @@ async def test_a_write_that_ends_after_close_does_not_rewrite_the_file_of_the_ne
 def test_an_entry_that_was_removed_twice_does_not_keep_the_file_from_being_read(path: Path) -> None:
     path.write_text('["+", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["+", 1, "b", 0.0]\n')
     assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "b")}
+
+
+@pytest.mark.parametrize("key", [("a",), ["a"], b"a", 1, None, "", "\ud800", "k" * 1025], ids=repr)
+async def test_what_is_no_key_is_not_put_into_the_file(path: Path, key: Any) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    await store.put("k", "v")
+    before = text(path)
+    with pytest.raises(InvalidKeyError) as caught:
+        await store.put(key, "v")
+    assert caught.value.operation == "put"
+    with pytest.raises(InvalidKeyError):
+        await store.copy("k", key)
+    with pytest.raises(InvalidKeyError):
+        await store.delete_many(["k", key])
+    assert (await store.get_string("k"), text(path)) == ("v", before)
+
+
+@pytest.mark.parametrize("keys", ["k", b"k"])
+async def test_a_delete_many_of_one_key_is_not_put_into_the_file(path: Path, keys: Any) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    with pytest.raises(TypeError, match="takes a list of keys"):
+        await store.delete_many(keys)
+    assert store.pending() == set()
+    with pytest.raises(FileNotFoundError):
+        text(path)
 
 
 async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(path: Path) -> None:

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from starfish_server.checks import positive_int
+from starfish_server.checks import check_keys, check_text, positive_int
 from starfish_server.errors import (
     DeleteManyError,
     StoreError,
@@ -98,9 +98,13 @@ class Mirror(Layer):
             )
         if not operation.writes:
             return await self._inner.perform(operation)
-        keys = (asked.target,) if isinstance(asked, Copy) else tuple(dict.fromkeys(operation.keys))
+        # A key that is none would spoil the pending log.
+        keys = check_keys(
+            (asked.target,) if isinstance(asked, Copy) else operation.keys,
+            lambda key, _: check_text("key", key, operation.name),
+        )
         async with contextlib.AsyncExitStack() as stack:
-            for key in sorted(key for key in keys if isinstance(key, str)):
+            for key in sorted(keys):
                 await stack.enter_async_context(self._locks.hold(key))
             missed = {(number, key) for number in self._replicas for key in keys}
             previous = self._add(operation, missed)
