@@ -60,9 +60,13 @@ class StoreError(Exception):
         that a layer that changes keys need not edit texts.
     operation: name of the store's method, or None.
     key: the key or prefix that the method was called with, or None.
+    undetermined: whether a write that failed may have been done nevertheless, as by an earlier attempt of
+        `Retry` whose reply was lost; None if the error's class alone tells.
 
     `__cause__` is the backend's own exception.
     """
+
+    undetermined: bool | None = None
 
     def __init__(self, reason: str, *, operation: str | None = None, key: str | None = None) -> None:
         super().__init__(reason)
@@ -131,7 +135,8 @@ class ObjectTooLargeError(StoreError, ValueError):
 class VersionConflictError(StoreError):
     """The object does not have the expected version.
 
-    A conditional write has written nothing; a range or a stream ended because the object was replaced.
+    A conditional write has written nothing, unless `undetermined` is True; a range or a stream ended because
+    the object was replaced.
     """
 
 

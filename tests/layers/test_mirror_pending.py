@@ -19,11 +19,13 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreClosedError,
     StoreIntegrityError,
+    StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers.base import Layer
 from starfish_server.layers.mirror import Mirror
+from starfish_server.layers.retry import Retry
 from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ class Unclosed(Layer):
 async def test_a_write_that_ends_after_close_does_not_touch_the_file_of_the_next_process(
     path: Path, error: type[Exception] | None
 ) -> None:
-    held = Unclosed(FaultyStore(memory(), {"put": [error and Fault(error)]}))
+    held = Unclosed(FaultyStore(memory(), {"put": [Fault(error) if error else None]}))
     replica = Unclosed(memory())
     replica.release.set()
     store = Mirror(held, replica, pending_log=path)
@@ -332,6 +334,37 @@ async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type
     assert store.pending() == {(1, "k")}
     assert (await store.repair()).repaired == {(1, "k")}
     assert await replica.get_string("k") == "v"
+
+
+LOST = Fault(StoreTimeoutError, after=True)
+
+
+@pytest.mark.parametrize("error", [StoreAccessDeniedError, CircuitOpenError, InvalidKeyError])
+async def test_a_write_that_was_refused_after_an_attempt_whose_reply_was_lost_is_pending(
+    error: type[Exception],
+) -> None:
+    first = FaultyStore(memory(), {"put": [LOST, *[Fault(error)] * 3]})
+    store = Mirror(Retry(first, initial=1e-6), memory())
+    with pytest.raises(error):
+        await store.put("k", "v")
+    assert store.pending() == {(1, "k")}
+
+
+async def test_a_conflict_that_may_be_with_an_attempt_whose_reply_was_lost_is_pending() -> None:
+    first = FaultyStore(memory(), {"write": [LOST], "read": [Fault(StoreAccessDeniedError)]})
+    store = Mirror(Retry(first, initial=1e-6), memory())
+    with pytest.raises(VersionConflictError):
+        await store.write("k", "v", if_version=None)
+    assert store.pending() == {(1, "k")}
+
+
+async def test_keys_that_were_refused_after_a_delete_many_whose_reply_was_lost_are_pending() -> None:
+    refused = DeleteManyError({"k": StoreAccessDeniedError("no")})
+    first = FaultyStore(memory(k="v"), {"delete_many": [LOST, Fault(lambda _: refused)]})
+    store = Mirror(Retry(first, initial=1e-6), memory(k="v"))
+    with pytest.raises(DeleteManyError):
+        await store.delete_many(["k"])
+    assert store.pending() == {(1, "k")}
 
 
 async def test_of_a_delete_many_the_keys_that_were_refused_are_not_pending() -> None:

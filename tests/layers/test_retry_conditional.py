@@ -80,6 +80,21 @@ async def test_the_same_body_of_another_writer_is_a_conflict_after_failures_that
         await retry(store).write("lock", "locked", if_version=None)
 
 
+async def test_a_conflict_says_whether_an_earlier_attempt_may_have_written() -> None:
+    for refused, undetermined in ((certain(), None), (REFUSED, True)):
+        store = Versioned(refused=[refused])
+        await store.inner.put("k", "theirs")
+        with pytest.raises(VersionConflictError) as caught:
+            await retry(store).write("k", "ours", if_version=None)
+        assert caught.value.undetermined is undetermined
+
+
+async def test_an_error_says_that_an_earlier_attempt_may_have_written() -> None:
+    with pytest.raises(StoreUnavailableError) as caught:
+        await retry(Versioned(refused=[LOST, certain(), certain()])).put("k", "ours")
+    assert caught.value.undetermined is True
+
+
 async def test_one_undetermined_failure_among_others_is_enough_to_look() -> None:
     store = Versioned(lost=[LOST])
 

@@ -227,7 +227,7 @@ def _is_refusal(error: Exception, key: str) -> bool:
     if isinstance(error, DeleteManyError):
         failure = error.failures.get(key)
         return failure is not None and _is_refusal(failure, key)
-    if isinstance(error, StoreUnavailableError):
+    if isinstance(error, StoreError) and error.undetermined is not None:
         return not error.undetermined
     known = isinstance(error, StoreError) and type(error) is not StoreError
     return known or isinstance(error, TypeError | ValueError)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import encode_body
 from starfish_server.errors import DeleteManyError, VersionConflictError
+from starfish_server.layers.retry.policy import is_undetermined, mark_undetermined
 from starfish_server.layers.retry.recovery import Recovery
 from starfish_server.layers.retry.streams import ResumableReader, StreamRecovery, UploadRecovery
 from starfish_server.operations import Read, Write
@@ -94,6 +95,9 @@ class _DeletionRecovery(Recovery[None]):
         return [key for key, error in failures.items() if self._policy.is_transient(error)]
 
     def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
+        for key, error in failed.items():
+            if is_undetermined(self._failures.get(key, self._failure)):
+                mark_undetermined(error)
         failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
         in_order = dict.fromkeys((*self._operation.keys, *failures))
         return DeleteManyError({key: failures[key] for key in in_order if key in failures})
