@@ -60,8 +60,8 @@ class Retry(Layer):
 
     - `delete_many`: the keys that failed; one `DeleteManyError` names those that still do.
     - `write` with an `if_version`: a conflict in a later attempt may be with an earlier one that was done and
-      whose reply was lost. So the object is read, and if it has the body that was to be written, that is a
-      success.
+      whose reply was lost. So the object is read, and if it is what was to be written (body, content type,
+      cache control and metadata), that is a success.
     - `copy` with an `if_version`: after such a conflict the failure of the earlier attempt is raised.
     - `open`: a stream that breaks goes on at the byte where it broke, in a new reader. If the object has been
       replaced, or has no version, the error that broke the stream is raised. The count of attempts starts

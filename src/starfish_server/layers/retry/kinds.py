@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import encode_body
+from starfish_server.checks import check_metadata, encode_body, type_or_default
 from starfish_server.errors import DeleteManyError, VersionConflictError
 from starfish_server.layers.retry.policy import is_undetermined, mark_undetermined
 from starfish_server.layers.retry.recovery import Recovery
@@ -13,7 +13,7 @@ from starfish_server.operations import Read, Write
 
 if TYPE_CHECKING:
     from starfish_server.layers.retry.policy import Policy
-    from starfish_server.objects import ObjectInfo
+    from starfish_server.objects import ObjectInfo, StoredObject
     from starfish_server.operations import Operation
 
 __all__ = ["recovery_of"]
@@ -22,8 +22,9 @@ __all__ = ["recovery_of"]
 class _ConditionalRecovery(Recovery["ObjectInfo"]):
     """Recognises a write whose reply was lost, which the next attempt finds as a conflict with itself.
 
-    An object with the same body is taken for that write. One that another writer stored with the same body
-    cannot be told apart from it, unless every failure was certain to have written nothing. A copy is not
+    An object with the same body, content type, cache control and metadata is taken for that write. One that
+    another writer stored with all of these cannot be told apart from it, unless every failure was certain to
+    have written nothing. Where `read` is derived, the body alone is compared. A copy is not
     compared, which would take two whole reads: the failure that left it open is raised.
     """
 
@@ -49,9 +50,21 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
             if self._policy.is_transient(error):
                 raise
             raise self._conflict() from error
-        if found is None or found.body != encode_body(operation.body, "write", operation.key):
+        if found is None or not self._is_ours(found):
             raise self._conflict()
         return found.info  # type: ignore[no-any-return]  # of a Read
+
+    def _is_ours(self, found: StoredObject) -> bool:
+        operation, info = self._operation, found.info
+        if found.body != encode_body(operation.body, "write", operation.key):
+            return False
+        if not self._source.native("read"):
+            return True  # what else it tells need not be what was stored
+        return (info.content_type, info.cache_control, dict(info.metadata)) == (
+            type_or_default(operation.content_type, operation.body),
+            operation.cache_control,
+            check_metadata(operation.metadata),
+        )
 
     def _conflict(self) -> VersionConflictError:
         reason = "the object has changed, and an earlier attempt may have written it; read it and try again"
