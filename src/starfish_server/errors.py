@@ -59,9 +59,13 @@ class StoreError(Exception):
     reason: what went wrong and what to do. It names neither the operation nor the key: `str()` adds them.
     operation: name of the store's method, or None.
     key: the key or prefix that the method was called with, or None.
+    undetermined: whether a write that failed may have been done nevertheless, as by an earlier attempt of
+        `Retry` whose reply was lost; None if the error's class alone tells.
 
     `__cause__` is the backend's own exception.
     """
+
+    undetermined: bool | None = None
 
     def __init__(self, reason: str, *, operation: str | None = None, key: str | None = None) -> None:
         super().__init__(reason)
@@ -130,7 +134,8 @@ class ObjectTooLargeError(StoreError, ValueError):
 class VersionConflictError(StoreError):
     """Raised when the object does not have the expected version.
 
-    A conditional write wrote nothing. A read of a range or a stream ended because the object was replaced.
+    A conditional write wrote nothing, unless `undetermined` is True. A read of a range or a stream ended
+    because the object was replaced.
     """
 
 

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore, Held, until
-from starfish_server.errors import DeleteManyError, StoreError, StoreOverloadedError, StoreUnavailableError
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreAccessDeniedError,
+    StoreError,
+    StoreOverloadedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from starfish_server.layers.caching import Caching
+from starfish_server.layers.retry import Retry
 from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
@@ -234,6 +243,16 @@ async def test_refused_write_does_not_keep_the_key_out_of_the_cache(write: Write
         await write(store)
     assert [await store.get_string("k"), await store.get_string("k")] == ["body", "body"]
     assert (store.stats().hits, store.stats().misses) == (1, 1)
+
+
+async def test_conflict_that_may_be_with_an_earlier_attempt_keeps_the_key_out_of_the_cache() -> None:
+    lost, unreadable = Fault(StoreUnavailableError, after=True), Fault(StoreAccessDeniedError)
+    leaf = FaultyStore(MemoryObjectStore(data={}), {"write": [lost], "read": [unreadable]})
+    store = Caching(Retry(leaf, initial=1e-6))
+    with pytest.raises(VersionConflictError):
+        await store.write("k", "new", if_version=None)
+    assert [await store.get_string("k"), await store.get_string("k")] == ["new", "new"]
+    assert store.stats().hits == 0
 
 
 async def test_write_that_the_backend_was_never_sent_does_not_keep_the_key_out() -> None:

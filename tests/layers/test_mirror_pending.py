@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import shutil
 from contextlib import contextmanager
@@ -14,20 +15,24 @@ from starfish_server import CustomObjectStore, MemoryObjectStore
 from starfish_server.errors import (
     CircuitOpenError,
     DeleteManyError,
+    InvalidKeyError,
     StoreAccessDeniedError,
     StoreClosedError,
     StoreIntegrityError,
+    StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers.base import Layer
 from starfish_server.layers.mirror import Mirror
+from starfish_server.layers.retry import Retry
 from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from starfish_server import AbstractObjectStore
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
 
@@ -204,6 +209,97 @@ async def test_a_closed_mirror_writes_nothing(path: Path) -> None:
     assert (caught.value.operation, caught.value.key, text(path)) == ("put", "k", before)
 
 
+class Unclosed(Layer):
+    """Holds back writes of "held" until the test says so, whether it is closed or not."""
+
+    def __init__(self, inner: AbstractObjectStore) -> None:
+        super().__init__(inner)
+        self.reached, self.release = asyncio.Event(), asyncio.Event()
+
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.writes and operation.key == "held":
+            self.reached.set()
+            await self.release.wait()
+        return await self._inner.perform(operation)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [None, StoreAccessDeniedError])
+async def test_a_write_that_ends_after_close_does_not_touch_the_file_of_the_next_process(
+    path: Path, error: type[Exception] | None
+) -> None:
+    held = Unclosed(FaultyStore(memory(), {"put": [Fault(error) if error else None]}))
+    replica = Unclosed(memory())
+    replica.release.set()
+    store = Mirror(held, replica, pending_log=path)
+    task = asyncio.create_task(store.put("held", "v"))
+    await held.reached.wait()
+    await store.close()
+    switched = Switched(memory())
+    successor = Mirror(memory(), switched, require="first", pending_log=path)
+    await successor.repair()
+    switched.fails = "before"
+    await successor.put("k", "v")
+    before = text(path)
+    held.release.set()
+    await asyncio.wait([task])
+    assert text(path) == before
+    assert store.pending() == successor.pending() == {(1, "k")}
+    await successor.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "k")}
+
+
+async def test_a_write_that_ends_after_close_does_not_rewrite_the_file_of_the_next_process(
+    path: Path,
+) -> None:
+    held, switched = Unclosed(memory()), Switched(memory())
+    store = Mirror(memory(), held, pending_log=path)
+    for _ in range(5001):  # so many lines that the next change writes the file again
+        await store.put("k", "v")
+    task = asyncio.create_task(store.put("held", "v"))
+    await held.reached.wait()
+    await store.close()
+    switched.fails = "before"
+    successor = Mirror(memory(), switched, require="first", pending_log=path)
+    await successor.put("k", "v")
+    held.release.set()
+    await task
+    await successor.close()
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "k"), (1, "held")}
+
+
+def test_an_entry_that_was_removed_twice_does_not_keep_the_file_from_being_read(path: Path) -> None:
+    path.write_text('["+", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["+", 1, "b", 0.0]\n')
+    assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "b")}
+
+
+@pytest.mark.parametrize("key", [("a",), ["a"], b"a", 1, None, "", "\ud800", "k" * 1025], ids=repr)
+async def test_what_is_no_key_is_not_put_into_the_file(path: Path, key: Any) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    await store.put("k", "v")
+    before = text(path)
+    with pytest.raises(InvalidKeyError) as caught:
+        await store.put(key, "v")
+    assert caught.value.operation == "put"
+    with pytest.raises(InvalidKeyError):
+        await store.copy("k", key)
+    with pytest.raises(InvalidKeyError):
+        await store.delete_many(["k", key])
+    assert (await store.get_string("k"), text(path)) == ("v", before)
+
+
+@pytest.mark.parametrize("keys", ["k", b"k"])
+async def test_a_delete_many_of_one_key_is_not_put_into_the_file(path: Path, keys: Any) -> None:
+    store = Mirror(memory(), memory(), pending_log=path)
+    with pytest.raises(TypeError, match="takes a list of keys"):
+        await store.delete_many(keys)
+    assert store.pending() == set()
+    with pytest.raises(FileNotFoundError):
+        text(path)
+
+
 async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(path: Path) -> None:
     await behind(path, "a")
     append(path, '["+", 7, "k", 0.0]\n')
@@ -238,6 +334,37 @@ async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type
     assert store.pending() == {(1, "k")}
     assert (await store.repair()).repaired == {(1, "k")}
     assert await replica.get_string("k") == "v"
+
+
+LOST = Fault(StoreTimeoutError, after=True)
+
+
+@pytest.mark.parametrize("error", [StoreAccessDeniedError, CircuitOpenError, InvalidKeyError])
+async def test_a_write_that_was_refused_after_an_attempt_whose_reply_was_lost_is_pending(
+    error: type[Exception],
+) -> None:
+    first = FaultyStore(memory(), {"put": [LOST, *[Fault(error)] * 3]})
+    store = Mirror(Retry(first, initial=1e-6), memory())
+    with pytest.raises(error):
+        await store.put("k", "v")
+    assert store.pending() == {(1, "k")}
+
+
+async def test_a_conflict_that_may_be_with_an_attempt_whose_reply_was_lost_is_pending() -> None:
+    first = FaultyStore(memory(), {"write": [LOST], "read": [Fault(StoreAccessDeniedError)]})
+    store = Mirror(Retry(first, initial=1e-6), memory())
+    with pytest.raises(VersionConflictError):
+        await store.write("k", "v", if_version=None)
+    assert store.pending() == {(1, "k")}
+
+
+async def test_keys_that_were_refused_after_a_delete_many_whose_reply_was_lost_are_pending() -> None:
+    refused = DeleteManyError({"k": StoreAccessDeniedError("no")})
+    first = FaultyStore(memory(k="v"), {"delete_many": [LOST, Fault(lambda _: refused)]})
+    store = Mirror(Retry(first, initial=1e-6), memory(k="v"))
+    with pytest.raises(DeleteManyError):
+        await store.delete_many(["k"])
+    assert store.pending() == {(1, "k")}
 
 
 async def test_of_a_delete_many_the_keys_that_were_refused_are_not_pending() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,9 +17,11 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.layers.retry import Retry
+from starfish_server.storage.custom import CustomObjectStore
 
 if TYPE_CHECKING:
     from starfish_server.layers.base import Layer
+    from starfish_server.objects import ObjectInfo
 
 LOST = StoreTimeoutError("answer lost")
 REFUSED = StoreUnavailableError("not now")
@@ -80,6 +82,21 @@ async def test_the_same_body_of_another_writer_is_a_conflict_after_failures_that
         await retry(store).write("lock", "locked", if_version=None)
 
 
+async def test_a_conflict_says_whether_an_earlier_attempt_may_have_written() -> None:
+    for refused, undetermined in ((certain(), None), (REFUSED, True)):
+        store = Versioned(refused=[refused])
+        await store.inner.put("k", "theirs")
+        with pytest.raises(VersionConflictError) as caught:
+            await retry(store).write("k", "ours", if_version=None)
+        assert caught.value.undetermined is undetermined
+
+
+async def test_an_error_says_that_an_earlier_attempt_may_have_written() -> None:
+    with pytest.raises(StoreUnavailableError) as caught:
+        await retry(Versioned(refused=[LOST, certain(), certain()])).put("k", "ours")
+    assert caught.value.undetermined is True
+
+
 async def test_one_undetermined_failure_among_others_is_enough_to_look() -> None:
     store = Versioned(lost=[LOST])
 
@@ -88,6 +105,42 @@ async def test_one_undetermined_failure_among_others_is_enough_to_look() -> None
 
     store.before_retry = refuse
     assert await retry(store).write("k", "ours", if_version=None) == await store.stat("k")
+
+
+@pytest.mark.parametrize(
+    "ours", [{"content_type": "text/x"}, {"cache_control": "no-store"}, {"metadata": {"State": "ours"}}, {}]
+)
+@pytest.mark.parametrize(
+    "theirs", [{"content_type": "text/y"}, {"cache_control": "no-cache"}, {"metadata": {"state": "theirs"}}]
+)
+async def test_the_same_body_of_another_writer_with_other_attributes_is_a_conflict(
+    ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    store = Versioned(refused=[REFUSED])
+    store.before_retry = lambda: store.inner.write("k", "ours", **theirs)
+    with pytest.raises(VersionConflictError):
+        await retry(store).write("k", "ours", if_version=None, **ours)
+
+
+async def test_a_write_that_was_done_is_recognised_by_its_attributes_too() -> None:
+    store = Versioned(lost=[LOST])
+    attributes: Any = {"content_type": "text/x", "cache_control": "no-store", "metadata": {"State": "ours"}}
+    info = await retry(store).write("k", "ours", if_version=None, **attributes)
+    assert info == await store.stat("k")
+
+
+async def test_a_store_that_tells_bodies_alone_is_compared_by_them() -> None:
+    data: dict[str, str] = {}
+
+    def write(key: str, body: str, if_version: None) -> ObjectInfo:
+        if key in data:
+            raise VersionConflictError("there is one")
+        data[key] = body
+        raise LOST
+
+    store = CustomObjectStore(on_get=data.get, on_write=write)
+    info = await Retry(store, initial=1e-6).write("k", "ours", content_type="text/x", if_version=None)
+    assert info.size == 4
 
 
 async def test_an_object_deleted_in_between_is_a_conflict() -> None:

@@ -219,10 +219,13 @@ def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
     """Return the keys that a write that failed with `error` may still change."""
     if isinstance(error, DeleteManyError):
         return [key for key, failure in error.failures.items() if _undetermined(keys, failure)]
+    undetermined: bool | None = getattr(error, "undetermined", None)
+    if undetermined is not None:
+        return keys if undetermined else ()
     # Checks of arguments raise exactly these two. A subclass may come from a reply that could not be read.
     if isinstance(error, NOTHING_WRITTEN) or type(error) in (TypeError, ValueError):
         return ()
-    return keys if getattr(error, "undetermined", True) else ()
+    return keys
 
 
 def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:

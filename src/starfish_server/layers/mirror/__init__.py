@@ -7,9 +7,8 @@ import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from starfish_server.checks import positive_int
+from starfish_server.checks import check_keys, check_text, positive_int
 from starfish_server.errors import (
     DeleteManyError,
     StoreError,
@@ -17,6 +16,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
 from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
 from starfish_server.objects import ANY
@@ -39,8 +39,9 @@ class Mirror(Layer):
 
     Stands outside breaker, retries and limits, since each store has its own, and inside encryption, so that
     replicas hold encrypted bodies. The first store decides conditional writes. Writes of one object through
-    this layer run one after another, so a replica gets them in the order of the first store. Writes of other
-    processes are not ordered: if two overlap, a replica may keep the older object.
+    this layer run one after another, in all event loops together, so a replica gets them in the order of the
+    first store. Writes of other processes are not ordered: if two overlap, a replica may keep the older
+    object.
 
     replicas: the other stores.
     require: "all" (default) raises `StoreUnavailableError` if a replica failed, though the first store has
@@ -74,9 +75,7 @@ class Mirror(Layer):
         self._require = require
         self._pending = PendingLog(pending_log, clock)
         self._pending_log = pending_log
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = (
-            WeakKeyDictionary()
-        )
+        self._locks = KeyLocks()
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"require": self._require, "replicas": len(self._replicas)}
@@ -99,10 +98,14 @@ class Mirror(Layer):
             )
         if not operation.writes:
             return await self._inner.perform(operation)
-        keys = (asked.target,) if isinstance(asked, Copy) else tuple(dict.fromkeys(operation.keys))
+        # A key that is none would spoil the pending log.
+        keys = check_keys(
+            (asked.target,) if isinstance(asked, Copy) else operation.keys,
+            lambda key, _: check_text("key", key, operation.name),
+        )
         async with contextlib.AsyncExitStack() as stack:
-            for key in sorted(key for key in keys if isinstance(key, str)):
-                await stack.enter_async_context(self._lock(key))
+            for key in sorted(keys):
+                await stack.enter_async_context(self._locks.hold(key))
             missed = {(number, key) for number in self._replicas for key in keys}
             previous = self._add(operation, missed)
             try:
@@ -169,8 +172,8 @@ class Mirror(Layer):
 
     async def _repair_entry(self, entry: Entry, force: bool, report: RepairReport) -> None:
         number, key = entry
-        async with self._lock(key):
-            since = self._pending.entries().get(entry)
+        async with self._locks.hold(key):
+            since = self._pending.since(entry)
             if since is None:
                 return
             try:
@@ -184,13 +187,6 @@ class Mirror(Layer):
             getattr(report, outcome).add(entry)
             if outcome != "ahead":
                 self._pending.remove({entry})
-
-    def _lock(self, key: str) -> asyncio.Lock:
-        locks = self._locks.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-        lock = locks.get(key)
-        if lock is None:
-            lock = locks[key] = asyncio.Lock()
-        return lock
 
     async def _replicate(
         self, operation: Operation[Any], keys: Iterable[str]
@@ -230,7 +226,7 @@ def _is_refusal(error: Exception, key: str) -> bool:
     if isinstance(error, DeleteManyError):
         failure = error.failures.get(key)
         return failure is not None and _is_refusal(failure, key)
-    if isinstance(error, StoreUnavailableError):
+    if isinstance(error, StoreError) and error.undetermined is not None:
         return not error.undetermined
     known = isinstance(error, StoreError) and type(error) is not StoreError
     return known or isinstance(error, TypeError | ValueError)

@@ -6,10 +6,12 @@ import fcntl
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import StoreClosedError, StoreIntegrityError
+from starfish_server.forks import reset_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +28,7 @@ class PendingLog:
     """Entries with the time of the write, and the file that they are appended to.
 
     A lock on `path.lock` makes this process the only one that changes the file. It is taken by the first
-    change and held until `close`, so a stack that only reads can be opened at any time.
+    change and held until `close`, so a stack that only reads can be opened at any time. Thread-safe.
     """
 
     _lock: int | None = None
@@ -39,6 +41,8 @@ class PendingLog:
         self._lines = 0
         self._file_is_behind = False
         self._closed = False
+        self.reset_after_fork()
+        reset_in_child(self)
         if self._path is not None:
             if not self._path.parent.is_dir():
                 raise ValueError(f"pending_log: there is no folder {str(self._path.parent)!r}")
@@ -47,17 +51,66 @@ class PendingLog:
     def __del__(self) -> None:
         self._unlock()  # a stack that was refused does not keep the file
 
+    def reset_after_fork(self) -> None:
+        self._threads = threading.Lock()
+
     def entries(self) -> Mapping[Entry, float]:
         """Return the pending entries, read anew from the file while another process may change it."""
-        if self._path is not None and self._lock is None:
-            self._entries = _read(self._path)
-        return self._entries
+        with self._threads:
+            if self._path is not None and self._lock is None:
+                self._entries = _read(self._path)
+            return dict(self._entries)
+
+    def since(self, entry: Entry) -> float | None:
+        """Return the time of the pending write, or None, without reading the file."""
+        return self._entries.get(entry)
 
     def hold(self) -> None:
         """Become the only writer of the file. Raises `OSError` if another one is."""
+        with self._threads:
+            self._hold()
+
+    def add(self, entries: Iterable[Entry]) -> dict[Entry, float | None]:
+        """Add entries with the time of now; return those of before, for `restore`. Raises `OSError`."""
+        now = self._clock()
+        with self._threads:
+            self._hold()
+            previous = {entry: self._entries.get(entry) for entry in entries}
+            self._entries.update(dict.fromkeys(previous, now))
+            try:
+                self._append([("+", *entry, now) for entry in previous])
+            except BaseException:
+                self._put_back(previous)
+                raise
+        return previous
+
+    def restore(self, previous: Mapping[Entry, float | None]) -> None:
+        """Undo `add` for these entries."""
+        with self._threads:
+            self._put_back(previous)
+            self._append_or_warn(
+                [
+                    ("-", *entry, 0.0) if since is None else ("+", *entry, since)
+                    for entry, since in previous.items()
+                ]
+            )
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Remove entries; those that are not there are no error."""
+        with self._threads:
+            removed = [entry for entry in entries if self._entries.pop(entry, None) is not None]
+            self._append_or_warn([("-", *entry, 0.0) for entry in removed])
+
+    def close(self) -> None:
+        """Give the file up; nothing can be added from now on, and what is removed stays in the file."""
+        with self._threads:
+            self._closed = True
+            self._unlock()
+
+    def _hold(self) -> None:
         if self._closed:
             raise StoreClosedError("the store is closed")
-        if self._path is None or (self._lock is not None and self._owner == os.getpid()):
+        if self._path is None or self._is_writer():
             return
         self._unlock()
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -75,38 +128,8 @@ class PendingLog:
             raise
         self._lock, self._owner = lock, os.getpid()
 
-    def add(self, entries: Iterable[Entry]) -> dict[Entry, float | None]:
-        """Add entries with the current time; return the previous ones, for `restore`. Raises `OSError`."""
-        self.hold()
-        now = self._clock()
-        previous = {entry: self._entries.get(entry) for entry in entries}
-        self._entries.update(dict.fromkeys(previous, now))
-        try:
-            self._append([("+", *entry, now) for entry in previous])
-        except BaseException:
-            self._put_back(previous)
-            raise
-        return previous
-
-    def restore(self, previous: Mapping[Entry, float | None]) -> None:
-        """Undo `add` for these entries."""
-        self._put_back(previous)
-        self._append_or_warn(
-            [
-                ("-", *entry, 0.0) if since is None else ("+", *entry, since)
-                for entry, since in previous.items()
-            ]
-        )
-
-    def remove(self, entries: Iterable[Entry]) -> None:
-        """Remove entries; missing ones are no error."""
-        removed = [entry for entry in entries if self._entries.pop(entry, None) is not None]
-        self._append_or_warn([("-", *entry, 0.0) for entry in removed])
-
-    def close(self) -> None:
-        """Release the file; nothing can be added afterwards."""
-        self._closed = True
-        self._unlock()
+    def _is_writer(self) -> bool:
+        return self._lock is not None and self._owner == os.getpid()
 
     def _put_back(self, previous: Mapping[Entry, float | None]) -> None:
         for entry, since in previous.items():
@@ -124,6 +147,8 @@ class PendingLog:
     def _append(self, lines: list[Line]) -> None:
         if self._path is None or not lines:
             return
+        if not self._is_writer():
+            return  # closed: the file may be another process's, and what this one has pending stays in it
         if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return
@@ -159,7 +184,7 @@ def _read(path: Path) -> dict[Entry, float]:
             if sign == "+":
                 entries[number, key] = since
             else:
-                del entries[number, key]
-        except (ValueError, TypeError, KeyError) as error:
+                entries.pop((number, key), None)
+        except (ValueError, TypeError) as error:
             raise StoreIntegrityError(f"{path}: line {place} is not an entry of a pending log") from error
     return entries

@@ -61,7 +61,8 @@ class Retry(Layer):
 
     - `delete_many`: retries the keys that failed; one `DeleteManyError` names those that failed in the end.
     - `write` with an `if_version`: a retry may conflict with an earlier attempt whose reply was lost. After
-      such a conflict the object is read; if its body is the one being written, the write has succeeded.
+      such a conflict the object is read; if it is what was to be written (body, content type, cache control
+      and metadata), the write has succeeded.
     - `copy` with an `if_version`: after such a conflict the failure of the earlier attempt is raised.
     - `open`: a broken stream resumes at the byte where it broke, in a new reader. If the object has been
       replaced, or has no version, the error that broke the stream is raised. The count of attempts starts

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import encode_body
+from starfish_server.checks import check_metadata, encode_body, type_or_default
 from starfish_server.errors import DeleteManyError, VersionConflictError
+from starfish_server.layers.retry.policy import is_undetermined, mark_undetermined
 from starfish_server.layers.retry.recovery import Recovery
 from starfish_server.layers.retry.streams import ResumableReader, StreamRecovery, UploadRecovery
 from starfish_server.operations import Read, Write
 
 if TYPE_CHECKING:
     from starfish_server.layers.retry.policy import Policy
-    from starfish_server.objects import ObjectInfo
+    from starfish_server.objects import ObjectInfo, StoredObject
     from starfish_server.operations import Operation
 
 __all__ = ["recovery_of"]
@@ -24,9 +25,10 @@ __all__ = ["recovery_of"]
 class _ConditionalRecovery(Recovery["ObjectInfo"]):
     """Recognises a write that was done but whose reply was lost, so that its retry conflicts with itself.
 
-    An object with the same body counts as that write. The same body stored by another writer cannot be told
-    apart from it, unless every failed attempt certainly wrote nothing. A copy is not compared, since that
-    takes two whole reads: the failure of the undetermined attempt is raised.
+    An object with the same body, content type, cache control and metadata counts as that write. The same
+    stored by another writer cannot be told apart from it, unless every failed attempt certainly wrote
+    nothing. Where `read` is derived, only the body is compared. A copy is not compared, since that takes two
+    whole reads: the failure of the undetermined attempt is raised.
     """
 
     @property
@@ -51,9 +53,21 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
             if self._policy.is_transient(error):
                 raise
             raise self._conflict() from error
-        if found is None or found.body != encode_body(operation.body, "write", operation.key):
+        if found is None or not self._is_ours(found):
             raise self._conflict()
         return found.info  # type: ignore[no-any-return]  # of a Read
+
+    def _is_ours(self, found: StoredObject) -> bool:
+        operation, info = self._operation, found.info
+        if found.body != encode_body(operation.body, "write", operation.key):
+            return False
+        if not self._source.native("read"):
+            return True  # what else it tells need not be what was stored
+        return (info.content_type, info.cache_control, dict(info.metadata)) == (
+            type_or_default(operation.content_type, operation.body),
+            operation.cache_control,
+            check_metadata(operation.metadata),
+        )
 
     def _conflict(self) -> VersionConflictError:
         reason = "the object has changed, and an earlier attempt may have written it; read it and try again"
@@ -97,6 +111,9 @@ class _DeletionRecovery(Recovery[None]):
         return [key for key, error in failures.items() if self._policy.is_transient(error)]
 
     def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
+        for key, error in failed.items():
+            if is_undetermined(self._failures.get(key, self._failure)):
+                mark_undetermined(error)
         failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
         in_order = dict.fromkeys((*self._operation.keys, *failures))
         return DeleteManyError({key: failures[key] for key in in_order if key in failures})

@@ -11,6 +11,7 @@ from starfish_server.checks import positive_int
 from starfish_server.errors import (
     NOT_SENT,
     DeleteManyError,
+    StoreError,
     StoreUnavailableError,
     VersionConflictError,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "RetryBudget",
     "RetryEvent",
     "is_undetermined",
+    "mark_undetermined",
     "retry_after",
 ]
 
@@ -73,7 +75,13 @@ class Policy:
 
 def is_undetermined(error: Exception) -> bool:
     """Return whether the failed attempt may have changed what is stored."""
-    return not isinstance(error, StoreUnavailableError) or error.undetermined
+    return not isinstance(error, StoreUnavailableError) or error.undetermined is not False
+
+
+def mark_undetermined(error: Exception) -> None:
+    """Say in an error, which may itself say that nothing was written, that an earlier attempt may have."""
+    if isinstance(error, StoreError):
+        error.undetermined = True
 
 
 def retry_after(error: Exception) -> float:

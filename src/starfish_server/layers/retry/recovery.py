@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Operation, T
-from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, retry_after
+from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, mark_undetermined, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,8 +123,10 @@ class Recovery(Generic[T]):
             self._result = await self.attempt()
         except BaseException as error:  # noqa: BLE001 - run raises it
             if isinstance(error, Exception):
-                self._failure = error
-                self._undetermined = error if is_undetermined(error) else self._undetermined
+                earlier, self._failure = self._undetermined, error
+                self._undetermined = error if is_undetermined(error) else earlier
+                if earlier is not None and self._operation.writes:
+                    mark_undetermined(error)
             return error
         finally:
             end_attempt(token, outside)
