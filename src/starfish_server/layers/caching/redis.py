@@ -1,0 +1,431 @@
+"""`RedisCache`: where `Caching` shares what it has cached, and the connection of each event loop to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import re
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+try:
+    from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+    from redis.exceptions import RedisError, ResponseError
+except ImportError as error:
+    raise ImportError("RedisCache needs redis: pip install 'starfish-server[redis]'") from error
+
+from starfish_server.checks import positive_int, positive_number, secret_bytes
+from starfish_server.layers.caching.wire import Codec, Seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["RedisCache"]
+
+_log = logging.getLogger(__name__)
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}").fullmatch
+_MIN_SECRET_BYTES = 32
+_CONNECT_SECONDS = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
+_TICKS = 4  # how often Redis is asked for the time within `max_delay`
+_UNANSWERED_TICKS = 20  # so many in a row end a connection
+_MAX_PENDING = 10_000  # commands that wait for a reply; more end a connection
+_PUSHES = (b"message", b"subscribe", b"unsubscribe")
+# Where the system has it, a clock that goes on while the machine sleeps: what was missed then must count.
+_now: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
+class RedisCache:
+    """A second level for `Caching` in Redis 6 or newer, or Valkey, that many processes share.
+
+    It also keeps their first levels coherent: a write in one process drops what the others have cached of it.
+    Redis being slow or away makes no operation fail; see `docs/shared-cache.md` for what is promised.
+
+    url: as in "redis://user:password@host:6379/0", "rediss://..." for TLS or "unix:///path"; one server or
+        its proxy, not a Redis Cluster.
+    namespace: names what is shared, 1 to 100 of `A-Za-z0-9._-`. Processes over the same objects give the same
+        one, and stores that hold other objects, another bucket for one, must give another.
+    secret: at least 32 bytes or characters; entries are then sealed with AES-256-GCM under their key, and
+        what Redis returns is authenticated. Required over an `Encryption`; None by default.
+    timeout: seconds that an operation waits for a reply, 0.05. After that Redis is left alone until it
+        replies this quickly again.
+    max_delay: seconds by which a first-level hit may be behind a write in another process, 1.0. If Redis has
+        proved no message to be missing for longer, the first level is not used.
+    max_value_bytes: a larger body is not put into Redis, 1 MiB.
+
+    Raises `ValueError` or `TypeError`, which never show a password or a secret. One object may be given to
+    several `Caching` layers; each has its own connections, one an event loop, which end with its `close()`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        secret: bytes | str | None = None,
+        timeout: float = 0.05,
+        max_delay: float = 1.0,
+        max_value_bytes: int = 2**20,
+    ) -> None:
+        if not isinstance(namespace, str) or not _NAMESPACE(namespace):
+            raise ValueError(f"namespace must be 1 to 100 of A-Za-z0-9._-, not {namespace!r}")
+        self._kind, self._options = _options(url)
+        self.namespace = namespace
+        self.timeout = positive_number("timeout", timeout)
+        self.max_delay = positive_number("max_delay", max_delay)
+        if math.inf in (self.timeout, self.max_delay):
+            raise ValueError("timeout and max_delay must not be infinite")
+        seal = None
+        if secret is not None:
+            secret = secret_bytes("secret", secret)
+            if len(secret) < _MIN_SECRET_BYTES:
+                raise ValueError(f"secret must be at least {_MIN_SECRET_BYTES} bytes")
+            seal = Seal(secret, namespace)
+        self.sealed = seal is not None
+        self.codec = Codec(seal, positive_int("max_value_bytes", max_value_bytes))
+        try:
+            self.connection()
+        except Exception as error:  # noqa: BLE001 - of any type, and not as the cause: it may show the password
+            raise ValueError(f"url has an option that redis cannot use ({type(error).__name__})") from None
+
+    def connection(self) -> AbstractConnection:
+        """Return a new connection, not connected yet."""
+        return self._kind(**self._options)
+
+    def link(self, member: Member, channel: str, scripts: Mapping[str, str]) -> Link:
+        """Return a link of the running event loop."""
+        return Link(self, member, channel, scripts)
+
+    @property
+    def address(self) -> str:
+        """Where Redis is, without user and password."""
+        options = self._options
+        if "path" in options:
+            return f"unix://{options['path']}"
+        scheme = "rediss" if issubclass(self._kind, SSLConnection) else "redis"
+        host, port, db = options.get("host", "localhost"), options.get("port", 6379), options.get("db", 0)
+        return f"{scheme}://{host}:{port}/{db}"
+
+    def __repr__(self) -> str:
+        shown = {"namespace": self.namespace, "sealed": self.sealed, "timeout": self.timeout}
+        shown |= {"max_delay": self.max_delay, "max_value_bytes": self.codec.max_value_bytes}
+        return f"RedisCache({', '.join([repr(self.address), *(f'{k}={v!r}' for k, v in shown.items())])})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RedisCache may hold secrets and is not pickled or copied")
+
+
+def _options(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+    except Exception as error:  # noqa: BLE001 - of any type, and not as the cause: it may show the password
+        raise ValueError(
+            "url must be as in redis://user:password@host:6379/0, rediss://... or unix:///path"
+            f" ({type(error).__name__})"
+        ) from None
+    kind = options.pop("connection_class", Connection)
+    fixed = {"protocol": 3, "decode_responses": False, "socket_timeout": None, "health_check_interval": 0}
+    return kind, options | fixed
+
+
+Command = tuple[float, "asyncio.Future[Any]", "list[bytes]"]
+
+
+class RedisDownError(Exception):
+    """The connection ended before the reply."""
+
+
+class Member(Protocol):
+    """What uses a link."""
+
+    def began(self, session: Session) -> None:
+        """Take a new session into use."""
+
+    def lost(self) -> None:
+        """Do without the session, which ended."""
+
+    def received(self, session: Session, message: bytes) -> None:
+        """Handle a message of the channel."""
+
+    def tick(self) -> None:
+        """Do what is done from time to time, while there is a session."""
+
+
+class Link:
+    """Keeps a session of the running event loop up, in the background, until it is closed.
+
+    session: the session in use; None while there is none.
+    """
+
+    def __init__(self, cache: RedisCache, member: Member, channel: str, scripts: Mapping[str, str]) -> None:
+        self.session: Session | None = None
+        self.loop = asyncio.get_running_loop()
+        self._cache = cache
+        self._member = member
+        self._channel = channel
+        self._scripts = scripts
+        self._tried: asyncio.Future[None] = self.loop.create_future()
+        self._task = self.loop.create_task(self._run())
+
+    async def first_try(self) -> None:
+        """Wait until it was tried to connect for the first time, but no longer than `timeout`."""
+        if not self._tried.done():
+            await asyncio.wait([self._tried], timeout=self._cache.timeout)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def abandon(self) -> None:
+        """Close it from another thread."""
+        with suppress(RuntimeError):  # the loop is closed, and the task with it
+            self.loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _run(self) -> None:
+        pause, told = _FIRST_PAUSE, False
+        try:
+            while True:
+                try:
+                    await self._connect_and_serve()
+                except Exception as error:  # noqa: BLE001 - whatever the client raises, the cache must not fail
+                    if self.session is not None:
+                        pause, told = _FIRST_PAUSE, False
+                    if not told:
+                        told = True
+                        why = f"{type(error).__name__}: {error}"
+                        _log.warning("shared cache at %s is not used: %s", self._cache.address, why)
+                finally:
+                    self._end()
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            self._end()
+
+    async def _connect_and_serve(self) -> None:
+        connection = self._cache.connection()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                session = await Session.start(connection, self._cache, self._channel, self._scripts)
+            try:
+                self.session = session
+                self._member.began(session)
+                _log.info("shared cache at %s is used", self._cache.address)
+                if not self._tried.done():
+                    self._tried.set_result(None)
+                await session.serve(self._member)
+            finally:
+                session.end()
+        finally:
+            await _abort(connection)
+
+    def _end(self) -> None:
+        if not self._tried.done():
+            self._tried.set_result(None)
+        if self.session is not None:
+            self.session = None
+            self._member.lost()
+
+
+class Session:
+    """One connection to one run of a Redis server.
+
+    Redis replies in the order in which commands were sent, and messages of the channel arrive between the
+    replies. So each reply proves that every message published before its command ran has been handled.
+
+    run_id: names the run of the server: data that a server loads when it starts belongs to another one.
+    generation: entries of another generation are outdated.
+    stalled: whether Redis does not reply within the timeout at present.
+    """
+
+    def __init__(self, connection: AbstractConnection, cache: RedisCache) -> None:
+        self.run_id = ""
+        self.generation = 0
+        self.stalled = False
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._timeout = cache.timeout
+        self._max_delay = cache.max_delay
+        # Commands with the time at which they were sent: those to transmit, and those that wait for a reply.
+        self._outbox: deque[Command] = deque()
+        self._pending: deque[Command] = deque()
+        self._wake = asyncio.Event()
+        self._failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._proved = 0.0
+        self._unanswered = 0
+        self._ahead = (0.0, 0.0)  # the least and the most that the server's clock is ahead of ours
+        self._scripts: dict[str, str] = {}
+
+    @classmethod
+    async def start(
+        cls, connection: AbstractConnection, cache: RedisCache, channel: str, scripts: Mapping[str, str]
+    ) -> Session:
+        """Connect, subscribe to the channel and load the scripts."""
+        session = cls(connection, cache)
+        await connection.connect()  # type: ignore[no-untyped-call]  # of the package
+        info = await session._ask("INFO", "server")
+        found = re.search(rb"^run_id:(\w+)", info, re.MULTILINE)
+        if found is None:
+            raise RedisError("INFO tells no run_id")
+        session.run_id = found[1].decode()
+        for name, script in scripts.items():
+            session._scripts[name] = (await session._ask("SCRIPT", "LOAD", script)).decode()
+        asked = _now()
+        session._set_time(asked, await session._ask("TIME"))
+        await connection.send_command("SUBSCRIBE", channel)
+        # Last: a message before this reply is about what nobody has cached yet.
+        session.generation = int(await session._ask("GET", f"{channel}:{session.run_id}:g") or 0)
+        session._proved = asked
+        return session
+
+    async def _ask(self, *command: str) -> Any:
+        """Return the reply to a command, before the session serves."""
+        await self._connection.send_command(*command)
+        while True:
+            reply = await self._connection.read_response(push_request=True)
+            if not _is_push(reply):
+                return reply
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every message published more than `max_delay` seconds ago has been handled."""
+        return _now() - self._proved < self._max_delay
+
+    def earliest_time(self) -> float:
+        """Return the least that the server's clock can show now, in seconds."""
+        return _now() + self._ahead[0]
+
+    def latest_time(self) -> float:
+        """Return the most that the server's clock can show now, in seconds."""
+        return _now() + self._ahead[1]
+
+    def send(self, *command: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a command, in order. The result is the reply, or an exception as a value."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._failed.done() or self._loop.is_closed():
+            future.set_result(RedisDownError())
+            return future
+        self._outbox.append((_now(), future, self._connection.pack_command(*command)))
+        self._wake.set()
+        if len(self._outbox) + len(self._pending) > _MAX_PENDING:
+            self.fail(TimeoutError("too many commands wait for replies"))
+        return future
+
+    def run(self, script: str, keys: list[bytes], *args: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a script, in order, as `send` does."""
+        return self.send("EVALSHA", self._scripts[script], len(keys), *keys, *args)
+
+    async def reply(self, future: asyncio.Future[Any]) -> Any:
+        """Return the reply, or an exception as a value: a `TimeoutError` if Redis takes too long."""
+        await self.wait([future])
+        return future.result() if future.done() else TimeoutError()
+
+    async def wait(self, replies: Iterable[asyncio.Future[Any]]) -> None:
+        """Wait for all replies, but no longer than the timeout. A reply not waited for is still received."""
+        if replies := [reply for reply in replies if not reply.done()]:
+            _, late = await asyncio.wait(replies, timeout=self._timeout)
+            if late:
+                self.stalled = True
+
+    def fail(self, error: Exception) -> None:
+        """End the session, soon."""
+        if not self._failed.done():
+            self._failed.set_result(error)
+
+    def end(self) -> None:
+        """Answer what is pending with `RedisDownError`."""
+        self.fail(RedisDownError())
+        for commands in (self._pending, self._outbox):
+            while commands:
+                _, future, _ = commands.popleft()
+                if not future.done():
+                    future.set_result(RedisDownError())
+
+    async def serve(self, member: Member) -> None:
+        """Send, receive and measure until something fails; raise what."""
+        tasks: list[asyncio.Task[None]] = [
+            self._loop.create_task(self._transmit()),
+            self._loop.create_task(self._receive(member)),
+            self._loop.create_task(self._measure(member)),
+        ]
+        try:
+            ends: list[asyncio.Future[Any]] = [*tasks, self._failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        if self._failed.done():
+            raise self._failed.result()
+        raise next((error for error in outcomes if isinstance(error, Exception)), RedisDownError())
+
+    async def _transmit(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            parts: list[bytes] = []
+            while self._outbox:
+                command = self._outbox.popleft()
+                self._pending.append(command)
+                parts += command[2]
+            await self._connection.send_packed_command(parts, check_health=False)
+
+    async def _receive(self, member: Member) -> None:
+        while True:
+            reply: Any
+            try:
+                reply = await self._connection.read_response(push_request=True, disconnect_on_error=False)
+            except ResponseError as error:
+                reply = error
+            if _is_push(reply):
+                if reply[0] == b"message":
+                    member.received(self, reply[2])
+                continue
+            sent, future, _ = self._pending.popleft()
+            self._proved = sent
+            self._unanswered = 0
+            self.stalled = _now() - sent >= self._timeout
+            if not future.done():
+                future.set_result(reply)
+
+    async def _measure(self, member: Member) -> None:
+        """Ask for the time, again and again: each reply tells what the first level may be trusted with."""
+        while True:
+            await asyncio.sleep(self._max_delay / _TICKS)
+            self._unanswered += 1
+            if self._unanswered > _UNANSWERED_TICKS:
+                raise TimeoutError("no reply")
+            asked = _now()
+            self.send("TIME").add_done_callback(partial(self._told_time, asked))
+            member.tick()
+
+    def _told_time(self, asked: float, future: asyncio.Future[Any]) -> None:
+        self._set_time(asked, future.result())
+
+    def _set_time(self, asked: float, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            seconds = int(reply[0]) + int(reply[1]) / 1e6
+            self._ahead = (seconds - _now(), seconds - asked)
+
+
+async def _abort(connection: AbstractConnection) -> None:
+    """Close a connection now: one to a server that hangs would stay until what it holds was sent."""
+    writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+    await connection.disconnect(nowait=True)
+    await asyncio.sleep(0)
+
+
+def _is_push(reply: Any) -> bool:
+    # Of the commands here only TIME is answered with a list, and its first item is a number.
+    return isinstance(reply, list) and reply[0] in _PUSHES
