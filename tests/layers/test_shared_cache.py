@@ -17,6 +17,9 @@ from starfish_server.objects import ObjectInfo, StoredObject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from layers.processes import Processes
+    from redis_server import RedisServer
+
 
 async def test_what_one_process_read_another_gets_from_redis(process: Processes) -> None:
     leaf = GatedStore({"k": "v"})
@@ -320,7 +323,8 @@ async def test_an_entry_is_never_older_than_ttl_whichever_level_had_it(
 
 
 async def test_bodies_over_max_value_bytes_are_not_shared(process: Processes, server: RedisServer) -> None:
-    leaf = MemoryObjectStore(data={"fits": b"x" * 100, "large": b"x" * 101})
+    data: dict[str, str | bytes] = {"fits": b"x" * 100, "large": b"x" * 101}
+    leaf = MemoryObjectStore(data=data)
     store = process(leaf, cache={"max_value_bytes": 100})
     for key in ("fits", "large"):
         await store.get_bytes(key)

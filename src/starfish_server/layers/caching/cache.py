@@ -6,7 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.forks import reset_in_child
@@ -231,7 +231,7 @@ class Cache:
             raise
         aged = 0.0
         if isinstance(result, Aged):
-            aged, result = result.age, result.value
+            aged, result = result.age, cast("T", result.value)
         if result is None:
             age = self._missing_age
         else:
