@@ -218,6 +218,22 @@ async def test_a_write_of_undetermined_outcome_keeps_its_key_out_of_every_cache(
     assert await process(MemoryObjectStore(data=leaf.data)).get_string("k") == "landed late"
 
 
+async def test_a_write_of_undetermined_outcome_keeps_its_lists_out_of_every_cache(
+    process: Processes,
+) -> None:
+    leaf = GatedStore({})
+    writer, reader = process(leaf), process(MemoryObjectStore(data=leaf.data), list_ttl=60.0)
+    await settled(reader)
+    leaf.failure = StoreUnavailableError("reply lost")
+    with pytest.raises(StoreUnavailableError):
+        await writer.put("k", "lost")
+    await settled(reader)
+    del leaf.data["k"]
+    assert await reader.list_keys("") == []
+    leaf.data["k"] = "landed late"
+    assert await reader.list_keys("") == ["k"]
+
+
 async def test_a_write_that_wrote_nothing_leaves_the_key_cacheable(process: Processes) -> None:
     leaf = MemoryObjectStore(data={"k": "v"})
     writer, reader = process(leaf), process(leaf)

@@ -132,10 +132,10 @@ async def test_no_process_reads_what_was_overwritten(tmp_path: Path, full: bool)
         if staleness[key].is_stale(value, asked, allowed(asked, outages))
     ]
     assert stale == []
-    began = {value: at for of_key in writes.values() for value, at, _ in of_key}
+    begun = {value: at for of_key in writes.values() for value, at, _ in of_key}
     ended = {value: at for of_key in writes.values() for value, _, at in of_key}
     own = [pair for log in logs for pair in log["own"]]
-    assert [(found, wrote) for found, wrote in own if ended.get(found, began[wrote]) < began[wrote]] == []
+    assert [(found, wrote) for found, wrote in own if ended.get(found, begun[wrote]) < begun[wrote]] == []
 
 
 def allowed(asked: float, outages: list[tuple[float, float]]) -> float:

@@ -20,15 +20,14 @@ import asyncio
 import hashlib
 import json
 import math
-import os
 import secrets
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakSet
 
 from starfish_server.errors import StackError
+from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Slot
 from starfish_server.layers.caching.cache import UNDETERMINED_SECONDS, Keys
 from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer
@@ -162,11 +161,19 @@ class SharedLevel:
         self.inner = inner
         self.ttl = ttl
         self.closed = False
-        self.reset()
-        _levels.add(self)
+        self._of_the_parent: list[object] = []
+        self._begin()
+        reset_in_child(self)
 
-    def reset(self) -> None:
-        """Begin as another process: in a forked child the connections belong to the parent."""
+    def reset_after_fork(self) -> None:
+        """Begin as another process, and leave the parent's connections alone.
+
+        They are kept, since closing one would reach into the parent's event loop.
+        """
+        self._of_the_parent.append(self.members)
+        self._begin()
+
+    def _begin(self) -> None:
         self.client = secrets.token_hex(8)
         self.remote_hits = self.remote_damaged = 0
         self.members: dict[asyncio.AbstractEventLoop, Member] = {}
@@ -333,10 +340,8 @@ class Member:
             self._level.count_damaged()
             self._drop([key])
             return None
-        outdated = (
-            found.generation != session.generation or not 0 <= self._age(session, found) < self._level.ttl
-        )
-        return None if outdated else found
+        in_time = 0 <= self._age(session, found) < self._level.ttl
+        return found if in_time and found.generation == session.generation else None
 
     def _age(self, session: Session, found: Shared) -> float:
         return session.latest_time() - found.read
@@ -531,20 +536,3 @@ def _keys(keys: Any) -> Keys:
     if not all(key is None or isinstance(key, str) for key in keys):
         raise TypeError("not keys")
     return set(keys)
-
-
-_levels: WeakSet[SharedLevel] = WeakSet()
-
-
-_of_the_parent: list[object] = []
-"""Members that a forked child leaves alone: closing their connections would reach into the parent's loop."""
-
-
-def _reset_all() -> None:
-    for level in list(_levels):
-        _of_the_parent.append(level.members)
-        level.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_all)
