@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from layers.processes import Processes, settled
+from layers.processes import Processes, eventually, settled
 from starfish_server import MemoryObjectStore, StoreBuilder, explain, load_stack
 from starfish_server.errors import StackError
 from starfish_server.layers import Caching, Encryption, KeyRing, Mirror, RedisCache
@@ -88,6 +88,19 @@ async def test_an_entry_that_is_damaged_is_dropped_and_counted(
     await settled(second)
     third = process(MemoryObjectStore(data={}), cache={"secret": secret})
     assert await third.get_string("k") == "v"  # filled again
+
+
+async def test_an_entry_that_is_damaged_is_dropped_by_a_read_that_fills_nothing(
+    process: Processes, server: RedisServer
+) -> None:
+    leaf = MemoryObjectStore(data={"k": "v"})
+    store = process(leaf)
+    await store.read("k")
+    await settled(store)
+    name, value = entry(server)
+    put(server, name, value[:-1])
+    assert await process(leaf).stat("k") == await leaf.stat("k")
+    await eventually(lambda: server.names() == [])
 
 
 async def test_no_changed_byte_of_a_sealed_entry_goes_unnoticed(

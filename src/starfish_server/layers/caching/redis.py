@@ -226,7 +226,8 @@ class Link:
             finally:
                 session.end()
         finally:
-            await _abort(connection)
+            await connection.disconnect(nowait=True)
+            await asyncio.sleep(0)  # the transport closes its socket in a callback
 
     def _end(self) -> None:
         if not self._tried.done():
@@ -253,6 +254,7 @@ class Session:
         self.stalled = False
         self._loop = asyncio.get_running_loop()
         self._connection = connection
+        self._transport: asyncio.Transport | None = None
         self._timeout = cache.timeout
         self._max_delay = cache.max_delay
         # Commands with the time at which they were sent: those to transmit, and those that wait for a reply.
@@ -272,6 +274,8 @@ class Session:
         """Connect, subscribe to the channel and load the scripts."""
         session = cls(connection, cache)
         await connection.connect()  # type: ignore[no-untyped-call]  # of the package
+        # There is no public way to it.
+        session._transport = getattr(getattr(connection, "_writer", None), "transport", None)
         info = await session._ask("INFO", "server")
         found = re.search(rb"^run_id:(\w+)", info, re.MULTILINE)
         if found is None:
@@ -342,8 +346,11 @@ class Session:
             self._failed.set_result(error)
 
     def end(self) -> None:
-        """Answer what is pending with `RedisDownError`."""
+        """Close the connection, and answer what is pending with `RedisDownError`."""
         self.fail(RedisDownError())
+        if self._transport is not None:
+            # Not closed: while the server hangs, it would stay until all that it holds is sent.
+            self._transport.abort()
         for commands in (self._pending, self._outbox):
             while commands:
                 _, future, _ = commands.popleft()
@@ -415,15 +422,6 @@ class Session:
         if not isinstance(reply, Exception):
             seconds = int(reply[0]) + int(reply[1]) / 1e6
             self._ahead = (seconds - _now(), seconds - asked)
-
-
-async def _abort(connection: AbstractConnection) -> None:
-    """Close a connection now: one to a server that hangs would stay until what it holds was sent."""
-    writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
-    if writer is not None:
-        writer.transport.abort()
-    await connection.disconnect(nowait=True)
-    await asyncio.sleep(0)
 
 
 def _is_push(reply: Any) -> bool:
