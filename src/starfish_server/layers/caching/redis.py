@@ -138,7 +138,8 @@ def _options(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
     return kind, options | fixed
 
 
-Command = tuple[float, "asyncio.Future[Any]", "list[bytes]"]
+Command = tuple[float, "asyncio.Future[Any]", bytes]
+"""When it was sent, where its reply goes, and its bytes."""
 
 
 class RedisDownError(Exception):
@@ -248,19 +249,20 @@ class Session:
     stalled: whether Redis does not reply within the timeout at present.
     """
 
-    def __init__(self, connection: AbstractConnection, cache: RedisCache) -> None:
+    def __init__(
+        self, connection: AbstractConnection, transport: asyncio.WriteTransport, cache: RedisCache
+    ) -> None:
         self.run_id = ""
         self.generation = 0
         self.stalled = False
         self._loop = asyncio.get_running_loop()
         self._connection = connection
-        self._transport: asyncio.Transport | None = None
+        self._transport = transport
         self._timeout = cache.timeout
         self._max_delay = cache.max_delay
-        # Commands with the time at which they were sent: those to transmit, and those that wait for a reply.
         self._outbox: deque[Command] = deque()
-        self._pending: deque[Command] = deque()
-        self._wake = asyncio.Event()
+        self._pending: deque[Command] = deque()  # what waits for a reply
+        self._transmitting = False
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
         self._proved = 0.0
         self._unanswered = 0
@@ -272,10 +274,12 @@ class Session:
         cls, connection: AbstractConnection, cache: RedisCache, channel: str, scripts: Mapping[str, str]
     ) -> Session:
         """Connect, subscribe to the channel and load the scripts."""
-        session = cls(connection, cache)
         await connection.connect()  # type: ignore[no-untyped-call]  # of the package
-        # There is no public way to it.
-        session._transport = getattr(getattr(connection, "_writer", None), "transport", None)
+        # Not public. Its own way to send waits in between, and could not keep commands in order.
+        writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
+        if writer is None:
+            raise RedisError("this version of redis hides its connection")
+        session = cls(connection, writer.transport, cache)
         info = await session._ask("INFO", "server")
         found = re.search(rb"^run_id:(\w+)", info, re.MULTILINE)
         if found is None:
@@ -318,9 +322,14 @@ class Session:
         if self._failed.done() or self._loop.is_closed():
             future.set_result(RedisDownError())
             return future
-        self._outbox.append((_now(), future, self._connection.pack_command(*command)))
-        self._wake.set()
-        if len(self._outbox) + len(self._pending) > _MAX_PENDING:
+        self._outbox.append((_now(), future, b"".join(self._connection.pack_command(*command))))
+        if not self._transmitting:  # else the garbage collector ended a write while another one was sent
+            self._transmitting = True
+            while self._outbox:
+                self._pending.append(self._outbox[0])
+                self._transport.write(self._outbox.popleft()[2])
+            self._transmitting = False
+        if len(self._pending) > _MAX_PENDING:
             self.fail(TimeoutError("too many commands wait for replies"))
         return future
 
@@ -329,12 +338,23 @@ class Session:
         return self.send("EVALSHA", self._scripts[script], len(keys), *keys, *args)
 
     async def reply(self, future: asyncio.Future[Any]) -> Any:
-        """Return the reply, or an exception as a value: a `TimeoutError` if Redis takes too long."""
-        await self.wait([future])
-        return future.result() if future.done() else TimeoutError()
+        """Return the reply, or an exception as a value: a `TimeoutError` if Redis takes too long.
+
+        A reply that comes after that, or after the caller was cancelled, is received and ignored.
+        """
+        timer = self._loop.call_later(self._timeout, self._give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    def _give_up(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            self.stalled = True
+            future.set_result(TimeoutError("no reply in time"))
 
     async def wait(self, replies: Iterable[asyncio.Future[Any]]) -> None:
-        """Wait for all replies, but no longer than the timeout. A reply not waited for is still received."""
+        """Wait for all replies, but no longer than the timeout."""
         if replies := [reply for reply in replies if not reply.done()]:
             _, late = await asyncio.wait(replies, timeout=self._timeout)
             if late:
@@ -348,19 +368,16 @@ class Session:
     def end(self) -> None:
         """Close the connection, and answer what is pending with `RedisDownError`."""
         self.fail(RedisDownError())
-        if self._transport is not None:
-            # Not closed: while the server hangs, it would stay until all that it holds is sent.
-            self._transport.abort()
-        for commands in (self._pending, self._outbox):
-            while commands:
-                _, future, _ = commands.popleft()
-                if not future.done():
-                    future.set_result(RedisDownError())
+        # Not closed: while the server hangs, it would stay until all that it holds is sent.
+        self._transport.abort()
+        while self._pending:
+            _, future, _ = self._pending.popleft()
+            if not future.done():
+                future.set_result(RedisDownError())
 
     async def serve(self, member: Member) -> None:
-        """Send, receive and measure until something fails; raise what."""
+        """Receive and measure until something fails; raise what."""
         tasks: list[asyncio.Task[None]] = [
-            self._loop.create_task(self._transmit()),
             self._loop.create_task(self._receive(member)),
             self._loop.create_task(self._measure(member)),
         ]
@@ -374,17 +391,6 @@ class Session:
         if self._failed.done():
             raise self._failed.result()
         raise next((error for error in outcomes if isinstance(error, Exception)), RedisDownError())
-
-    async def _transmit(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            parts: list[bytes] = []
-            while self._outbox:
-                command = self._outbox.popleft()
-                self._pending.append(command)
-                parts += command[2]
-            await self._connection.send_packed_command(parts, check_health=False)
 
     async def _receive(self, member: Member) -> None:
         while True:

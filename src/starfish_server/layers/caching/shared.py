@@ -366,7 +366,8 @@ class Member:
                 milliseconds = int(left * 1000)
             return result
         finally:
-            if session is self.session and not (asked.done() and asked.result() in (LEASED, WRITER)):
+            refused = asked.done() and not asked.cancelled() and asked.result() in (LEASED, WRITER)
+            if session is self.session and not refused:
                 names = [self._name(session, "e", key), lease, generation_key]
                 body = b"" if entry is None or milliseconds < 1 else entry
                 session.run("fill", names, token, generation, milliseconds, body)
