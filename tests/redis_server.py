@@ -32,13 +32,14 @@ def need_redis_server() -> None:
 class RedisServer:
     """`with RedisServer(folder) as server` runs redis-server on a free port, with nothing saved."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         need_redis_server()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self._folder = folder
-        self._options = options
+        self._options = (*options, "--requirepass", password) if password else options
+        self._password = password or None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -72,7 +73,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """Return a client of its own, to look into the server with."""
-        return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, password=self._password)
 
     def names(self, pattern: str = "*") -> list[str]:
         with self.client() as client:

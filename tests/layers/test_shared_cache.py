@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +14,9 @@ from layers.gated import GatedStore
 from layers.processes import eventually, settled
 from starfish_server import MemoryObjectStore, StoreContext
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.layers import AccessLog
+from starfish_server.layers import AccessLog, Caching, RedisCache
 from starfish_server.objects import ObjectInfo, StoredObject
+from starfish_server.testing import check_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -360,6 +364,27 @@ async def test_names_in_redis_hold_namespace_and_format_and_end(
     with server.client() as client:
         left: Any = client.pttl(name)
     assert 0 < left <= 60_000
+
+
+async def test_a_stack_with_it_behaves_like_every_store(server: RedisServer) -> None:
+    made = itertools.count()
+
+    def make() -> Caching:
+        shared = RedisCache(server.url, namespace=f"store{next(made)}", timeout=10.0)
+        return Caching(MemoryObjectStore(data={}), shared=shared)
+
+    await check_store(make)
+
+
+def test_without_the_package_redis_the_error_says_what_to_install() -> None:
+    code = """if True:
+        import sys
+        sys.modules["redis"] = None
+        from starfish_server.layers import Caching
+        from starfish_server.layers import RedisCache
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "pip install 'starfish-server[redis]'" in done.stderr.splitlines()[-1]
 
 
 async def test_namespaces_share_nothing(process: Processes) -> None:

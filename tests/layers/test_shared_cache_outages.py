@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -186,6 +187,88 @@ async def test_a_redis_that_hangs_costs_one_timeout_and_no_more(fragile: RedisSe
         await eventually(lambda: not any(":e:" in name for name in fragile.names()))
         other = process(MemoryObjectStore(data={}))
         assert await other.get_string("k1") is None  # nothing that was old was filled
+
+
+async def test_a_server_that_becomes_a_replica_is_not_used(fragile: RedisServer, server: RedisServer) -> None:
+    """After a failover the others write elsewhere."""
+    leaf = MemoryObjectStore(data={"k": "v"})
+    async with Processes(fragile.url) as process:
+        store = process(leaf, cache={"max_delay": 0.2})
+        await settled(store)
+        with fragile.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", server.port)
+            await eventually(lambda: not connected(store))
+            late = process(leaf)
+            await settled(late)
+            assert not connected(late)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        await eventually(lambda: connected(store, late))
+
+
+async def test_a_server_that_forgets_its_scripts_is_used_again(
+    process: Processes, server: RedisServer
+) -> None:
+    leaf = MemoryObjectStore(data={"k": "v"})
+    store = process(leaf)
+    await settled(store)
+    with server.client() as client:
+        client.script_flush()
+    assert await store.get_string("k") == "v"
+    await eventually(lambda: not connected(store))
+    await eventually(lambda: connected(store))
+    await store.get_string("k")
+    await settled(store)
+    assert await process(MemoryObjectStore(data={})).get_string("k") == "v"
+
+
+async def test_a_read_that_began_long_ago_is_not_shared_while_messages_may_be_missing(
+    server: RedisServer,
+) -> None:
+    leaf = GatedStore({"k": "old"})
+    async with Proxy(server.port) as proxy, Processes(server.url) as process:
+        options = {"url": proxy.url, "max_delay": 0.2, "timeout": 0.01}
+        reader = process(leaf, cache=options)
+        writer = process(MemoryObjectStore(data=leaf.data))
+        await eventually_connected(reader)
+        leaf.gate.clear()
+        first = asyncio.ensure_future(reader.get_string("k"))
+        await eventually(lambda: leaf.calls.count("get_string") == 1)
+        proxy.to_client.clear()
+        await writer.put("k", "new")
+        await asyncio.sleep(0.25)  # max_delay, and some more
+        second = asyncio.ensure_future(reader.get_string("k"))
+        await asyncio.sleep(0.02)  # its timeout, and some more
+        leaf.gate.set()
+        assert (await first, await second) == ("old", "new")
+
+
+async def test_a_server_that_never_answers_costs_one_timeout_and_no_more() -> None:
+    """With a timeout for each operation until the attempt to connect ends, this would take two seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with Processes(f"redis://127.0.0.1:{port}/0") as process:
+            store = process(MemoryObjectStore(data={"k": "v"}), cache={"timeout": 0.5}, ttl=0.001)
+            waits = 0
+            for _ in range(20):
+                before = asyncio.get_running_loop().time()
+                assert await store.get_string("k") == "v"
+                waits += asyncio.get_running_loop().time() - before > 0.4
+            assert waits == 1
+
+
+async def test_a_password_opens_the_server_and_a_wrong_one_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, password="opensesame") as closed:
+        async with Processes(closed.url) as process:
+            store = process(MemoryObjectStore(data={"k": "v"}))
+            assert await store.get_string("k") == "v"
+            assert connected(store)
+            wrong = process(MemoryObjectStore(), cache={"url": closed.url.replace("sesame", "wrong")})
+            assert await wrong.get_string("k") is None
+            assert not connected(wrong)
+    assert "not used" in caplog.text
+    assert "open" not in caplog.text
 
 
 async def test_a_first_level_that_may_have_missed_messages_is_not_used(server: RedisServer) -> None:

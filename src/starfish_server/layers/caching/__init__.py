@@ -180,7 +180,7 @@ class Caching(Layer):
         else:
             return await self._cache.read_uncached(operation, self._source, counted=False)
         entry_key = (subject, page, None if self._variant is None else self._variant(operation.context))
-        trusted = self._shared is None or self._shared.trusted()
+        trusted = self._shared is None or self._shared.trusted(subject)
         entry = self._cache.find(entry_key, needed) if trusted else None
         if entry is not None:
             if operation.notes is not None:

@@ -207,6 +207,14 @@ class Cache:
             self._forget(self._touched(keys, self._entries.by_subject.keys()))
             self._forget(self._touched(keys, self._in_flight.keys()))
 
+    def unshare(self, subject: Subject, seconds: float) -> None:
+        """Share no read in flight of the subject that began longer ago."""
+        with self._lock:
+            oldest = self._clock() - seconds
+            for read in self._in_flight.get(subject, {}).values():
+                if read.began is not None and read.began < oldest:
+                    read.shareable = False
+
     def stats(self) -> CacheStats:
         with self._lock:
             held = int(self._entries.currsize)

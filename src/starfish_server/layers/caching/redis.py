@@ -10,12 +10,13 @@ import re
 import time
 from collections import deque
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 try:
     from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
-    from redis.exceptions import RedisError, ResponseError
+    from redis.exceptions import NoScriptError, RedisError, ResponseError
 except ImportError as error:
     raise ImportError("RedisCache needs redis: pip install 'starfish-server[redis]'") from error
 
@@ -175,13 +176,17 @@ class Link:
         self._member = member
         self._channel = channel
         self._scripts = scripts
+        self._pause = _FIRST_PAUSE
+        self._told = False
         self._tried: asyncio.Future[None] = self.loop.create_future()
-        self._task = self.loop.create_task(self._run())
+        # In a context of its own: it outlives the operation that needs it first.
+        self._task = self.loop.create_task(self._run(), context=Context())
 
     async def first_try(self) -> None:
-        """Wait until it was tried to connect for the first time, but no longer than `timeout`."""
+        """Wait until it was tried to connect for the first time, but only once as long as `timeout`."""
         if not self._tried.done():
             await asyncio.wait([self._tried], timeout=self._cache.timeout)
+            self._end_of_first_try()
 
     async def close(self) -> None:
         self._task.cancel()
@@ -193,24 +198,18 @@ class Link:
             self.loop.call_soon_threadsafe(self._task.cancel)
 
     async def _run(self) -> None:
-        pause, told = _FIRST_PAUSE, False
-        try:
-            while True:
-                try:
-                    await self._connect_and_serve()
-                except Exception as error:  # noqa: BLE001 - whatever the client raises, the cache must not fail
-                    if self.session is not None:
-                        pause, told = _FIRST_PAUSE, False
-                    if not told:
-                        told = True
-                        why = f"{type(error).__name__}: {error}"
-                        _log.warning("shared cache at %s is not used: %s", self._cache.address, why)
-                finally:
-                    self._end()
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        finally:
-            self._end()
+        while True:
+            try:
+                await self._connect_and_serve()
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, the cache must not fail
+                if not self._told:
+                    self._told = True
+                    why = f"{type(error).__name__}: {error}"
+                    _log.warning("shared cache at %s is not used: %s", self._cache.address, why)
+            finally:
+                self._end_of_first_try()
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _connect_and_serve(self) -> None:
         connection = self._cache.connection()
@@ -220,22 +219,22 @@ class Link:
             try:
                 self.session = session
                 self._member.began(session)
+                self._end_of_first_try()
                 _log.info("shared cache at %s is used", self._cache.address)
-                if not self._tried.done():
-                    self._tried.set_result(None)
                 await session.serve(self._member)
             finally:
+                self.session = None
+                if session.age > _LONGEST_PAUSE:
+                    self._pause, self._told = _FIRST_PAUSE, False
                 session.end()
+                self._member.lost()
         finally:
             await connection.disconnect(nowait=True)
             await asyncio.sleep(0)  # the transport closes its socket in a callback
 
-    def _end(self) -> None:
+    def _end_of_first_try(self) -> None:
         if not self._tried.done():
             self._tried.set_result(None)
-        if self.session is not None:
-            self.session = None
-            self._member.lost()
 
 
 class Session:
@@ -264,6 +263,7 @@ class Session:
         self._pending: deque[Command] = deque()  # what waits for a reply
         self._transmitting = False
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._began = _now()
         self._proved = 0.0
         self._unanswered = 0
         self._ahead = (0.0, 0.0)  # the least and the most that the server's clock is ahead of ours
@@ -280,6 +280,7 @@ class Session:
         if writer is None:
             raise RedisError("this version of redis hides its connection")
         session = cls(connection, writer.transport, cache)
+        session._check_role(await session._ask("ROLE"))
         info = await session._ask("INFO", "server")
         found = re.search(rb"^run_id:(\w+)", info, re.MULTILINE)
         if found is None:
@@ -302,6 +303,10 @@ class Session:
             reply = await self._connection.read_response(push_request=True)
             if not _is_push(reply):
                 return reply
+
+    @property
+    def age(self) -> float:
+        return _now() - self._began
 
     @property
     def fresh(self) -> bool:
@@ -397,6 +402,8 @@ class Session:
             reply: Any
             try:
                 reply = await self._connection.read_response(push_request=True, disconnect_on_error=False)
+            except NoScriptError:
+                raise  # a new session loads them again
             except ResponseError as error:
                 reply = error
             if _is_push(reply):
@@ -417,19 +424,30 @@ class Session:
             self._unanswered += 1
             if self._unanswered > _UNANSWERED_TICKS:
                 raise TimeoutError("no reply")
-            asked = _now()
-            self.send("TIME").add_done_callback(partial(self._told_time, asked))
+            self.send("TIME").add_done_callback(partial(self._told_time, _now()))
+            self.send("ROLE").add_done_callback(self._told_role)
             member.tick()
 
     def _told_time(self, asked: float, future: asyncio.Future[Any]) -> None:
-        self._set_time(asked, future.result())
+        if not isinstance(reply := future.result(), Exception):
+            self._set_time(asked, reply)
 
     def _set_time(self, asked: float, reply: Any) -> None:
-        if not isinstance(reply, Exception):
-            seconds = int(reply[0]) + int(reply[1]) / 1e6
-            self._ahead = (seconds - _now(), seconds - asked)
+        seconds = int(reply[0]) + int(reply[1]) / 1e6
+        self._ahead = (seconds - _now(), seconds - asked)
+
+    def _told_role(self, future: asyncio.Future[Any]) -> None:
+        try:
+            self._check_role(future.result())
+        except RedisError as error:
+            self.fail(error)
+
+    def _check_role(self, reply: Any) -> None:
+        """Raise `RedisError` if the server is a replica, perhaps since a failover: others write elsewhere."""
+        if isinstance(reply, list) and reply[0] != b"master":
+            raise RedisError("it is a replica")
 
 
 def _is_push(reply: Any) -> bool:
-    # Of the commands here only TIME is answered with a list, and its first item is a number.
+    # Of the commands here TIME and ROLE are answered with a list, and neither begins like a message.
     return isinstance(reply, list) and reply[0] in _PUSHES

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from starfish_server.layers.caching.cache import Cache
+    from starfish_server.layers.caching.entries import Subject
     from starfish_server.layers.caching.redis import Link, RedisCache, Session
     from starfish_server.storage.base import AbstractObjectStore
 
@@ -73,8 +74,9 @@ for i = 1, count do
   end
 end
 if ARGV[5] == '1' then
-  local generation = redis.call('INCR', KEYS[#KEYS])
-  redis.call('PEXPIRE', KEYS[#KEYS], 7 * 24 * 3600 * 1000)
+  local last = tonumber(redis.call('GET', KEYS[#KEYS]) or '0')
+  local generation = math.max(last + 1, time[1] * 1000000 + time[2])
+  redis.call('SET', KEYS[#KEYS], generation, 'PX', 7 * 24 * 3600 * 1000)
   redis.call('PUBLISH', ARGV[3], generation)
 end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
@@ -91,6 +93,7 @@ end
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   return -1
 end
+redis.call('PEXPIRE', KEYS[4], 7 * 24 * 3600 * 1000)
 return tonumber(redis.call('GET', KEYS[4]) or '0')
 """
 # KEYS: e, l, g. ARGV: token, generation, milliseconds, entry; an empty one only gives the lease back.
@@ -177,18 +180,23 @@ class SharedLevel:
         self.client = secrets.token_hex(8)
         self.remote_hits = self.remote_damaged = 0
         self.members: dict[asyncio.AbstractEventLoop, Member] = {}
-        self._remote: dict[
-            str, tuple[Keys, float]
-        ] = {}  # writes of other processes, and when they are overdue
+        # Writes of other processes in flight, by token: their keys, and when they are overdue.
+        self._remote: dict[str, tuple[Keys, float]] = {}
         self._lock = threading.RLock()  # held for moments, never across an await
 
-    def trusted(self) -> bool:
-        """Return whether what the first level has may be returned."""
+    def trusted(self, subject: Subject) -> bool:
+        """Return whether what the first level has may be returned.
+
+        If not, a read of the subject that began too long ago is not shared either.
+        """
         member = self.members.get(asyncio.get_running_loop())
         if member is None:
             return False  # asking Redis makes one
         session = member.link.session
-        return session is None or session.fresh
+        if session is None or session.fresh:
+            return True
+        self.cache.unshare(subject, self.options.max_delay)
+        return False
 
     @property
     def connected(self) -> bool:
@@ -222,8 +230,8 @@ class SharedLevel:
         loop = asyncio.get_running_loop()
         member = self.members.get(loop)
         if member is None and not self.closed:
-            for gone in [other for other in self.members.copy() if other.is_closed()]:
-                self.members.pop(gone, None)
+            for ended in [other for other in self.members.copy() if other.is_closed()]:
+                self.members.pop(ended, None)
             member = self.members[loop] = Member(self)
         return member
 
