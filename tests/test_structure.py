@@ -41,7 +41,7 @@ HOMES = {
     "fsspec": ("adapters/fsspec",),
     "zarr": ("adapters/zarr.py",),
     "obstore": ("storage/obstore/",),
-    "redis": ("layers/caching/redis.py",),
+    "redis": ("layers/caching/redis.py", "layers/caching/link.py"),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.

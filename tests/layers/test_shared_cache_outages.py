@@ -18,7 +18,7 @@ from layers.processes import Processes, eventually, settled
 from redis_server import Proxy, RedisServer
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.layers import Caching, RedisCache
-from starfish_server.layers.caching import shared
+from starfish_server.layers.caching import member, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ async def test_a_write_that_redis_could_not_hear_of_is_told_when_it_is_back(serv
 async def test_more_unheard_writes_than_are_kept_drop_everything(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "MAX_UNCONFIRMED_KEYS", 3)
+    monkeypatch.setattr(member, "MAX_UNCONFIRMED_KEYS", 3)
     data: dict[str, str | bytes] = {f"k{number}": "old" for number in range(10)}
     async with Proxy(server.port) as proxy, Processes(server.url) as process:
         reader = process(MemoryObjectStore(data=data))
@@ -355,7 +355,7 @@ async def test_a_writer_that_dies_leaves_nothing_stale(process: Processes, serve
 async def test_a_write_that_takes_long_stays_registered(
     process: Processes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(member, "RENEW_SECONDS", 0.01)
     leaf = GatedStore({"k": "old"})
     writer = process(leaf, cache={"max_delay": 0.1})
     await settled(writer)
@@ -379,7 +379,7 @@ async def test_a_write_that_takes_long_stays_registered(
 async def test_a_key_whose_writer_is_not_heard_of_again_is_cached_again(
     process: Processes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "WRITER_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "WRITER_SECONDS", 0.2)
     leaf = MemoryObjectStore(data={"k": "old"})
     reader = process(leaf, cache={"max_delay": 0.1}, ttl=0.3)
     await settled(reader)

@@ -32,8 +32,9 @@ from starfish_server.printable import name_of
 if TYPE_CHECKING:
     from starfish_server.layers.caching.cache import Source
     from starfish_server.layers.caching.entries import Subject
+    from starfish_server.layers.caching.member import SharedWrite
     from starfish_server.layers.caching.redis import RedisCache
-    from starfish_server.layers.caching.shared import SharedLevel, SharedWrite
+    from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
