@@ -31,7 +31,7 @@ from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
     from starfish_server.layers.caching.cache import Source
-    from starfish_server.layers.caching.entries import Subject
+    from starfish_server.layers.caching.entries import Entry, Subject
     from starfish_server.layers.caching.member import SharedWrite
     from starfish_server.layers.caching.redis import RedisCache
     from starfish_server.layers.caching.shared import SharedLevel
@@ -181,8 +181,9 @@ class Caching(Layer):
         else:
             return await self._cache.read_uncached(operation, self._source, counted=False)
         entry_key = (subject, page, None if self._variant is None else self._variant(operation.context))
-        trusted = self._shared is None or self._shared.trusted(subject)
-        entry = self._cache.find(entry_key, needed) if trusted else None
+        entry: Entry | None = None
+        if self._shared is None or self._shared.trusted(subject):
+            entry = self._cache.find(entry_key, needed)
         if entry is not None:
             if operation.notes is not None:
                 operation.note("cache", "hit")
