@@ -1,7 +1,7 @@
 """Object stores behind one small async interface, wrapped by composable layers.
 
-The interface, the errors and the builder are here at once. All else is imported on first use, so that a
-program imports only the packages that its own stores need.
+The interface, the errors and the builder are imported immediately, all else on first use, so that a program
+imports only the packages that its own stores need.
 """
 
 from importlib import import_module

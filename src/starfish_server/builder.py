@@ -1,4 +1,4 @@
-"""`StoreBuilder`: puts layers over a leaf, and refuses an order that does not make sense."""
+"""`StoreBuilder`: puts layers over a leaf, and refuses a wrong order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StoreBuilder", "check_order", "stores_of"]
 P = ParamSpec("P")
 Step = Callable[[AbstractObjectStore], AbstractObjectStore]
 
-# What goes wrong when a layer of the second slot stands inside one of the first, though it belongs outside.
+# What goes wrong when a layer of the second slot stands inside one of the first but belongs outside it.
 _CONSEQUENCES = {
     (Slot.TIMEOUT, Slot.RETRY): "one time limit would cover all attempts and the back-off between them, so "
     "one slow attempt would use it up and nothing would be retried",
@@ -55,8 +55,8 @@ _TRANSFORMS = (Slot.COMPRESSION, Slot.ENCRYPTION)
 class StoreBuilder:
     """Collects layers, outermost first, and puts them over a leaf. Immutable: `layer` returns a new builder.
 
-    check_order: refuse an order that `docs/layer-order.md` calls wrong; True by default. Layers without a
-        slot, such as your own, may stand anywhere.
+    check_order: refuse an order that breaks `docs/layer-order.md`; True by default. Layers without a slot,
+        such as your own, may stand anywhere.
     """
 
     def __init__(self, *, check_order: bool = True) -> None:
@@ -71,7 +71,7 @@ class StoreBuilder:
     ) -> StoreBuilder:
         """Return a builder with `layer(inner, *args, **options)` inside all layers so far.
 
-        layer: a layer class, or a function that wraps a store. A wrong option is a `TypeError` at once.
+        layer: a layer class, or a function that wraps a store. A wrong option raises `TypeError` here.
         """
         if isinstance(layer, AbstractObjectStore):
             raise TypeError(
@@ -95,7 +95,7 @@ class StoreBuilder:
         return extended
 
     def over(self, leaf: AbstractObjectStore) -> AbstractObjectStore:
-        """Return the finished store. `StackError` if the order is wrong or a layer refuses its place."""
+        """Return the finished store. Raises `StackError` if the order is wrong or a layer refuses."""
         if not isinstance(leaf, AbstractObjectStore):
             raise StackError(f"a stack stands over an AbstractObjectStore, not over {leaf!r}")
         store = leaf
@@ -116,7 +116,7 @@ def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
 
 
 def check_order(store: AbstractObjectStore) -> None:
-    """Raise `StackError` if two layers stand in the wrong order on the way to any leaf of a stack."""
+    """Raise `StackError` if any path to a leaf has two layers in the wrong order."""
     for layer in stores_of(store):
         if isinstance(layer, Layer) and layer.slot in _TRANSFORMS and not isinstance(layer, Transform):
             raise StackError(
@@ -128,9 +128,9 @@ def check_order(store: AbstractObjectStore) -> None:
 
 @contextmanager
 def order_first(layer: object, inner: AbstractObjectStore) -> Iterator[None]:
-    """Surround the making of `layer` over `inner`: if it is refused and the order is wrong, say so instead.
+    """Report a wrong order in place of the `StackError` that making `layer` over `inner` raises.
 
-    A layer may refuse a store only because that store contains what belongs outside the layer.
+    The layer may have refused `inner` only because `inner` contains a layer that belongs outside it.
     """
     try:
         yield
@@ -152,7 +152,7 @@ def _check_way(placed: Sequence[Layer | type[Layer]]) -> None:
 
 
 def _ways(store: AbstractObjectStore) -> Iterator[list[Layer]]:
-    """Yield the layers with a slot on the way to each leaf, outermost first."""
+    """Yield the layers with a slot on the path to each leaf, outermost first."""
     if not isinstance(store, Layer):
         yield []
         return
@@ -177,7 +177,7 @@ def _suggestion(placed: Sequence[Layer | type[Layer]]) -> str:
 
 
 def _name(layer: Layer | type[Layer]) -> str:
-    """Return the layer's name, with the settings if they moved it from the slot of its class."""
+    """Return the layer's name, with its settings if they moved it from the slot of its class."""
     if isinstance(layer, type):
         return layer.__name__
     name = type(layer).__name__

@@ -1,4 +1,4 @@
-"""Work on many objects of any store: `scan`, `delete_prefix`, `copy_all`."""
+"""Functions over many objects of any store: `scan`, `delete_prefix`, `copy_all`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def scan(
 ) -> AsyncIterator[ObjectInfo]:
     """Yield every object whose key begins with `prefix`, in byte order, one page in memory at a time.
 
-    Objects that are written or deleted during the scan may be among them or not; every other one is, once.
+    Objects written or deleted during the scan may be missed; every other object is yielded exactly once.
 
-    page_size: objects of one request, 1,000 by default.
+    page_size: objects per request, 1,000 by default.
     """
     positive_int("page_size", page_size)
     start_after = None
@@ -48,8 +48,8 @@ async def delete_prefix(
 ) -> int:
     """Delete every object whose key begins with `prefix`; return how many there were.
 
-    The empty prefix is a `ValueError`: it would empty the store. Raises `DeleteManyError` for the first page
-    with keys that could not be deleted.
+    Raises `ValueError` for the empty prefix, which would empty the store, and `DeleteManyError` for the first
+    page with keys that could not be deleted.
     """
     if not prefix:
         raise ValueError("the empty prefix would delete every object; give the prefix to delete")
@@ -76,8 +76,8 @@ async def copy_all(
 ) -> int:
     """Copy every object whose key begins with `prefix` to another store; return how many there were.
 
-    Bodies are streamed; content type, cache control and metadata are kept, metadata only where the target
-    stores it. The first failure ends the copying and is raised; what was copied stays.
+    Bodies are streamed. Content type and cache control are kept, and metadata if the target supports it. The
+    first failure ends the copying and is raised; objects copied before it stay.
 
     concurrency: objects in flight, 8 by default.
     """

@@ -1,4 +1,4 @@
-"""`StoreContext`, which every operation carries, and what a call tells the leaf that it reaches."""
+"""`StoreContext`, which every operation carries, and variables that layers set for the leaf."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Params(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class StoreContext:
-    """Who asked for an operation, and through which route. Frozen, hashable and picklable.
+    """The caller of an operation and the route it came through. Frozen, hashable and picklable.
 
     collection: name of the collection in the configuration, as in "profile".
     params: path parameters, as in {"identity": "alice"}; copied, and read-only from then on.
@@ -55,8 +55,8 @@ class StoreContext:
     action: "pull", "push", "list" or "delete".
     namespace: the namespace mount that the route lives under, or None.
 
-    Internal calls (replicas, configuration) pass no context at all. Raises `TypeError` for params that do
-    not map text to text and for roles given as one str.
+    Internal calls (replicas, configuration) pass no context at all. Raises `TypeError` if `params` does not
+    map str to str, or `roles` is one str.
     """
 
     collection: str
@@ -81,13 +81,13 @@ The list is emptied when the attempt ends, for tasks that it started and that go
 """
 
 notes_of_call: ContextVar[dict[str, object] | None] = ContextVar("starfish_notes_of_call", default=None)
-"""The notes of the operation that a leaf performs, or None where nothing observes it."""
+"""The notes of the running operation, or None if no layer observes it."""
 
 
 def note(name: str, value: object) -> None:
-    """Tell what observes the running operation one fact, such as `note("request_id", "4442587FB7D0A2F9")`.
+    """Record a fact about the running operation, such as `note("request_id", "4442587FB7D0A2F9")`.
 
-    For leaves; free of cost where nothing observes the operation.
+    For leaves. Costs nothing if no layer observes the operation.
     """
     notes = notes_of_call.get()
     if notes is not None:

@@ -3,14 +3,14 @@
 StoreError
 ├── InvalidKeyError (ValueError)               a key, prefix or start_after outside the key rules
 ├── KeyConflictError                           `a` and `a/b` cannot both be files
-├── StoreDecodeError (ValueError)              text that is not UTF-8, stored or handed in
+├── StoreDecodeError (ValueError)              stored bytes or a given text that is not valid UTF-8
 ├── StoreAccessDeniedError (PermissionError)   refused by the backend or by a layer
 ├── BucketNotFoundError                        the bucket, not the key, is missing
-├── ObjectNotFoundError (LookupError)          a missing object where None cannot be returned
+├── ObjectNotFoundError (LookupError)          a missing object, where None cannot be returned
 ├── StoreIntegrityError                        stored data is damaged or was tampered with
 ├── ObjectTooLargeError (ValueError)           over the limit of a layer, going in or coming out
 ├── VersionConflictError                       a conditional write found another version
-├── StoreUnavailableError                      transient: worth another try
+├── StoreUnavailableError                      transient: a retry may succeed
 │   ├── StoreTimeoutError (TimeoutError)
 │   ├── StoreOverloadedError
 │   └── CircuitOpenError                       a breaker is open: nothing was sent
@@ -56,8 +56,7 @@ __all__ = [
 class StoreError(Exception):
     """Base of all errors of this library.
 
-    reason: what went wrong and what to do. It names neither the operation nor the key, which `str()` adds, so
-        that a layer that changes keys need not edit texts.
+    reason: what went wrong and what to do. It names neither the operation nor the key: `str()` adds them.
     operation: name of the store's method, or None.
     key: the key or prefix that the method was called with, or None.
 
@@ -76,43 +75,43 @@ class StoreError(Exception):
 
 
 def shown_text(text: str) -> str:
-    """Return the `repr` of a text from outside, which escapes what could forge a line; a long one is cut."""
+    """Return the `repr` of an untrusted text, so that it cannot forge a log line; a long text is cut."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
 
 
-_SHOWN = 100  # characters of a key in a message; a key that no leaf has checked yet may have any length
+_SHOWN = 100  # characters of a key in a message; a key that has not been checked may have any length
 
 
 class InvalidKeyError(StoreError, ValueError):
-    """A key, prefix or `start_after` breaks the key rules. Nothing was sent or written."""
+    """Raised when a key, prefix or `start_after` breaks the key rules. Nothing was sent or written."""
 
 
 class KeyConflictError(StoreError):
-    """A key is a prefix segment of another (`a` and `a/b`), which a file system cannot hold."""
+    """Raised when a key is also the folder of another (`a` and `a/b`), which a file system cannot hold."""
 
 
 class StoreDecodeError(StoreError, ValueError):
-    """Stored bytes are not UTF-8 text, or text handed in cannot be encoded as UTF-8 (a lone surrogate)."""
+    """Raised when stored bytes are not UTF-8, or a text to store has a lone surrogate."""
 
 
 class StoreAccessDeniedError(StoreError, PermissionError):
-    """The backend or a layer refuses: bad credentials, no permission, a link that leads out of the store."""
+    """Raised when the backend or a layer denies access: bad credentials, no permission, a symbolic link."""
 
 
 class BucketNotFoundError(StoreError):
-    """The bucket (or container) does not exist; a missing object is None instead."""
+    """Raised when the bucket or container does not exist. A missing object is None instead."""
 
 
 class ObjectNotFoundError(StoreError, LookupError):
-    """The object is missing, in an operation that cannot return None, such as `copy`."""
+    """Raised when the object is missing and the operation cannot return None, such as `copy`."""
 
 
 class StoreIntegrityError(StoreError):
-    """What was read is damaged, was tampered with, or does not belong to its key."""
+    """Raised when a stored object is damaged, was tampered with, or belongs to another key."""
 
 
 class ObjectTooLargeError(StoreError, ValueError):
-    """A body over a limit. `size` and `max_bytes`, the limit, in bytes. A write was not sent."""
+    """Raised when a body is over a limit; a write was not sent. `size` and `max_bytes` are in bytes."""
 
     def __init__(
         self,
@@ -129,17 +128,18 @@ class ObjectTooLargeError(StoreError, ValueError):
 
 
 class VersionConflictError(StoreError):
-    """The object does not have the expected version.
+    """Raised when the object does not have the expected version.
 
-    A conditional write has written nothing; a range or a stream ended because the object was replaced.
+    A conditional write wrote nothing. A read of a range or a stream ended because the object was replaced.
     """
 
 
 class StoreUnavailableError(StoreError):
-    """The backend cannot answer now; a retry may succeed. `retry_after`: seconds, if the server said.
+    """Raised after a transient failure: a retry may succeed.
 
-    undetermined: whether a write may have been done. False in a class or an error that says for certain that
-        nothing was written: a `VersionConflictError` of the retry is then no reply to an earlier attempt.
+    retry_after: seconds that the server asked to wait, or None.
+    undetermined: whether a write may have been done. False if nothing was written for certain: a
+        `VersionConflictError` of the retry then cannot be caused by the earlier attempt.
     """
 
     undetermined = True
@@ -157,23 +157,23 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreTimeoutError(StoreUnavailableError, TimeoutError):
-    """No answer in time. A write may or may not have been done."""
+    """Raised when an operation times out. A write may or may not have been done."""
 
 
 class StoreOverloadedError(StoreUnavailableError):
-    """The backend, or a limit in front of it, asks for fewer requests."""
+    """Raised when the backend, or a limit in front of it, asks for fewer requests."""
 
 
 class CircuitOpenError(StoreUnavailableError):
-    """A `CircuitBreaker` is open; nothing was sent. `retry_after`: seconds until probes may pass."""
+    """Raised while a `CircuitBreaker` is open; nothing was sent. `retry_after`: seconds until probes pass."""
 
     undetermined = False
 
 
 class DeleteManyError(StoreError):
-    """Some keys of a `delete_many` could not be deleted; every key was tried.
+    """Raised when some keys of a `delete_many` could not be deleted. Every key was tried.
 
-    `failures` maps each key that failed to its error, in the order they were given.
+    `failures` maps each key that failed to its error, in the order given.
     """
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:
@@ -191,23 +191,23 @@ class DeleteManyError(StoreError):
 
 
 class ContextRequiredError(StoreError):
-    """The operation came without the `StoreContext` that a layer needs."""
+    """Raised when a layer needs a `StoreContext` and the operation has none."""
 
 
 class StoreClosedError(StoreError, RuntimeError):
-    """The store was closed; make a new one."""
+    """Raised when an operation reaches a closed store; make a new one."""
 
 
 class StoreNotSupportedError(StoreError, NotImplementedError):
-    """This store does not have the operation."""
+    """Raised when the store does not support the operation."""
 
 
 class ReadOnlyStoreError(StoreError, PermissionError):
-    """A write reached a read-only store."""
+    """Raised when a write reaches a read-only store."""
 
 
 class StackError(StoreError):
-    """A stack cannot be built as written. Raised while building, never while running."""
+    """Raised when a stack cannot be built as written; never while it runs."""
 
 
 NOT_SENT = (
@@ -218,4 +218,4 @@ NOT_SENT = (
     StoreClosedError,
     StoreNotSupportedError,
 )
-"""What is raised before the backend is asked: it says nothing about the backend, and a retry cannot help."""
+"""Errors raised before the backend is asked. They say nothing about its health, and a retry cannot help."""

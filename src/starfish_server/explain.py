@@ -19,7 +19,7 @@ __all__ = ["explain"]
 def explain(store: AbstractObjectStore) -> str:
     """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
 
-    What a name calls a secret, and the users of URLs, are shown as `***`, in nested settings too.
+    Settings named like secrets, and user names in URLs, are shown as `***`, even in nested settings.
     """
     if not isinstance(store, AbstractObjectStore):
         raise TypeError(

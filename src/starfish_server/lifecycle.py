@@ -1,4 +1,4 @@
-"""`GracefulShutdown`: closes what a server holds, once, within a time limit, whatever goes wrong."""
+"""`GracefulShutdown`: closes the stores of a server once and within a time limit, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GracefulShutdownOptions:
-    """What a `GracefulShutdown` closes, and how long it may take.
+    """The steps of a `GracefulShutdown`, and its time limit.
 
     on_shutdown: a callback without arguments, as in `store.close`, or several. An async one runs on the event
         loop. A plain one runs in a thread of its own, so it may block; an awaitable result is awaited on the

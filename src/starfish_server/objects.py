@@ -1,4 +1,4 @@
-"""What the general operations take and return: `ObjectInfo`, `StoredObject`, `ObjectReader`, `ObjectList`."""
+"""The values that operations take and return: `ObjectInfo`, `StoredObject`, `ObjectReader`, `ObjectList`."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ class AnyVersion(Enum):
 
 
 ANY: Final = AnyVersion.ANY
-"""The `if_version` of a write that replaces whatever is there."""
+"""The `if_version` of an unconditional write."""
 
 IfVersion = str | None | Literal[AnyVersion.ANY]
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What is known of an object besides its body.
+    """Everything about an object except its body.
 
-    key: its key.
-    size: bytes of its body; None if unknown.
-    content_type: its content type; None if unknown, as in lists.
+    size: bytes of the body; None if unknown.
+    content_type: None if unknown, as in lists.
     cache_control: the Cache-Control header it was stored with, or None.
-    metadata: the user's own names and values, ASCII text of at most 2 KiB in all.
+    metadata: names and values of the user's choice, ASCII text of at most 2 KiB in all.
     version: opaque text that changes whenever the object does; None if the backend has no versions.
-    modified: when it was last written, an aware datetime in UTC; None if unknown.
+    modified: time of the last write, an aware datetime in UTC; None if unknown.
     """
 
     key: str
@@ -58,11 +57,11 @@ class ObjectInfo:
         return self._changed(change(self.key), self.size, self.content_type)
 
     def resized(self, size: int | None, content_type: str | None = None) -> ObjectInfo:
-        """Return the same info with another size and, if it is given, another content type."""
+        """Return the same info with another size and, if given, another content type."""
         return self._changed(self.key, size, self.content_type if content_type is None else content_type)
 
     def _changed(self, key: str, size: int | None, content_type: str | None) -> ObjectInfo:
-        # In a third of the time of `dataclasses.replace`: a list has thousands of them.
+        # Three times as fast as `dataclasses.replace`: a list has thousands of infos.
         return ObjectInfo(
             key, size, content_type, self.cache_control, self.metadata, self.version, self.modified
         )
@@ -70,7 +69,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """The bytes that `read` returned, with the info of the whole object."""
+    """A body, or a range of it, with the info of the whole object."""
 
     info: ObjectInfo
     body: bytes = field(repr=False)
@@ -78,7 +77,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectList:
-    """One page of `list_objects`: objects and, with a delimiter, the folders among them, in byte order."""
+    """One page of `list_objects`: objects and, with a delimiter, folders, each in byte order."""
 
     objects: list[ObjectInfo]
     prefixes: list[str] = field(default_factory=list)
@@ -88,11 +87,11 @@ class ObjectReader:
     """Reads an object chunk by chunk: `async for chunk in reader`.
 
     Close it with `aclose()` or `async with` unless you read it to its end: until then it holds a connection
-    or a file. It is for one task at a time.
+    or a file. One task at a time may use it.
 
-    info: the info of the whole object.
-    fetch: returns the next chunk, b"" at the end; for stores that make readers.
-    close: releases what the reader holds; called once, at the end, on an error or by `aclose()`.
+    info: describes the whole object.
+    fetch: called by the reader; returns the next chunk, b"" at the end.
+    close: releases the connection or file; called once, at the end, on an error or by `aclose()`.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class ObjectReader:
         return chunk
 
     async def next_chunk(self) -> bytes:
-        """Return the next chunk; b"" at the end, and from then on."""
+        """Return the next chunk, or b"" after the last one."""
         if self._ended:
             return b""
         try:
@@ -127,15 +126,15 @@ class ObjectReader:
         return chunk
 
     async def read(self) -> bytes:
-        """Return all chunks that are left as one body."""
+        """Return the rest of the body."""
         return b"".join([chunk async for chunk in self])
 
     async def aclose(self) -> None:
-        """Release what the reader holds, to the end even if this call is cancelled. Twice is fine."""
+        """Release the connection or file. Safe to call twice; a cancelled call still finishes."""
         self._ended = True
         close, self._close = self._close, None
         if close is not None:
-            from asyncio import shield  # a program that imports this module may never open a stream
+            from asyncio import shield  # here, since few programs that import this module open a stream
 
             await shield(close())
 
@@ -154,7 +153,7 @@ class ObjectReader:
 def one_level(
     objects: Iterable[ObjectInfo], prefix: str, start_after: str | None, limit: int | None
 ) -> ObjectList:
-    """Return one folder level of `objects`, which are in key order: what `list_objects` does with "/"."""
+    """Group `objects`, given in key order, into one folder level, as `list_objects` does with "/"."""
     level = ObjectList([], [])
     for info in objects:
         if limit is not None and len(level.objects) + len(level.prefixes) >= limit:

@@ -1,4 +1,4 @@
-"""Every operation of the interface as data: what it touches, what it may do, how it is sent to a store."""
+"""Every operation of the interface as a value: its keys, its properties, and the method it calls."""
 
 # Subclasses narrow `key` and `prefix` to str and share functions as methods, which pyright does not follow.
 # pyright: reportAssignmentType=false, reportIncompatibleVariableOverride=false
@@ -88,11 +88,10 @@ class Kind(NamedTuple):
 class Operation(Generic[T]):
     """One call of a store's method as a value; `T` is what performing it returns.
 
-    An operation is never changed: a layer that wants another one makes it with `rename` or `replace`.
+    Operations are immutable: a layer makes a changed copy with `rename` or `replace`.
 
-    A new operation is a subclass that says what it is in `kind` and defines `send`, `rename` and `restore`. A
-    class that leaves one out is a `TypeError` when it is made. So no operation can pass a layer that changes
-    keys or bodies without being changed.
+    A new operation is a subclass with `kind`, `send`, `rename` and `restore`; a class that lacks one raises
+    `TypeError` when it is defined. So no operation can bypass a layer that changes keys or bodies.
     """
 
     __slots__ = ()
@@ -108,7 +107,7 @@ class Operation(Generic[T]):
     context: StoreContext | None
     """The caller's context."""
     notes: Notes | None
-    """What layers and leaf tell an observer of this call, by name; None where nothing observes it."""
+    """Facts that layers and the leaf report to an observer, by name; None if there is no observer."""
 
     key: str | None = None
     """The key, or None for an operation on several or no keys."""
@@ -163,11 +162,11 @@ class Operation(Generic[T]):
         return changed
 
     def observed(self) -> Self:
-        """Return the operation with notes open to layers and leaf; itself where they are open already."""
+        """Return the operation with notes for layers and the leaf; itself if it has notes already."""
         return self if self.notes is not None else self.replace(notes={})
 
     def note(self, name: str, value: object) -> None:
-        """Tell what observes this call one fact; without cost where nothing observes it."""
+        """Report a fact to the observer of this operation; costs nothing if there is none."""
         if self.notes is not None:
             self.notes[name] = value
 

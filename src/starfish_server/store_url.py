@@ -51,8 +51,8 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     Options are the query of a URL, as in "s3://bucket?region=eu-west-1&anonymous=true". Credentials come from
     the standard chain (environment, profiles, roles) and never from a URL.
 
-    Raises `StackError`, which repeats nothing of a URL, since people put credentials there all the same;
-    `ImportError` if the extra that the store needs is missing.
+    Raises `StackError` for a wrong URL, without repeating it, since people put credentials there nonetheless,
+    and `ImportError` if the extra that the store needs is missing.
     """
     text = os.fspath(url)
     if not isinstance(text, str):

@@ -55,11 +55,11 @@ A key has plain ASCII letters and digits by default. `?portable_keys=false` allo
 
 Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
 
-## What is never skipped in silence
+## Files that are not objects
 
-A folder may hold files that are no objects: a link, a pipe, a name with a space or another character outside the [key
-rules](leaves.md#what-holds-on-every-leaf). `ls` and `cp` name each of them on stderr with the reason and exit with 1. An object that cannot be
-read is a failure of `cp`, which copies the others. Reading from a folder that does not exist is an error.
+A folder may hold files that are not objects: a link, a pipe, a name with a space or another character outside the [key
+rules](leaves.md#what-holds-on-every-leaf). `ls` and `cp` report each of them on stderr with the reason and exit with 1. If
+an object cannot be read, `cp` reports it and copies the others. Reading from a folder that does not exist is an error.
 
 ## Exit codes
 
@@ -113,8 +113,8 @@ tar c notes | starfish put backups notes.tar --create --metadata host=db1
 starfish get backups notes.tar | tar t
 ```
 
-An upload that is interrupted or fails leaves nothing behind. If the program before the pipe fails, what it had written is
-stored all the same: let the job run under `set -o pipefail`, and delete the object then.
+An upload that is interrupted or fails leaves nothing behind. If the program before the pipe fails, its partial output is
+still stored: run the job under `set -o pipefail`, and delete the object if it fails.
 """
 _OPEN_STORE = """\
 ## open_store in Python
@@ -131,8 +131,8 @@ async with open_store("data") as store:
 ['greeting']
 ```
 
-`open_store` takes what `STORE` takes. It raises `StackError` for anything that names no store, without repeating a URL, for
-people put credentials there all the same.
+`open_store` takes the same names as `STORE`. It raises `StackError` for any other name, without repeating a URL, since
+people put credentials there nonetheless.
 """
 _AFTER = {"serve": _CONFIGURATION, "put": _PIPES, "audit verify": _OPEN_STORE}
 

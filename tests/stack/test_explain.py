@@ -68,7 +68,7 @@ def test_a_read_only_stack_cannot_write() -> None:
 
 def test_tracing_of_attempts_is_not_described_as_one_of_operations_alone() -> None:
     lines = explain(Tracing(MemoryObjectStore(data={}), per_attempt=True)).splitlines()
-    assert lines[1].strip() == "One span per operation, or per try with `per_attempt=True`"
+    assert lines[1].strip() == "One span per operation, or per attempt with `per_attempt=True`"
 
 
 def test_a_builder_without_a_leaf_is_refused() -> None:

@@ -31,9 +31,9 @@ __all__ = ["StarfishFileSystem"]
 class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A file system over any store or stack, so that pandas, pyarrow, xarray, ... read and write through it.
 
-    Objects are files; a folder is there while an object is below it, so `mkdir` does nothing. Nothing is
+    Objects are files; a folder exists only while it contains an object, so `mkdir` does nothing. Nothing is
     cached here. Failures are OSErrors, such as `FileNotFoundError`, with the error of the store as cause; an
-    operation that the store does not have is a `NotImplementedError`.
+    operation that the store does not support raises `NotImplementedError`.
 
     store: where the objects are. It stays open; it may be used in other event loops as well.
     context: the `StoreContext` of every operation, for layers that need one; None by default.

@@ -23,10 +23,10 @@ _LEAST_READ = 64 * 2**10
 
 
 class GrowingReadAhead(ReadAheadCache):  # type: ignore[misc]  # fsspec has no types
-    """Reads ahead only where reads follow each other, and each time twice as far, up to the block size.
+    """Reads ahead only if reads are sequential, each time twice as far, up to the block size.
 
-    So a column of a parquet file moves little more than its bytes, and a file that is read line by line takes
-    few requests. A read of a few bytes fetches 64 KiB.
+    Reading a column of a parquet file then transfers little more than its bytes, and a file read line by line
+    takes few requests. A read of a few bytes fetches 64 KiB.
     """
 
     name = "starfish"

@@ -17,9 +17,9 @@ _MOST_SIZES = 10_000
 class SliceReader:
     """Reads parts of objects by the indices of a Python slice: negative ones count from the end.
 
-    Only those need the size of the object. It is asked for once for each key and kept: every read tells
-    whether it still holds, and is repeated if it does not. So the footer of a file costs two requests the
-    first time and one from then on.
+    Only negative ones need the object's size, which is requested once for each key and cached. Every read
+    shows whether the size is still right, and is repeated if not. So the footer of a file costs two requests
+    the first time and one from then on.
     """
 
     def __init__(self, store: AbstractObjectStore, context: StoreContext | None) -> None:

@@ -29,11 +29,11 @@ __all__ = ["StarfishStore"]
 class StarfishStore(Store):
     """A zarr store over any store or stack; groups and arrays live below `prefix`.
 
-    Partial reads move only the bytes that zarr asks for, so one chunk of a shard costs its index and itself.
-    Errors of the store pass unchanged: a failure never reads as a missing chunk, which zarr would fill with
-    the fill value. `close()` leaves the store inside open, since it belongs to its maker.
+    Partial reads transfer only the bytes that zarr asks for: for a chunk of a shard, the index and the chunk.
+    Errors of the store pass unchanged, so a failure never looks like a missing chunk, which zarr would
+    replace with the fill value. `close()` leaves the wrapped store open.
 
-    store: where the objects are. Keys follow its rule, so names of groups and arrays do, too.
+    store: where the objects are. Names of groups and arrays follow its key rules.
     prefix: a folder, as in "datasets/weather"; the whole store by default.
     read_only: refuse writes; False by default.
     context: the `StoreContext` of every operation, for layers that need one; None by default.

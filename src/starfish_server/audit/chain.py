@@ -96,9 +96,9 @@ def verify_audit_log(
 ) -> AuditVerification:
     """Check the chain of a `JsonLinesSink(path, chain=True)`, through its rotated files and the live one.
 
-    The result shows each line that was removed, changed, inserted or moved. Two changes need more: lines cut
-    off at the end, and without a key a chain that was computed again. For these, keep the `last_hash` of a
-    verification elsewhere and pass it to the next one, which checks that this line is still there.
+    The result shows each line that was removed, changed, inserted or moved. Two changes are only found with
+    `last_hash`: lines cut off at the end and, without a key, a recomputed chain. So keep the `last_hash` of
+    each verification elsewhere and pass it to the next one, which checks that the line is still there.
 
     key: the sink's `key`, if it has one.
     last_hash: the hash of a line that must be in the log.

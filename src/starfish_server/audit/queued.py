@@ -68,11 +68,11 @@ class BackgroundSink:
         reset_in_child(self)
 
     def __call__(self, record: AccessRecord) -> Awaitable[None] | None:
-        """Take `record`; await what this returns, if anything, for room in the queue."""
+        """Queue `record`. Returns an awaitable if the caller must wait for room in the queue."""
         return self._put(record, None)
 
     async def keep(self, record: AccessRecord) -> None:
-        """Take `record` and return when it has been written; raise if it could not be."""
+        """Queue `record` and return once it has been written; raise if it could not be."""
         written: Future[None] = Future()
         room = self._put(record, written)
         if room is not None:
@@ -80,7 +80,7 @@ class BackgroundSink:
         await asyncio.wrap_future(written)
 
     async def close(self) -> None:
-        """Write what is queued and end the thread. Raises what the last write, or the closing, raised."""
+        """Write all queued records and end the thread. Raises the error of the last write or of closing."""
         if self._is_forked:
             return
         self._begin_to_end()

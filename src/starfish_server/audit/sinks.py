@@ -125,7 +125,7 @@ class Delivery:
     async def deliver(self, record: AccessRecord) -> list[Exception]:
         """Hand `record` over, wait for async sinks and return the failures.
 
-        If this is cancelled, the sinks continue in the background: what is recorded has happened.
+        If this is cancelled, the sinks continue in the background, since the operation has happened.
         """
         failures, running = self.hand_over(record)
         if running:

@@ -49,8 +49,8 @@ def show(
 ) -> int:
     """Show the records of an audit log, oldest first.
 
-    The columns are time, caller, action, operation, outcome, type of the error, and keys; in a pipe they are
-    separated by tabs. Lines that are not records are named on stderr, and the exit code is then 1.
+    The columns are time, caller, action, operation, outcome, error type, and keys; in a pipe they are
+    separated by tabs. Lines that are not records are reported on stderr, and the exit code is then 1.
     """
     wanted = {"identity": identity, "action": action, "outcome": outcome}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -84,10 +84,10 @@ def verify(
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Check the hash chain of an audit log: each line removed, changed, inserted or moved is shown.
+    """Check the hash chain of an audit log, and show each line that was removed, changed, inserted or moved.
 
-    Keep the last hash that it prints somewhere else and pass it the next time. Without it, a log that was cut
-    off at its end passes. Exit code 1 if anything is wrong.
+    Keep the printed last hash elsewhere and pass it the next time. Without it, a log that was cut off at its
+    end passes. Exit code 1 if anything is wrong.
     """
     found = verify_audit_log(file, key=_key(key_env), last_hash=last_hash, missing_start=missing_start)
     if json:

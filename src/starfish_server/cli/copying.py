@@ -20,10 +20,10 @@ _WHOLE = 8 * _MIB
 _STREAM = 48 * _MIB
 """What a stream may hold, in its reader and in the parts of a multipart upload."""
 _UNKNOWN = 16 * _MIB
-"""What an object whose size no list tells counts for."""
+"""The assumed size of an object whose list entry has none."""
 _PAGE = 10_000
 _DIGEST = 32
-"""Characters that a version has at least if it is made of the object: shorter ones may be counters."""
+"""The shortest version that is taken for a digest of the object: shorter ones may be counters."""
 
 Pair = tuple[ObjectInfo, ObjectInfo | None]
 """An object of the source, and what the destination has under its key."""
@@ -33,11 +33,11 @@ Seen = tuple[ObjectInfo, bytes]
 
 @dataclass(slots=True)
 class Tally:
-    """What has become of the objects so far.
+    """The progress and the result of a copy.
 
-    listed: objects of the source; all of them once all_listed. size: bytes of the objects that are copied.
-    moved: bytes that were handed to the destination. warnings: by key, what an object that was copied has
-    lost. left_out: what the source holds and does not list.
+    listed: objects of the source so far; all of them once `all_listed` is true. size: bytes of the copied
+    objects. moved: bytes sent to the destination. warnings: by key, the attributes that a copied object lost.
+    left_out: files of the source that are not listed.
     """
 
     listed: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
 
 class Budget:
-    """Bytes that may be in flight, given out in the order of asking, so that no large object starves."""
+    """A limit on bytes in flight, first come, first served, so that no large object starves."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -66,7 +66,7 @@ class Budget:
 
     @asynccontextmanager
     async def part(self, size: int) -> AsyncIterator[None]:
-        """Hold so many bytes, or all of them for an object that is larger than the budget."""
+        """Hold `size` bytes of the budget, or all of it for a larger object."""
         size = min(max(size, 1), self._size)
         async with self._turn:
             while self._free < size:
@@ -106,7 +106,7 @@ class Copying:
     async def run(self) -> Tally:
         """Copy all; the lists of both stores are read while objects are copied, a page at a time.
 
-        Raises what listing raises. The error of an object is in the tally, and the other objects are copied.
+        Raises errors of listing. The error of an object is in the tally, and the other objects are copied.
         """
         pairs: asyncio.Queue[Pair | None] = asyncio.Queue(_PAGE)
         budget = Budget(self.max_bytes)

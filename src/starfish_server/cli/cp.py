@@ -42,13 +42,13 @@ async def cp(
 ) -> int:
     """Copy objects between any two stores, and read each back.
 
-    Content type, cache control and metadata are copied; what the destination does not keep of them is named
-    on stderr. An object that is already there and the same is left alone, one that differs is replaced, and
-    nothing is deleted, so an interrupted copy is continued by running it again. Objects that fail are named
-    on stderr, and the others are copied. Files of the source that are no objects, such as a link or one whose
-    name breaks the key rules, are named as well. Either makes the exit code 1.
+    Content type, cache control and metadata are copied; a warning on stderr names any that the destination
+    loses. An identical object at the destination is left alone, one that differs is replaced, and nothing is
+    deleted, so an interrupted copy can be run again. Objects that fail are reported on stderr, and the others
+    are copied. Files of the source that are not objects, such as a link or a file whose name breaks the key
+    rules, are reported as well. In both cases the exit code is 1.
 
-    Objects over 8 MiB are streamed. A store that has no streams of its own holds each object in memory.
+    Objects over 8 MiB are streamed. A store without native streams holds each object in memory.
     """
     reading, writing = context_of(context, "pull"), context_of(context, "push")
     began, tally = time.monotonic(), Tally()
@@ -70,7 +70,7 @@ async def cp(
                     origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally, step
                 ).run()
     except (Exception, asyncio.CancelledError):
-        if tally.listed:  # what was copied until then is told
+        if tally.listed:  # report what was copied so far
             _report(tally, True, time.monotonic() - began, json)
         raise
     _report(tally, False, time.monotonic() - began, json)

@@ -1,4 +1,4 @@
-"""`starfish explain` and `starfish doctor`: what a store is, and whether it works."""
+"""`starfish explain` and `starfish doctor`: show a store's stack, and test whether it works."""
 
 import asyncio
 import secrets
@@ -109,8 +109,8 @@ async def explain_store(store: StoreURL, json: AsJson = False) -> int:
 async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
     """Try a store and report what works.
 
-    Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, also
-    when interrupted. Exit code 1 if a check failed; what a store does not support is not a failure.
+    Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, even
+    if interrupted. Exit code 1 if a check failed; an operation that the store does not support is no failure.
     """
     findings = await _examine(store, context)
     for finding in findings if json else ():
@@ -143,7 +143,7 @@ class _Trial(Layer):
         return self.inner.perform(operation.replace(context=self._context))
 
     def part(self, name: str) -> AbstractObjectStore:
-        """Return what looks like an empty store: the objects below a prefix of this trial alone."""
+        """Return an empty store for one check: the objects below a prefix of its own."""
         return Namespace(self, f"{self.prefix}{name}/")
 
     async def clean_up(self) -> str:

@@ -35,7 +35,7 @@ async def ls(
     store: StoreURL,
     prefix: Prefix = "",
     long: Annotated[
-        bool, typer.Option("--long", "-l", help="Size, time and content type too, as far as lists tell.")
+        bool, typer.Option("--long", "-l", help="Also size, time and content type, if the list has them.")
     ] = False,
     folders: Annotated[
         bool, typer.Option("--folders", "-f", help="One level: each folder instead of the keys in it.")
@@ -51,9 +51,9 @@ async def ls(
 ) -> int:
     """List keys, one a line, in byte order.
 
-    Characters that are not printable are escaped; --json gives each key exactly. Files that are no objects,
-    such as a link or one whose name breaks the key rules, are named on stderr, and the exit code is then 1.
-    With --long, the columns are size, time, content type and key, "-" for what is unknown.
+    Characters that are not printable are escaped; --json prints each key exactly. Files that are not objects,
+    such as a link or a file whose name breaks the key rules, are reported on stderr, and the exit code is
+    then 1. With --long, the columns are size, time, content type and key, "-" if unknown.
     """
     asked = context_of(context, "list")
     count, last = 0, start_after
@@ -119,10 +119,10 @@ async def du(
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Count the bytes and objects of each folder below a prefix, and of all.
+    """Count the bytes and objects in each folder below a prefix, and in total.
 
-    The columns are bytes, objects and folder, the whole last. Where lists tell no sizes, each object is asked
-    for its own. Files that are no objects are named on stderr, and the exit code is then 1.
+    The columns are bytes, objects and folder; the last line is the total. If lists have no sizes, the size of
+    each object is requested. Files that are not objects are reported on stderr, and the exit code is then 1.
     """
     asked = context_of(context, "list")
     totals = {prefix: (0, 0)}  # of the folders that the last object is in, outermost first
@@ -170,8 +170,8 @@ async def rm(
 ) -> int:
     """Delete objects. Deleting a missing object is no error.
 
-    Every key is tried, and each failure is named on stderr. Deleting by prefix goes page by page, asks first,
-    and in a pipe needs --yes. An empty prefix deletes every object.
+    Every key is tried, and each failure is reported on stderr. Deleting by prefix goes page by page and asks
+    first; in a pipe it needs --yes. An empty prefix deletes every object.
     """
     if bool(keys) == (prefix is not None):
         raise typer.BadParameter("give either the keys to delete or --prefix")

@@ -75,7 +75,7 @@ async def put(
             "--content-type",
             "-t",
             metavar="TYPE",
-            help="By default the type that the name of the file or key suggests.",
+            help="By default guessed from the name of the file or key.",
         ),
     ] = None,
     cache_control: Annotated[
@@ -87,7 +87,7 @@ async def put(
             "--metadata",
             "-m",
             metavar="NAME=VALUE",
-            help="Stored with it. Can be given several times.",
+            help="Metadata to store with it. Can be given several times.",
         ),
     ] = None,
     create: Annotated[
@@ -106,7 +106,7 @@ async def put(
 ) -> int:
     """Store a file, or stdin, as one object. An object with the same key is replaced.
 
-    The body is streamed. A store that has no streams of its own takes it from memory.
+    The body is streamed. For a store without native streams it is held in memory.
     """
     if create and if_version is not None:
         raise typer.BadParameter("give either --create or --if-version")
@@ -134,7 +134,7 @@ async def put(
 
 
 async def stat(store: StoreURL, key: Key, context: ContextFields = None, json: AsJson = False) -> int:
-    """Show what is known of an object besides its body. Exit code 3 if there is no such object."""
+    """Show an object's size, type, time, version and metadata. Exit code 3 if there is no such object."""
     asked = context_of(context, "pull")
     async with open_source(store) as opened:
         found = await opened.stat(key, context=asked)
@@ -168,12 +168,12 @@ async def url(
     ] = 900,
     content_type: Annotated[
         str | None,
-        typer.Option("--content-type", "-t", metavar="TYPE", help="For PUT: what the request must have."),
+        typer.Option("--content-type", "-t", metavar="TYPE", help="For PUT: the type the request must have."),
     ] = None,
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Print a URL that lets anyone read or write one object until it expires. S3 has them, folders do not."""
+    """Print a URL that lets anyone read or write one object until it expires. Folders have no such URLs."""
     asked = context_of(context, "pull" if method is Method.GET else "push")
     async with open_store(store) as opened:
         if not opened.supports("signed_url"):

@@ -21,7 +21,7 @@ Entries = Iterable[tuple[int, str]]
 def repair(
     stack: StackFile,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what a replica has that is newer, too.")
+        bool, typer.Option("--force", help="Also overwrite newer objects of a replica.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only print what is pending: replica, key, log.")
@@ -33,10 +33,10 @@ def repair(
 ) -> int:
     """Bring the replicas of every Mirror in a stack up to date with its first store.
 
-    Copies and deletes what the pending log of each Mirror names, and nothing else. An object of a replica
-    that was written after the write it missed is ahead: it is named on stderr and left alone. Exit code 1 if
-    anything is pending in the end; run it again to continue, also after Ctrl-C. Exit code 4, and nothing is
-    done, while another process writes through the Mirror: repair it there.
+    Only the keys in the pending log of each Mirror are copied or deleted. If a replica has an object that was
+    written after the write it missed, the object is ahead: it is reported on stderr and left alone. Exit code
+    1 if anything is still pending; run it again to continue, even after Ctrl-C. Exit code 4, and nothing is
+    done, while another process writes through the Mirror: run repair in that process.
     """
     try:
         left = asyncio.run(_repair(stack, force, dry_run, jobs, json))

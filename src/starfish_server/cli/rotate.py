@@ -1,4 +1,4 @@
-"""`starfish rotate`: seals with the active key what an old key sealed."""
+"""`starfish rotate`: re-encrypts objects sealed with an old key."""
 
 import asyncio
 import time
@@ -40,12 +40,12 @@ def rotate(
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Encrypt again, with the active key, what another key of a stack's Encryption sealed.
+    """Re-encrypt with the active key the objects that another key of a stack's Encryption sealed.
 
-    What the active key sealed is skipped by its header, so a rotation that was interrupted is continued by
-    running it again. An object that others replace or delete meanwhile is left to them. Objects that fail
-    are named on stderr and stay as they were; files that are no objects are named as well. Either makes the
-    exit code 1, and so does a replica of a Mirror that is behind. Retire the old key after exit code 0.
+    Objects sealed with the active key are skipped, so an interrupted rotation can be run again. An object
+    that is replaced or deleted during the rotation is left alone. Objects that fail are reported on stderr
+    and stay unchanged; files that are not objects are reported as well. In both cases, or if a replica of a
+    Mirror is behind, the exit code is 1. Retire the old key after exit code 0.
     """
     try:
         complete = asyncio.run(_rotate(stack, prefix, exclusive, jobs, context_of(context, "push"), json))

@@ -30,9 +30,9 @@ async def serve(
     """Serve collections over HTTP.
 
     Without --config: files under ./starfish-data, an audit log in ./audit.jsonl, and a collection of notes
-    for two callers, whose tokens are printed. SIGTERM or Ctrl-C finishes the requests in flight, for up to 10
-    seconds, then closes the store and its audit log; a second one ends the process at once. Needs the extra
-    `http` as well.
+    for two callers, whose tokens are printed. After SIGTERM or Ctrl-C, requests in flight get up to 10
+    seconds to finish; then the store and its audit log are closed. A second signal ends the process
+    immediately. Needs the extra `http` as well.
     """
     import uvicorn
 

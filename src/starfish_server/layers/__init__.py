@@ -1,4 +1,4 @@
-"""Layers: stores that wrap another store and add one concern, one layer a file.
+"""Layers: stores that wrap another store and add one concern, one layer per file.
 
 Each is imported on first use, so that a stack imports only the packages that its own layers need.
 """

@@ -1,4 +1,4 @@
-"""`AccessLog`: one record of every operation, with who asked and what became of it."""
+"""`AccessLog`: one record of every operation, with its caller and its outcome."""
 
 from __future__ import annotations
 
@@ -42,29 +42,28 @@ _CHUNKS, _READER = Bodies.CHUNKS, Bodies.READER  # a look-up in an Enum takes lo
 class AccessLog(Layer):
     """Hands an `AccessRecord` of every operation to its sinks: misses, failures and cancellations included.
 
-    Stands outermost: it sees what the caller asked, once, with the final outcome.
+    Stands outermost: each operation is recorded once, as the caller made it and with its final outcome.
 
     sink: a function of the record, plain or async, or several; by default a `LoggingSink`. A plain one runs
-        on the event loop and must not block (see `QueuedSink`); an async one is awaited. A sink may have an
-        async `keep(record)`, called in its place under `on_sink_failure="fail"`, which returns once the
-        record is safe; and a `close()`, plain or async, which `close()` here calls after closing the store.
+        on the event loop and must not block (see `QueuedSink`). A sink may have a `close()`, plain or async,
+        called after the store is closed. It may also have an async `keep(record)` that returns once the
+        record is safe; under `on_sink_failure="fail"` that is called instead of the sink.
     actions: record only these of "pull", "push", "list", "delete" and "system" (calls without a context); all
-        by default. Without "system", a call without a context counts as what its operation amounts to, a
-        `put` as "push", so that no write slips by for want of a context. Actions of other names are always
-        recorded.
+        by default. Without "system", a call without a context counts by its operation, a `put` as "push", so
+        that no write goes unrecorded. Actions of other names are always recorded.
     operations: record only operations of these names, as in {"put", "put_bytes"}; all by default.
-    predicate: record only where this function of the record is true, one of outcome "started" included. If
-        it raises, the record is kept.
-    on_sink_failure: "log" (default) lets the operation stand and logs the failure. "fail" is for audits:
-        a write is recorded as "started" before it is done, and is not done unless every sink kept that; its
-        outcome is recorded after it, with the same timestamp, and `StoreUnavailableError` is raised if a sink
-        cannot keep that, *though the write was done*. A "started" without an outcome is thus a write that may
-        or may not have been done. A read whose record cannot be kept fails too. An operation that failed by
-        itself keeps its own error, and a cancelled one stays cancelled: their lost records are only logged.
-    sink_timeout: seconds, 5 by default, after which an async sink has failed.
+    predicate: record only if this function of the record is true; it also sees "started" records. If it
+        raises, the record is kept.
+    on_sink_failure: "log" (default) logs the failure; the operation succeeds. "fail" is for audits: a write
+        is recorded as "started" first, and is not done unless every sink kept that record. Its outcome is
+        a second record with the same timestamp. If a sink cannot keep the second record,
+        `StoreUnavailableError` is raised *though the write was done*. A "started" record without an outcome
+        is therefore a write that may or may not have been done. A read whose record cannot be kept fails too.
+        An operation that failed or was cancelled keeps its own error: its lost record is only logged.
+    sink_timeout: seconds after which an async sink has failed, 5 by default.
 
-    A stream is one record, made when it ends, with the bytes that were read; under "fail" its "started" is
-    recorded first, as for a write. `close()` ends the records of streams that are still open.
+    A stream is one record, made when it ends, with the bytes that were read; under "fail" a "started" record
+    comes first, as for a write. `close()` ends the records of streams that are still open.
 
     A cancelled operation does not wait for async sinks: they end in the background, and `close()` waits for
     them. Raises `ValueError` for an unknown action, operation or policy.
@@ -115,7 +114,7 @@ class AccessLog(Layer):
             shown["predicate"] = name_of(self._predicate)
         return shown | ({"on_sink_failure": "fail"} if self._must_keep else {})
 
-    # Plain, because a call that is left out then costs no coroutine of its own.
+    # A plain function, so that an operation that is not recorded costs no coroutine.
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
         context = operation.context
         without = "system" if self._by_system else operation.action
@@ -125,7 +124,7 @@ class AccessLog(Layer):
         return self._counted(operation)
 
     async def _counted(self, operation: Operation[T]) -> T:
-        """Record the operation as one that `close` waits for."""
+        """Perform and record the operation; `close` waits for it."""
         self._in_flight += 1
         try:
             return await self._recorded(operation.observed())
@@ -133,7 +132,7 @@ class AccessLog(Layer):
             self._in_flight -= 1
             if not self._in_flight and self._idle is not None:
                 loop, idle = self._idle
-                with suppress(RuntimeError):  # that loop is closed, so nothing waits any more
+                with suppress(RuntimeError):  # that loop is closed, so nothing waits
                     loop.call_soon_threadsafe(idle.set)
 
     async def _recorded(self, operation: Operation[T]) -> T:
@@ -206,7 +205,7 @@ class AccessLog(Layer):
     async def close(self) -> None:
         """Close the store, wait for unfinished records, then close every sink.
 
-        Operations that do not end with their store get as long as an async sink, `sink_timeout`.
+        Waits at most `sink_timeout` for operations that do not end when their store closes.
         """
         try:
             await self._inner.close()

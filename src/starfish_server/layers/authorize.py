@@ -23,13 +23,14 @@ Allow = Callable[[Operation[Any], tuple[str, ...], StoreContext | None], bool | 
 class Authorize(Layer):
     """Performs an operation only if `allow` returns True, and raises `StoreAccessDeniedError` otherwise.
 
-    A guard: outside namespaces, so that `allow` sees the keys as the caller wrote them, and outside the
-    cache, so that a hit is checked too.
+    A guard: stands outside `Namespace`, so that `allow` sees the keys as the caller wrote them, and outside
+    `Caching`, so that hits are checked too.
 
-    allow: `allow(operation, keys, context)`, sync or async. `operation.name` and `operation.writes` say what
-        the caller wants; `keys` has the key, the keys of `delete_many` or the prefix of a listing. Any result
-        but True denies. So does an exception, which becomes the `__cause__`. A function with other parameters
-        is a `TypeError` at once.
+    allow: `allow(operation, keys, context)`, plain or async. `operation.name` and `operation.writes` describe
+        the operation; `keys` has the key, the keys of `delete_many` or the prefix of a listing. Any result
+        but True denies access. So does an exception, which becomes the `__cause__`.
+
+    Raises `TypeError` if `allow` does not take these parameters.
     """
 
     slot = Slot.GUARD

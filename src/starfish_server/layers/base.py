@@ -58,15 +58,15 @@ class Slot(IntEnum):
 
 
 class Layer(AbstractObjectStore):
-    """A store that wraps another one and adds one concern: override `perform`, nothing else is needed.
+    """A store that wraps another one and adds one concern. A subclass overrides only `perform`.
 
-    Every named method makes its operation and passes it to `perform`, which passes it to the store inside. A
-    class that overrides a named method is a `TypeError` when it is made: a layer outside it calls `perform`,
-    so the method would be bypassed.
+    Every named method makes its operation and passes it to `perform`, which passes it to the store inside.
+    Defining a class that overrides a named method raises `TypeError`: an outer layer calls `perform`, so the
+    method would be bypassed.
 
     A class that overrides `perform` may return different results to different callers, so a cache outside it
-    demands `vary_by` until the class says `context_dependent = False`. A layer over a store that depends on
-    the caller does so too, whatever its class says.
+    demands `vary_by` unless the class sets `context_dependent = False`. A layer over a context-dependent
+    store is context-dependent, whatever its class says.
 
     inner: the store to wrap. others: further stores, for a layer over several.
     """
@@ -74,7 +74,7 @@ class Layer(AbstractObjectStore):
     context_dependent = False
 
     slot: Slot | None = None
-    """The place where the order check expects this layer; None for any place."""
+    """The layer's place in the canonical order; None if it may stand anywhere."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -98,7 +98,7 @@ class Layer(AbstractObjectStore):
 
     @property
     def inner(self) -> AbstractObjectStore:
-        """The store that this layer wraps, the first one of several."""
+        """The store that this layer wraps; the first, if it wraps several."""
         return self._inner
 
     @property
@@ -107,9 +107,9 @@ class Layer(AbstractObjectStore):
         return self._inners
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        """Perform `operation`, or refuse it; this one passes it on to `inner`.
+        """Perform `operation`, or refuse it. By default passes it to `inner`.
 
-        May be `async def`, or a plain function that returns the coroutine of the store inside.
+        May be `async def`, or a plain function that returns the inner coroutine.
         """
         return self._inner.perform(operation)
 
@@ -124,7 +124,7 @@ class Layer(AbstractObjectStore):
         return {}
 
     async def close(self) -> None:
-        """Close every store inside, each even if another one fails."""
+        """Close every store inside, even if one of them fails."""
         async with AsyncExitStack() as stack:
             for store in reversed(self._inners):
                 stack.push_async_callback(store.close)
@@ -177,7 +177,7 @@ class Layer(AbstractObjectStore):
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         if isinstance(keys, str | bytes):
             raise TypeError("delete_many takes a list of keys, not one key; delete takes one")
-        # A copy, so that what a layer sees is what is deleted.
+        # A copy, so that the caller cannot change the keys after a layer has seen them.
         await self.perform(DeleteMany(list(keys), context))
 
     def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:

@@ -1,4 +1,4 @@
-"""`CircuitBreaker`: refuses operations while the backend fails, and finds out when it is back."""
+"""`CircuitBreaker`: refuses operations while the backend fails, and probes whether it has recovered."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _CHUNKS, _READER, _URL = Bodies.CHUNKS, Bodies.READER, Bodies.URL  # a look-up i
 class CircuitBreaker(Layer):
     """Refuses operations with `CircuitOpenError` while too many of the recent ones have failed.
 
-    Stands outside `Retry`, so that it counts what retries gave up on, and inside `Fallback`, which answers
+    Stands outside `Retry`, so that it counts operations and not attempts, and inside `Fallback`, which reads
     from its backup while the circuit is open.
 
-    failure_rate: part of the operations (over 0, at most 1) whose failure opens the circuit, 0.5 by default.
-    minimum_calls: outcomes within `window` below which it never opens, 20 by default.
+    failure_rate: fraction of failed operations that opens the circuit, over 0 and at most 1; 0.5 by default.
+    minimum_calls: the circuit never opens with fewer outcomes than this in `window`, 20 by default.
     window: seconds for which an outcome counts, 30.0 by default; it slides in steps of a sixtieth.
     open_seconds: seconds for which everything is refused, 10.0 by default. Then the circuit is half-open.
-    probes: operations let through while half-open, 3 by default; all others are refused. When so many have
-        succeeded the circuit closes; one failure opens it again.
+    probes: operations let through while half-open, 3 by default; all others are refused. The circuit closes
+        when all of them have succeeded; one failure opens it again.
     clock: returns monotonic seconds, `time.monotonic` by default.
 
-    Only a `StoreUnavailableError` is a failure, alone or of a key of `delete_many`. Any other reply of the
-    backend is a success: a miss, a conflict, a denial. A cancelled operation, one that was refused before the
-    backend was asked, and an exception that is not a `StoreError` count as neither. `open` counts when it
-    returns its reader, and again if a chunk fails. `signed_url` asks no backend and always passes.
+    Only a `StoreUnavailableError` is a failure, also of a single key of `delete_many`. Any other reply of the
+    backend is a success: a miss, a conflict, a denial. A cancelled operation, an operation refused before it
+    reaches the backend, and an exception that is not a `StoreError` count as neither. `open` counts when it
+    returns its reader, and again if a chunk fails. `signed_url` sends nothing and always passes.
 
     Opening is logged at WARNING, the other changes of state at INFO.
     """
@@ -82,7 +82,7 @@ class CircuitBreaker(Layer):
         self._lock = threading.Lock()
         self._phase: _Closed | _HalfOpen | None = _Closed(window)  # None while open
         self._half_open_at = 0.0
-        self._in_flight = 0  # probes, those of earlier half-open times included
+        self._in_flight = 0  # probes, including those of earlier half-open phases
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -128,12 +128,12 @@ class CircuitBreaker(Layer):
                     self._in_flight += 1
                     phase.in_flight += 1
                     return phase
-                wait = self._open_seconds  # what it takes at most until the next probes
+                wait = self._open_seconds  # the longest time until the next probes
         state = "open after too many failures" if phase is None else "half-open, its probes are in flight"
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
     def _count(self, phase: _Closed | _HalfOpen, failed: bool | None) -> None:
-        """Count an outcome for the phase in which the operation began; None only gives a probe back."""
+        """Count an outcome in the phase in which the operation began; None only releases a probe."""
         if isinstance(phase, _Closed):
             if failed is None:
                 return
@@ -165,7 +165,7 @@ class CircuitBreaker(Layer):
             try:
                 return await fetch()
             except Exception as error:
-                if _is_failure(error):  # its opening was the success
+                if _is_failure(error):  # opening the stream was counted as a success
                     phase = self._phase
                     if isinstance(phase, _Closed):
                         self._count(phase, failed=True)
@@ -190,7 +190,7 @@ async def _source(
 
 
 class _HalfOpen:
-    """The probes of one half-open time that are in flight, and how many have succeeded."""
+    """The probes of one half-open phase: how many are in flight, and how many have succeeded."""
 
     in_flight = successes = 0
 
@@ -201,7 +201,7 @@ class _Closed:
     def __init__(self, window: float) -> None:
         self.calls = self.failures = 0
         self._window = window
-        self._slices: deque[list[float]] = deque()  # [forgotten at, calls, failures]
+        self._slices: deque[list[float]] = deque()  # [expires at, calls, failures]
         self._latest_ends = -math.inf
 
     def add(self, now: float, failed: bool) -> None:
@@ -222,7 +222,7 @@ class _Closed:
 
 
 def _is_failure(error: BaseException) -> bool | None:
-    """Return whether an error means that the backend is unavailable; None if it says nothing about it."""
+    """Return whether an error means that the backend is unavailable; None if it does not tell."""
     if isinstance(error, DeleteManyError):
         return any(map(_is_failure, error.failures.values()))
     if not isinstance(error, StoreError) or isinstance(error, NOT_SENT):

@@ -1,4 +1,4 @@
-"""`Compression`: bodies in fewer bytes."""
+"""`Compression`: compresses bodies with zstd or gzip."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _CHUNK = 2**20
 class Compression(Transform):
     """Compresses bodies on their way to the store inside, and decompresses them on the way back.
 
-    Stands inside `Caching`, whose hits need no decompression, and outside `Encryption`, since encrypted
-    bodies do not compress. What does not shrink is stored as it is, and objects that were stored before are
-    read as they are. A compressed object is a frame of this layer's own, without a Content-Encoding header,
-    and tells its plain size. A damaged frame is a `StoreIntegrityError`, never the raw bytes.
+    Stands inside `Caching`, so that hits need no decompression, and outside `Encryption`, since encrypted
+    bodies do not compress. A body that does not shrink is stored unchanged, and objects stored without this
+    layer are read unchanged. A compressed object is a frame in this layer's own format, which includes the
+    plain size; it has no Content-Encoding header. A damaged frame raises `StoreIntegrityError`.
 
     algorithm: "zstd" (default), or "gzip", which needs no further package.
     level: 3 by default; 1 to 19 for zstd, 1 to 9 for gzip.
-    min_bytes: smaller bodies are stored as they are, 1,024 by default.
-    max_bytes: larger bodies are stored as they are, and a frame that says it is larger is a
-        `StoreIntegrityError` before it is decompressed; 256 MiB by default.
+    min_bytes: smaller bodies are stored unchanged, 1,024 by default.
+    max_bytes: larger bodies are stored unchanged, 256 MiB by default. A frame whose plain size is larger
+        raises `StoreIntegrityError` before it is decompressed.
 
     A range of a compressed object is read by decompressing it from its start. An upload of more than 32 MiB
-    is stored as it is. `signed_url` is refused, and lists have no sizes.
+    is stored unchanged. `signed_url` is refused, and lists have no sizes.
     """
 
     slot = Slot.COMPRESSION
@@ -185,7 +185,7 @@ class Compression(Transform):
         return _framed(_ZSTD, _zstd().compress(body, options=options), len(body))
 
     async def _begin(self, operation: Operation[Any]) -> _Found | None:
-        """Read as much of an object as tells whether it is compressed, and its plain size."""
+        """Read enough of an object to tell whether it is compressed, and its plain size."""
         read = Read(operation.keys[0], 0, _FRAME.size, operation.context, operation.notes)
         start = await self._inner.perform(read)
         if start is None:
@@ -233,14 +233,14 @@ class _Found:
 
 
 class _Decompressor(Protocol):
-    """What `zlib` and `zstd` have in common, with other names for it."""
+    """The common interface of the `zlib` and `zstd` decompressors."""
 
     def decompress(self, data: bytes, most: int) -> bytes:
-        """Return at most `most` bytes of what `data`, or the data before it, holds."""
+        """Return at most `most` bytes, decompressed from `data` or from data given before."""
         ...
 
     def ended(self) -> bool:
-        """Return whether the data was complete, with nothing behind it."""
+        """Return whether the data was complete, with nothing after its end."""
         ...
 
 
@@ -288,9 +288,9 @@ def _decompressor(algorithm: int) -> _Decompressor:
     return _DECOMPRESSORS[algorithm]()
 
 
-@functools.cache  # a module that is not there is looked for again at every import
+@functools.cache  # Python searches for a missing module again at every import
 def _zstd() -> Any:
-    """Return the zstd module: of the standard library from Python 3.14 on, before it backports.zstd."""
+    """Return the zstd module: the standard library's from Python 3.14 on, else backports.zstd."""
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]  # from Python 3.14 on
     except ImportError:
@@ -323,7 +323,7 @@ def _looks_framed(body: bytes) -> bool:
 
 
 def _decompressed(algorithm: int, payload: bytes, size: int) -> bytes | None:
-    """Return the plain body; None if it is damaged or of another size. Makes at most `size` bytes and one."""
+    """Return the plain body; None if it is damaged or not of `size` bytes. Decompresses one byte more."""
     codec = _decompressor(algorithm)
     parts, left = [], size + 1
     try:

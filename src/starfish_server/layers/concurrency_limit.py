@@ -28,8 +28,7 @@ class ConcurrencyLimit(Layer):
 
     A reader holds a permit while it fetches a chunk, not between chunks; an upload holds one to its end.
 
-    max_in_flight: operations in flight, 64 by default. Each event loop is counted alone: a store used from
-        two threads with a loop each lets through twice as many.
+    max_in_flight: operations in flight per event loop, 64 by default.
     max_waiting: operations that may wait for a permit; one more raises `StoreOverloadedError` immediately.
         None, the default, for any number; 0 for no waiting.
     """
@@ -46,7 +45,7 @@ class ConcurrencyLimit(Layer):
             positive_int("max_waiting", max_waiting)
         self._max_waiting = max_waiting
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()
-        self._latest: _Gate | None = None  # a look into the dictionary takes longer than all else here
+        self._latest: _Gate | None = None  # a dictionary look-up would take longer than all else here
 
     def settings(self) -> dict[str, object]:
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
@@ -80,8 +79,8 @@ class ConcurrencyLimit(Layer):
 class _Gate:
     """The permits of one event loop. A returned permit goes straight to the first in line.
 
-    Not `asyncio.Semaphore`: the supported patch releases of Python differ in what it does when a waiter is
-    cancelled at the moment of its wake-up.
+    Not an `asyncio.Semaphore`: supported patch releases of Python differ in what happens if a waiter is
+    cancelled just as it wakes up.
     """
 
     __slots__ = ("_free", "loop", "waiting")

@@ -1,4 +1,4 @@
-"""`copy_error`: what a layer raises in place of an error that others may hold as well."""
+"""`copy_error`: a copy of an error that other callers may hold as well."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ E = TypeVar("E", bound=BaseException)
 
 
 def copy_error(error: E) -> E:
-    """Return an equal error, cause and traceback included; what is added to one does not show on the other.
+    """Return an independent copy of an error, cause and traceback included.
 
-    The class's own `__init__` does not run again: it may build the message from what it is given, or count.
-    Returns `error` itself if its class cannot be made without it.
+    The class's own `__init__` does not run again, since it may build the message from its arguments or have
+    side effects. Returns `error` itself if its class cannot be copied without it.
     """
     kind = type(error)
     builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")

@@ -21,29 +21,29 @@ __all__ = ["DEADLINE_PASSED", "Deadlines", "rest_of"]
 T = TypeVar("T")
 
 DEADLINE_PASSED = "the deadline of the operation has passed"
-"""The message of a `CancelledError` by which an operation is ended at its deadline."""
+"""The message of the `CancelledError` that ends an operation at its deadline."""
 
 
 class Deadlines:
-    """Ends operations that run longer than `seconds` with `StoreTimeoutError`; `reason` is its text.
+    """Ends operations that run longer than `seconds` with `StoreTimeoutError` and the text `reason`.
 
-    Every operation gets the same time, so the first one to start is the first one to end. One timer for the
-    first is enough then: asyncio's own timeout costs several microseconds for each operation.
+    Every operation gets the same time, so the oldest one always ends first, and one timer for it is enough.
+    asyncio's own timeout costs several microseconds for each operation.
 
-    Use `await deadlines.run(operation, store)`, or `with deadlines.limit(operation): ...` around the awaiting
-    code. Event loops are kept apart.
+    Use `await deadlines.run(operation, store)`, or `with deadlines.limit(operation): ...` around the code
+    that awaits. Each event loop has its own timer.
     """
 
     def __init__(self, seconds: float, reason: str) -> None:
         self.seconds = seconds
         self.reason = reason
         self._clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clock] = WeakKeyDictionary()
-        self._latest: _Clock | None = None  # a look into the dictionary takes longer than all else here
+        self._latest: _Clock | None = None  # a dictionary look-up would take longer than all else here
 
     async def run(self, operation: Operation[T], store: AbstractObjectStore) -> T:
-        """Perform `operation` in `store`. Its time begins when it first waits: nothing can end it before.
+        """Perform `operation` in `store`. Its time begins when it first waits, since it cannot end before.
 
-        So an operation that never waits, such as a read of a warm file, needs neither a timer nor a clock.
+        An operation that never waits, such as a read of a cached file, needs neither a timer nor a clock.
         """
         performing = store.perform(operation)
         if type(performing) is not CoroutineType:  # another awaitable, such as a task
@@ -57,7 +57,7 @@ class Deadlines:
             return await rest_of(performing, waits_for)
 
     def limit(self, operation: Operation[Any]) -> Deadline:
-        """Begin the time of `operation`, which the current task performs."""
+        """Start the time limit of `operation`, which the current task performs."""
         loop = asyncio.get_running_loop()
         clock = self._latest
         if clock is None or clock.loop() is not loop:
@@ -65,7 +65,7 @@ class Deadlines:
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit needs a task: await the operation in one")
-        deadline = Deadline()  # filled in here, since an __init__ takes as long as all the rest
+        deadline = Deadline()  # filled in here, since an __init__ would take as long as all the rest
         deadline.at = loop.time() + self.seconds
         deadline.task = task
         deadline.cancelling = task.cancelling()
@@ -110,10 +110,10 @@ class _Clock:
 
 
 class Deadline:
-    """The time of one operation: a context manager that raises `StoreTimeoutError` at its end.
+    """The time limit of one operation: a context manager that raises `StoreTimeoutError` once it expires.
 
-    in_flight: the operations among which it is until it ends or expires; None once it has expired.
-    cancelling: requests to cancel the task that were there before.
+    in_flight: the operations in flight that include this one; None once it has expired.
+    cancelling: pending requests to cancel the task at the start.
     """
 
     __slots__ = ("at", "cancelling", "in_flight", "limits", "operation", "task")
@@ -148,7 +148,7 @@ def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any
     while True:
         try:
             yield waits_for
-        except BaseException as error:  # noqa: BLE001 - whatever is thrown in is for the coroutine
+        except BaseException as error:  # noqa: BLE001 - passed to the coroutine
             thrown = error
         else:
             return (yield from begun.__await__())

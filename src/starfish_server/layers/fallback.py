@@ -1,4 +1,4 @@
-"""`Fallback`: a second store that answers reads while the first is unavailable."""
+"""`Fallback`: reads from a second store while the first is unavailable."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["Fallback"]
 class Fallback(Layer):
     """Reads from `backup` while the first store is unavailable. Writes go to the first store alone.
 
-    Stands outside breaker, retries and limits, of which each store has its own. With a `CircuitBreaker` over
-    the first store, reads go to the backup without waiting for the first.
+    Stands outside breaker, retries and limits; each store has its own. With a `CircuitBreaker` over the first
+    store, reads go to the backup without waiting for the first.
 
-    backup: the second store, such as a replica in another region. Filling it is not this layer's task.
-    writes: send writes to the backup while the first store is unavailable; False by default. Such a write may
-        have been done in both stores, and it is for you to bring it to the first later. Conditional writes
-        are never sent, since the backup has versions of its own, and neither are uploads, whose chunks can be
-        read only once.
+    backup: the second store, such as a replica in another region. This layer does not fill it.
+    writes: send writes to the backup while the first store is unavailable; False by default. The write may
+        then have been done in both stores; copying it back to the first is up to you. Conditional writes are
+        never sent, since the backup has versions of its own, nor are uploads, whose chunks can be read only
+        once.
 
-    Only a `StoreUnavailableError` of the first store leads to the backup: a miss, a denial and a conflict are
-    answers. A stream that has begun does not change its store. What the backup raises is raised, with the
-    error of the first store as its `__context__`; what the backup lacks is a miss. `signed_url` signs for the
-    first store alone.
+    Only a `StoreUnavailableError` of the first store leads to the backup. A miss, a denial or a conflict is
+    returned or raised. A stream that has begun does not switch stores. An error of the backup is raised, with
+    the error of the first store as its `__context__`; an object missing from the backup is a miss.
+    `signed_url` signs for the first store only.
 
-    The note `source` says which store answered: "primary" or "backup".
+    The note `source` says which store was used: "primary" or "backup".
     """
 
     slot = Slot.REDUNDANCY

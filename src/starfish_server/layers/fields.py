@@ -15,7 +15,7 @@ _PARAM = "params."
 
 
 def context_field(name: str, named: Sequence[str] = TEXT_FIELDS) -> Callable[[StoreContext], object]:
-    """A function that reads one field of a context: None where there is none.
+    """Return a function that reads one field of a context, or None if the field is missing.
 
     Raises `ValueError` unless it is one of `named` or "params.<name>".
     """
@@ -30,7 +30,7 @@ def context_field(name: str, named: Sequence[str] = TEXT_FIELDS) -> Callable[[St
 def context_fields(
     names: Sequence[str], named: Sequence[str] = TEXT_FIELDS
 ) -> Callable[[StoreContext], tuple[object, ...]]:
-    """A function that reads several fields into a tuple, as `context_field` reads one."""
+    """Return a function that reads several fields into a tuple, as `context_field` reads one."""
     fields = [context_field(name, named) for name in names]
     if len(fields) == 1:
         (field,) = fields

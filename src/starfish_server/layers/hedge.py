@@ -1,4 +1,4 @@
-"""`Hedge`: a second try of reads that take longer than most."""
+"""`Hedge`: a second attempt at reads that take longer than most."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ __all__ = ["Hedge"]
 
 _log = logging.getLogger(__name__)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
-_FASTEST = 0.0001  # seconds; a second try cannot overtake a read that is quicker
-_ONE = 1 - 1e-9  # a whole token, however often parts of it were added
-_GRACE = 0.1  # seconds that a cancelled try gets to end
+_FASTEST = 0.0001  # seconds; a second attempt cannot overtake a faster read
+_ONE = 1 - 1e-9  # a whole token, less rounding errors
+_GRACE = 0.1  # seconds that a cancelled attempt gets to end
 
 
 class Hedge(Layer):
-    """Sends a read a second time if it takes unusually long, and uses the answer that comes first.
+    """Sends a read a second time if it takes unusually long, and uses the first result.
 
-    Stands outside breaker, retries and limits, which both tries pass. Never sends a write twice.
+    Stands outside breaker, retries and limits, so that both attempts pass them. Never sends a write twice.
 
-    delay: seconds after which the second try begins, or a percentile such as "p95" (default) or "p99.9" of
-        the times that recent successes of the same operation took. No read is hedged until 20 of them are
-        known, nor while their percentile is under 0.1 ms: a second try could not overtake.
-    budget: second tries for each read, over 0 and at most 1; 0.05 by default, so that the backend gets at
-        most 5% more reads. At most one is saved for later, so that an outage does not find a full budget.
-    clock: returns monotonic seconds, `time.monotonic` by default. The delay itself is the event loop's.
+    delay: seconds after which the second attempt begins, or a percentile such as "p95" (default) or "p99.9"
+        of the times of recent successes of the same operation. No read is hedged until 20 times are known,
+        nor while the percentile is under 0.1 ms, since a second attempt could not overtake the first.
+    budget: second attempts per read, over 0 and at most 1; 0.05 by default, so that the backend gets at most
+        5% more reads. At most one is saved up, so that an outage does not begin with a full budget.
+    clock: returns monotonic seconds, `time.monotonic` by default. The event loop times the delay itself.
 
-    The first success is the result, and the other try is cancelled and awaited. One that ignores the
-    cancellation is left to end in the background after 0.1 seconds, and logged. If one try fails, the other
-    one's answer counts; if both fail, the first one's error is raised. A try that fails before the delay has
-    passed is not followed by another: that is the task of `Retry`.
+    The first success is the result; the other attempt is cancelled and awaited. An attempt that ignores its
+    cancellation for 0.1 seconds is logged and left to end in the background. If one attempt fails, the result
+    is the other's; if both fail, the first one's error is raised. A read that fails before the delay has
+    passed is not sent again: that is the task of `Retry`.
 
-    A stream is hedged until it opens; its chunks are not. The note `hedged` says that there was a second try.
+    A stream is hedged until it opens; its chunks are not. The note `hedged` marks reads that were sent twice.
     """
 
     slot = Slot.REDUNDANCY
@@ -100,7 +100,7 @@ class Hedge(Layer):
                 self._tokens -= 1
                 operation.note("hedged", True)
                 if operation.notes is not None:
-                    second = operation.replace(notes={})  # what the loser notes must not show
+                    second = operation.replace(notes={})  # notes of the slower attempt must not show
                 tries.append(_start(self._try(second)))
                 await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
             if not any(map(_succeeded, tries)):
@@ -115,13 +115,13 @@ class Hedge(Layer):
         try:
             return winner.result()
         finally:
-            del winner, tries  # an error refers to this frame, and so would keep itself in memory
+            del winner, tries  # break the cycle between an error and this frame
 
     async def _try(self, operation: Operation[T]) -> T:
         return await self._inner.perform(operation)
 
     async def _end(self, losers: list[asyncio.Task[Any]], *message: object) -> None:
-        """Cancel tries and wait until they have ended, but not longer than the grace."""
+        """Cancel attempts and wait until they have ended, for at most `_GRACE` seconds."""
         for loser in losers:
             loser.cancel(*message)
         endings = {asyncio.create_task(_discard(loser)) for loser in losers}
@@ -133,14 +133,14 @@ class Hedge(Layer):
 
 
 def _start(attempt: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Run a try in a task, at once where Python can: one that never waits then ends before this returns."""
+    """Run an attempt in a task, eagerly where Python can, so that one that never waits ends in this call."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(attempt, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.create_task(attempt)
 
 
 async def _wait(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait until the task is done or the seconds are over, in a third of the time of `asyncio.wait`."""
+    """Wait for the task for at most `seconds`; three times as fast as `asyncio.wait`."""
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
 
@@ -161,7 +161,7 @@ def _succeeded(task: asyncio.Task[Any]) -> bool:
 
 
 async def _discard(task: asyncio.Task[Any]) -> None:
-    """Wait for a cancelled try, and close the reader that it may have opened all the same."""
+    """Wait for a cancelled attempt, and close the reader that it may still have opened."""
     await asyncio.wait([task])
     if _succeeded(task) and isinstance(reader := task.result(), ObjectReader):
         with suppress(Exception):
@@ -169,7 +169,7 @@ async def _discard(task: asyncio.Task[Any]) -> None:
 
 
 class _Delay:
-    """The delay of one operation: fixed, or a percentile of the last window of times; None if unknown."""
+    """The delay of one operation: fixed, or a percentile of recent times; None if unknown."""
 
     def __init__(self, delay: float | str) -> None:
         self.seconds: float | None = None
@@ -184,7 +184,7 @@ class _Delay:
             raise ValueError(f'delay is a number of seconds or a percentile such as "p95", not {delay!r}')
 
     def add(self, seconds: float) -> None:
-        """Take the time of a success into account."""
+        """Add the time of a success."""
         if self._part is None:
             return
         self._times.append(seconds)

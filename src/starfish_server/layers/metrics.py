@@ -29,22 +29,22 @@ _STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Metrics(Layer):
-    """Counts and times every operation as the caller sees it. Stands beside `Tracing`, outside the cache.
+    """Counts and times every operation as the caller sees it. Stands next to `Tracing`, outside the cache.
 
     Instruments, each but the gauge with the attribute `objectstore.operation`:
 
     - `objectstore.operation.duration`: histogram in seconds, by `objectstore.outcome` ("ok", "miss", "error",
       "denied", "cancelled") and, for the errors, `error.type`
     - `objectstore.operation.active`: operations in flight
-    - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies written and read, of successes and of
-      streams as far as they were read
+    - `objectstore.io.written`, `objectstore.io.read`: bytes of bodies, of successful operations only; of a
+      stream, the bytes read
     - `objectstore.retries`: attempts after the first
     - `objectstore.hedges`: reads that a `Hedge` sent a second time
     - `objectstore.breaker.state`: a gauge of each `CircuitBreaker` inside: 0 is closed, 1 half-open, 2 open;
       `objectstore.breaker` numbers them from 0 in the order of `explain`
     - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared", "stale" or "remote-hit"
 
-    meter_provider: the global one by default, also if it is set up later.
+    meter_provider: the global one by default, even if it is set up later.
     namespace_attribute: adds `starfish.namespace` to all but the active operations. Off by default: every
         namespace multiplies the number of time series.
     """
@@ -139,7 +139,7 @@ class Metrics(Layer):
 
 
 def _breakers(store: AbstractObjectStore) -> Iterator[ref[Any]]:
-    """Yield the breakers of a stack; weakly, because an instrument lives as long as its provider."""
+    """Yield weak references to the breakers of a stack: an instrument lives as long as its provider."""
     if isinstance(store, Layer):
         if store.slot is Slot.BREAKER and hasattr(store, "state"):
             yield ref(store)

@@ -37,9 +37,9 @@ def outcome_of_result(operation: Operation[Any], result: object) -> Outcome:
 def outcome_of_error(error: BaseException) -> tuple[Outcome, str]:
     """Return the outcome and the error's type name.
 
-    The outcome is "denied" where a permission or a context was lacking, "cancelled" where the caller
-    cancelled, otherwise "error". What a time limit further out cancelled is a `StoreTimeoutError`, which that
-    limit is about to raise.
+    The outcome is "denied" if a permission or a context was missing, "cancelled" if the caller cancelled,
+    otherwise "error". An operation cancelled by an outer time limit counts as a `StoreTimeoutError`, which
+    that limit is about to raise.
     """
     # A coroutine that is closed before its end is cancelled too.
     if isinstance(error, CancelledError | GeneratorExit):
@@ -50,11 +50,11 @@ def outcome_of_error(error: BaseException) -> tuple[Outcome, str]:
 
 
 def size_of_body(body: object) -> int | None:
-    """Return the bytes of a body, those of its UTF-8 for text; None for what is not a body."""
+    """Return the size of a body in bytes, of text as UTF-8; None if it is not a body."""
     if isinstance(body, str):
         if body.isascii():
             return len(body)
-        # In pieces, so that a large text is never held a second time.
+        # In pieces, so that a large text is never copied whole.
         pieces = (body[start : start + _CHUNK] for start in range(0, len(body), _CHUNK))
         return sum(len(piece.encode(errors="surrogatepass")) for piece in pieces)
     if isinstance(body, memoryview):
@@ -63,7 +63,7 @@ def size_of_body(body: object) -> int | None:
 
 
 def size_of_result(operation: Operation[Any], result: object) -> int | None:
-    """Return the bytes of the body that a read returned; None for everything else."""
+    """Return the size of the body that a read returned; None for any other result."""
     if result is None or operation.bodies is not _RESULT:
         return None
     if isinstance(result, StoredObject):
@@ -76,7 +76,7 @@ Ended = Callable[[Outcome, str | None, BaseException | None, int | None], None]
 
 
 async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: Ended) -> T:
-    """Perform an operation and call `ended` when it has ended: a stream ends with its last chunk."""
+    """Perform an operation and call `ended` when it has ended; a stream ends with its last chunk."""
     if operation.bodies is _CHUNKS:
         operation = operation.replace(chunks=CountedChunks(operation.chunks))
     try:
@@ -93,7 +93,7 @@ async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: En
 
 
 def watched(reader: ObjectReader, ended: Ended) -> Any:
-    """Return a reader in place of `reader` that calls `ended` when the stream has ended."""
+    """Wrap `reader` to call `ended` when the stream has ended."""
 
     def stream_ended(error: BaseException | None, size: int) -> None:
         if error is None:
@@ -105,7 +105,7 @@ def watched(reader: ObjectReader, ended: Ended) -> Any:
 
 
 def size_written(operation: Operation[Any]) -> int | None:
-    """Return the bytes of the body that an operation writes, so far for an upload; None if it writes none."""
+    """Return the size of the body that an operation writes, so far for an upload; None if it writes none."""
     if isinstance(operation.chunks, CountedChunks):
         return operation.chunks.size
     return size_of_body(operation.body)

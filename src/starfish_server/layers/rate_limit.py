@@ -1,4 +1,4 @@
-"""`RateLimit`: so many operations a second for each caller."""
+"""`RateLimit`: a limit on operations per second for each caller."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _ROUNDING = 1e-6  # seconds; a caller that waits exactly `retry_after` must not 
 
 
 class RateLimit(Layer):
-    """Lets each caller perform `rate` operations a second, and `burst` of them at once.
+    """Lets each caller perform `rate` operations per second, with bursts of up to `burst`.
 
-    A guard: outside namespaces and cache, so that a hit counts too. More operations raise
-    `StoreOverloadedError`, with the seconds until the next one may pass in `retry_after`.
+    A guard: stands outside namespaces and cache, so that hits count too. More operations raise
+    `StoreOverloadedError`; `retry_after` is the time until the next one may pass, in seconds.
 
-    rate: operations a second, any number over 0.
-    burst: operations that may come at once after a pause, 1 or more.
+    rate: operations per second, any number over 0.
+    burst: operations that may pass immediately after a pause, 1 or more.
     by: the field of the context that tells callers apart: "identity" (default), "namespace", "collection" or
         "params.<name>". Calls without a context, and those without that field, share one limit.
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
     clock: returns monotonic seconds, `time.monotonic` by default.
 
-    The algorithm is GCRA: a caller is one number, the time at which its burst is whole again. There is room
-    for 100,000 callers whose burst is not whole. None of them is dropped for another, so invented names do
-    not reset a limit; while there is no room, all new callers share one limit. Each process counts alone. An
-    operation counts once, however many keys or chunks it has.
+    The algorithm is GCRA: it stores one number per caller, the time at which the full burst is available
+    again. The table holds 100,000 callers who have used a part of their burst. None of them is evicted for
+    another, so invented names do not reset a limit; while the table is full, all new callers share one limit.
+    Each process counts separately. An operation counts once, however many keys or chunks it has.
     """
 
     slot = Slot.GUARD
@@ -68,7 +68,7 @@ class RateLimit(Layer):
         self._interval = 1 / self._rate
         self._slack = (burst - 1) * self._interval
         self._lock = threading.Lock()
-        # When each caller's burst is whole again. By the hash of the name, so that long ones take no memory.
+        # When each caller's burst is full again, by the hash of the name: long names take no memory.
         self._whole_at: OrderedDict[int | None, float] = OrderedDict()
 
     def settings(self) -> dict[str, object]:
@@ -105,16 +105,16 @@ class RateLimit(Layer):
             await asyncio.sleep(wait)
         except BaseException:
             with self._lock:
-                # Taken back, unless others wait behind it: two would have the same turn.
+                # Give the turn back, unless others wait behind it: two would then have the same turn.
                 if self._whole_at.get(caller) == whole_at:
                     self._whole_at[caller] = whole_at - self._interval
             raise
 
     def _make_room(self, caller: int | None, now: float) -> int | None:
-        """Drop callers whose burst is whole; return the new `caller`, or None, for all, if none could be."""
+        """Drop callers with a full burst; return `caller`, or None, the shared limit, if there is no room."""
         table = self._whole_at
         for _ in range(min(len(table), 2 if len(table) < _CALLERS else 64)):
             name, whole_at = table.popitem(last=False)
             if whole_at > now:
-                table[name] = whole_at  # at the end, so that each is looked at in its turn
+                table[name] = whole_at  # at the end, so that the others are examined first
         return caller if len(table) < _CALLERS else None

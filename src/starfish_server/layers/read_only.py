@@ -12,7 +12,7 @@ __all__ = ["ReadOnly"]
 class ReadOnly(Layer):
     """Refuses every operation that writes with `ReadOnlyStoreError`, before anything inside sees it.
 
-    A guard: outside namespaces and cache, inside audit and tracing, which show what was refused.
+    A guard: stands outside namespaces and cache, and inside audit and tracing, so that refusals are recorded.
     """
 
     slot = Slot.GUARD

@@ -24,10 +24,10 @@ _CHUNKS = Bodies.CHUNKS  # a look-up in an Enum takes long on 3.11
 class SizeLimit(Layer):
     """Refuses bodies over `max_bytes` with `ObjectTooLargeError`, going in and coming out.
 
-    A write is refused before it is sent. A stored object over the limit is refused after it was read: the
-    caller is spared it, the network is not. A stream ends at the chunk that passes the limit, and an upload
-    that does leaves nothing. `copy` and `signed_url` carry no body through here and are not limited. A guard:
-    outside namespaces and cache.
+    A write is refused before it is sent. A stored object over the limit is refused after it was read, which
+    protects the caller's memory but not the network. A stream ends at the chunk that passes the limit; an
+    upload over the limit stores nothing. `copy` and `signed_url` carry no body and are not limited. A guard:
+    stands outside namespaces and cache.
 
     max_bytes: the largest body that passes, in bytes; text counts as its UTF-8 bytes.
     """

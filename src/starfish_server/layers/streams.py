@@ -1,4 +1,4 @@
-"""Readers and chunks that a layer puts in place of the ones it gets, to see a stream to its end."""
+"""Wrappers around readers and chunks, with which a layer follows a stream to its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
 
 
 class WatchedReader(ObjectReader):
-    """A reader that calls `ended` once, when it is read to its end, fails, is closed or is forgotten.
+    """A reader that calls `ended` once, when it is read to its end, fails, is closed or is garbage.
 
     ended: called with the error, or None, and the bytes read so far. It must not block.
     """
@@ -59,7 +59,7 @@ class WatchedReader(ObjectReader):
             self.end(None)
 
     def end(self, error: BaseException | None) -> None:
-        """Call `ended` unless that was done."""
+        """Call `ended`, the first time only."""
         ended, self._ended_by = self._ended_by, None
         if ended is not None:
             ended(error, self._size)
@@ -71,7 +71,7 @@ class WatchedReader(ObjectReader):
 class CountedChunks:
     """The chunks of an upload, counted on their way to the leaf.
 
-    counted: called with the bytes so far, before each chunk is passed on; what it raises ends the upload.
+    counted: called with the bytes so far, before each chunk is passed on; an exception ends the upload.
     """
 
     def __init__(

@@ -25,18 +25,18 @@ _READER = Bodies.READER  # a look-up in an Enum takes long on 3.11
 class Timeout(Layer):
     """Cancels an operation that takes longer than `seconds` and raises `StoreTimeoutError`.
 
-    The limit of `open` holds for the first answer and then for each chunk. `upload` has no limit unless
-    `operations` gives one, since its chunks may come slowly.
+    The limit of `open` covers opening, and then each chunk. `upload` has no limit unless `operations` gives
+    one, since its chunks may come slowly.
 
-    Stands inside `Retry`, so that each attempt has a limit of its own and a cancelled one is retried, and
-    inside `ConcurrencyLimit`, so that waiting for a permit does not count. A write that was cancelled may
-    have been done.
+    Stands inside `Retry`, so that each attempt has its own limit and a timeout is retried, and inside
+    `ConcurrencyLimit`, so that waiting for a permit does not count. A write that timed out may have been
+    done.
 
     seconds: limit of every operation, 10.0 by default.
     operations: other limits in seconds by operation name, as in `{"list_keys": 60.0}`; None for no limit.
 
-    A timeout that the store inside raises itself passes unchanged. Raises `ValueError` for a limit that is
-    not over 0 and for an operation that does not exist.
+    A timeout raised by the store inside passes unchanged. Raises `ValueError` for a limit that is not over 0
+    and for an operation that does not exist.
     """
 
     slot = Slot.TIMEOUT

@@ -1,9 +1,9 @@
 """`Tracing`: an OpenTelemetry span around every operation, or around every attempt.
 
-A leaf may have a method `span_of(operation)` that says how its client spans are named: the name, the fixed
-attributes, and the attribute that holds the key (None for an operation without one), as in
-`("S3.GetObject", {"rpc.system.name": "aws-api"}, "aws.s3.key")`. Its note "request_id" is the id that the
-backend gave to a request. A leaf needs OpenTelemetry for neither.
+A leaf may name its own client spans: its method `span_of(operation)` returns the name, the fixed attributes
+and the name of the attribute for the key (None for an operation without one), as in
+`("S3.GetObject", {"rpc.system.name": "aws-api"}, "aws.s3.key")`. Its note "request_id" is the backend's id of
+the request. The leaf does not need OpenTelemetry for this.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ _PROCESS_KEY = secrets.token_bytes(32)
 
 
 class Tracing(Layer):
-    """One span per operation, or per try with `per_attempt=True`.
+    """One span per operation, or per attempt with `per_attempt=True`.
 
-    Stands outside cache and retries, so that a span is one operation as the caller sees it, named
-    `objectstore.get_string` and so on, of kind INTERNAL; its attributes say how many attempts were made,
-    whether the cache, and which store, answered, and whether the read was hedged. With `per_attempt=True` it
-    stands innermost, under retry, limit and timeout, and each try has a span of kind CLIENT, which over S3
+    Stands outside cache and retries, so that a span is one operation as the caller sees it. The span is named
+    `objectstore.get_string` and so on and has the kind INTERNAL. Its attributes are the number of attempts,
+    the cache result, the store used, and whether the read was hedged. With `per_attempt=True` it stands
+    innermost, under retry, limit and timeout, and each attempt has a span of kind CLIENT; over S3 that
     follows the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
 
     per_attempt: False by default.
-    tracer_provider: the global one by default, also if it is set up later.
+    tracer_provider: the global one by default, even if it is set up later.
     record_identity, record_key: "off" (default), "hashed" or "plain": whether the caller's identity, and the
         key or prefix, are attributes of spans.
-    hash_key: secret bytes or text for "hashed", so that hashes of guessed values cannot be compared. By
-        default a random one, and hashes then agree within one process only.
+    hash_key: secret bytes or text for "hashed", without which nobody can hash guessed values and compare. By
+        default it is random, and hashes agree within one process only.
 
     The span of a stream ends with its last chunk, and says how many bytes were read.
 
@@ -108,8 +108,8 @@ class Tracing(Layer):
         return shown | {name: how for name, how in recorded.items() if how != "off"}
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        # Until a provider is set, the tracer is a proxy of one that does nothing. Were it to hide that one
-        # elsewhere, calls would take a microsecond more.
+        # Until a provider is set, the tracer is a proxy of a no-op tracer. If OpenTelemetry renames the
+        # private attribute, calls only take a microsecond longer.
         if isinstance(getattr(self._tracer, "_tracer", None), NoOpTracer):
             return self._inner.perform(operation)
         return self._traced(operation)
@@ -119,7 +119,7 @@ class Tracing(Layer):
         span = self._start(name)
         if not span.get_span_context().is_valid:
             return await self._inner.perform(operation)
-        # A span that the sampler left out is attached as well, or its children would be sampled as roots.
+        # An unsampled span is attached as well, or its children would be sampled as roots.
         within = set_span_in_context(span)
         token = attach(within)
         try:
@@ -219,7 +219,7 @@ def _end(span: Span) -> None:
 
 
 def _recording(option: str, recorded: Recorded, hash_key: bytes) -> Callable[[str], str] | None:
-    """What to show of a text, or None for nothing."""
+    """Return a function that shows a text as the option says; None to show nothing."""
     if recorded == "off":
         return None
     if recorded == "plain":

@@ -49,14 +49,15 @@ _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
 class Transform(Layer):
     """Changes each body on its way to the store inside and back: a subclass defines `encode` and `decode`.
 
-    Operations without bodies pass unchanged. An operation with bodies that this class does not know raises
-    `StoreNotSupportedError`, so that no operation stores or returns a body unchanged by mistake: `signed_url`
-    is one, since its URL leads to what is stored. Text is stored inside as bytes, with its content type.
+    Operations without bodies pass unchanged. An unknown operation with a body raises
+    `StoreNotSupportedError`, so that no body is stored or returned unchanged by mistake. So does
+    `signed_url`, whose URL would expose the encoded body. Text is stored inside as bytes, with its content
+    type.
 
     Ranges and streams read the whole object, and `stat` reads it for its size; lists have no sizes. An upload
-    is gathered, up to 64 MiB. `copy` decodes and encodes the body, for the target's key. A subclass whose
-    encoding allows more overrides `stat_plain`, `read_plain`, `open_plain`, `write_plain`, `upload_plain` or
-    `copy_plain`, of which every operation is made.
+    is gathered in memory, up to 64 MiB. `copy` decodes the body and encodes it for the target's key. A
+    subclass can do better by overriding `stat_plain`, `read_plain`, `open_plain`, `write_plain`,
+    `upload_plain` or `copy_plain`; every operation is made of these.
     """
 
     context_dependent = False
@@ -91,7 +92,7 @@ class Transform(Layer):
         except StoreError as error:
             if error.operation == operation.name:
                 raise
-            own = copy_error(error)  # of the operation that was asked for, not of one that it is made of
+            own = copy_error(error)  # names the caller's operation, not the one it is made of
             own.operation = operation.name
             raise own from error.__cause__
 
@@ -100,7 +101,7 @@ class Transform(Layer):
         return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no stat
 
     async def read_plain(self, operation: Read) -> StoredObject | None:
-        """Perform `read` of a range that is checked."""
+        """Perform `read`; the range has been checked."""
         found = await self._inner.perform(operation.replace(start=0, stop=None))
         if found is None:
             return None
@@ -108,7 +109,7 @@ class Transform(Layer):
         return StoredObject(found.info.resized(len(body)), body[operation.start : operation.stop])
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
-        """Perform `open` of a range that is checked."""
+        """Perform `open`; the range has been checked."""
         return await operation.send(super(Layer, self))  # type: ignore[arg-type]  # as a store that has no open
 
     async def write_plain(self, operation: Write) -> ObjectInfo:
@@ -165,7 +166,7 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
 
 
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
-    """List without sizes: those of what is stored would mislead."""
+    """List without sizes: the sizes of encoded bodies would mislead."""
     found = await layer.inner.perform(operation)
     return ObjectList([info.resized(None) for info in found.objects], found.prefixes)
 

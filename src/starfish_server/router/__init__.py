@@ -1,4 +1,4 @@
-"""Collections over HTTP: routes that pull, push and list documents, and say in each store call who asked."""
+"""Collections over HTTP: routes that pull, push and list documents, with the caller in each store call."""
 
 from __future__ import annotations
 

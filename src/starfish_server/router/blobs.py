@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A body announced with at most so many bytes is written whole: `Retry` can repeat that, and a slow client
-# holds nothing of the store while it sends.
+# A body of at most this announced size is written whole: `Retry` can retry that, and a slow client holds no
+# resources of the store while it sends.
 WHOLE_BYTES = 2**20
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))", re.IGNORECASE)
 _FARTHEST = 10**15  # past the end of any object, and no store has to count higher

@@ -198,10 +198,10 @@ class NamespaceConfig(_Frozen):
 class SyncConfig(_Frozen):
     """Everything that a router serves.
 
-    version: of this format; 1.
+    version: version of this format; 1.
     collections: served at the root.
-    namespaces: by name, collections served under `/<name>`. A mount tells the store its name through
-        `StoreContext.namespace`; it is a `Namespace` layer that keeps the keys of mounts apart.
+    namespaces: by name, collections served under `/<name>`. The store gets the name as
+        `StoreContext.namespace`; add a `Namespace` layer to keep the keys of mounts apart.
     """
 
     version: Literal[1] = 1

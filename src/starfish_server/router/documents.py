@@ -1,4 +1,4 @@
-"""Documents: what is stored of one, and pushing it without losing another caller's update."""
+"""Documents: their stored form, and pushes that lose no other caller's update."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # The SDK encrypts a whole document into one text under this key.
 _ENCRYPTED = "_encrypted"
-# A conflict under a base that still matches takes another writer of the very same data each time.
+# A conflict while the base still matches means that another writer stored the same data each time.
 MAX_ATTEMPTS = 10
 
 canonical_json = json.JSONEncoder(
@@ -55,7 +55,7 @@ class Document(BaseModel):
         since 1970 of its last change.
     hash: of `data`, as `content_hash` gives it.
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
-        where clocks disagree. It grows with every change, so a reader that has seen it misses no later one.
+        if clocks disagree. It grows with every change, so a reader can use it as a checkpoint.
     author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
     """
 
@@ -183,8 +183,8 @@ def now_ms() -> int:
 class Pushes:
     """Writes documents to a store without losing updates.
 
-    With conditional writes that holds between any number of processes. A store without them is protected by
-    a lock per key, for the pushes of this object only; the log says so once.
+    With conditional writes this works across any number of processes. Without them, a lock per key protects
+    only the pushes of this object, and a warning is logged once.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:

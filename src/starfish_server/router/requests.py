@@ -121,8 +121,8 @@ def _too_large(max_bytes: int) -> HTTPError:
 def parse_push(body: bytes) -> PushRequest:
     """Return the push of a document; raise a 400 for a body that is not of this shape.
 
-    It must be JSON that every reader reads alike: no NaN or number beyond a double, no key twice in one
-    object, no `__proto__` as a key, no lone surrogate, and no nesting over `MAX_DEPTH`.
+    It must be JSON that all readers interpret alike: no NaN or number beyond a double, no duplicate key, no
+    `__proto__` as a key, no lone surrogate, and no nesting over `MAX_DEPTH`.
     """
     try:
         value = _decode(body.decode())

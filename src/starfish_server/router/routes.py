@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MAX_SAFE_INTEGER = 2**53 - 1
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
-# What the SDK's pulls may ask for and this server does not do; ignoring it would mislead the client.
+# Options of the SDK's pulls that this server does not support; ignoring them would mislead the client.
 _UNSUPPORTED = ("last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
@@ -70,7 +70,7 @@ class Collection:
 
     @cached_property
     def cache_headers(self) -> dict[str, str]:
-        """What caches may do: revalidate every response, and in shared caches keep public ones only."""
+        """Headers that make caches revalidate every response, and shared caches store public ones only."""
         public = PUBLIC in self.config.read_roles
         return {"Cache-Control": "no-cache" if public else "private, no-cache"}
 

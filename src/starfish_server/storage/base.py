@@ -34,17 +34,17 @@ _IGNORES_CONTEXT = "_starfish_ignores_context"
 class AbstractObjectStore(ABC):
     """An asynchronous store of objects by key: the interface of every leaf and every layer.
 
-    A subclass implements the five abstract operations; the others raise `StoreNotSupportedError` until it
-    does. Any operation may be a plain function that returns a coroutine. An operation written without the
-    `context` keyword is called without it: this is settled once, when the class is made.
+    A subclass implements the five abstract operations; the others are derived from them or raise
+    `StoreNotSupportedError`. Any operation may be a plain function that returns a coroutine. An operation
+    defined without the `context` keyword is called without it.
 
     Every operation may raise any `StoreError`. Keys and prefixes follow `docs/leaves.md`.
     """
 
     context_dependent: bool = False
-    """Whether what this store returns may depend on the caller, so that a cache must keep callers apart.
+    """Whether results may depend on the caller, so that a cache must keep callers apart.
 
-    True for a class whose operations take the context, until it says `context_dependent = False`.
+    True by default for a class whose operations take the context; set it to False if they ignore it.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,19 +60,19 @@ class AbstractObjectStore(ABC):
                 cls.context_dependent = True
 
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
-        """Perform an operation that is given as a value: call the method of its name."""
+        """Perform `operation` by calling the method of its name."""
         if operation.notes is None:
             return operation.send(self)
         return _send_noted(operation, self)
 
     def native(self, operation: str) -> bool:
-        """Return whether this store has the operation itself, rather than derived from others."""
+        """Return whether this store implements the operation itself rather than deriving it."""
         return getattr(type(self), operation) is not getattr(AbstractObjectStore, operation)
 
     def supports(self, operation: str) -> bool:
-        """Return whether the operation of that name works; others raise `StoreNotSupportedError`.
+        """Return whether the operation works; if not, it raises `StoreNotSupportedError`.
 
-        "conditional_write" asks for `write` with an `if_version`.
+        "conditional_write" stands for `write` with an `if_version`.
         """
         if operation == "conditional_write":
             return self.native("write")
@@ -80,7 +80,7 @@ class AbstractObjectStore(ABC):
 
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
-        """Text of the object, or None if there is none. `StoreDecodeError` if it is not UTF-8."""
+        """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
 
     @abstractmethod
     def put(
@@ -92,9 +92,9 @@ class AbstractObjectStore(ABC):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Result[None]:
-        """Store text, whole or not at all, in place of what was there.
+        """Store text, whole or not at all, replacing any object with this key.
 
-        Without a `content_type` it is stored as "text/plain; charset=utf-8".
+        content_type: "text/plain; charset=utf-8" by default.
         """
 
     @abstractmethod
@@ -106,9 +106,10 @@ class AbstractObjectStore(ABC):
         limit: int | None = None,
         context: StoreContext | None = None,
     ) -> Result[list[str]]:
-        """Keys that begin with the string `prefix`, in byte order of their UTF-8.
+        """Return the keys that begin with the string `prefix`, in byte order of their UTF-8.
 
-        Only keys after `start_after`, which need not exist; at most `limit` of them, or all for None.
+        start_after: return only keys after this one, which need not exist.
+        limit: the most keys to return; None for all.
         """
 
     @abstractmethod
@@ -117,10 +118,13 @@ class AbstractObjectStore(ABC):
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
-        """Remove any number of objects. Tries all; `DeleteManyError` says which failed."""
+        """Remove several objects. Tries every key; raises `DeleteManyError` if some failed."""
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
-        """Body and content type of the object, or None; "application/octet-stream" if none was stored."""
+        """Return body and content type, or None if the object is missing.
+
+        The content type is "application/octet-stream" if none was stored.
+        """
         return self._unsupported("get_bytes", key)
 
     def put_bytes(
@@ -132,11 +136,11 @@ class AbstractObjectStore(ABC):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Result[None]:
-        """Store bytes with their content type, whole or not at all, in place of what was there."""
+        """Store bytes, whole or not at all, replacing any object with this key."""
         return self._unsupported("put_bytes", key)
 
     def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:
-        """Return what is known of the object besides its body, or None if there is none."""
+        """Return the object's info, or None if it is missing."""
         return derived.stat(self, key, context)
 
     def read(
@@ -144,8 +148,8 @@ class AbstractObjectStore(ABC):
     ) -> Result[StoredObject | None]:
         """Return the bytes from `start` to before `stop`, with the info of the whole object; None if missing.
 
-        None for `stop` is the end, and a `stop` past the end is cut. A `start` at or past the end gives an
-        empty body. Raises `TypeError` or `ValueError` for bounds that are not a range.
+        Without `stop`, or with one past the end, the range extends to the end. A `start` at or past the end
+        gives an empty body. Raises `TypeError` or `ValueError` for an invalid range.
         """
         return derived.read(self, key, start, stop, context)
 
@@ -154,7 +158,7 @@ class AbstractObjectStore(ABC):
     ) -> Result[ObjectReader | None]:
         """Return a reader of the bytes from `start` to before `stop`, or None if the object is missing.
 
-        A reader of a leaf that has `open` itself holds at most 16 MiB, whatever the object's size.
+        A reader of a leaf with a native `open` holds at most 16 MiB, whatever the object's size.
         """
         return derived.open_(self, key, start, stop, context)
 
@@ -169,12 +173,12 @@ class AbstractObjectStore(ABC):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> Result[ObjectInfo]:
-        """Store text or bytes, whole or not at all, and return the info of what was stored.
+        """Store text or bytes, whole or not at all, and return the new object's info.
 
         content_type: by default "text/plain; charset=utf-8" for str, "application/octet-stream" for bytes.
         metadata: names and values to store beside the body, ASCII text of at most 2 KiB in all.
-        if_version: `ANY` replaces whatever is there; a version replaces that version only; None creates the
-            object only if there is none. Otherwise `VersionConflictError`, with nothing written.
+        if_version: `ANY` writes unconditionally, a version replaces that version only, and None only creates
+            a new object. Otherwise raises `VersionConflictError`, with nothing written.
         """
         return derived.write(self, key, body, content_type, cache_control, metadata, if_version, context)
 
@@ -189,10 +193,10 @@ class AbstractObjectStore(ABC):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> Result[ObjectInfo]:
-        """Store the chunks as one object, whole or not at all; the options are those of `write`.
+        """Store the chunks as one object, whole or not at all; the options are as in `write`.
 
-        An upload that fails, is cancelled, or whose chunks raise leaves nothing visible. A leaf without an
-        upload of its own gathers up to 64 MiB; more is `ObjectTooLargeError`.
+        If the upload fails, is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a
+        native `upload` gathers at most 64 MiB in memory and raises `ObjectTooLargeError` for more.
         """
         options = {
             "content_type": content_type,
@@ -211,9 +215,10 @@ class AbstractObjectStore(ABC):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> Result[ObjectInfo]:
-        """Store a copy of `source`, with its content type and metadata, at `target`; return the copy's info.
+        """Copy `source` to `target`, with content type and metadata, and return the copy's info.
 
-        `if_version` is that of the target, as in `write`. A missing source is `ObjectNotFoundError`.
+        if_version: the expected version of the target, as in `write`.
+        Raises `ObjectNotFoundError` if the source is missing.
         """
         return derived.copy(self, source, target, if_version, context)
 
@@ -226,11 +231,11 @@ class AbstractObjectStore(ABC):
         delimiter: str | None = None,
         context: StoreContext | None = None,
     ) -> Result[ObjectList]:
-        """Return the objects whose keys begin with `prefix`, in byte order, with what a list tells of them.
+        """Return the objects whose keys begin with `prefix`, in byte order.
 
-        With `delimiter="/"`, keys that have a "/" after the prefix are not listed: the folders that they are
-        in are, as `prefixes` that end with "/". `start_after` leaves out all keys and prefixes up to it, and
-        `limit` counts both.
+        Their infos have the fields that the backend's list has. With `delimiter="/"`, keys with a further "/"
+        after the prefix are grouped into folders, listed as `prefixes` that end with "/". `start_after` and
+        `limit` apply to keys and folders alike.
         """
         return derived.list_objects(self, prefix, start_after, limit, delimiter, context)
 
@@ -251,7 +256,7 @@ class AbstractObjectStore(ABC):
         return self._unsupported("signed_url", key)
 
     async def close(self) -> None:
-        """Release what the store holds. Twice is fine; operations after it raise `StoreClosedError`."""
+        """Release all resources. Safe to call twice; later operations raise `StoreClosedError`."""
         return
 
     async def __aenter__(self) -> Self:
@@ -271,7 +276,7 @@ _OWN_BASES = (AbstractObjectStore, ABC, object)
 
 
 async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
-    """Send an observed operation, so that the leaf's `note` reaches the observer."""
+    """Perform an observed operation, so that the leaf's `note` reaches the observer."""
     token = notes_of_call.set(operation.notes)
     try:
         return await operation.send(store)

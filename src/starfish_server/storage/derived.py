@@ -1,4 +1,4 @@
-"""How a store performs a general operation that it does not have itself: by others that it has."""
+"""General operations derived from others, for stores that do not implement them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DERIVED = frozenset({"stat", "read", "open", "write", "upload", "copy", "list_ob
 
 
 async def stat(store: AbstractObjectStore, key: str, context: StoreContext | None) -> ObjectInfo | None:
-    """Read no byte of the object, for its info."""
+    """Read an empty range of the object for its info."""
     found = await store.read(key, stop=0, context=context)
     return None if found is None else found.info
 
@@ -58,7 +58,7 @@ async def read(
 async def open_(
     store: AbstractObjectStore, key: str, start: int, stop: int | None, context: StoreContext | None
 ) -> ObjectReader | None:
-    """Read the range and give it as one chunk."""
+    """Read the range and return it as one chunk."""
     found = await store.read(key, start=start, stop=stop, context=context)
     if found is None:
         return None
@@ -80,7 +80,7 @@ async def write(
     if_version: IfVersion,
     context: StoreContext | None,
 ) -> ObjectInfo:
-    """Put text or bytes, which can be neither conditional nor have metadata."""
+    """Put text or bytes, with neither a condition nor metadata."""
     check_if_version(if_version)
     if if_version is not ANY or check_metadata(metadata):
         what = "metadata" if if_version is ANY else "if_version"
@@ -101,7 +101,7 @@ async def upload(
     chunks: Iterable[bytes] | AsyncIterable[bytes],
     options: Mapping[str, Any],
 ) -> ObjectInfo:
-    """Gather the chunks and write them; `options` are those of `write`."""
+    """Gather the chunks in memory and write them; `options` are those of `write`."""
     check_chunks(chunks, "upload")
     body = bytearray()
     async for chunk in checked_chunks(chunks, "upload"):
@@ -143,7 +143,7 @@ async def list_objects(
     delimiter: str | None,
     context: StoreContext | None,
 ) -> ObjectList:
-    """List keys, with nothing known of the objects."""
+    """List keys, with no other fields of the infos."""
     check_delimiter(delimiter)
     check_page(start_after, limit, "list_objects")
     wanted = limit if delimiter is None else None  # a folder may hide any number of keys

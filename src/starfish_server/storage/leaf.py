@@ -1,4 +1,4 @@
-"""`Leaf`: a store that performs operations given as values, all arguments checked."""
+"""`Leaf`: a base for leaves, with all arguments checked before an operation is performed."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def _checked(method: F) -> F:
-    """Return the operation of that name, which makes its value and checks it before the leaf performs it."""
+    """Return a method that makes the operation's value and checks it before the leaf performs it."""
     name = method.__name__
     signature = inspect.signature(method)
     derived = name in DERIVED
     positional = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in signature.parameters.values()) - 1
 
-    @functools.wraps(method, updated=())  # not what marks it as abstract
+    @functools.wraps(method, updated=())  # without the mark of an abstract method
     async def operation(self: Leaf, *args: object, **options: object) -> object:
         if len(args) > positional:
-            signature.bind(self, *args, **options)  # raises the TypeError that says so
+            signature.bind(self, *args, **options)  # raises a TypeError that names the argument
         if derived and not self.native(name):
             return await method(self, *args, **options)
         call = OPERATIONS[name](*args, **options)
@@ -75,8 +75,8 @@ def _checked(method: F) -> F:
 class Leaf(AbstractObjectStore):
     """A leaf whose operations are performed as checked values.
 
-    A subclass defines a method for each operation that it has, named after it: `_write(call: Write)` for
-    `write`. The others are derived, as in every store. Its errors need not name the operation and the key.
+    A subclass defines a method for each operation that it supports, such as `_write(call: Write)` for
+    `write`. The others are derived, as in every store. Its errors need not name the operation or the key.
     """
 
     context_dependent = False
@@ -109,7 +109,7 @@ class Leaf(AbstractObjectStore):
         return await getattr(self, f"_{call.name}")(call)
 
     def _check(self, call: Operation[Any]) -> None:
-        """Refuse a closed store and invalid arguments; a leaf checks the keys of `delete_many` itself."""
+        """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
         if self._closed:
             raise StoreClosedError(f"this {type(self).__name__} was closed")
         if not isinstance(call, DeleteMany):

@@ -42,14 +42,14 @@ __all__ = ["CustomObjectStore", "MemoryObjectStore"]
 
 
 class _Text(str):
-    """Text with what was stored beside it; equal to the plain str."""
+    """Text with its stored attributes; equal to the plain str."""
 
     __slots__ = ("info",)
     info: ObjectInfo
 
 
 class _Bytes(bytes):
-    """Bytes with what was stored beside them; equal to the plain bytes."""
+    """Bytes with their stored attributes; equal to the plain bytes."""
 
     info: ObjectInfo
 
@@ -59,7 +59,7 @@ _shared: dict[str, str | bytes] = {}
 
 
 class _Changes:
-    """The lock held around each change, so that a conditional write is one step, among threads too."""
+    """The lock held around each change, so that a conditional write is atomic, even between threads."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
@@ -198,7 +198,7 @@ class MemoryObjectStore(AbstractObjectStore):
         return one_level(infos, prefix, start_after, limit)
 
     async def close(self) -> None:
-        """Refuse further operations; the dict stays as it is."""
+        """Refuse further operations; the dict is left unchanged."""
         self._closed = True
 
     def _list(self, operation: str, prefix: str, start_after: str | None, limit: int | None) -> list[str]:
@@ -207,7 +207,7 @@ class MemoryObjectStore(AbstractObjectStore):
         check_page(start_after, limit, operation, any_text=self._any_text)
         after = start_after or ""
         keys = [key for key in list(self._data) if key.startswith(prefix) and key > after]
-        return sorted(keys)  # of valid Unicode, so code points are in the order of their UTF-8
+        return sorted(keys)  # valid Unicode sorts by code point as its UTF-8 does
 
     def _find(self, operation: str, key: str) -> StoredObject | None:
         self._enter(operation, key)
@@ -252,7 +252,7 @@ class MemoryObjectStore(AbstractObjectStore):
 
 
 def _info(key: str, body: str | bytes) -> ObjectInfo:
-    """Return the info of an object that was written, or of a value that was put into the dict by hand."""
+    """Return the info of a stored object, or of a value added to the dict directly."""
     if isinstance(body, _Text | _Bytes):
         return body.info if body.info.key == key else replace(body.info, key=key)
     content = encode_body(body, "read", key)

@@ -1,4 +1,4 @@
-"""For those who write stores and layers: the conformance suite, and stores that record or fail on purpose."""
+"""Tools for testing stores and layers: the conformance suite, and stores that record or fail on purpose."""
 
 from starfish_server.testing.conformance import Behaviour, Capability, behaviours, check_store
 from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore

@@ -32,11 +32,11 @@ async def check_store(
     *,
     lacks: Iterable[Capability] = (),
 ) -> None:
-    """Run the whole suite; every behaviour that fails is in the `ExceptionGroup` raised at the end.
+    """Run the whole suite and raise an `ExceptionGroup` of all behaviours that fail.
 
-    make_store: gives, for each behaviour, a new empty store, or anything that enters as one (stores are
-        asynchronous context managers that close themselves), as in `lambda: MemoryObjectStore(data={})`.
-    lacks: what the store does without, of these; nothing by default.
+    make_store: called for each behaviour; returns a new, empty store, or an async context manager that
+        yields one, as in `lambda: MemoryObjectStore(data={})`.
+    lacks: the capabilities that the store lacks, of these; none by default.
 
     - "bytes": `get_bytes` and `put_bytes`
     - "conditional_writes": `write` with an `if_version`

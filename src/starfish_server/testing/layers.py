@@ -1,4 +1,4 @@
-"""`check_layer`: whether a layer forwards all that it does not mean to change."""
+"""`check_layer`: checks that a layer passes every operation on unchanged."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ async def check_layer(
     """Check `layer(inner, *arguments, **options)`; every check that fails is in one `ExceptionGroup`.
 
     Over a memory leaf it must pass the conformance suite, less what it `lacks`. It must forward every
-    operation with its arguments and the very same context, keep the type of errors and the keys of a
-    `DeleteManyError`, say that it supports what `inner` does, pass cancellation on, and close what it wraps
-    exactly once. For layers that do not refuse or rewrite what they are asked; one that
-    does is checked by tests of its own.
+    operation with its arguments and the same context object, keep the type of errors and the keys of a
+    `DeleteManyError`, support the same operations as `inner`, pass cancellation on, and close the wrapped
+    store exactly once. A layer that refuses or rewrites operations fails this by design: write your own
+    tests for it.
     """
 
     def make(inner: AbstractObjectStore) -> AbstractObjectStore:

@@ -56,23 +56,23 @@ class Caching(Layer):
     """Caches reads, bounded by bytes and by age, until a write through this layer changes what was read.
 
     Stands inside `Namespace`, where keys are full and tenants cannot mix, and outside retries, timeouts and
-    encryption, which a hit skips. Concurrent reads of one object share one backend read, made with the first
-    caller's context. Errors are not cached.
+    encryption, so that a hit skips them. Concurrent reads of one object share one backend read, made with the
+    first caller's context. Errors are not cached.
 
-    A `read` of the whole object is cached and answers `read`, `stat` and `open`, ranges included, `get_bytes`
-    and `get_string`; a `get_bytes` answers the last two, a `get_string` itself. Any other read asks the
-    backend and drops what was cached of the object. So does every `read`, `stat` and `open` under a context
-    of the action "push": it precedes a write.
+    A cached `read` of a whole object answers every read of it: `read`, `stat` and `open`, ranges included,
+    `get_bytes` and `get_string`. A cached `get_bytes` answers the last two, a cached `get_string` only
+    itself. Any other read asks the backend and drops what was cached of the object. So does every `read`,
+    `stat` and `open` with the context action "push", since it precedes a write.
 
     A read in flight when a write ends is not cached or shared with later callers. A write that failed, timed
-    out or was cancelled may still land. Nothing it may change is cached for a minute, or for as long as an
-    entry may be returned if that is less. What others write to the backend shows after at most `ttl`.
+    out or was cancelled may still take effect, so its keys are not cached for a minute, or for the lifetime
+    of an entry if that is shorter. Writes that bypass this layer show after at most `ttl`.
 
     ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
         for lists; both 0.0, which turns them off.
-    stale_if_error: seconds after its expiry for which an object or a list is still returned when the backend
-        is unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never in place of a missing
-        object or of any other error, nor after a write through this layer.
+    stale_if_error: seconds after its expiry for which an object or a list is still returned if the backend is
+        unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never hides a missing object or any
+        other error, and returns nothing after a write through this layer.
     max_bytes: memory for all entries, 64 MiB; the least recently used are evicted.
     max_object_bytes: a larger body or list is not cached, 1 MiB.
     vary_by: the part of the context on which results depend: names out of "namespace", "identity",
@@ -80,7 +80,7 @@ class Caching(Layer):
         hashable. Callers that differ in it share nothing, nor do callers with and without a context.
     shared: a `RedisCache`, a second level that many processes share and that keeps their first levels
         coherent; None, which means that this process caches for itself. Not together with `vary_by`.
-    clock: returns the time in seconds by which ages are measured; for tests.
+    clock: returns the time in seconds, for ages; for tests.
 
     Threads and event loops may share a cache; in-flight reads are shared within a loop only. Raises
     `StackError` if the results of `inner` depend on the caller and there is no `vary_by`, or if `shared`
@@ -108,9 +108,9 @@ class Caching(Layer):
         self._variant = None if vary_by is None else _variant(vary_by)
         if vary_by is None and inner.context_dependent:
             raise StackError(
-                f"what {type(inner).__name__} returns may depend on the caller, and Caching could return it"
-                " to another one: give vary_by=, place Caching inside the layer that looks at the caller, or,"
-                " if the store returns the same to all callers, set context_dependent = False on its class"
+                f"the results of {type(inner).__name__} may depend on the caller, and Caching could return"
+                " them to another one: give vary_by=, place Caching inside the layer that uses the context,"
+                " or, if the results are the same for all callers, set context_dependent = False on its class"
             )
         # By exact class. An operation of any other class, such as one added later, is safe: a write drops
         # what it may change, and a read asks the backend.
@@ -145,7 +145,7 @@ class Caching(Layer):
         return self._settings
 
     def stats(self) -> CacheStats:
-        """Return what the cache has done and holds."""
+        """Return the counts of hits, misses and evictions, and the bytes cached."""
         stats, shared = self._cache.stats(), self._shared
         if shared is None:
             return stats
@@ -157,7 +157,7 @@ class Caching(Layer):
         )
 
     async def close(self) -> None:
-        """Drop everything and close the store inside, which later reads ask."""
+        """Empty the cache and close the store inside. Later reads ask the store."""
         self._cache.drop({None})
         try:
             if self._shared is not None:
@@ -169,7 +169,7 @@ class Caching(Layer):
         kind = type(operation)
         needed = self._needs.get(kind)
         if needed == WHOLE and operation.context is not None and operation.context.action == "push":
-            needed = None  # it precedes a write, which needs the version that is there
+            needed = None  # it precedes a write, which needs the current version
         subject: Subject
         page: Hashable = None
         if needed is not None and isinstance(operation.key, str):
@@ -248,7 +248,7 @@ def _is_whole_read(operation: Any) -> bool:
 
 
 def _page(operation: Any) -> Hashable:
-    """Return what tells one page of a listing from another."""
+    """Return a value that identifies one page of a listing."""
     start_after, limit = operation.start_after, operation.limit
     # In an entry's key, True would be equal to 1.
     check_page(start_after, limit, operation.name, any_text=True)
@@ -265,7 +265,7 @@ def _written(operation: Any) -> Keys:
 
 
 def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
-    """Return the keys to which a write that failed with `error` may still land."""
+    """Return the keys that a write that failed with `error` may still change."""
     if isinstance(error, DeleteManyError):
         return [key for key, failure in error.failures.items() if _undetermined(keys, failure)]
     # Checks of arguments raise exactly these two. A subclass may come from a reply that could not be read.

@@ -1,4 +1,4 @@
-"""What `Caching` has cached, and the rules that reads and writes in flight follow."""
+"""The state of `Caching`: entries, and reads and writes in flight."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Keys = set[str | None]
 """Keys of a write; None stands for every key."""
 Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
 """What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
-# A write of undetermined outcome may still land: its request may be on the way. For so many seconds, or the
-# time for which an entry may be returned if that is less, what it may change is not cached.
+# The request of a write with an undetermined outcome may still arrive. Its keys are not cached for so many
+# seconds, or for the lifetime of an entry if that is shorter.
 UNDETERMINED_SECONDS = 60.0
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
@@ -34,11 +34,11 @@ class CacheStats:
     """Counts since the cache was made; each read is a hit, a miss or shared.
 
     hits: answered from the cache. misses: read from the backend. shared: waited for another caller's read.
-    stale: those of the misses and the shared ones that failed and were answered with what had expired.
-    evictions: entries dropped to make room. bytes: what is cached now.
+    stale: misses and shared reads that failed and were answered with an expired result.
+    evictions: entries dropped to make room. bytes: size of the cache now.
 
-    With `shared`: remote_hits: those of the misses that Redis answered. remote_damaged: entries in Redis that
-    were no valid ones, and were dropped. connected: whether there is a connection to Redis now.
+    With `shared`: remote_hits: misses that Redis answered. remote_damaged: invalid entries in Redis, all
+    dropped. connected: whether there is a connection to Redis now.
     """
 
     hits: int
@@ -65,13 +65,13 @@ class Cache:
     moment is not cached and not shared with later callers. Reads that begin in between are shared until the
     write ends, and not cached.
 
-    A read that ends replaces what was cached of its object, or drops it if its own result may not be cached:
-    it may be newer, and a caller that has seen it must not get the older one. Of two reads that overlap
-    either may be the newer one, so in the end neither is cached. Only a read that fails because the backend
-    is unavailable leaves the entry, which `find_stale` returns for a while after it has expired.
+    When a read ends, its result replaces the cached one. If the result may not be cached, the cached one is
+    dropped: it may be older than a result that a caller has already seen. Of two reads that overlap, either
+    may be the newer one, so neither is cached. Only a read that fails because the backend is unavailable
+    leaves the entry, which `find_stale` returns for a while after it has expired.
 
-    After a write of undetermined outcome, nothing it may change is cached for a while, and a caller shares
-    only a read that begins after the caller asked: one that waits until the read in flight has ended.
+    After a write with an undetermined outcome, its keys are not cached for a while, and a caller only shares
+    a read that begins after the caller asked, once the read in flight has ended.
 
     The ages are in seconds; 0 turns that kind of entry off. In a forked child every cache starts empty.
     """
@@ -100,21 +100,21 @@ class Cache:
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Begin with nothing cached and nothing in flight, and with a free lock.
+        """Start with an empty cache, nothing in flight and a new lock.
 
-        In a forked child a thread of the parent may hold the old one, and writes in flight there end there.
+        In a forked child, a thread of the parent may hold the old lock, and its writes never end here.
         """
         self._entries = Entries(*self._limits)
         self._in_flight: dict[Subject, dict[Place, InFlightRead[Any]]] = {}
         self._writing: dict[str | None, int] = {}  # how many writes of a key are in flight
         self._undetermined: dict[str | None, float] = {}  # until when a key is not cached, soonest first
-        # Held for moments and never across an await: threads with a loop each may share the cache. Reentrant:
-        # the garbage collector may end an abandoned write in the thread that holds it.
+        # Held briefly and never across an await, since threads may share the cache. Reentrant, since the
+        # garbage collector may end an abandoned write in the thread that holds it.
         self._lock = threading.RLock()
 
     def find(self, entry_key: EntryKey, needed: int) -> Entry | None:
-        """Return what is cached and knows as much as `needed`, and count it as a hit."""
-        self._lock.acquire()  # a hit takes a tenth longer with a `with`
+        """Return an entry that knows as much as `needed`, and count a hit; None if there is none."""
+        self._lock.acquire()  # `with` would make a hit take a tenth longer
         try:
             entry = self._entries[entry_key]
             if entry.expires > (now := self._clock()):
@@ -130,7 +130,7 @@ class Cache:
         return None
 
     def find_stale(self, entry_key: EntryKey, needed: int) -> Entry | None:
-        """Return what may be returned though it has expired, since the backend is unavailable."""
+        """Return an expired entry that may still be used while the backend is unavailable."""
         with self._lock:
             entry = self._entries.get(entry_key)
             # Not for a missing object: an outage must not look like a deletion.
@@ -165,7 +165,7 @@ class Cache:
         return await read.result(shared=shared)
 
     async def read_uncached(self, operation: Operation[T], store: Source, *, counted: bool) -> T:
-        """Return the result of `operation`, which is not cached, and drop what is cached of its keys."""
+        """Return the result of `operation` without caching it, and drop the entries of its keys."""
         if counted:
             with self._lock:
                 self._misses += 1
@@ -188,7 +188,7 @@ class Cache:
             self.drop(keys)
 
     def end_write(self, keys: Keys, undetermined: Collection[str | None]) -> None:
-        """Drop it again; the `undetermined` ones of its keys may still change."""
+        """Drop the same entries again; the `undetermined` keys may still change."""
         with self._lock:
             for key in keys:
                 left = self._writing.pop(key, 0) - 1
@@ -202,7 +202,7 @@ class Cache:
             self.drop(keys)
 
     def drop(self, keys: Keys) -> None:
-        """Drop what is cached of `keys`, and neither cache nor share what is being read of them."""
+        """Drop the entries of `keys`, and neither cache nor share in-flight reads of them."""
         with self._lock:
             self._forget(self._touched(keys, self._entries.by_subject.keys()))
             self._forget(self._touched(keys, self._in_flight.keys()))
@@ -250,7 +250,7 @@ class Cache:
                 if place[0] == entry_key and other is not read:
                     other.cacheable = other.shareable = False
             if read.cacheable and age > aged:
-                # From when the read began: what it saw may be as old as that.
+                # The age counts from when the read began: the result may be as old as that.
                 self._entries.add(entry_key, result, began + age - aged)
         return result
 
@@ -270,7 +270,7 @@ class Cache:
                     del self._in_flight[subject]
 
     def _forget_undetermined(self) -> None:
-        """Forget the keys to which no write can land any more."""
+        """Forget the keys that no undetermined write can change any more."""
         now = self._clock() if self._undetermined else 0.0
         while self._undetermined and self._undetermined[first := next(iter(self._undetermined))] <= now:
             del self._undetermined[first]

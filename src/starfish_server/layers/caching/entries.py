@@ -1,4 +1,4 @@
-"""What `Caching` holds, bounded by bytes, and what it can answer from that."""
+"""The entries of `Caching`, bounded by bytes, and the results that they can answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from starfish_server.objects import ObjectInfo, ObjectList, ObjectReader, Stored
 from starfish_server.operations import GetBytes, GetString, Open, Operation, Read, Stat
 
 Subject = str | tuple[str]
-"""What a write makes stale: an object, by its key, or the lists of a prefix, by a tuple of the prefix."""
+"""What a write invalidates: an object, by its key, or the lists of a prefix, by a tuple of the prefix."""
 EntryKey = tuple[Subject, Hashable, Hashable]
-"""A subject, the page of a list or None, and what keeps its caller apart from others."""
+"""A subject, the page of a list or None, and the `vary_by` value of the caller."""
 
-# How much of an object an entry knows. It answers the operations that need no more.
+# How much of an object an entry knows. It answers every operation that needs no more.
 TEXT, BODY, WHOLE = range(3)
 NEEDS: dict[type[Operation[Any]], int] = {
     GetString: TEXT,
@@ -54,7 +54,7 @@ class Aged:
 
 
 class Entries(LRUCache[EntryKey, Entry]):
-    """The entries, also by subject: an object has one for each kind of caller, a prefix one for each page.
+    """Entries with an index by subject: an object has one for each kind of caller, a prefix for each page.
 
     An expired entry stays until it is looked up or the least recently used, like any other.
     """
@@ -66,7 +66,7 @@ class Entries(LRUCache[EntryKey, Entry]):
         self.evictions = 0
 
     def add(self, key: EntryKey, value: object, expires: float) -> None:
-        """Hold a result, unless it is too large."""
+        """Cache a result, unless it is too large."""
         size = _size(value)
         subject, page, variant = key
         name = subject if isinstance(subject, str) else subject[0]
@@ -97,7 +97,7 @@ class Entries(LRUCache[EntryKey, Entry]):
 
 
 def answer(operation: Any, value: Any) -> Any:
-    """Return the result of an operation from the value of an entry that knows enough."""
+    """Return the result of an operation from a cached value that knows enough."""
     kind = type(operation)
     if value is None or isinstance(value, str) or kind not in NEEDS:
         return own_list(value)
@@ -116,7 +116,7 @@ def answer(operation: Any, value: Any) -> Any:
 
 
 def own_list(result: Any) -> Any:
-    """Return a list as a copy that its caller may change, and any other result itself."""
+    """Return a copy of a list, which its caller may change, or any other result unchanged."""
     if isinstance(result, list):
         return result.copy()
     if isinstance(result, ObjectList):
@@ -145,7 +145,7 @@ def _text_size(part: Hashable) -> int:
 
 
 def _size(value: object) -> int:
-    """Return the bytes of a body or a list; the headers of single objects are part of the overhead."""
+    """Return the size of a body or a list in bytes; the overhead covers the headers of single objects."""
     if isinstance(value, str):
         return sys.getsizeof(value) - sys.getsizeof("")
     if isinstance(value, tuple):

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class InFlightRead(Generic[T]):
     """One backend read that any number of callers of one event loop wait for.
 
-    began: when it began, by the cache's clock; None before. cacheable: whether its result may be cached.
-    shareable: whether a later caller may share it; not if it may be outdated or every caller was cancelled.
+    began: when it began, by the cache's clock, or None. cacheable: whether its result may be cached.
+    shareable: whether a later caller may share it; False if it may be outdated or all callers were cancelled.
     after: the read that must end before this one begins, or None.
     """
 
@@ -43,7 +43,7 @@ class InFlightRead(Generic[T]):
         self.task.add_done_callback(done)
 
     async def result(self, *, shared: bool) -> T:
-        """Wait for its outcome. A caller that shares it gets a copy of an error."""
+        """Wait for the result. An error is raised as a copy if the caller shares it."""
         self._waiting += 1
         try:
             await asyncio.wait([self.task])

@@ -57,15 +57,15 @@ _IN_A_THREAD = 256 * 1024  # bytes from which sealing and opening would hold the
 class Encryption(Transform):
     """Encrypts bodies with AES-256-GCM; keys, metadata and cache control stay readable.
 
-    Stands inside `Caching`, whose hits need no decryption, and inside compression. Segments of 64 KiB are
+    Stands inside `Caching`, so that hits need no decryption, and inside compression. Segments of 64 KiB are
     sealed one by one, so ranges and streams decrypt only what they need. The object's full key, its content
-    type, the key id and each segment's place are authenticated: an object that was damaged, truncated, moved
-    to another key or put together from parts is a `StoreIntegrityError`, and no byte of a segment is returned
+    type, the key id and each segment's place are authenticated. An object that was damaged, truncated, moved
+    to another key or assembled from parts raises `StoreIntegrityError`, and no byte of a segment is returned
     before it is authenticated.
 
     keys: a `KeyRing`, or a `KeyProvider` such as a key management service.
-    allow_plain: return objects that are not encrypted as they are, False by default: whoever can write to the
-        backend could then replace encrypted objects by plain ones.
+    allow_plain: return unencrypted objects unchanged. False by default, since anyone with write access to the
+        backend could replace an encrypted object with a plain one.
     legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default.
 
     `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
@@ -108,17 +108,17 @@ class Encryption(Transform):
         context: StoreContext | None = None,
         report: RotationReport | None = None,
     ) -> RotationReport:
-        """Encrypt again, with the active key, every object that another key sealed; return the report.
+        """Re-encrypt with the active key every object sealed with another key; return the report.
 
-        Objects that the active key sealed are skipped by their header, so an interrupted rotation continues
-        where it was. With `legacy` or `allow_plain`, objects that those let through are encrypted, too. An
-        object that others replace or delete meanwhile is left to them: each is written only if its version
-        still holds. The error of one object does not end the rotation.
+        Objects sealed with the active key are recognised by their header and skipped, so an interrupted
+        rotation can be run again. With `legacy` or `allow_plain`, the objects that these allow are encrypted
+        too. An object is written only if its version still matches: one that is replaced or deleted during
+        the rotation is left alone. The error of one object does not end the rotation.
 
-        prefix: of the keys in the store inside, which are full keys: a tenant's prefix rotates one tenant.
+        prefix: of full keys, as in the store inside: a tenant's prefix rotates one tenant.
         concurrency: objects in flight, 8 by default, each up to about 24 MiB in memory.
-        exclusive: nothing else writes to the store meanwhile, so it needs no conditional writes; False by
-            default, which refuses a store without them with `StoreNotSupportedError`.
+        exclusive: nothing else writes to the store during the rotation, so conditional writes are not needed.
+            False by default: a store without conditional writes raises `StoreNotSupportedError`.
         report: filled while the rotation runs; a new one by default.
         """
         found = RotationReport() if report is None else report
@@ -251,7 +251,7 @@ class Encryption(Transform):
         return await asyncio.to_thread(sealer.seal_all, body)
 
     async def _begin(self, operation: Operation[Any], key: str, *, whole: bool = False) -> _Found | None:
-        """Read the start of an object, or all of it, and authenticate what says how long it is."""
+        """Read the start of an object, or all of it, and authenticate its length."""
         stop = None if whole else MAX_HEADER
         read = Read(key, 0, stop, operation.context, operation.notes)
         stored = await self._inner.perform(read)
@@ -274,7 +274,7 @@ class Encryption(Transform):
         return found
 
     async def _check_end(self, operation: Operation[Any], found: _Found, read: Read) -> None:
-        """Authenticate the end of a stream, whose header cannot say how long it is."""
+        """Authenticate the end of an uploaded stream, whose header does not hold its length."""
         last = segments_of(found.size) - 1
         begin = found.sealer.header.length + last * SEALED_SEGMENT
         sealed = found.start[begin:]
@@ -285,7 +285,7 @@ class Encryption(Transform):
             found.sealer.open(last, sealed, last=True)
 
     async def _plain(self, operation: Operation[Any], read: Read, stored: StoredObject) -> _Found:
-        """Handle an object that is not encrypted in this format: refuse it, unless options allow it."""
+        """Return an object that is not in this format, if the options allow it; otherwise refuse it."""
         if not self._allow_plain and self._legacy is None:
             reason = "it is not encrypted; allow_plain=True would return it as it is"
             raise operation.error(StoreIntegrityError, reason)
@@ -313,7 +313,7 @@ class Encryption(Transform):
         return Sealer(secret, header, operation.keys[0])
 
     def _same(self, operation: Operation[Any], found: _Found, later: Any) -> Any:
-        """Return a later read of the object, or raise `VersionConflictError` if it was replaced."""
+        """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
         if later is None or (later.info.version, later.info.size) != (found.info.version, found.stored):
             raise operation.error(VersionConflictError, "the object was replaced while it was read")
         return later
@@ -348,7 +348,7 @@ class _Found(NamedTuple):
         return start // SEGMENT, segments_of(end), last
 
 
-class _integrity:  # noqa: N801 - used as a function is; `contextmanager` would take five times as long
+class _integrity:  # noqa: N801 - used as a function; `contextmanager` would take five times as long
     """Raises `DamagedError` as the `StoreIntegrityError` of an operation."""
 
     __slots__ = ("_operation",)

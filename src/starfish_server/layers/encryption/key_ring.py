@@ -99,9 +99,9 @@ class KeyRing:
 class LegacyKey:
     """The key of objects that the `EncryptedObjectStore` of starfish-server 2.x encrypted.
 
-    It bound no object to its key, so objects that were swapped are not found out: encrypt them again.
+    2.x did not bind an object to its key, so swapped objects are not detected: encrypt them again.
 
-    secret, salt, info: as they were given to that store.
+    secret, salt, info: as given to that store.
     """
 
     def __init__(self, secret: str, salt: str, info: str = "starfish-data") -> None:

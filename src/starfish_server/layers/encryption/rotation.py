@@ -1,4 +1,4 @@
-"""What `Encryption.rotate` does: every object that another key sealed is sealed with the active one."""
+"""The work of `Encryption.rotate`: re-encrypts objects sealed with another key."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption import Encryption
     from starfish_server.layers.encryption.key_ring import KeyProvider
 
-_WHOLE = 8 * 2**20  # bytes up to which an object is written whole: its header then says how long it is
-_ATTEMPTS = 3  # of an object that others write meanwhile
+_WHOLE = 8 * 2**20  # bytes up to which an object is written whole, with its length in the header
+_ATTEMPTS = 3  # for an object that is written during the rotation
 
 
 @dataclass(slots=True)
 class RotationReport:
     """What `Encryption.rotate` has done so far, in objects.
 
-    listed: found; all of them once all_listed. reencrypted: sealed with the active key now. current: sealed
-    with it before, and left alone. gone: deleted by others meanwhile.
-    failed: the errors of those that could not be encrypted again, by key; they are as they were.
+    listed: found so far; all of them once `all_listed` is true. reencrypted: sealed with the active key now.
+    current: already sealed with it. gone: deleted during the rotation.
+    failed: by key, the errors of objects that could not be re-encrypted and are unchanged.
     """
 
     listed: int = 0
@@ -40,13 +40,13 @@ class RotationReport:
 
     @property
     def done(self) -> int:
-        """Objects that were handled, with those that failed."""
+        """Objects handled, including those that failed."""
         return self.reencrypted + self.current + self.gone + len(self.failed)
 
 
 @dataclass(slots=True)
 class Rotation:
-    """One run; the options are those of `Encryption.rotate`."""
+    """One rotation; the options are those of `Encryption.rotate`."""
 
     layer: Encryption
     keys: KeyProvider
@@ -58,7 +58,7 @@ class Rotation:
     active: str = ""
 
     async def run(self) -> None:
-        """Rotate all. Raises what listing raises; the error of an object is in the report."""
+        """Rotate all objects. Raises errors of listing; the errors of objects are in the report."""
         positive_int("concurrency", self.concurrency)
         flag("exclusive", self.exclusive)
         if not self.exclusive and not self.layer.supports("conditional_write"):
@@ -101,12 +101,12 @@ class Rotation:
                 else:
                     self.report.gone += 1
                 return
-            except VersionConflictError:  # written or deleted by others: look again
+            except VersionConflictError:  # written or deleted by another writer: look again
                 if attempt == _ATTEMPTS:
                     raise
 
     async def _is_current(self, key: str) -> bool:
-        """Return whether the active key sealed the object, by its header."""
+        """Return whether, by its header, the object is sealed with the active key."""
         read = Read(key, 0, MAX_HEADER, self.context)
         found = await self.layer.inner.perform(read)
         if found is None:
@@ -122,7 +122,7 @@ class Rotation:
         return True
 
     async def _encrypt(self, key: str) -> bool:
-        """Write the object as it was read, if it still is that; return False if there is none."""
+        """Re-encrypt the object if its version still matches; return False if it is missing."""
         reader = await self.layer.open(key, context=self.context)
         if reader is None:
             return False

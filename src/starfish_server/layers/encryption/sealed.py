@@ -1,9 +1,9 @@
 """The format of encrypted objects: a header, then segments, each sealed with AES-256-GCM.
 
-As in Tink's streaming AEAD, every object has a key of its own, derived by HKDF from the secret, a random salt
-and all that is to be authenticated besides the body: the object's key and the header, which holds the key id
-and the content type. A segment's nonce is a random prefix, the segment's number, and whether it is the last.
-So a segment that is moved, repeated, left out, or put under another header does not decrypt.
+As in Tink's streaming AEAD, every object has an encryption key of its own. It is derived by HKDF from the
+secret, a random salt, the object's key, and the header with the key id and the content type, so these are
+authenticated too. A segment's nonce is a random prefix, the segment's number, and whether it is the last. A
+segment that is moved, repeated, left out, or put under another header therefore does not decrypt.
 
 header:   magic (8) version (1) length of header (2) plain size (8, or all ones for a stream) salt (32)
           nonce prefix (7), then id, content type and wrapped key, each after its length (2), and a tag (16)
@@ -41,13 +41,13 @@ _DAMAGED = "it is damaged, was tampered with, or belongs to another key"
 
 
 class DamagedError(Exception):
-    """What was read is not what was written; the text says in which way."""
+    """Raised when an object does not decrypt or has the wrong length; the text says which."""
 
 
 class Header(NamedTuple):
-    """What stands before the segments of an object.
+    """The header before the segments of an object.
 
-    size: of the plain body in bytes; None for a stream, whose size was not known when it began.
+    size: of the plain body in bytes; None for a stream, whose size was unknown when it began.
     raw: the bytes of the header without its tag.
     """
 
@@ -61,7 +61,7 @@ class Header(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Bytes of the header with its tag: where the first segment begins."""
+        """Bytes of the header with its tag: the offset of the first segment."""
         return len(self.raw) + TAG
 
 
@@ -145,7 +145,7 @@ class Sealer:
         return sealed.getvalue()  # no copy, since no view of it is left
 
     def open_all(self, sealed: bytes | memoryview, first: int, last: int) -> bytes:
-        """Return the plain bytes of segments that follow each other; `last` is the object's last number."""
+        """Return the plain bytes of consecutive segments; `last` is the number of the object's last one."""
         count = -(-len(sealed) // SEALED_SEGMENT)
         if count == 1:
             return self.open(first, sealed, last=first == last)

@@ -1,4 +1,4 @@
-"""`Mirror`: every write to several stores."""
+"""`Mirror`: sends every write to several stores."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _log = logging.getLogger(__name__)
 class Mirror(Layer):
     """Writes to the first store and then to every replica, concurrently; reads come from the first.
 
-    Stands outside breaker, retries and limits, of which each store has its own, and inside encryption, so
-    that replicas hold encrypted bodies. The first store decides conditional writes. An object's writes
-    through this layer are made one after the other, so a replica gets them in the order of the first store.
-    Writers in other processes are not waited for, and two that cross may leave the older object on a replica.
+    Stands outside breaker, retries and limits, since each store has its own, and inside encryption, so that
+    replicas hold encrypted bodies. The first store decides conditional writes. Writes of one object through
+    this layer run one after another, so a replica gets them in the order of the first store. Writes of other
+    processes are not ordered: if two overlap, a replica may keep the older object.
 
     replicas: the other stores.
     require: "all" (default) raises `StoreUnavailableError` if a replica failed, though the first store has
-        the write; "first" logs it. In both cases the key is pending.
+        the write; "first" only logs it. In both cases the key is pending.
     pending_log: path of a file in which pending keys outlive the process; None (default) keeps them in
-        memory. A write that the process did not live to finish is pending after its restart. One process at
-        a time writes the file, from its first write until `close()`; in another one, writes and `repair` are
-        a `StoreUnavailableError`, and nothing is written anywhere.
+        memory. A write cut off by the end of the process is pending after the restart. One process at a time
+        uses the file, from its first write until `close()`. In any other process writes and `repair` raise
+        `StoreUnavailableError`, and nothing is written.
     clock: returns the time in seconds since 1970, `time.time` by default.
 
     `pending()` returns what replicas missed, and `repair()` brings them up to date.
@@ -88,14 +88,14 @@ class Mirror(Layer):
         return super().supports(operation)
 
     def pending(self) -> set[tuple[int, str]]:
-        """Return what replicas may have missed: the number of the replica, from 1, and the key."""
+        """Return the writes that replicas may have missed: the number of the replica, from 1, and the key."""
         return set(self._pending.entries())
 
     async def perform(self, operation: Operation[T]) -> T:
         asked: Operation[Any] = operation  # what it is decides here, while its result stays a T
         if isinstance(asked, SignedUrl) and asked.method == "PUT":
             raise operation.error(
-                StoreNotSupportedError, "what is written by a URL would not reach the replicas"
+                StoreNotSupportedError, "a write through a URL would not reach the replicas"
             )
         if not operation.writes:
             return await self._inner.perform(operation)
@@ -122,14 +122,13 @@ class Mirror(Layer):
     ) -> RepairReport:
         """Bring every replica up to date with the first store, for the keys that are pending.
 
-        An object that is not in the first store is deleted from the replica: it was deleted. An object of a
-        replica that differs and is newer than the missed write is left alone and reported as ahead, unless
-        `force` is True. An error of one key does not end the repair. A cancelled repair leaves pending what
-        it has not finished.
+        An object that is missing from the first store is deleted from the replica. An object of a replica
+        that differs and is newer than the missed write is left alone and reported as ahead, unless `force` is
+        True. The error of one key does not end the repair. If it is cancelled, unfinished keys stay pending.
 
-        Newer is by the replica's clock and this machine's, which should agree; of a service that tells whole
-        seconds, as S3 does, a write in the second of the missed one is not newer. A replica that does not
-        tell when it wrote an object is never ahead.
+        The time of the replica's object comes from its service and the time of the missed write from this
+        machine, so their clocks should agree. If the service reports whole seconds, as S3 does, a write
+        within the same second as the missed one is not newer. A replica without times is never ahead.
 
         concurrency: entries in flight, 8 by default. report: filled while the repair runs; a new one by
         default. Returns the report. Raises `StoreUnavailableError` if another process uses the pending log.
@@ -196,7 +195,7 @@ class Mirror(Layer):
     async def _replicate(
         self, operation: Operation[Any], keys: Iterable[str]
     ) -> dict[tuple[int, str], Exception]:
-        """Repeat a write that the first store has done on every replica; return what failed."""
+        """Repeat a write of the first store on every replica; return the failures."""
         failures: dict[tuple[int, str], Exception] = {}
 
         async def one(number: int, replica: AbstractObjectStore) -> None:
@@ -227,7 +226,7 @@ class Mirror(Layer):
 
 
 def _is_refusal(error: Exception, key: str) -> bool:
-    """Return whether an error of the first store says that it has not written this key."""
+    """Return whether an error of the first store means that it did not write this key."""
     if isinstance(error, DeleteManyError):
         failure = error.failures.get(key)
         return failure is not None and _is_refusal(failure, key)

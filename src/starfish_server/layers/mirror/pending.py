@@ -19,14 +19,14 @@ Entry = tuple[int, str]
 Line = tuple[str, int, str, float]
 
 _log = logging.getLogger(__name__)
-_MOST_LINES = 10_000  # of the file, before it is written again with what is pending alone
+_MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 
 class PendingLog:
     """Entries with the time of the write, and the file that they are appended to.
 
     A lock on `path.lock` makes this process the only one that changes the file. It is taken by the first
-    change, so a stack that only reads can be opened beside the one that writes, and kept until `close`.
+    change and held until `close`, so a stack that only reads can be opened at any time.
     """
 
     _lock: int | None = None
@@ -48,7 +48,7 @@ class PendingLog:
         self._unlock()  # a stack that was refused does not keep the file
 
     def entries(self) -> Mapping[Entry, float]:
-        """Return what is pending. As long as another process may change the file, it is read again."""
+        """Return the pending entries, read anew from the file while another process may change it."""
         if self._path is not None and self._lock is None:
             self._entries = _read(self._path)
         return self._entries
@@ -76,7 +76,7 @@ class PendingLog:
         self._lock, self._owner = lock, os.getpid()
 
     def add(self, entries: Iterable[Entry]) -> dict[Entry, float | None]:
-        """Add entries with the time of now; return those of before, for `restore`. Raises `OSError`."""
+        """Add entries with the current time; return the previous ones, for `restore`. Raises `OSError`."""
         self.hold()
         now = self._clock()
         previous = {entry: self._entries.get(entry) for entry in entries}
@@ -99,12 +99,12 @@ class PendingLog:
         )
 
     def remove(self, entries: Iterable[Entry]) -> None:
-        """Remove entries; those that are not there are no error."""
+        """Remove entries; missing ones are no error."""
         removed = [entry for entry in entries if self._entries.pop(entry, None) is not None]
         self._append_or_warn([("-", *entry, 0.0) for entry in removed])
 
     def close(self) -> None:
-        """Give the file up; nothing can be added from now on."""
+        """Release the file; nothing can be added afterwards."""
         self._closed = True
         self._unlock()
 
@@ -118,9 +118,7 @@ class PendingLog:
     def _append_or_warn(self, lines: list[Line]) -> None:
         try:
             self._append(lines)
-        except (
-            OSError
-        ) as error:  # the write is done, and to forget that it is costs no more than a comparison
+        except OSError as error:  # the write is done; a needless entry costs the repair one comparison
             _log.warning("the pending log was not written, and has more than is pending: %s", error)
 
     def _append(self, lines: list[Line]) -> None:
@@ -148,11 +146,11 @@ class PendingLog:
         if lock is not None:
             if self._owner == os.getpid():
                 fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)  # in a forked child, the lock stays its parent's
+            os.close(lock)  # in a forked child, the parent keeps its lock
 
 
 def _read(path: Path) -> dict[Entry, float]:
-    """Return the entries of a file, without a last line that a crash cut short: its write had not begun."""
+    """Return the entries of a file. A last line cut short by a crash is ignored: its write had not begun."""
     entries: dict[Entry, float] = {}
     text = path.read_text() if path.exists() else ""
     for place, line in enumerate(text.split("\n")[:-1], 1):

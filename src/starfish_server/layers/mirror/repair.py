@@ -1,4 +1,4 @@
-"""What `Mirror.repair` does for one object, and the report of what it did."""
+"""The repair of one object for `Mirror.repair`, and the report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RepairReport:
     """What `Mirror.repair` did, by the number of the replica (from 1) and the key.
 
     repaired: copied from the first store. deleted: deleted, as in the first store.
-    identical: nothing to do; the replica has what the first store has.
-    ahead: left as they are, since the replica has another object that was written later; still pending.
+    identical: nothing to do; the replica has the same object as the first store.
+    ahead: left alone, since the replica has another object that was written later; still pending.
     failed: the errors of those that could not be repaired; still pending.
     """
 
@@ -35,19 +35,19 @@ class RepairReport:
 
     @property
     def done(self) -> int:
-        """Entries that were handled, with those that are ahead or failed."""
+        """Entries handled, including those that are ahead or failed."""
         return sum(map(len, (self.repaired, self.deleted, self.identical, self.ahead, self.failed)))
 
 
 async def repair_object(
     first: AbstractObjectStore, replica: AbstractObjectStore, key: str, since: float, *, force: bool
 ) -> Outcome:
-    """Make the replica's object that of the first store, and never the other way round.
+    """Copy the first store's object to the replica, never the other way round.
 
-    since: when the write that the replica missed began. force: overwrite an object that is newer than that.
+    since: when the missed write began. force: overwrite an object that is newer than that.
 
-    Raises `VersionConflictError` if the first store's object was changed meanwhile, by another process: what
-    the replica has now may not be the last.
+    Raises `VersionConflictError` if another process changed the first store's object during the repair: the
+    replica may not have the latest one.
     """
     ours, theirs = await first.perform(Stat(key)), await replica.perform(Stat(key))
     outcome: Outcome
@@ -102,11 +102,11 @@ async def _copy_if(
     except StoreNotSupportedError:
         if if_version is ANY:
             raise
-        await copy_object(first, replica, key)  # a service that turned out not to heed conditions
+        await copy_object(first, replica, key)  # the service turned out to ignore conditions
 
 
 def _expected(replica: AbstractObjectStore, theirs: ObjectInfo | None) -> IfVersion:
-    """Return the condition under which nothing is overwritten that was not compared."""
+    """Return the condition that keeps the write from overwriting an object that was not compared."""
     if not replica.supports("conditional_write"):
         return ANY
     return None if theirs is None else theirs.version or ANY
@@ -126,7 +126,7 @@ async def _identical(
     ours: ObjectInfo | None,
     theirs: ObjectInfo | None,
 ) -> bool:
-    """Return whether both have the same object, or none; bodies are compared in bounded memory."""
+    """Return whether both have the same object, or none. Compares bodies in bounded memory."""
     if ours is None or theirs is None:
         return ours is theirs
     if (ours.size, ours.content_type, ours.cache_control) != (

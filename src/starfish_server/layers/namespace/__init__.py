@@ -34,27 +34,26 @@ _SHORT = 256  # characters, which in UTF-8 are never longer than a key may be
 class Namespace(Layer):
     """Keeps each tenant's objects under a prefix of its own, which callers neither write nor see.
 
-    Stands outside `Caching` and all that follows, so that everything inside works on full keys and cannot mix
-    tenants. Audit, tracing and guards stand outside it and see the caller's keys.
+    Stands outside `Caching`, so that everything inside works on full keys and cannot mix tenants. Audit,
+    tracing and guards stand outside it and see the caller's keys.
 
-    prefix: a template with fields, as in "tenants/{namespace}/": `{namespace}`, `{identity}`, `{collection}`
-        and `{params.<name>}` of the context, at most one in a segment; or a plain prefix; or a function of
-        the context, called for every operation, which must give no tenant a prefix that begins with
-        another's. It ends with "/".
-    without_context: prefix of calls that come without a context, such as "system/"; it may overlap no
-        tenant's. Without it they raise `ContextRequiredError`, unless the prefix is plain.
+    prefix: ends with "/". A template such as "tenants/{namespace}/", with at most one of the fields
+        `{namespace}`, `{identity}`, `{collection}` and `{params.<name>}` in a segment; or a plain prefix; or
+        a function of the context, called for every operation. No tenant's prefix may begin with another's.
+    without_context: prefix of calls without a context, such as "system/"; it must not overlap any tenant's.
+        By default these calls raise `ContextRequiredError`, unless the prefix is plain.
 
-    A key may have any segments that the store inside allows, but none that is empty, "." or "..". Prefix and
-    key share the length of one key. Before the store inside is called, a context that lacks a field of the
+    A key may have any segments that the store inside allows, except "", "." and "..". Prefix and key together
+    are limited to the length of one key. Before the store inside is called, a context without a field of the
     prefix raises `ContextRequiredError`, and a value that is not one portable key segment `InvalidKeyError`.
-    A listed or failed key outside the prefix is a `StoreError`. The `key` and the `failures` of an error have
-    the caller's own keys; its `__cause__` is the backend's and may name full keys.
+    If the store inside returns a key outside the prefix, that is a `StoreError`. Errors carry the caller's
+    own keys; only the `__cause__`, which is the backend's, may name full keys.
 
-    Raises `ValueError` or `TypeError` for a prefix that is not as above.
+    Raises `ValueError` or `TypeError` for an invalid prefix.
     """
 
     slot = Slot.NAMESPACE
-    context_dependent = False  # a plain prefix is the same for all; others say so below
+    context_dependent = False  # for a plain prefix; `__init__` sets True for others
 
     def __init__(
         self, inner: AbstractObjectStore, prefix: str | PrefixOf, *, without_context: str | None = None
@@ -84,7 +83,7 @@ class Namespace(Layer):
 
     async def perform(self, operation: Operation[T]) -> T:
         key = operation.key
-        # Nearly every key: short, printable, no segment empty or beginning with a dot. `_check` takes longer.
+        # Fast path for nearly every key: short, printable, no segment empty or beginning with a dot.
         if (
             type(key) is not str
             or "//" in (path := f"/{key}/")

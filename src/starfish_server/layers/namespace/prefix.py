@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PrefixOf = Callable[[StoreContext], str]
 
-MAX_KNOWN = 1024  # cached prefixes of one layer; when there are more tenants the cache is emptied
-_FIELD = "\0"  # stands for a field in the shape of a template; no key holds it
+MAX_KNOWN = 1024  # cached prefixes of one layer; a full cache is emptied
+_FIELD = "\0"  # stands for a field in a template's shape; no key contains it
 
 
 class Prefix(str):
@@ -133,7 +133,7 @@ def check_prefix_option(shown: str, prefix: str) -> None:
 
 
 def _parsed(template: str) -> tuple[list[str], list[str]]:
-    """Return the literal text before, between and after the fields, and the names of the fields."""
+    """Return the literal texts around the fields, and the names of the fields."""
     literals, names = [""], []
     try:
         for literal, name, specification, conversion in Formatter().parse(template):

@@ -36,38 +36,37 @@ _STREAMS = (Open, Upload)
 
 
 class Retry(Layer):
-    """Retries operations that failed transiently, after an exponential back-off with full jitter.
+    """Retries transient failures after an exponential back-off with full jitter.
 
-    Stands inside cache and redundancy and outside `ConcurrencyLimit` and `Timeout`: each attempt has its own
-    permit and its own limit. A leaf that retries by itself makes one attempt under it, and a `Retry` inside
-    another one passes operations on, so attempts never multiply.
+    Stands inside cache and redundancy and outside `ConcurrencyLimit` and `Timeout`, so that each attempt has
+    its own permit and its own limit. Inside a `Retry`, a leaf with retries of its own makes one attempt only,
+    and another `Retry` passes operations on, so attempts never multiply.
 
     attempts: attempts in all, the first included, 4 by default.
     initial, maximum: the n-th back-off is up to `initial * 2**(n - 1)` and never over `maximum`, 0.1 and
-        5.0 seconds by default. A longer `retry_after` of the backend is heeded.
-    deadline: seconds for the operation in all, 30.0 by default: every attempt and the back-off between them.
-        No back-off begins that would end after it. An attempt in flight at the deadline, the first one too,
-        is cancelled (`StoreTimeoutError`), and a write may have been done. The deadline of `open` holds for
-        the opening and again for each chunk; an upload in progress has none. The clock is the event loop's.
+        5.0 seconds by default. A longer `retry_after` of the backend is respected.
+    deadline: seconds for all attempts and the back-off between them, 30.0 by default. A back-off that would
+        end after it does not begin. An attempt in flight at the deadline, even the first, is cancelled
+        (`StoreTimeoutError`), and a write may have been done. The deadline of `open` covers opening, and then
+        each chunk; an upload in progress has none. The clock is the event loop's.
     retry_on: exception types retried besides `StoreUnavailableError`, `ConnectionError` and `TimeoutError`.
         Permanent errors (`InvalidKeyError`, `StoreClosedError`, ...) and cancellation never are.
     budget: a `RetryBudget`, usually shared with other layers; None, the default, for no budget.
-    on_retry: called with a `RetryEvent` before each back-off; what it raises is logged.
+    on_retry: called with a `RetryEvent` before each back-off; an exception in it is logged.
 
-    When it gives up, the last error is raised as it came, with a note (`__notes__`) of how many attempts were
-    made and how long they took. Each retry is logged at DEBUG, giving up at WARNING.
+    When it gives up, it raises the last error, with a note (`__notes__`) of how many attempts were made and
+    how long they took. Each retry is logged at DEBUG, giving up at WARNING.
 
-    What is retried differently:
+    Special cases:
 
-    - `delete_many`: the keys that failed; one `DeleteManyError` names those that still do.
-    - `write` with an `if_version`: a conflict in a later attempt may be with an earlier one that was done and
-      whose reply was lost. So the object is read, and if it has the body that was to be written, that is a
-      success.
+    - `delete_many`: retries the keys that failed; one `DeleteManyError` names those that failed in the end.
+    - `write` with an `if_version`: a retry may conflict with an earlier attempt whose reply was lost. After
+      such a conflict the object is read; if its body is the one being written, the write has succeeded.
     - `copy` with an `if_version`: after such a conflict the failure of the earlier attempt is raised.
-    - `open`: a stream that breaks goes on at the byte where it broke, in a new reader. If the object has been
+    - `open`: a broken stream resumes at the byte where it broke, in a new reader. If the object has been
       replaced, or has no version, the error that broke the stream is raised. The count of attempts starts
       again after each chunk.
-    - `upload`: only until its first chunk was taken. The leaf retries the parts that follow.
+    - `upload`: retried only until its first chunk is taken. The leaf retries later parts.
 
     Other operations that are not idempotent are not retried.
     """
@@ -156,7 +155,7 @@ class Retry(Layer):
             try:
                 if type(attempt) is CoroutineType:
                     attempt = rest_of(attempt, attempt.send(None))
-            except StopIteration as done:  # it never waited, so it needs no deadline
+            except StopIteration as done:  # the attempt never waited, so it needs no deadline
                 retries_outside.reset(token)
                 outside.clear()
                 if self._policy.budget is not None and source is self._inner:
@@ -193,4 +192,4 @@ async def _raise(error: BaseException) -> NoReturn:
     try:
         raise error
     finally:
-        del error  # its traceback refers to this frame, so it would keep itself in memory
+        del error  # break the cycle between the error and this frame

@@ -1,6 +1,6 @@
-"""Which operations `Retry` retries in ways of their own: conditional writes, deletions, uploads and streams.
+"""The operations that `Retry` retries in a special way: conditional writes, deletions, uploads and streams.
 
-The rule for all others is `Recovery.repeatable`; those of uploads and streams are in `streams.py`.
+The rule for all others is `Recovery.repeatable`; uploads and streams are in `streams.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["recovery_of"]
 
 
 class _ConditionalRecovery(Recovery["ObjectInfo"]):
-    """Recognises a write whose reply was lost, which the next attempt finds as a conflict with itself.
+    """Recognises a write that was done but whose reply was lost, so that its retry conflicts with itself.
 
-    An object with the same body is taken for that write. One that another writer stored with the same body
-    cannot be told apart from it, unless every failure was certain to have written nothing. A copy is not
-    compared, which would take two whole reads: the failure that left it open is raised.
+    An object with the same body counts as that write. The same body stored by another writer cannot be told
+    apart from it, unless every failed attempt certainly wrote nothing. A copy is not compared, since that
+    takes two whole reads: the failure of the undetermined attempt is raised.
     """
 
     @property
@@ -62,10 +62,10 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
 
 
 class _DeletionRecovery(Recovery[None]):
-    """Retries the keys that failed and may succeed.
+    """Retries the keys that failed transiently.
 
-    Once keys have failed one by one, every error is a `DeleteManyError` of all keys that are still not
-    deleted, in the order given.
+    Once an attempt has raised a `DeleteManyError`, every error is a `DeleteManyError` of all keys that are
+    not deleted yet, in the order given.
     """
 
     async def attempt(self) -> None:
@@ -113,7 +113,7 @@ _KINDS: dict[str, type[Recovery[Any]]] = {
 def recovery_of(
     policy: Policy, operation: Operation[Any], source: Any, failure: Exception, started: float
 ) -> Recovery[Any] | None:
-    """Make the recovery of an operation or of a reader, or return None if `failure` must be raised."""
+    """Return the recovery of an operation or a reader, or None if `failure` must be raised."""
     kind = StreamRecovery if isinstance(source, ResumableReader) else _KINDS.get(operation.name, Recovery)
     recovery = kind(policy, operation, source, failure, started)
     return recovery if recovery.may_retry(failure) else None

@@ -1,4 +1,4 @@
-"""When `Retry` retries: its settings, what they say about an error, and the budget."""
+"""When `Retry` retries: its settings, the classification of errors, and the budget."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Policy:
     on_retry: Callable[[RetryEvent], None] | None
 
     def is_transient(self, error: BaseException) -> bool:
-        """Return whether another attempt may succeed, for one key at least."""
+        """Return whether another attempt may succeed, for at least one key."""
         if isinstance(error, DeleteManyError):
             return any(map(self.is_transient, error.failures.values()))
         return isinstance(error, self.transient) and not isinstance(error, PERMANENT)
@@ -77,7 +77,7 @@ def is_undetermined(error: Exception) -> bool:
 
 
 def retry_after(error: Exception) -> float:
-    """Return the seconds that the backend asked to wait, the most of any key; 0 unless it is a number."""
+    """Return the seconds that the backend asked to wait, the longest of any key; 0 if it did not."""
     if isinstance(error, DeleteManyError):
         return max(map(retry_after, error.failures.values()))
     seconds = error.retry_after if isinstance(error, StoreUnavailableError) else None
@@ -89,10 +89,10 @@ def retry_after(error: Exception) -> float:
 class RetryBudget:
     """A token bucket that retries draw on; share one between the `Retry` layers that call the same backend.
 
-    As in the standard mode of the AWS SDKs (SDKs and Tools Reference Guide, "Retry behavior"), with the costs
-    of botocore's `RetryQuotaChecker`. Each retry takes tokens, and a retry that succeeds gives them back. An
-    operation whose first attempt succeeds adds `refund`. With too few tokens left, failures are raised and
-    not retried. So a full bucket allows 100 retries in an outage, however many operations fail. Thread-safe.
+    Works as in the standard mode of the AWS SDKs (SDKs and Tools Reference Guide, "Retry behavior"), with the
+    costs of botocore's `RetryQuotaChecker`. Each retry takes tokens, and a retry that succeeds returns them.
+    An operation whose first attempt succeeds adds `refund`. With too few tokens left, failures are not
+    retried, so a full bucket allows 100 retries in an outage, however many operations fail. Thread-safe.
 
     capacity: tokens at the start, and the most there can be, 500 by default.
     retry_cost: tokens of one retry, 5 by default.

@@ -1,4 +1,4 @@
-"""What `Retry` does once the first attempt of an operation has failed. The only file that knows tenacity."""
+"""The attempts of `Retry` after the first one has failed. The only file that uses tenacity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def count_attempt(operation: Operation[Any]) -> None:
 
 
 def end_attempt(token: Token[Sequence[None]], outside: list[None]) -> None:
-    """Take back that failures are retried outside, as `retries_outside.set(outside)` said."""
+    """Reset `retries_outside` after an attempt that set it to `outside`."""
     outside.clear()
     try:  # noqa: SIM105 - each attempt comes here, and suppress takes longer
         retries_outside.reset(token)
@@ -42,10 +42,10 @@ def end_attempt(token: Token[Sequence[None]], outside: list[None]) -> None:
 
 
 class Recovery(Generic[T]):
-    """The attempts of one operation that follow a failed one; tenacity decides on each.
+    """The attempts of one operation after the first has failed; tenacity decides on each.
 
-    An error that tenacity raised would refer to itself through its traceback, which keeps the bodies in
-    memory until the cyclic collector runs. So attempts return their errors, and `release` drops the rest.
+    An error raised through tenacity would refer to itself by its traceback and keep bodies in memory until
+    the cyclic collector runs. So attempts return their errors, and `release` drops all other references.
 
     source: the store inside or another object with `perform`. failure: the error of the first attempt.
     started: when that attempt began, on the clock of the event loop.
@@ -86,7 +86,7 @@ class Recovery(Generic[T]):
         return self._result
 
     def end(self, error: Exception) -> None:
-        """Add to `error`, which ends the operation, how many attempts were made, and log it."""
+        """Add the number of attempts to `error`, which ends the operation, and log it."""
         if error is not self._failure:  # the deadline ended an attempt
             error.__cause__ = self._failure
         elif self._gave_up is None:
@@ -94,7 +94,7 @@ class Recovery(Generic[T]):
         self._noted(error)
 
     def release(self) -> None:
-        """Drop all references: objects of tenacity refer to this one until the cyclic collector runs."""
+        """Drop all references: tenacity's objects refer to this one until the cyclic collector runs."""
         vars(self).clear()
 
     async def attempt(self) -> T:
@@ -115,7 +115,7 @@ class Recovery(Generic[T]):
     async def _next(self) -> BaseException | None:
         self._made += 1
         if self._made == 1:
-            return self._failure  # that attempt was made before tenacity came in
+            return self._failure  # the first attempt was made without tenacity
         count_attempt(self._operation)
         outside = [None]
         token = retries_outside.set(outside)
@@ -173,7 +173,7 @@ class Recovery(Generic[T]):
         took = asyncio.get_running_loop().time() - self._started
         attempts = "1 attempt" if self._made == 1 else f"{self._made} attempts"
         note = f"{_NOTE}{attempts} in {took:.3f} s{self._gave_up or ''}"
-        # A store may raise one object again and again: it keeps the latest note only.
+        # A store may raise the same error object every time: keep only the latest note.
         others = [text for text in getattr(error, "__notes__", ()) if not text.startswith(_NOTE)]
         error.__notes__ = [*others, note]
         name, failed = self._operation.name, type(error).__name__

@@ -20,9 +20,9 @@ __all__ = ["ResumableReader", "StreamRecovery", "UploadChunks", "UploadRecovery"
 
 
 class ResumableReader:
-    """The reader that an `Open` gave, and the ones that take its place after failures.
+    """A reader that can be replaced by a new one after a failure.
 
-    `perform` returns the next chunk, as the store inside performs an operation: `Retry` retries both alike.
+    `perform` returns the next chunk, so that `Retry` can treat chunks like operations.
     """
 
     def __init__(self, inner: AbstractObjectStore, operation: Open, reader: ObjectReader) -> None:
@@ -38,7 +38,7 @@ class ResumableReader:
         return chunk
 
     async def resume(self, operation: Open) -> bool:
-        """Open the rest of the object; return False if it is another object than before."""
+        """Open the rest of the object; return False if it has been replaced."""
         reader = await self._inner.perform(operation.replace(start=self._position))
         if reader is None:
             return False
@@ -55,9 +55,9 @@ class ResumableReader:
 
 
 class StreamRecovery(Recovery[bytes]):
-    """Opens the rest of an object whose stream broke, if it still has the version that the stream began with.
+    """Resumes a broken stream, if the object still has the version that the stream began with.
 
-    For another object, or one without a version, the error that broke the stream is raised.
+    If the object was replaced or has no version, the error that broke the stream is raised.
     """
 
     async def attempt(self) -> bytes:
@@ -72,9 +72,9 @@ class StreamRecovery(Recovery[bytes]):
 
 
 class UploadChunks:
-    """The chunks of an upload; `begun` is True from when the first one was asked for.
+    """The chunks of an upload; `begun` is True once the first one has been requested.
 
-    From then on they cannot be sent again, so what is inside learns that it may retry its parts.
+    From then on the upload cannot be retried as a whole, so the leaf is told to retry its own parts.
     """
 
     def __init__(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> None:
@@ -91,7 +91,7 @@ class UploadChunks:
 
 
 class UploadRecovery(Recovery[Any]):
-    """Makes another attempt only while no chunk was asked for."""
+    """Makes another attempt only while no chunk has been requested."""
 
     @property
     def repeatable(self) -> bool:

@@ -231,7 +231,7 @@ class CustomObjectStore(Leaf):
 def _values(callback: Callback, call: Operation[Any]) -> dict[str, Any]:
     """Return the arguments for a callback, with copies of those that may change.
 
-    A callback that does not take a condition or metadata cannot do the write.
+    A callback that does not take a condition or metadata cannot perform the write.
     """
     values: dict[str, Any] = {name: getattr(call, name) for name in callback.takes}
     if isinstance(call, Put):

@@ -1,4 +1,4 @@
-"""`FilesystemObjectStore`: objects as files that people can read. POSIX only."""
+"""`FilesystemObjectStore`: objects as plain files. POSIX only."""
 
 from __future__ import annotations
 

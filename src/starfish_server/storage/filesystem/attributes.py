@@ -1,4 +1,4 @@
-"""Content type, cache control and metadata of the objects that are files.
+"""Content type, cache control and metadata of objects.
 
 They are extended attributes of the file itself, `user.mime_type` (the name that desktops use),
 `user.starfish.cache_control` and `user.starfish.metadata` (JSON), so that one rename switches body and
@@ -44,7 +44,7 @@ _open_side_file = reserved_opener(_FOLDER, FILE)
 
 @dataclass(slots=True)
 class Attributes:
-    """What is stored with a body."""
+    """The attributes stored with a body."""
 
     content_type: str
     cache_control: str | None = None
@@ -69,12 +69,12 @@ class _Entry:
 
 
 def own_attributes(base: int, path: str, file: int, status: os.stat_result) -> Attributes | None:
-    """Return the attributes that this very body, of the open file, was stored with, or None."""
+    """Return the attributes stored with the body of the open file, or None."""
     return attributes_on_file(file) or _in_side_file(base, path, file, status)
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
-    """Store them as extended attributes; False where there are none, so that a side file is needed."""
+    """Store extended attributes; return False if they are not supported and a side file is needed."""
     if not hasattr(os, "setxattr"):
         return False
     try:
@@ -156,7 +156,7 @@ def write_side_file(
 
 
 def remove_side_file(base: int, path: str) -> None:
-    """Remove what is known of `path`, after its body is gone."""
+    """Remove the side file of `path`, after its body is gone."""
     with contextlib.suppress(FileNotFoundError):
         folder = open_directory(_FOLDER, base)
         try:

@@ -37,7 +37,7 @@ _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
 
 
 class Undetermined(Enum):
-    """Returned in place of an object by a read that cannot tell without waiting; a thread then reads."""
+    """Returned by a read that would have to wait for the disk; a thread then reads the object."""
 
     UNDETERMINED = 0
 

@@ -1,9 +1,9 @@
-"""What an open file holds and tells: its bytes, and the version and info of its object.
+"""The bytes of an open file, and the version and info of its object.
 
-A version is a digest of the times and the size of the file. Every write sets the file's time of modification
-to the clock, to the nanosecond, so that no two writes have the same; what another program does to a file
-shows in its times. File systems with coarser times than 10 ms are known by their round numbers: there the
-body is part of the digest.
+A version is a digest of the times and the size of the file. Every write sets the modification time from the
+clock, to the nanosecond, so that no two writes have the same version; changes by other programs show in the
+times. File systems with times coarser than 10 ms are recognised by round numbers: there the digest includes
+the body.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1024 * 1024
 COARSE_NS = 10_000_000
 _NO_TIMES = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-_COPIED_AT_ONCE = 64 * 1024 * 1024  # between two looks whether the caller was cancelled
+_COPIED_AT_ONCE = 64 * 1024 * 1024  # bytes between two checks whether the caller was cancelled
 _CANNOT_COPY = (
     errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY,
     errno.EXDEV,
@@ -35,7 +35,7 @@ _CANNOT_COPY = (
 
 
 def read_all(file: int, size: int) -> bytes:
-    """Read an open file of `size` bytes, as far as is known, to its end."""
+    """Read an open file to its end; `size` is the expected number of bytes."""
     body = os.read(file, size + 1)
     if len(body) == size:
         return body

@@ -35,7 +35,7 @@ BENEATH = 0x08
 CACHED = 0x20
 FROM_HERE = -100  # AT_FDCWD: an absolute path needs no folder to start from
 ATTEMPTS = 100
-"""How often a step is tried that other processes can undo. Losing a hundred races in a row is a defect."""
+"""Attempts at a step that other processes can undo. Losing a hundred races in a row is a defect."""
 
 _OPENAT2 = 437  # the number of the system call
 _MODE = 0o666  # of new files, less the umask

@@ -50,7 +50,7 @@ class OpenObject:
 
 
 def open_object(base: int, path: str) -> OpenObject | None:
-    """Open the object at `path` below the open `base`, with the attributes of that very body, or None."""
+    """Open the object at `path` below the open `base`, with the attributes of the same body, or None."""
     for _ in range(ATTEMPTS):
         opened = open_file(base, path)
         if opened is None:

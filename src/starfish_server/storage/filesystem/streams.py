@@ -31,10 +31,10 @@ def start_in_thread(step: Callable[[], T]) -> asyncio.Future[T]:
 
 
 class FileStream:
-    """The open file of an `ObjectReader`, which stays the object that it was when it is replaced.
+    """The open file of an `ObjectReader`, which keeps reading the same object if that is replaced.
 
-    Its descriptor is given back by `close`, or when nothing refers to the stream any more; a chunk that is
-    being read in a thread delays that until it is read.
+    Its descriptor is closed by `close`, or when the stream is garbage; a chunk being read in a thread delays
+    this until it is read.
     """
 
     def __init__(self, found: OpenObject, base_dir: str, key: str, start: int, stop: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What a folder holds that `list_keys` leaves out, and why."""
+"""The files that `list_keys` leaves out, and why."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _RESERVED = ("~attributes/", "~locks/", "~staging/")
 
 
 class Unlistable(NamedTuple):
-    """A file that is no object.
+    """A file that is not an object.
 
     path: relative to the base directory, with `/`. Bytes that are not UTF-8 are surrogates (PEP 383).
-    reason: what keeps it out, for people to read.
+    reason: why it is not listed, for people to read.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""How an object comes into its place: written into a staged file, then renamed under the lock of its key."""
+"""Writing an object: into a staged file, which is then renamed under the lock of its key."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Draft(StagedFile):
-    """An object that is not in its place yet; no step of it runs while another does.
+    """An object being written. Its steps must not run concurrently.
 
     It takes over the open `base`. As a context manager it is discarded at the end, unless it was put in
     place.
@@ -107,8 +107,7 @@ class Draft(StagedFile):
     def _put_in_place(self, commit: Commit, then: Callable[[int], T]) -> T:
         """Put it in place, and return what `then` returns of the open file before it can be replaced.
 
-        Nothing comes between the comparison of versions and the rename: both hold the lock that every change
-        takes.
+        Comparing versions and renaming is atomic: both hold the lock that every change takes.
         """
         path = to_path(self._key)
         with self._typed:

@@ -1,4 +1,4 @@
-"""Conditional writes: versions as obstore has them, and whether the backend heeds a condition."""
+"""Conditional writes: obstore's versions, and the detection of backends that ignore conditions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _NEVER = {True: "1", False: '"starfish-never"'}
 class Conditions:
     """Writes of one store that depend on the object's version: its generation in GCS, elsewhere its ETag.
 
-    A backend that does not know a condition overwrites in silence. So before the first conditional write the
-    condition is checked by a read, and after it a write whose condition cannot hold must be refused. If it is
-    not, conditional writes are not supported from then on. A refusal proves that they are.
+    A backend that does not support a condition overwrites silently. So the first conditional write is
+    preceded by a read that checks the condition, and followed by a write whose condition cannot be met. If
+    that write is accepted, conditional writes raise `StoreNotSupportedError` from then on. A refusal proves
+    support.
     """
 
     def __init__(self, store: Any) -> None:

@@ -57,11 +57,11 @@ _UNCONDITIONAL = (obstore_stores.HTTPStore, obstore_stores.LocalStore)
 class ObstoreObjectStore(AbstractObjectStore):
     """A leaf over a store of obstore, as in `ObstoreObjectStore(obstore.store.GCSStore("bucket"))`.
 
-    obstore brings the backends; keys, order, errors, conditional writes and streams are those of this
-    library. It retries by itself, as its `retry_config` says, except under a `Retry` layer. `docs/leaves.md`
-    says what each backend lacks.
+    obstore provides the backends; keys, order, errors, conditional writes and streams behave as in every
+    leaf. obstore retries by itself, as its `retry_config` says, except under a `Retry` layer.
+    `docs/leaves.md` lists what each backend lacks.
 
-    store: a store without a prefix of its own: `ValueError` for one that has one.
+    store: an obstore store without a prefix of its own; `ValueError` otherwise.
     portable_keys: allow portable keys only, True by default; see `docs/leaves.md`.
     listed_in_order: whether the backend lists keys in byte order, so that a `limit` may end a list early. By
         default True for S3, GCS and memory. A service that breaks this order needs False; an account of

@@ -67,8 +67,8 @@ async def _nothing() -> bytes:
 class Parts:
     """Hands the parts of an upload to obstore, one at a time, and fails when told to.
 
-    obstore awaits the parts in a task of its own, which nothing cancels. So the source is read by the caller
-    of the upload, and what obstore awaits is ended by `put(None)` or `fail`, never by the source.
+    obstore awaits the parts in a task of its own, which cannot be cancelled. So the caller of the upload
+    reads the source, and ends obstore's wait with `put(None)` or `fail`.
     """
 
     def __init__(self) -> None:

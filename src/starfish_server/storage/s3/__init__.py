@@ -85,7 +85,7 @@ class S3ObjectStore(Leaf):
     whole and in order.
 
     Raises `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its subclasses, and
-    plain `StoreError` for what a retry would not change.
+    plain `StoreError` for permanent failures.
     """
 
     options_type = S3StorageOptions

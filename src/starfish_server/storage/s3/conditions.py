@@ -1,4 +1,4 @@
-"""Writes on the condition that the object has not changed, and services that do not heed conditions."""
+"""Conditional writes, and the detection of services that ignore conditions."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _COMPLETION = "the completion of a multipart upload"
 class ConditionalWrites:
     """Writes of one bucket that depend on the ETag of the object.
 
-    A service that does not know a condition overwrites in silence. A refusal shows that it does know it.
-    Where the first write succeeds, a write with a condition that cannot hold follows: a service that does
-    not refuse it is not trusted with this condition from then on. AWS is known to heed both conditions.
+    A service that does not support a condition overwrites silently. A refusal proves support. If the first
+    write succeeds, it is followed by one with a condition that cannot be met: a service that accepts it is
+    not trusted with this condition from then on. AWS is known to support both conditions.
     """
 
     def __init__(self, transport: Transport) -> None:

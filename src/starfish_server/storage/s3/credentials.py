@@ -1,4 +1,4 @@
-"""Credentials, where they come from, and the signature that is made with them."""
+"""Credentials, their sources, and the signatures made with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.options import S3StorageOptions
 
 LOOKUP_SECONDS = 60.0
-# How long a look-up that failed stands for those that would follow it.
+# How long a failed look-up is cached.
 FAILURE_SECONDS = 2.0
 
 
@@ -61,7 +61,7 @@ class CredentialSource:
         return self._current
 
     def drop(self, expired: Credentials) -> bool:
-        """Stop returning credentials that the service calls expired; return whether there may be others."""
+        """Stop using credentials that the service calls expired; return whether there may be others."""
         return False
 
     async def close(self) -> None:

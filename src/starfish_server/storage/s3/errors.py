@@ -48,7 +48,7 @@ class WriteRaceError(StoreUnavailableError):
 
 
 class MalformedReplyError(Exception):
-    """The reply is not what S3 sends for the request; the text says what it is instead."""
+    """Raised when a reply is not one that S3 sends for the request; the text describes it."""
 
 
 class IncompleteReplyError(MalformedReplyError):
@@ -134,7 +134,7 @@ BY_EXCEPTION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What an error reply says. Texts are empty where it does not say."""
+    """The contents of an error reply; missing texts are empty."""
 
     status: int
     code: str = ""
@@ -162,7 +162,7 @@ def error_for(fault: Fault, bucket: str) -> StoreError:
 
 
 def store_error(error: Exception, bucket: str) -> StoreError | None:
-    """Return what an error of the HTTP client means to the caller of an operation; None for other errors."""
+    """Return the store error for an error of the HTTP client; None for other errors."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, FaultInReplyError):

@@ -1,4 +1,4 @@
-"""The HTTP client of this leaf: aiohttp, with other time limits and connections that are never mixed up."""
+"""The HTTP client of this leaf: aiohttp with its own time limits and checks of reused connections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _HASHED_INLINE_BYTES = 2**20
 
 
 def client_opener(options: S3StorageOptions) -> Callable[[], aiohttp.ClientSession]:
-    """Return what opens a client session. Raises `ValueError` if `verify` names no certificates."""
+    """Return a function that opens a client session. Raises `ValueError` if `verify` has no certificates."""
     tls = _tls(options.verify)
     known = inspect.signature(aiohttp.ClientSession).parameters
     limits: dict[str, Any] = {name: size for name, size in _HEADER_LIMITS.items() if name in known}
@@ -125,7 +125,7 @@ async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[m
 async def hex_digest(body: bytes | memoryview, algorithm: Callable[..., Any]) -> str:
     """Return a digest of `body`, of a long one in a thread of its own.
 
-    Not in a thread of the event loop: all of those may be waiting for this very request.
+    Not in the event loop's executor: all its threads may be waiting for this request.
     """
 
     def digest() -> str:

@@ -34,15 +34,14 @@ class S3StorageOptions:
         AWS and Tigris where the bucket's name allows it, path elsewhere.
     max_connections: open connections at most, for each event loop.
     connect_timeout: seconds for a new connection, TLS included, name resolution not.
-    read_timeout: seconds without progress, in either direction, once a request has a connection: waiting for
-        one of `max_connections` does not count. Noticed up to a quarter later, or 2 s if that is less. The
-        headers of a reply are one step, however they come. So is the end of a body that is sent, which is in
-        the system's buffer, with the reply to it; and so is the opening of a tunnel through a proxy, with
-        `connect_timeout` on top.
-    max_attempts: attempts in all while failures are transient; one under a `Retry` layer.
-    portable_keys: hold keys to the rules that every leaf can keep; False lets any text through.
-    verify_bodies: over plain HTTP, read an object again whose ETag looks like an MD5 and is not that of its
-        body, to find damage in transit. The same body twice is returned.
+    read_timeout: seconds without progress in either direction. Waiting for one of `max_connections` does not
+        count. The request may end up to a quarter of the limit late, at most 2 s. Each of these counts as
+        one step: the headers of a reply; the end of a sent body, which is in the system's buffer, with the
+        reply to it; and opening a tunnel through a proxy, for which `connect_timeout` is added.
+    max_attempts: attempts in all for transient failures; one under a `Retry` layer.
+    portable_keys: allow portable keys only; False allows keys of any text.
+    verify_bodies: over plain HTTP, detect damage in transit: if the ETag looks like an MD5 but does not match
+        the body, read the object again. The same body twice is returned.
     verify: check TLS certificates (True), do not (False), or check them against the certificate authorities
         in this file or folder.
 

@@ -41,8 +41,8 @@ _MOST_BYTES = 2**60
 async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
-    verify: where the ETag looks like an MD5 and is not that of the body, read again. An ETag is opaque, so
-        that proves nothing by itself: the same body twice is the object. Damage does not come twice alike.
+    verify: read again if the ETag looks like an MD5 but does not match the body. An ETag is opaque, so a
+        mismatch alone proves nothing: the same body twice is the object, since damage does not repeat.
     """
     request = Request("GET", key)
 

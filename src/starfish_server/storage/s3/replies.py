@@ -1,6 +1,6 @@
-"""Replies of S3, read and verified. A 200 says nothing by itself: proxies and portals send it too.
+"""Replies of S3, parsed and verified. A 200 alone proves nothing: proxies and portals send it too.
 
-What a reply says is looked for wherever a service puts it; a reply that does not say it is an error.
+A fact is looked up wherever any service puts it; a reply without it is an error.
 """
 
 from __future__ import annotations

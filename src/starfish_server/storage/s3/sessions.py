@@ -61,7 +61,7 @@ class InFlight:
             await timeout.__aexit__(kind, error, trace)
 
     def progress(self, extra: float = 0.0) -> None:
-        """Allow `read_timeout` and `extra` seconds from now to the next call."""
+        """Restart the time limit: `read_timeout` plus `extra` seconds from now."""
         self.due = self.session.loop.time() + self.session.read_timeout + extra
 
     def expire(self) -> None:
@@ -113,9 +113,9 @@ class Session:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Send requests of the block even when the store closes, until the time for those in flight is over.
+        """Let the block send requests while the store closes, for as long as those in flight may take.
 
-        The block then ends with a `TimeoutError`.
+        After that the block ends with a `TimeoutError`.
         """
         self.holders += 1
         try:
@@ -125,7 +125,7 @@ class Session:
             self.holders -= 1
 
     def drop_idle_connections(self) -> None:
-        """Use none of them again: one broke, so the server may have restarted, and all may be dead."""
+        """Stop reusing idle connections: one broke, so the server may have restarted, and all may be dead."""
         self.fit.clear()
 
     def _sweep(self) -> None:

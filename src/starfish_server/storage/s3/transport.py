@@ -1,4 +1,4 @@
-"""Requests to one bucket: signed, sent, their replies read, and repeated where that may help."""
+"""Requests to one bucket: signed, sent, and retried after transient failures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Request(NamedTuple):
 
 
 class _Learnt(NamedTuple):
-    """What replies have told: where the bucket is, how far this machine's clock is off, what it demands.
+    """Facts learnt from replies: the bucket's region, this machine's clock error, and required checksums.
 
     checksums: whether the bucket refuses bodies without a checksum, as those with Object Lock do.
     """

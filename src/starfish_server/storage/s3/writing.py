@@ -85,8 +85,9 @@ async def multipart_upload(
 ) -> AsyncIterator[MultipartUpload]:
     """Begin an upload for the block, which sends all parts and then calls `complete`.
 
-    An error or a cancellation within the block removes the parts; what stays because the service does not
-    answer is for the bucket's lifecycle rule. A store that is closed lets the block go on for a while.
+    An error or a cancellation within the block removes the parts. Parts that stay because the service does
+    not answer are left to the bucket's lifecycle rule. A store that is closed lets the block finish for a
+    while.
     """
     upload = MultipartUpload(transport, key)
     async with transport.held():
@@ -178,7 +179,7 @@ class MultipartUpload:
     async def complete(self, condition: Mapping[str, str] | None = None) -> str:
         """Make the object of the parts, if `condition` holds; return its ETag.
 
-        Tries once with a condition: a second try could not tell its own first write from another's.
+        With a condition it makes one attempt: a second could not tell its own first write from another's.
         """
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
