@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -507,6 +508,7 @@ async def test_nothing_is_left_after_close(server: RedisServer) -> None:
 
 
 async def test_close_while_redis_hangs_leaves_nothing(fragile: RedisServer) -> None:
+    gc.collect()  # what earlier tests left open
     tasks, files = asyncio.all_tasks(), os.listdir("/proc/self/fd")
     store = Caching(
         MemoryObjectStore(data={"k": "v"}),
@@ -519,7 +521,7 @@ async def test_close_while_redis_hangs_leaves_nothing(fragile: RedisServer) -> N
         await store.delete_many([f"{batch}-{number}/{'x' * 200}/{'y' * 200}" for number in range(1000)])
     await store.close()
     assert asyncio.all_tasks() == tasks
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(os.listdir("/proc/self/fd")) <= len(files)
 
 
 def test_each_event_loop_has_its_own_connection_and_ends_it(server: RedisServer) -> None:
