@@ -24,6 +24,7 @@ from bench.results import Results
 from bench.row import BEST_PEER, Goal, Row, speed_at_least
 from bench.rows import ROWS
 from bench.stage import Stage
+from redis_server import need_redis_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,12 @@ def figure(label: str, role: str, seconds: float) -> Figure:
     return Figure(label, role, seconds, seconds, seconds, cpu=seconds, memory=None)  # type: ignore[arg-type]  # a role
 
 
-@pytest.mark.parametrize("pattern", ["s3-*", "file-*", "layer-*", "import", "growth-s3-*", "growth-[!s]*"])
+@pytest.mark.parametrize(
+    "pattern", ["s3-*", "file-*", "layer-*", "shared-*", "import", "growth-s3-*", "growth-[!s]*"]
+)
 def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
+    if pattern == "shared-*":
+        need_redis_server()
     assert program.main(["--quick", "--without-peers", "--output", str(tmp_path), pattern]) == 0
     results = Results.load(tmp_path / "results.json")
     measured = [row for row in ROWS if row.name in results.rows]

@@ -31,7 +31,7 @@ HOMES = {
     "cachetools": ("layers/caching",),
     "backports": ("layers/compression.py",),
     "compression": ("layers/compression.py",),  # of the standard library from Python 3.14 on
-    "cryptography": ("layers/encryption/",),
+    "cryptography": ("layers/encryption/", "layers/caching/wire.py"),
     "fastapi": ("router/",),
     "starlette": ("router/",),
     "pydantic": ("router/",),
@@ -41,6 +41,7 @@ HOMES = {
     "fsspec": ("adapters/fsspec",),
     "zarr": ("adapters/zarr.py",),
     "obstore": ("storage/obstore/",),
+    "redis": ("layers/caching/redis.py", "layers/caching/link.py"),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
@@ -184,6 +185,8 @@ def test_the_command_line_works_without_the_packages_of_layers() -> None:
         ("layers.Namespace", set()),
         ("layers.RateLimit", set()),
         ("layers.ReadOnly", set()),
+        # redis imports the last two by itself, where they are installed.
+        ("layers.RedisCache", {"cachetools", "redis", "cryptography", "opentelemetry"}),
         ("layers.Retry", {"tenacity"}),
         ("layers.SizeLimit", set()),
         ("layers.Timeout", set()),

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from docs.snippets import ROOT, Snippet, snippets
+from redis_server import RedisServer
 from starfish_server import MemoryObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from servers import S3Server
@@ -51,9 +53,19 @@ async def run(snippet: Snippet, names: dict[str, object]) -> str:
     return printed.getvalue()
 
 
+@pytest.fixture
+def redis_url(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A redis-server; where there is none, what needs it is skipped."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        monkeypatch.setenv("REDIS_URL", server.url)
+        yield
+
+
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("page", PYTHON_PAGES)
-async def test_page(page: str) -> None:
+async def test_page(page: str, request: pytest.FixtureRequest) -> None:
+    if any("REDIS_URL" in snippet.code for snippet in PYTHON_PAGES[page]):
+        request.getfixturevalue("redis_url")
     names: dict[str, object] = {"__name__": "__main__"}
     printed = ""
     for snippet in PYTHON_PAGES[page]:

@@ -71,6 +71,12 @@ def options(made: Callable[..., object]) -> set[str]:
         ),
         ("docs/audit-pushes.md", "The file", "option of `JsonLinesSink`", options(layers.JsonLinesSink)),
         (
+            "docs/shared-cache.md",
+            "Share the cache between processes",
+            "option of `RedisCache`",
+            options(layers.RedisCache),
+        ),
+        (
             "docs/write-your-own-leaf.md",
             "Write your own leaf",
             "`lacks`",

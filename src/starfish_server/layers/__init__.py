@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Slot as Slot
     from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.caching.redis import RedisCache as RedisCache
     from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
@@ -76,6 +77,7 @@ _HOMES = {
     "QueuedSink": ".audit.queued",
     "RateLimit": "rate_limit",
     "ReadOnly": "read_only",
+    "RedisCache": "caching.redis",
     "RepairReport": "mirror",
     "Retry": "retry",
     "RetryBudget": "retry",

@@ -42,7 +42,7 @@ class Metrics(Layer):
     - `objectstore.hedges`: reads that a `Hedge` sent a second time
     - `objectstore.breaker.state`: a gauge of each `CircuitBreaker` inside: 0 is closed, 1 half-open, 2 open;
       `objectstore.breaker` numbers them from 0 in the order of `explain`
-    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared" or "stale"
+    - `objectstore.cache.requests`: by `objectstore.cache`, "hit", "miss", "shared", "stale" or "remote-hit"
 
     meter_provider: the global one by default, even if it is set up later.
     namespace_attribute: adds `starfish.namespace` to all but the active operations. Off by default: every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,11 @@ from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects, 
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
-    from starfish_server.layers.caching.entries import Subject
+    from starfish_server.layers.caching.cache import Source
+    from starfish_server.layers.caching.entries import Entry, Subject
+    from starfish_server.layers.caching.member import SharedWrite
+    from starfish_server.layers.caching.redis import RedisCache
+    from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
@@ -73,11 +78,13 @@ class Caching(Layer):
     vary_by: the part of the context on which results depend: names out of "namespace", "identity",
         "collection", "roles" and "params.<name>", or a function of the context that returns something
         hashable. Callers that differ in it share nothing, nor do callers with and without a context.
+    shared: a `RedisCache`, a second level that many processes share and that keeps their first levels
+        coherent; None, which means that this process caches for itself. Not together with `vary_by`.
     clock: returns the time in seconds, for ages; for tests.
 
     Threads and event loops may share a cache; in-flight reads are shared within a loop only. Raises
-    `StackError` if the results of `inner` depend on the caller and there is no `vary_by`; `ValueError` or
-    `TypeError` for other options.
+    `StackError` if the results of `inner` depend on the caller and there is no `vary_by`, or if `shared`
+    without a secret stands over an `Encryption`; `ValueError` or `TypeError` for other options.
     """
 
     slot = Slot.CACHE
@@ -94,6 +101,7 @@ class Caching(Layer):
         list_ttl: float = 0.0,
         stale_if_error: float = 0.0,
         vary_by: VaryBy | None = None,
+        shared: RedisCache | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(inner)
@@ -127,18 +135,35 @@ class Caching(Layer):
             list_age=_seconds("list_ttl", list_ttl),
             stale_seconds=_seconds("stale_if_error", stale_if_error),
         )
+        self._shared: SharedLevel | None = None
+        self._source: Source = inner
+        if shared is not None:
+            self._settings["shared"] = shared
+            self._shared = self._source = _shared_level(shared, self._cache, inner, ttl, vary_by)
 
     def settings(self) -> dict[str, object]:
         return self._settings
 
     def stats(self) -> CacheStats:
         """Return the counts of hits, misses and evictions, and the bytes cached."""
-        return self._cache.stats()
+        stats, shared = self._cache.stats(), self._shared
+        if shared is None:
+            return stats
+        return replace(
+            stats,
+            remote_hits=shared.remote_hits,
+            remote_damaged=shared.remote_damaged,
+            connected=shared.connected,
+        )
 
     async def close(self) -> None:
         """Empty the cache and close the store inside. Later reads ask the store."""
         self._cache.drop({None})
-        await super().close()
+        try:
+            if self._shared is not None:
+                await self._shared.close()
+        finally:
+            await super().close()
 
     async def perform(self, operation: Operation[T]) -> T:
         kind = type(operation)
@@ -154,9 +179,11 @@ class Caching(Layer):
         elif operation.writes:
             return await self._write(operation)
         else:
-            return await self._cache.read_uncached(operation, self._inner, counted=False)
+            return await self._cache.read_uncached(operation, self._source, counted=False)
         entry_key = (subject, page, None if self._variant is None else self._variant(operation.context))
-        entry = self._cache.find(entry_key, needed)
+        entry: Entry | None = None
+        if self._shared is None or self._shared.trusted(subject):
+            entry = self._cache.find(entry_key, needed)
         if entry is not None:
             if operation.notes is not None:
                 operation.note("cache", "hit")
@@ -165,8 +192,8 @@ class Caching(Layer):
             return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
         try:
             if needed == WHOLE and not _is_whole_read(operation):
-                return await self._cache.read_uncached(operation, self._inner, counted=True)
-            return own_list(await self._cache.read(entry_key, operation, self._inner))  # type: ignore[no-any-return]  # a copy
+                return await self._cache.read_uncached(operation, self._source, counted=True)
+            return own_list(await self._cache.read(entry_key, operation, self._source))  # type: ignore[no-any-return]  # a copy
         except StoreUnavailableError:
             entry = self._cache.find_stale(entry_key, needed)
             if entry is None:
@@ -177,14 +204,36 @@ class Caching(Layer):
     async def _write(self, operation: Operation[T]) -> T:
         keys = _written(operation)
         undetermined: Collection[str | None] = ()
+        write: SharedWrite | None = None
         self._cache.begin_write(keys)
         try:
-            return await self._inner.perform(operation)
+            if self._shared is not None and (write := await self._shared.open_write(keys)):
+                await write.confirmed()
+            result = await self._inner.perform(operation)
         except BaseException as error:
             undetermined = _undetermined(keys, error)
             raise
         finally:
             self._cache.end_write(keys, undetermined)
+            if write is not None:
+                write.end(undetermined)
+        if write is not None:
+            await write.confirmed()
+        return result
+
+
+def _shared_level(
+    shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float, vary_by: VaryBy | None
+) -> SharedLevel:
+    from starfish_server.layers.caching.redis import RedisCache
+    from starfish_server.layers.caching.shared import SharedLevel, check_shared
+
+    if not isinstance(shared, RedisCache):
+        raise TypeError(f"shared must be a RedisCache, not {type(shared).__name__}")
+    if vary_by is not None:
+        raise StackError("shared= caches one result for all callers, so it does not go with vary_by=")
+    check_shared(shared, inner)
+    return SharedLevel(shared, cache, inner, ttl)
 
 
 def _seconds(name: str, value: float) -> float:

@@ -6,18 +6,16 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.forks import reset_in_child
-from starfish_server.layers.caching.entries import Entries, Entry, EntryKey, Subject
+from starfish_server.layers.caching.entries import Aged, Entries, Entry, EntryKey, Subject
 from starfish_server.layers.caching.in_flight import InFlightRead
 from starfish_server.operations import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, KeysView
-
-    from starfish_server.storage.base import AbstractObjectStore
+    from collections.abc import Callable, Collection, Coroutine, Iterable, KeysView
 
 T = TypeVar("T")
 Keys = set[str | None]
@@ -38,6 +36,9 @@ class CacheStats:
     hits: answered from the cache. misses: read from the backend. shared: waited for another caller's read.
     stale: misses and shared reads that failed and were answered with an expired result.
     evictions: entries dropped to make room. bytes: size of the cache now.
+
+    With `shared`: remote_hits: misses that Redis answered. remote_damaged: invalid entries in Redis, all
+    dropped. connected: whether there is a connection to Redis now.
     """
 
     hits: int
@@ -46,6 +47,15 @@ class CacheStats:
     stale: int
     evictions: int
     bytes: int
+    remote_hits: int = 0
+    remote_damaged: int = 0
+    connected: bool = False
+
+
+class Source(Protocol):
+    """Where reads go: the store inside, or a second level in front of it, which may return `Aged` results."""
+
+    def perform(self, operation: Operation[T], /) -> Coroutine[Any, Any, T]: ...
 
 
 class Cache:
@@ -131,7 +141,7 @@ class Cache:
             self._stale += 1
             return entry
 
-    async def read(self, entry_key: EntryKey, operation: Operation[T], store: AbstractObjectStore) -> T:
+    async def read(self, entry_key: EntryKey, operation: Operation[T], store: Source) -> T:
         """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
         subject, place = entry_key[0], (entry_key, type(operation), asyncio.get_running_loop())
         with self._lock:
@@ -154,7 +164,7 @@ class Cache:
             read.start(self._fill(entry_key, read, operation, store), partial(self._ended, place, read))
         return await read.result(shared=shared)
 
-    async def read_uncached(self, operation: Operation[T], store: AbstractObjectStore, *, counted: bool) -> T:
+    async def read_uncached(self, operation: Operation[T], store: Source, *, counted: bool) -> T:
         """Return the result of `operation` without caching it, and drop the entries of its keys."""
         if counted:
             with self._lock:
@@ -197,6 +207,14 @@ class Cache:
             self._forget(self._touched(keys, self._entries.by_subject.keys()))
             self._forget(self._touched(keys, self._in_flight.keys()))
 
+    def unshare(self, subject: Subject, seconds: float) -> None:
+        """Share no read in flight of the subject that began longer ago."""
+        with self._lock:
+            oldest = self._clock() - seconds
+            for read in self._in_flight.get(subject, {}).values():
+                if read.began is not None and read.began < oldest:
+                    read.shareable = False
+
     def stats(self) -> CacheStats:
         with self._lock:
             held = int(self._entries.currsize)
@@ -205,7 +223,7 @@ class Cache:
             )
 
     async def _fill(
-        self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], store: AbstractObjectStore
+        self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], store: Source
     ) -> T:
         if read.after is not None:
             await asyncio.wait([read.after.task])
@@ -219,6 +237,9 @@ class Cache:
             with self._lock:
                 self._entries.pop(entry_key, None)
             raise
+        aged = 0.0
+        if isinstance(result, Aged):
+            aged, result = result.age, cast("T", result.value)
         if result is None:
             age = self._missing_age
         else:
@@ -228,9 +249,9 @@ class Cache:
             for place, other in self._in_flight.get(entry_key[0], {}).items():
                 if place[0] == entry_key and other is not read:
                     other.cacheable = other.shareable = False
-            if read.cacheable and age:
+            if read.cacheable and age > aged:
                 # The age counts from when the read began: the result may be as old as that.
-                self._entries.add(entry_key, result, began + age)
+                self._entries.add(entry_key, result, began + age - aged)
         return result
 
     def _forget(self, subjects: Iterable[Subject]) -> None:

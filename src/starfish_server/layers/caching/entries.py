@@ -42,6 +42,17 @@ class Entry:
     expires: float
 
 
+@dataclass(slots=True)
+class Aged:
+    """What a second level returned for a read: its result, and how many seconds old that is.
+
+    An infinite age means that the result may be outdated soon, and is not cached.
+    """
+
+    value: Any
+    age: float
+
+
 class Entries(LRUCache[EntryKey, Entry]):
     """Entries with an index by subject: an object has one for each kind of caller, a prefix for each page.
 

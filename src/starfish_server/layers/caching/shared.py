@@ -1,0 +1,173 @@
+"""`SharedLevel`: the second level of `Caching`, in Redis, and what keeps the first levels coherent."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starfish_server.errors import StackError
+from starfish_server.forks import reset_in_child
+from starfish_server.layers.base import Layer, Slot
+from starfish_server.layers.caching import protocol
+from starfish_server.layers.caching.member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from starfish_server.layers.caching.cache import Cache, Keys
+    from starfish_server.layers.caching.entries import Subject
+    from starfish_server.layers.caching.member import SharedWrite
+    from starfish_server.layers.caching.redis import RedisCache
+    from starfish_server.operations import Operation
+    from starfish_server.storage.base import AbstractObjectStore
+
+T = TypeVar("T")
+
+
+def check_shared(shared: RedisCache, inner: AbstractObjectStore) -> None:
+    """Raise `StackError` if what is encrypted inside would lie plain in Redis."""
+    if not shared.sealed and _encrypts(inner):
+        raise StackError(
+            "Caching(shared=RedisCache(...)) outside Encryption would put plain objects into Redis: give"
+            " RedisCache a secret=, which seals them"
+        )
+
+
+def _encrypts(store: AbstractObjectStore) -> bool:
+    if not isinstance(store, Layer):
+        return False
+    return store.slot is Slot.ENCRYPTION or any(map(_encrypts, store.inners))
+
+
+class SharedLevel:
+    """The part of one `Caching` layer in what processes share; event loops and threads may use it.
+
+    Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`.
+    """
+
+    def __init__(self, shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float) -> None:
+        self.options = shared
+        self.cache = cache
+        self.inner = inner
+        self.ttl = ttl
+        self.closed = False
+        self._of_the_parent: list[object] = []
+        self._begin()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin as another process, and leave the parent's connections alone.
+
+        They are kept, since closing one would reach into the parent's event loop.
+        """
+        self._of_the_parent.append(self.members)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.client = secrets.token_hex(8)
+        self.remote_hits = self.remote_damaged = 0
+        self.members: dict[asyncio.AbstractEventLoop, Member] = {}
+        # Writes of other processes in flight, by token: their keys, and when they are overdue.
+        self._remote: dict[str, tuple[Keys, float]] = {}
+        self._lock = threading.RLock()  # held for moments, never across an await
+
+    def trusted(self, subject: Subject) -> bool:
+        """Return whether what the first level has may be returned.
+
+        If not, a read of the subject that began too long ago is not shared either.
+        """
+        member = self.members.get(asyncio.get_running_loop())
+        if member is None:
+            return False  # asking Redis makes one
+        session = member.link.session
+        if session is None or session.fresh:
+            return True
+        self.cache.unshare(subject, self.options.max_delay)
+        return False
+
+    @property
+    def connected(self) -> bool:
+        return any(member.link.session is not None for member in self.members.copy().values())
+
+    async def perform(self, operation: Operation[T]) -> Any:
+        """Return the result of a read, from Redis if it has it; `Aged` for one that may be cached."""
+        member = self._member()
+        if member is None:
+            return await self.inner.perform(operation)
+        return await member.read(operation)
+
+    async def open_write(self, keys: Keys) -> SharedWrite | None:
+        """Tell the other processes that a write of `keys` begins."""
+        member = self._member()
+        if member is None:
+            return None
+        await member.link.first_try()
+        return member.begin(keys)
+
+    async def close(self) -> None:
+        self.closed = True
+        here = self.members.pop(asyncio.get_running_loop(), None)
+        others, self.members = self.members, {}
+        for member in others.values():
+            member.link.abandon()
+        if here is not None:
+            await here.close()
+
+    def _member(self) -> Member | None:
+        loop = asyncio.get_running_loop()
+        member = self.members.get(loop)
+        if member is None and not self.closed:
+            for ended in [other for other in self.members.copy() if other.is_closed()]:
+                self.members.pop(ended, None)
+            member = self.members[loop] = Member(self)
+        return member
+
+    def count_hit(self) -> None:
+        with self._lock:
+            self.remote_hits += 1
+
+    def count_damaged(self) -> None:
+        with self._lock:
+            self.remote_damaged += 1
+
+    def flush(self) -> None:
+        """Forget the first level: messages may be missing."""
+        self.cache.drop({None})
+
+    def lost(self) -> None:
+        """A session ended."""
+        with self._lock:
+            self.flush()
+            if not self.connected:
+                self._give_up(list(self._remote))
+
+    def began(self, token: str, keys: Keys) -> None:
+        """A write of another process began, or goes on."""
+        with self._lock:
+            if token not in self._remote:
+                self.cache.begin_write(keys)
+            self._remote[token] = (keys, time.monotonic() + protocol.WRITER_SECONDS)
+
+    def ended(self, token: str, keys: Keys, undetermined: Collection[str | None]) -> None:
+        """A write of another process ended."""
+        with self._lock:
+            if token not in self._remote:
+                self.cache.begin_write(keys)
+            self._remote.pop(token, None)
+            self.cache.end_write(keys, undetermined)
+
+    def expire(self) -> None:
+        """End the writes of other processes that are overdue."""
+        if self._remote:
+            with self._lock:
+                now = time.monotonic()
+                self._give_up([token for token, (_, until) in self._remote.items() if until <= now])
+
+    def _give_up(self, tokens: Iterable[str]) -> None:
+        """End writes of other processes without knowing their outcome."""
+        for token in tokens:
+            keys, _ = self._remote.pop(token)
+            self.cache.end_write(keys, keys)
