@@ -274,6 +274,23 @@ async def test_the_source_of_an_upload_that_failed_is_closed_when_the_upload_rai
     assert closed
 
 
+async def test_the_source_of_an_upload_that_is_too_large_to_be_gathered_is_closed() -> None:
+    closed = False
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            while True:
+                yield bytes(2**20)
+        finally:
+            closed = True
+
+    source = chunks()
+    with pytest.raises(ObjectTooLargeError):
+        await Reversed(MemoryObjectStore(data={})).upload("k", source)
+    assert closed
+
+
 async def test_the_source_of_an_upload_is_closed_if_no_chunk_was_taken_after_the_gathered_ones() -> None:
     class Refuses(Layer):
         context_dependent = False

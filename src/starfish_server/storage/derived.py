@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import (
@@ -104,11 +105,13 @@ async def upload(
     """Gather the chunks in memory and write them; `options` are those of `write`."""
     check_chunks(chunks, "upload")
     body = bytearray()
-    async for chunk in checked_chunks(chunks, "upload"):
-        body += chunk
-        if len(body) > MAX_GATHERED_BYTES:
-            reason = f"{type(store).__name__} gathers an upload in memory, at most {MAX_GATHERED_BYTES} bytes"
-            raise ObjectTooLargeError(reason, operation="upload", key=key, max_bytes=MAX_GATHERED_BYTES)
+    async with aclosing(checked_chunks(chunks, "upload")) as checked:
+        async for chunk in checked:
+            body += chunk
+            if len(body) > MAX_GATHERED_BYTES:
+                most = f"at most {MAX_GATHERED_BYTES} bytes"
+                reason = f"{type(store).__name__} gathers an upload in memory, {most}"
+                raise ObjectTooLargeError(reason, operation="upload", key=key, max_bytes=MAX_GATHERED_BYTES)
     return await store.write(key, bytes(body), **options)
 
 
