@@ -45,8 +45,7 @@ class FileStream:
         self._base_dir = base_dir
         self._key = key
         self._at = start
-        size = found.status.st_size
-        self._stop = size if stop is None else min(stop, size)
+        self._stop = stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
@@ -89,7 +88,8 @@ class FileStream:
                 if self._closed:
                     raise self._store_closed()
                 with typed_errors(self._base_dir, "open", self._key):
-                    size = min(CHUNK_BYTES, self._stop - self._at)
+                    # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
+                    size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
                     chunk = os.pread(self._file, size, self._at) if size > 0 else b""
                     check_unedited(self._file, self._status, "open", self._key)
                     self._at += len(chunk)
