@@ -70,7 +70,7 @@ SHARED_BY_LAYERS = {"base", "copy_error", "deadline", "fields", "outcome", "stre
 def part_of(path: str) -> str:
     """Name the part that a file or a dotted module belongs to."""
     path = path.removesuffix(".py").removesuffix("/__init__")
-    base = ("storage/base", "storage/derived", "storage/leaf")
+    base = ("storage/base", "storage/derived", "storage/leaf", "storage/threads")
     return "storage/base" if path in base else path.split("/", 1)[0]
 
 

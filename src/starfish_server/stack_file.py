@@ -131,7 +131,11 @@ class StackFile:
             if missing := [name for name in missing if name not in options]:
                 raise StackError(f"{table['type']} needs the option {missing[0]!r}")
             several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-            stores = options.pop(several, ()) if several is not None else ()
+            stores: Any = []
+            if several in options:
+                if not isinstance(options[several], list):
+                    raise StackError(f"{several!r} must be an array, not {type(options[several]).__name__}")
+                stores = options.pop(several)
             with order_first(kind, *inner) if inner and self._checked else nullcontext():
                 if options_type is kind:
                     made = kind(*inner, *stores, **options)

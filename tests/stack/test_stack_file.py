@@ -262,6 +262,24 @@ async def test_an_option_can_be_a_stack_or_a_list_of_stacks(tmp_path: Path) -> N
         assert await store.inners[1].get_string("k") == "v"
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("replicas = 5", "'replicas' must be an array, not int"),
+        ('replicas = "ab"', "'replicas' must be an array, not str"),
+        ('replicas.leaf.type = "memory"', "'replicas' must be an array, not MemoryObjectStore"),
+    ],
+)
+def test_an_option_for_several_stores_must_be_an_array(tmp_path: Path, option: str, message: str) -> None:
+    with pytest.raises(StackError, match=f"toml:5: {message}$"):
+        loaded(tmp_path, f'[leaf]\ntype = "memory"\n[[layer]]\ntype = "Mirror"\n{option}\n')
+
+
+def test_a_folder_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"toml:3: base_dir must be a str or a PathLike of str, not date$"):
+        loaded(tmp_path, '[leaf]\ntype = "filesystem"\nbase_dir = 2020-01-01\n')
+
+
 @pytest.mark.usefixtures("backup")
 @pytest.mark.parametrize(
     ("change", "line", "message"),

@@ -20,7 +20,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from storage.filesystem_support import eventually, make_store, take_away_xattrs, visible_entries
+from storage.filesystem_support import eventually, make_store, present, take_away_xattrs, visible_entries
 
 
 def _change_statuses(monkeypatch: pytest.MonkeyPatch, changes: Iterator[dict[int, int]]) -> None:
@@ -62,6 +62,27 @@ async def test_inode_numbers_may_change(
             await store.put_bytes("k", body, content_type="a/" + body.decode())
             assert await store.get_bytes("k") == (body, "a/" + body.decode())
         assert await store.get_bytes("foreign") == (b"x", "application/octet-stream")
+
+
+async def test_a_file_whose_size_is_unknown_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /proc, whose files have a size of 0 and a body."""
+    (tmp_path / "k").write_bytes(b"Linux")
+    (tmp_path / "empty").touch()
+    async with make_store(tmp_path) as store:
+        await store.get_bytes("k")  # from here on, small files are read on the event loop
+        _change_statuses(monkeypatch, itertools.repeat({stat.ST_SIZE: 0}))
+        whole = present(await store.read("k"))
+        assert (whole.info.size, whole.body) == (5, b"Linux")
+        for start, stop in ((0, 3), (2, None), (1, 10**12), (7, None), (3, 3)):
+            part = present(await store.read("k", start=start, stop=stop))
+            assert (part.info.size, part.body) == (5, b"Linux"[start:stop])
+            async with present(await store.open("k", start=start, stop=stop)) as reader:
+                assert (reader.info.size, await reader.read()) == (None, b"Linux"[start:stop])
+        assert present(await store.stat("k")).size is None
+        assert present(await store.stat("empty")).size == 0
+        assert present(await store.read("empty", stop=3)).info.size == 0
 
 
 async def test_a_put_whose_temporary_files_disappear_ends_with_an_error(

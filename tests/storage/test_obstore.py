@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -227,6 +228,45 @@ async def test_a_local_store_holds_bodies_only(tmp_path: Path) -> None:
             await store.write("k", b"v", if_version='"1"')
         with pytest.raises(KeyConflictError):
             await store.put("k/below", "v")
+
+
+@pytest.mark.parametrize("end", ["written", "failed"])
+@pytest.mark.parametrize("operation", ["put", "upload"])
+async def test_a_write_to_a_local_store_is_awaited_however_often_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, end: str
+) -> None:
+    """What obstore has begun there goes on in a thread of its own."""
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reported.append(report))
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    put_async = obstore.put_async
+
+    async def put_later(*args: Any, **options: Any) -> object:
+        begun.set()
+        await go_on.wait()
+        if end == "failed":
+            raise OSError
+        return await put_async(*args, **options)
+
+    monkeypatch.setattr(obstore, "put_async", put_later)
+    async with ObstoreObjectStore(LocalStore(tmp_path)) as store:
+        tasks = asyncio.all_tasks()
+        call = store.put("k", "v") if operation == "put" else store.upload("k", [b"v"])
+        writing = asyncio.ensure_future(call)
+        await begun.wait()
+        for _ in range(3):
+            writing.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert not writing.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert await store.get_string("k") == ("v" if end == "written" else None)
+        assert asyncio.all_tasks() == tasks
+    del writing, call
+    gc.collect()
+    assert reported == []
 
 
 async def test_a_key_that_the_backend_cannot_hold_is_invalid(tmp_path: Path) -> None:

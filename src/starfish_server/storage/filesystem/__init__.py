@@ -36,6 +36,7 @@ from starfish_server.storage.filesystem.names import Names, to_path
 from starfish_server.storage.filesystem.options import FilesystemStorageOptions
 from starfish_server.storage.filesystem.unlistable import Unlistable
 from starfish_server.storage.filesystem.uploading import Upload
+from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping
@@ -91,7 +92,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         path = self._enter("get_string", key)
         found = self._inline.read_text(path)
         if found is UNDETERMINED:
-            return await _in_thread(self._directory.get_string, key)
+            return await _in_thread("get_string", key, self._directory.get_string, key)
         return None if found is None else decode_text(found, "get_string", key)
 
     async def put(
@@ -107,7 +108,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         check_headers(content_type, cache_control)
         attributes = Attributes(content_type or DEFAULT_TEXT_TYPE, cache_control)
         encoded = encode_text(body, "put", key)
-        await _change(self._directory.put, "put", key, encoded, attributes)
+        await _change("put", key, self._directory.put, "put", key, encoded, attributes)
 
     async def list_keys(
         self,
@@ -118,23 +119,23 @@ class FilesystemObjectStore(AbstractObjectStore):
         context: StoreContext | None = None,
     ) -> list[str]:
         self._check_list("list_keys", prefix, start_after, limit)
-        return await _in_thread(self._directory.list_keys, prefix, start_after, limit)
+        return await _in_thread("list_keys", prefix, self._directory.list_keys, prefix, start_after, limit)
 
     async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
         self._enter("delete", key)
-        await _change(self._directory.delete, key)
+        await _change("delete", key, self._directory.delete, key)
 
     async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
         self._check_open("delete_many", None)
         # A thread checks them, since that may take long. The copy keeps the caller from changing them.
         keys = keys if isinstance(keys, str | bytes) else list(keys)
-        await _change(self._directory.delete_many, keys)
+        await _change("delete_many", None, self._directory.delete_many, keys)
 
     async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
         path = self._enter("get_bytes", key)
         found = self._inline.read_bytes(path)
         if found is UNDETERMINED:
-            return await _in_thread(self._directory.get_bytes, key)
+            return await _in_thread("get_bytes", key, self._directory.get_bytes, key)
         return found
 
     async def put_bytes(
@@ -151,13 +152,13 @@ class FilesystemObjectStore(AbstractObjectStore):
         check_headers(None, cache_control)
         attributes = Attributes(content_type, cache_control)
         copied = copy_bytes(body, "put_bytes")
-        await _change(self._directory.put, "put_bytes", key, copied, attributes)
+        await _change("put_bytes", key, self._directory.put, "put_bytes", key, copied, attributes)
 
     async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
         path = self._enter("stat", key)
         found = self._inline.read_object(key, path, 0, 0)
         if found is UNDETERMINED:
-            return await _in_thread(self._directory.stat, key)
+            return await _in_thread("stat", key, self._directory.stat, key)
         return None if found is None else found.info
 
     async def read(
@@ -167,7 +168,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         check_range(start, stop)
         found = self._inline.read_object(key, path, start, stop)
         if found is UNDETERMINED:
-            return await _in_thread(self._directory.read, key, start, stop)
+            return await _in_thread("read", key, self._directory.read, key, start, stop)
         return found
 
     async def open(
@@ -175,7 +176,7 @@ class FilesystemObjectStore(AbstractObjectStore):
     ) -> ObjectReader | None:
         self._enter("open", key)
         check_range(start, stop)
-        stream = await _in_thread(self._directory.open, key, start, stop)
+        stream = await _in_thread("open", key, self._directory.open, key, start, stop)
         if stream is None:
             return None
         if self._closed:
@@ -200,7 +201,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         kind = type_or_default(content_type, body)
         attributes = Attributes(kind, cache_control, check_metadata(metadata))
         encoded = encode_body(body, "write", key)
-        return await _change(self._directory.write, key, encoded, attributes, if_version)
+        return await _change("write", key, self._directory.write, key, encoded, attributes, if_version)
 
     async def upload(
         self,
@@ -227,7 +228,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         self._enter("copy", source)
         self._enter("copy", target)
         check_if_version(if_version)
-        return await _change(self._directory.copy, source, target, if_version)
+        return await _change("copy", source, self._directory.copy, source, target, if_version)
 
     async def list_objects(
         self,
@@ -240,7 +241,9 @@ class FilesystemObjectStore(AbstractObjectStore):
     ) -> ObjectList:
         self._check_list("list_objects", prefix, start_after, limit)
         check_delimiter(delimiter)
-        return await _in_thread(self._directory.list_objects, prefix, start_after, limit, delimiter)
+        return await _in_thread(
+            "list_objects", prefix, self._directory.list_objects, prefix, start_after, limit, delimiter
+        )
 
     async def unlistable(self, prefix: str = "") -> list[Unlistable]:
         """Return the files that `list_keys` leaves out, each with its path and the reason, in order of paths.
@@ -249,7 +252,7 @@ class FilesystemObjectStore(AbstractObjectStore):
         cannot be read, with a closing slash. `prefix` is any text that their paths begin with.
         """
         self._check_open("unlistable", prefix)
-        return await _in_thread(self._directory.unlistable, prefix)
+        return await _in_thread("unlistable", prefix, self._directory.unlistable, prefix)
 
     async def close(self) -> None:
         """Refuse further operations and end open readers; the rest in flight ends as it would have."""
@@ -273,15 +276,23 @@ class FilesystemObjectStore(AbstractObjectStore):
             raise StoreClosedError("this FilesystemObjectStore was closed", operation=operation, key=key)
 
 
-async def _in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments, **options))
+def _in_thread(
+    operation: str, key: str | None, work: Callable[P, T], *arguments: P.args, **options: P.kwargs
+) -> asyncio.Future[T]:
+    return start_in_thread(partial(work, *arguments, **options), operation=operation, key=key)
 
 
-async def _change(work: Callable[Concatenate[Commit, P], T], *arguments: P.args, **options: P.kwargs) -> T:
+async def _change(
+    operation: str,
+    key: str | None,
+    work: Callable[Concatenate[Commit, P], T],
+    *arguments: P.args,
+    **options: P.kwargs,
+) -> T:
     """Make a change in a thread. If cancelled, return once it can no longer take effect."""
     commit = Commit()
     try:
-        return await _in_thread(work, commit, *arguments, **options)
+        return await _in_thread(operation, key, work, commit, *arguments, **options)
     except asyncio.CancelledError:
         await commit.withdraw()
         raise

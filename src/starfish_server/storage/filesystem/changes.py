@@ -67,6 +67,8 @@ def key_lock(base: int, path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
+        # This does not keep a writer out that makes the file once space was freed, before the deletion ends.
+        # Making it under the lock of `base` would, but not every file system can lock a folder.
         file = os.dup(base)
     try:
         lock(file)

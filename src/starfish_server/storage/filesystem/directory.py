@@ -82,11 +82,13 @@ class Directory:
         with self._open("read", key) as found:
             if found is None:
                 return None
-            if start == 0 and stop is None:
-                body = read_all(found.file, found.status.st_size)
+            size = found.status.st_size
+            if size == 0 or (start == 0 and stop is None):  # 0: empty, or of unknown size, as in /proc
+                body = read_all(found.file, size)
                 info = found.info(key, size=len(body))
+                body = body[start:stop]
             else:
-                end = found.status.st_size if stop is None else min(stop, found.status.st_size)
+                end = size if stop is None else min(stop, size)
                 body = read_range(found.file, min(start, end), end)
                 info = found.info(key)
             check_unedited(found.file, found.status, "read", key)

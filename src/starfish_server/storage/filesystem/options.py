@@ -31,7 +31,7 @@ class FilesystemStorageOptions:
     portable_keys: bool = True
 
     def __post_init__(self) -> None:
-        path = os.fspath(self.base_dir)
+        path = os.fspath(self.base_dir) if isinstance(self.base_dir, os.PathLike) else self.base_dir
         if not isinstance(path, str):
             raise TypeError(f"base_dir must be a str or a PathLike of str, not {type(path).__name__}")
         if not path or "\0" in path:

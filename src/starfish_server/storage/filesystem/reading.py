@@ -31,9 +31,12 @@ class OpenObject:
     attributes: Attributes
 
     def info(self, key: str, size: int | None = None) -> ObjectInfo:
-        """Return the info of the object, under its key."""
+        """Return the info of the object, under its key. `size`: that of the body, where it was read."""
         info = make_info(key, self.status, self.attributes, self.version())
-        return info if size is None else replace(info, size=size)
+        if size is not None:
+            return replace(info, size=size)
+        unknown = info.size == 0 and os.pread(self.file, 1, 0)
+        return replace(info, size=None) if unknown else info
 
     def version(self) -> str:
         """Return the version of the object."""

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ObjectReader
 from starfish_server.storage.filesystem.open_files import check_unedited
 from starfish_server.storage.filesystem.os_errors import typed_errors
+from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from starfish_server.storage.filesystem.reading import OpenObject
 
-T = TypeVar("T")
-
 CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
-
-
-def start_in_thread(step: Callable[[], T]) -> asyncio.Future[T]:
-    """Begin a step in a thread. If nothing awaits it any more, an exception of it is not reported."""
-    started = asyncio.get_running_loop().run_in_executor(None, step)
-    started.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return started
 
 
 class FileStream:
@@ -45,8 +36,7 @@ class FileStream:
         self._base_dir = base_dir
         self._key = key
         self._at = start
-        size = found.status.st_size
-        self._stop = size if stop is None else min(stop, size)
+        self._stop = stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
@@ -60,9 +50,9 @@ class FileStream:
             if self._cut_off:
                 raise self._store_closed()
             reading, self._ahead = self._ahead, None
-            chunk = await (reading or start_in_thread(self._read_chunk))
+            chunk = await (reading or self._start_reading())
             if chunk and not self._closed:
-                self._ahead = start_in_thread(self._read_chunk)
+                self._ahead = self._start_reading()
             return chunk
 
         async def close() -> None:
@@ -83,13 +73,17 @@ class FileStream:
         self._cut_off = True
         self.close()
 
+    def _start_reading(self) -> asyncio.Future[bytes]:
+        return start_in_thread(self._read_chunk, operation="open", key=self._key)
+
     def _read_chunk(self) -> bytes:
         try:
             with self._reading:
                 if self._closed:
                     raise self._store_closed()
                 with typed_errors(self._base_dir, "open", self._key):
-                    size = min(CHUNK_BYTES, self._stop - self._at)
+                    # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
+                    size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
                     chunk = os.pread(self._file, size, self._at) if size > 0 else b""
                     check_unedited(self._file, self._status, "open", self._key)
                     self._at += len(chunk)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.checks import checked_chunks
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.changes import Commit
-from starfish_server.storage.filesystem.streams import start_in_thread
+from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
     from starfish_server.storage.filesystem.directory import Directory
     from starfish_server.storage.filesystem.writing import Draft
+
+T = TypeVar("T")
 
 _BATCH_BYTES = 4 * 1024 * 1024  # a hop to a thread for each; two are in memory
 _MAX_WRITES = 64  # of a batch; more chunks are joined into one
@@ -49,15 +52,15 @@ class Upload:
                     size += len(chunk)
                     if size >= _BATCH_BYTES:
                         await self._written()
-                        self._writing = start_in_thread(partial(self._append, batch))
+                        self._writing = self._start(partial(self._append, batch))
                         batch, size = [], 0
             await self._written()
+            finished = self._start(partial(self._finish, batch))
         except BaseException:
             cancelled = await self._abandon()
             if cancelled is not None:
                 raise cancelled from None
             raise
-        finished = start_in_thread(lambda: self._finish(batch))
         try:
             await asyncio.wait((finished,))
         except asyncio.CancelledError:
@@ -65,6 +68,9 @@ class Upload:
             await self._commit.withdraw()
             raise
         return finished.result()
+
+    def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        return start_in_thread(step, operation="upload", key=self._key)
 
     async def _written(self) -> None:
         """Wait until the batch in flight is written."""
@@ -76,7 +82,12 @@ class Upload:
     async def _abandon(self) -> asyncio.CancelledError | None:
         """Discard the draft after the batch in flight; return a cancellation that came meanwhile."""
         cancelled = None if self._writing is None else await _end_of(self._writing)
-        return await _end_of(start_in_thread(self._discard)) or cancelled
+        try:
+            discarding = self._start(self._discard)
+        except StoreUnavailableError:  # no thread can be started; it is little work
+            self._discard()
+            return cancelled
+        return await _end_of(discarding) or cancelled
 
     def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:

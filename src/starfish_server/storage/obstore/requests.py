@@ -81,7 +81,7 @@ async def change(
     *args: Any,
     **options: Any,
 ) -> T:
-    """Await a function of obstore that writes, on a LocalStore to its end even if cancelled.
+    """Await a function of obstore that writes, on a LocalStore to its end however often cancelled.
 
     There it goes on in a thread when cancelled, and could undo what is written later.
     """
@@ -89,10 +89,16 @@ async def change(
     if not isinstance(client, LocalStore):
         return await asked
     task = asyncio.ensure_future(asked)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        await asyncio.wait([task])
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # retrieved, or asyncio would report it
+        raise cancelled
+    return task.result()
 
 
 async def put(

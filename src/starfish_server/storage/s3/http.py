@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import io
 import ssl
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
+from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -135,7 +135,7 @@ async def hex_digest(body: bytes | memoryview, algorithm: Callable[..., Any]) ->
         return digest()
     threads = ThreadPoolExecutor(1, "starfish-s3-hash")
     try:
-        return await asyncio.get_running_loop().run_in_executor(threads, digest)
+        return await start_in_thread(digest, threads)
     finally:
         threads.shutdown(wait=False)
 
