@@ -276,6 +276,26 @@ async def test_a_service_that_completes_whatever_the_condition_says_is_not_trust
     assert moto.ask("list_multipart_uploads", Bucket=bucket).get("Uploads", []) == []
 
 
+async def test_a_delete_before_the_trial_of_a_completion_does_not_turn_conditional_uploads_off(
+    make_s3: MakeS3, moto: S3Server
+) -> None:
+    async def deleted(request: web.Request, forward: Forward) -> web.StreamResponse:
+        response = await passed_on(request, forward)
+        if request.method == "POST" and "uploadId" in request.query:
+            await other.delete("k")
+        return response
+
+    async with FaultyProxy(moto.endpoint) as proxy:
+        bucket = moto.make_bucket()
+        other = make_s3(moto, bucket=bucket)
+        store = make_s3(moto, bucket=bucket, endpoint=proxy.endpoint)
+        proxy.fault = deleted
+        await store.upload("k", chunks(), if_version=None)
+        proxy.fault = None
+        await store.upload("k", chunks(), if_version=None)
+        assert moto.ask("list_multipart_uploads", Bucket=bucket).get("Uploads", []) == []
+
+
 async def test_a_conditional_completion_is_sent_once(make_s3: MakeS3, moto: S3Server) -> None:
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         if "If-None-Match" in request.headers:
