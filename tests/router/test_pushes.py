@@ -12,7 +12,7 @@ import pytest
 from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
 from starfish_server.layers import Caching
-from starfish_server.objects import StoredObject
+from starfish_server.objects import ANY, StoredObject
 from starfish_server.router.documents import MAX_ATTEMPTS, next_version
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
@@ -54,6 +54,14 @@ class FindsOut(Slow):
 
     async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
         raise StoreNotSupportedError("not this service", operation="write", key=key)
+
+
+class FindsOutTooLate(Slow):
+    """Over a service that ignores conditions, which shows once it has written."""
+
+    async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
+        await super().write(key, body, **options | {"if_version": ANY})
+        raise StoreNotSupportedError("the write was done", operation="write", key=key)
 
 
 class WithoutVersions(Slow):
@@ -102,6 +110,13 @@ async def test_of_two_pushes_in_one_process_one_wins_without_conditional_writes(
         assert await statuses([client, client], None) == [200, 409]
         base = (await pull(client, "notes/a"))["hash"]
         assert await statuses([client, client], base) == [200, 409]
+
+
+async def test_a_push_that_was_stored_without_heeding_its_condition_succeeds() -> None:
+    async with client_of(make_app(FindsOutTooLate(data={}))) as client:
+        first = await push(client, "notes/a", {"n": 1})
+        assert (await pull(client, "notes/a"))["hash"] == first["hash"]
+        await push(client, "notes/a", {"n": 2}, first["hash"])
 
 
 async def test_a_push_is_compared_with_what_is_stored_and_not_with_what_is_cached() -> None:

@@ -368,6 +368,14 @@ async def test_a_prefix_that_no_portable_key_can_have_reaches_the_callback(prefi
     assert calls == []
 
 
+async def test_a_derived_operation_checks_all_its_arguments_before_it_calls_back() -> None:
+    store = CustomObjectStore(on_get=saw, on_put=saw, portable_keys=True)
+    with pytest.raises(InvalidKeyError) as caught:
+        await store.copy("a", "bad key")
+    assert (caught.value.operation, caught.value.key) == ("copy", "bad key")
+    assert calls == []
+
+
 async def test_what_a_callback_raises_passes_as_it_is() -> None:
     def fails(key: str) -> str:
         raise LookupError(key)

@@ -214,6 +214,47 @@ async def test_a_backend_that_ignores_conditions_is_found_out(monkeypatch: pytes
         assert await store.get_string("k") == "theirs"
 
 
+async def test_a_delete_before_the_trial_does_not_turn_conditional_writes_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put, backend = obstore.put_async, MemoryStore()
+    writes = 0
+
+    async def deleted(*args: Any, **options: Any) -> Any:
+        nonlocal writes
+        result = await put(*args, **options)
+        writes += 1
+        if writes == 1:
+            await obstore.delete_async(backend, "k")
+        return result
+
+    monkeypatch.setattr(obstore, "put_async", deleted)
+    monkeypatch.setattr("starfish_server.storage.obstore.conditions.MemoryStore", LocalStore)
+    async with ObstoreObjectStore(backend) as store:
+        await store.write("k", "v", if_version=None)
+        await store.write("other", "v", if_version=None)
+
+
+async def test_a_trial_that_fails_does_not_fail_the_write_and_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put, writes = obstore.put_async, 0
+
+    async def fails(*args: Any, **options: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes == 2:
+            raise exceptions.PermissionDeniedError("the token has expired")
+        return await put(*args, **options)
+
+    monkeypatch.setattr(obstore, "put_async", fails)
+    monkeypatch.setattr("starfish_server.storage.obstore.conditions.MemoryStore", LocalStore)
+    async with ObstoreObjectStore(MemoryStore()) as store:
+        await store.write("k", "v", if_version=None)
+        await store.write("other", "v", if_version=None)
+    assert writes == 4
+
+
 async def test_a_local_store_holds_bodies_only(tmp_path: Path) -> None:
     async with ObstoreObjectStore(LocalStore(tmp_path)) as store:
         await store.put_bytes("k", b"v", content_type="image/png")

@@ -81,7 +81,51 @@ async def test_a_service_that_does_not_heed_if_none_match_is_not_trusted_with_it
     for _ in range(2):
         with pytest.raises(StoreNotSupportedError, match="does not heed If-None-Match"):
             await store.write("k", "v", if_version=None)
-    assert conditional_writes(proxy) == 2
+    assert conditional_writes(proxy) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "ExpiredToken"), (409, "ConditionalRequestConflict"), (503, "SlowDown")]
+)
+async def test_a_trial_that_fails_does_not_fail_the_write_and_is_made_again(
+    store: S3ObjectStore, proxy: FaultyProxy, no_waiting: None, status: int, code: str
+) -> None:
+    """An expired token says nothing about conditions, and the write was done."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if conditional_writes(proxy) > 1:
+            return await s3_error(status, code)(request, forward)
+        return await passed_on(request, forward)
+
+    proxy.fault = fault
+    info = await store.write("k", "v", if_version=None)
+    proxy.fault = None
+    found = await store.stat("k")
+    assert found and found.version == info.version
+    proxy.seen.clear()
+    await store.write("other", "v", if_version=None)
+    assert [seen.method for seen in proxy.seen] == ["HEAD", "PUT", "PUT"]
+
+
+async def test_a_delete_before_the_trial_does_not_turn_conditional_writes_off(
+    store: S3ObjectStore,
+    make_s3: Callable[..., S3ObjectStore],
+    proxy: FaultyProxy,
+    seaweedfs: S3Server,
+    bucket: str,
+) -> None:
+    other = make_s3(seaweedfs, bucket=bucket)
+
+    async def deleted(request: web.Request, forward: Forward) -> web.StreamResponse:
+        response = await passed_on(request, forward)
+        await other.delete("k")
+        return response
+
+    proxy.next_faults += [passed_on, deleted]  # the HEAD and the write
+    await store.write("k", "v", if_version=None)
+    proxy.seen.clear()
+    await store.write("other", "v", if_version=None)
+    assert [seen.method for seen in proxy.seen] == ["PUT"]
 
 
 async def test_a_service_that_refuses_conditions_is_not_supported(

@@ -191,8 +191,9 @@ async def test_a_cancelled_upload_ends_at_once_and_leaves_no_parts(
     put.cancel()
     with pytest.raises(asyncio.CancelledError):
         await put
-    assert not {task for task in asyncio.all_tasks() - before if "_s3_" in repr(task)}
     assert await store.get_bytes("k") is None
+    await store.close()
+    assert not {task for task in asyncio.all_tasks() - before if "_s3_" in repr(task)}
     assert unfinished_uploads(seaweedfs, bucket) == 0
 
 

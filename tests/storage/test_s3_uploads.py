@@ -160,24 +160,90 @@ async def test_a_source_is_closed_when_a_part_is_refused(store: S3ObjectStore, p
     assert closed
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize(
     ("method", "part"),
     [("POST", "uploads="), ("PUT", "partNumber=1&"), ("PUT", "partNumber=3&")],
     ids=["beginning", "first part", "last part"],
 )
 async def test_a_cancelled_upload_leaves_nothing(
-    store: S3ObjectStore, proxy: FaultyProxy, nothing_left: Callable[[], bool], method: str, part: str
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    nothing_left: Callable[[], bool],
+    method: str,
+    part: str,
+    times: int,
 ) -> None:
+    before = asyncio.all_tasks()
     begun, release = asyncio.Event(), asyncio.Event()
     proxy.fault = only(method, part, held_until(release, begun))  # type: ignore[assignment]  # a fault
     upload = asyncio.create_task(store.upload("k", chunks()))
     async with asyncio.timeout(30.0):
         await begun.wait()
-    upload.cancel()
+    for _ in range(times):
+        upload.cancel()
+        await asyncio.sleep(0)
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await upload
+    await store.close()
     assert nothing_left()
+    assert not {task for task in asyncio.all_tasks() - before if "storage/s3/" in repr(task)}
+
+
+async def test_a_cancelled_upload_does_not_wait_for_the_removal_of_its_parts(
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    nothing_left: Callable[[], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method == "DELETE":
+            await release.wait()
+        elif "partNumber" in request.query:
+            begun.set()
+            await release.wait()
+        return await passed_on(request, forward)
+
+    monkeypatch.setattr(writing, "REMOVAL_SECONDS", 60.0)
+    proxy.fault = fault
+    upload = asyncio.create_task(store.upload("k", chunks()))
+    async with asyncio.timeout(30.0):
+        await begun.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+    release.set()
+    await store.close()
+    assert nothing_left()
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_close_ends_the_removal_of_parts_that_the_service_does_not_answer(
+    store: S3ObjectStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    begun = asyncio.Event()
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method in (method, "PUT"):
+            begun.set()
+            await asyncio.Event().wait()
+        return await passed_on(request, forward)
+
+    monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(writing, "REMOVAL_SECONDS", 60.0)
+    before = asyncio.all_tasks()
+    proxy.fault = fault
+    upload = asyncio.create_task(store.upload("k", chunks()))
+    async with asyncio.timeout(30.0):
+        await begun.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        await store.close()
+    assert not {task for task in asyncio.all_tasks() - before if "storage/s3/" in repr(task)}
 
 
 async def test_an_upload_cut_off_by_close_leaves_nothing(
@@ -274,6 +340,26 @@ async def test_a_service_that_completes_whatever_the_condition_says_is_not_trust
         await store.upload("k", chunks(), if_version=version)
     assert await store.get_string("k") == "second"
     assert moto.ask("list_multipart_uploads", Bucket=bucket).get("Uploads", []) == []
+
+
+async def test_a_delete_before_the_trial_of_a_completion_does_not_turn_conditional_uploads_off(
+    make_s3: MakeS3, moto: S3Server
+) -> None:
+    async def deleted(request: web.Request, forward: Forward) -> web.StreamResponse:
+        response = await passed_on(request, forward)
+        if request.method == "POST" and "uploadId" in request.query:
+            await other.delete("k")
+        return response
+
+    async with FaultyProxy(moto.endpoint) as proxy:
+        bucket = moto.make_bucket()
+        other = make_s3(moto, bucket=bucket)
+        store = make_s3(moto, bucket=bucket, endpoint=proxy.endpoint)
+        proxy.fault = deleted
+        await store.upload("k", chunks(), if_version=None)
+        proxy.fault = None
+        await store.upload("k", chunks(), if_version=None)
+        assert moto.ask("list_multipart_uploads", Bucket=bucket).get("Uploads", []) == []
 
 
 async def test_a_conditional_completion_is_sent_once(make_s3: MakeS3, moto: S3Server) -> None:

@@ -204,7 +204,7 @@ class Pushes:
             try:
                 return await self._push_if_unchanged(key, pushed, context)
             except StoreNotSupportedError:
-                # Only the service behind the store could tell. Nothing was written.
+                # Only the service behind the store could tell. This push was not stored.
                 if self._proven:  # an earlier success proves support, so an intermediary refused
                     raise
                 self._conditional = False
@@ -223,6 +223,12 @@ class Pushes:
                 )
             except VersionConflictError:
                 continue
+            except StoreNotSupportedError:
+                # The service may have stored it before it turned out to ignore the condition.
+                now = await self._store.read(key, context=context)
+                if now is not None and now.body == document.to_json().encode():
+                    return document
+                raise
             self._proven = True
             return document
         raise HTTPError(503, "contended", f"{MAX_ATTEMPTS} attempts met another writer")

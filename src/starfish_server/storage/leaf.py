@@ -58,11 +58,11 @@ def _checked(method: F) -> F:
     async def operation(self: Leaf, *args: object, **options: object) -> object:
         if len(args) > positional:
             signature.bind(self, *args, **options)  # raises a TypeError that names the argument
-        if derived and not self.native(name):
-            return await method(self, *args, **options)
         call = OPERATIONS[name](*args, **options)
         try:
             self._check(call)
+            if derived and not self.native(name):
+                return await method(self, *args, **options)
             return await self._perform(call)
         except StoreError as error:
             if error.operation is None:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from obstore.store import GCSStore, HTTPStore, LocalStore, MemoryStore
 
 from starfish_server.checks import check_unchanged
-from starfish_server.errors import StoreAccessDeniedError, StoreNotSupportedError, VersionConflictError
+from starfish_server.errors import (
+    StoreAccessDeniedError,
+    StoreError,
+    StoreNotSupportedError,
+    VersionConflictError,
+)
 from starfish_server.storage.obstore.attributes import is_version
 from starfish_server.storage.obstore.requests import get_info, put
 
@@ -59,15 +64,35 @@ class Conditions:
             await self._check_now(client, operation, key, version)
         result = await self._put(client, operation, key, body, version, attributes)
         if create not in self._heeded:
-            try:
-                never = None if create else _NEVER[self._by_generation]
-                await self._put(client, operation, key, body, never, attributes)
-            except VersionConflictError:
-                return result
-            self._heeded[create] = False
-            reason = "the backend does not heed if_version: it may have replaced a version that it should not"
-            raise StoreNotSupportedError(reason, operation=operation, key=key)
+            await self._try(client, operation, key, body, attributes, create)
         return result
+
+    async def _try(
+        self,
+        client: Any,
+        operation: str,
+        key: str,
+        body: bytes,
+        attributes: Mapping[str, str] | None,
+        create: bool,
+    ) -> None:
+        """Find out after a write whether the backend heeds the condition, by writes that it must refuse.
+
+        If the object was deleted meanwhile, the first write that creates it succeeds, but not the second.
+        """
+        never = None if create else _NEVER[self._by_generation]
+        try:
+            for _ in range(2 if create else 1):
+                await self._put(client, operation, key, body, never, attributes)
+        except VersionConflictError:
+            return
+        except StoreNotSupportedError:
+            pass
+        except StoreError:  # it tells nothing: the next write is followed by a trial
+            return
+        self._heeded[create] = False
+        reason = "the backend does not heed if_version: it may have replaced a version that it should not"
+        raise StoreNotSupportedError(reason, operation=operation, key=key)
 
     async def _put(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -11,11 +12,16 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreError,
     StoreNotSupportedError,
-    StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.objects import ANY
-from starfish_server.storage.s3.errors import NoSuchKeyError, NoSuchUploadError, WriteRaceError
+from starfish_server.storage.s3.errors import (
+    InvalidPartError,
+    NoSuchKeyError,
+    NoSuchUploadError,
+    WriteRaceError,
+)
+from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
 from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, multipart_upload, put_object
@@ -41,7 +47,8 @@ class ConditionalWrites:
 
     A service that does not support a condition overwrites silently. A refusal proves support. If the first
     write succeeds, it is followed by one with a condition that cannot be met: a service that accepts it is
-    not trusted with this condition from then on. AWS is known to support both conditions.
+    not trusted with this condition from then on. If that trial fails in another way, the next write is
+    followed by one. AWS is known to support both conditions.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -84,12 +91,17 @@ class ConditionalWrites:
 
         async def never(condition: Headers) -> str:
             # Of a part that was never sent: nothing is written even if the condition is not heeded.
-            async with multipart_upload(self.transport, upload.key, headers) as trial:
-                trial.etags[1] = _NEVER[_IF_UNCHANGED]
-                try:
-                    return await trial.complete(condition)
-                except NoSuchUploadError:
-                    return ""
+            try:
+                async with multipart_upload(self.transport, upload.key, headers) as trial:
+                    trial.etags[1] = _NEVER[_IF_UNCHANGED]
+                    try:
+                        return await trial.complete(condition)
+                    except NoSuchUploadError:
+                        return ""
+            except InvalidPartError:
+                if _IF_ABSENT in condition and await stat_object(self.transport, upload.key) is None:
+                    raise StoreError("the object was deleted, so the condition held") from None
+                return ""
 
         return await self._write(_COMPLETION, upload.key, if_version, upload.complete, never)
 
@@ -119,7 +131,8 @@ class ConditionalWrites:
                 if known not in self._heeded:
                     await self._check_condition(key, if_version)
                     etag = await conditionally()
-                    self._heeded[known] = await _is_refused(trial({known[1]: _NEVER[known[1]]}))
+                    with suppress(StoreError):  # the write was done, and the next one is followed by a trial
+                        self._heeded[known] = await _is_refused(trial, known[1])
                     self._check_heeded(known, "the write was done, and may have replaced a newer version")
                     return etag
         return await conditionally()
@@ -160,13 +173,16 @@ def _condition(if_version: IfVersion) -> str:
     return _IF_ABSENT if if_version is None else _IF_UNCHANGED
 
 
-async def _is_refused(trial: Awaitable[str]) -> bool:
+async def _is_refused(trial: Callable[[Headers], Awaitable[str]], condition: str) -> bool:
+    """Return whether a write with a condition that cannot hold is refused. Raises what leaves that open.
+
+    If the object was deleted meanwhile, `If-None-Match` holds, but not a second time.
+    """
     try:
-        await trial
+        for _ in range(2 if condition == _IF_ABSENT else 1):
+            await trial({condition: _NEVER[condition]})
     except (VersionConflictError, NoSuchKeyError):
         return True
-    except StoreUnavailableError:
-        raise
-    except StoreError:
+    except StoreNotSupportedError:
         return False
     return False

@@ -41,6 +41,10 @@ class NoSuchUploadError(StoreError):
     """The multipart upload has ended, one way or the other."""
 
 
+class InvalidPartError(StoreError):
+    """The completion of a multipart upload names a part that was not sent. Nothing was written."""
+
+
 class WriteRaceError(StoreUnavailableError):
     """A conditional write met another write of the key in progress. Nothing was written."""
 
@@ -84,6 +88,7 @@ _ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotI
 # By the code in the reply's body, where its status alone would not tell. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
     "ConditionalRequestConflict": WriteRaceError,
+    "InvalidPart": InvalidPartError,
     "InvalidRange": InvalidRangeError,
     "KeyTooLongError": InvalidKeyError,
     "NoSuchBucket": BucketNotFoundError,

@@ -13,7 +13,7 @@ from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.http import current
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
     from types import TracebackType
 
     import aiohttp
@@ -94,6 +94,7 @@ class Session:
         self._closing = asyncio.Lock()
         self._in_flight: set[InFlight] = set()
         self._overdue: set[InFlight] = set()
+        self._background: set[asyncio.Task[None]] = set()
         # One timer for all requests: one for each would cost each 7 us.
         self._sweep_seconds = min(1.0, read_timeout / 8)
         self._sweeper: asyncio.TimerHandle | None = None
@@ -123,6 +124,21 @@ class Session:
                 yield
         finally:
             self.holders -= 1
+
+    def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` as a task of its own, which its caller need not await.
+
+        When the store closes, it goes on for as long as a block of `held`, and is then cancelled.
+        """
+        task = asyncio.create_task(work)
+        self.holders += 1
+        self._background.add(task)
+        task.add_done_callback(self._end_background)
+        return task
+
+    def _end_background(self, task: asyncio.Task[None]) -> None:
+        self.holders -= 1
+        self._background.discard(task)
 
     def drop_idle_connections(self) -> None:
         """Stop reusing idle connections: one broke, so the server may have restarted, and all may be dead."""
@@ -158,15 +174,22 @@ class Session:
         try:
             await self._ended(_END_SECONDS)
         finally:
+            unfinished = list(self._background)
+            for task in unfinished:
+                task.cancel()
             if self._sweeper is not None:
                 self._sweeper.cancel()
             await self.credentials.close()
             await self.guard.aclose()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _ended(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                while self._in_flight or self._background:
+                    await self._idle.wait()
+                    if self._background:
+                        await asyncio.wait(self._background)
 
 
 async def _close_with_loop(client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
+    from starfish_server.storage.s3.sessions import Session
 
 T = TypeVar("T")
 
@@ -151,12 +152,12 @@ class Transport:
             del failure  # it would refer to itself through its traceback
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def held(self) -> AsyncIterator[Session]:
         """Let a block of several requests go on for a while when the store closes."""
         session = await self._sessions.current()
         try:
             async with session.held():
-                yield
+                yield session
         except TimeoutError as error:
             if not self.closed:
                 raise

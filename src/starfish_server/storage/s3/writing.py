@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import IfVersion
     from starfish_server.storage.s3.conditions import ConditionalWrites
+    from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
 MULTIPART_OVER_BYTES = 16 * 2**20
@@ -27,7 +28,7 @@ PART_BYTES = 8 * 2**20
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MOST_PARTS = 10_000
 PARTS_IN_FLIGHT = 4
-_ABORT_SECONDS = 5.0
+REMOVAL_SECONDS = 5.0
 
 
 async def put_object(transport: Transport, key: str, body: bytes, headers: Mapping[str, str]) -> str:
@@ -85,20 +86,22 @@ async def multipart_upload(
 ) -> AsyncIterator[MultipartUpload]:
     """Begin an upload for the block, which sends all parts and then calls `complete`.
 
-    An error or a cancellation within the block removes the parts. Parts that stay because the service does
-    not answer are left to the bucket's lifecycle rule. A store that is closed lets the block finish for a
-    while.
+    An error within the block removes the parts. A cancellation does too, without waiting for it. Parts that
+    stay because the service does not answer are left to the bucket's lifecycle rule. A store that is closed
+    lets the block finish for a while.
     """
-    upload = MultipartUpload(transport, key)
-    async with transport.held():
-        await upload.begin(headers)
+    async with transport.held() as session:
+        upload = MultipartUpload(transport, session, key)
         try:
+            await upload.begin(headers)
             yield upload
         except NoSuchUploadError as error:  # also the reply to a repeated request, its first one lost
             reason = "the upload has ended, and whether it was completed is undetermined"
             raise StoreUnavailableError(reason) from error
-        except BaseException:
-            await upload.abort()
+        except BaseException as error:
+            removal = session.background(upload.remove())
+            if isinstance(error, Exception):  # a cancelled caller does not wait
+                await asyncio.shield(removal)
             raise
 
 
@@ -109,12 +112,14 @@ class MultipartUpload:
     size: bytes of the parts that were sent.
     """
 
-    def __init__(self, transport: Transport, key: str) -> None:
+    def __init__(self, transport: Transport, session: Session, key: str) -> None:
         self.key = key
         self.etags: dict[int, str] = {}
         self.size = 0
         self._transport = transport
+        self._session = session
         self._query = ""
+        self._beginning: asyncio.Task[None] | None = None
 
     async def begin(self, headers: Mapping[str, str]) -> None:
         begin = Request("POST", self.key, "uploads=", headers, b"")
@@ -123,24 +128,18 @@ class MultipartUpload:
             upload_id = await self._transport.run(begin, read_upload_id)
             self._query = f"uploadId={quote(upload_id, safe='~')}"
 
-        asking = asyncio.create_task(ask())
-        try:
-            await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            # The service may have begun it, and only its reply says what to abort.
-            await asyncio.wait([asking], timeout=_ABORT_SECONDS)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-            await self.abort()
-            raise
+        # Not ended by a cancellation: the service may have begun it, and only its reply says what to remove.
+        self._beginning = self._session.background(ask())
+        await asyncio.shield(self._beginning)
 
-    async def abort(self) -> None:
+    async def remove(self) -> None:
         """Remove the parts, as far as the service answers within 5 s."""
-        abort = Request("DELETE", self.key, self._query)
-        if self._query:  # without it the object would be deleted
-            with suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(_ABORT_SECONDS):
-                    await self._transport.run(abort, require_deleted)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(REMOVAL_SECONDS):
+                if self._beginning is not None:
+                    await self._beginning
+                if self._query:  # without it the object would be deleted
+                    await self._transport.run(Request("DELETE", self.key, self._query), require_deleted)
 
     async def send_body(self, body: bytes) -> None:
         """Send a body in parts, a few concurrently."""
