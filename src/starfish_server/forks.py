@@ -1,4 +1,4 @@
-"""`reset_in_child`: what a forked child starts anew, such as locks that belong to its parent."""
+"""`reset_in_child`: resets in a forked child what belongs to its parent, such as locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Resettable(Protocol):
     """Something that a forked child must not use as its parent left it."""
 
     def reset_after_fork(self) -> None:
-        """Start anew. Nothing else runs; a thread of the parent may have stopped at any point."""
+        """Return to the initial state. Nothing else runs; a thread of the parent may have stopped at any point."""
 
 
 _all: WeakSet[Resettable] = WeakSet()

@@ -187,7 +187,7 @@ class Session:
         asked = _now()
         session._set_time(asked, await session._ask("TIME"))
         await connection.send_command("SUBSCRIBE", channel)
-        # Last: a message before this reply is about what nobody has cached yet.
+        # Last: a message before this reply is about what this process has not cached yet.
         session.generation = int(await session._ask("GET", f"{channel}:{session.run_id}:g") or 0)
         session._proved = asked
         return session

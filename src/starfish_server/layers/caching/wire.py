@@ -127,7 +127,7 @@ class Codec:
 
 
 def key_bytes(key: str) -> bytes:
-    """Return any str as bytes, one that is no valid Unicode too."""
+    """Return any str as bytes, even one with lone surrogates."""
     return key.encode("utf-8", "surrogatepass")
 
 

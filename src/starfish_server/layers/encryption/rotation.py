@@ -63,7 +63,7 @@ class Rotation:
         flag("exclusive", self.exclusive)
         if not self.exclusive and not self.layer.supports("conditional_write"):
             raise StoreNotSupportedError(
-                "without conditional writes, an object that is written meanwhile would be undone; "
+                "without conditional writes, a write during the rotation would be undone; "
                 "exclusive=True rotates a store that nothing else writes to",
                 operation="rotate",
             )
