@@ -11,7 +11,7 @@ class Resettable(Protocol):
     """Something that a forked child must not use as its parent left it."""
 
     def reset_after_fork(self) -> None:
-        """Return to the initial state. Nothing else runs; a thread of the parent may have stopped at any point."""
+        """Return to the initial state. Nothing else runs; the parent's threads may have stopped anywhere."""
 
 
 _all: WeakSet[Resettable] = WeakSet()

@@ -1,4 +1,4 @@
-"""`Mirror.repair` makes replicas equal to the first store, and harms nothing that others write during the repair."""
+"""`Mirror.repair` makes replicas equal to the first store, and keeps what others write during the repair."""
 
 from __future__ import annotations
 
