@@ -40,7 +40,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     encode_keys: store names of any text under portable keys by `encode_key`; False by default, when names are
         the keys and follow the rule of the store.
 
-    The other options are those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
+    storage_options: those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
     """
 
     protocol = "starfish"
@@ -174,7 +174,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     ) -> None:
         """Write a body or upload chunks; `headers` are `content_type`, `cache_control` and `metadata`.
 
-        The mode "create" raises `FileExistsError` if there is an object already.
+        The `mode` is "overwrite" by default; "create" raises `FileExistsError` if there is an object already.
         """
         creating = mode == "create"
         write: Any = self.store.upload if isinstance(body, AsyncIterator) else self.store.write

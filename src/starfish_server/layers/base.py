@@ -68,7 +68,8 @@ class Layer(AbstractObjectStore):
     demands `vary_by` unless the class sets `context_dependent = False`. A layer over a context-dependent
     store is context-dependent, whatever its class says.
 
-    inner: the store to wrap. others: further stores, for a layer over several.
+    inner: the store to wrap.
+    others: further stores, for a layer over several.
     """
 
     context_dependent = False

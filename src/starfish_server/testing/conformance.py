@@ -18,10 +18,11 @@ __all__ = ["Behaviour", "Capability", "behaviours", "check_store"]
 
 
 def behaviours(*, lacks: Iterable[Capability] = ()) -> list[Behaviour]:
-    """The behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
+    """Return the behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
 
     Each is awaited with a new, empty store and raises `AssertionError` when the store behaves otherwise.
-    `check_store` says what can be lacking.
+
+    lacks: the capabilities that the store lacks, as in `check_store`; none by default.
     """
     missing = frozenset(lacks)
     return [behaviour for behaviour in REGISTERED if not behaviour.needs & missing]

@@ -68,8 +68,9 @@ class Caching(Layer):
     out or was cancelled may still take effect, so its keys are not cached for a minute, or for the lifetime
     of an entry if that is shorter. Writes that bypass this layer show after at most `ttl`.
 
-    ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
-        for lists; both 0.0, which turns them off.
+    ttl: seconds for which an object is cached, 30.0 by default.
+    negative_ttl: seconds for which a missing object is cached; 0.0, the default, for not at all.
+    list_ttl: seconds for which a list is cached; 0.0, the default, for not at all.
     stale_if_error: seconds after its expiry for which an object or a list is still returned if the backend is
         unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never hides a missing object or any
         other error, and returns nothing after a write through this layer.

@@ -120,6 +120,7 @@ class Encryption(Transform):
         concurrency: objects in flight, 8 by default, each up to about 24 MiB in memory.
         exclusive: nothing else writes to the store during the rotation, so conditional writes are not needed.
             False by default: a store without conditional writes raises `StoreNotSupportedError`.
+        context: the `StoreContext` of every operation; None by default.
         report: filled while the rotation runs; a new one by default.
         """
         found = RotationReport() if report is None else report

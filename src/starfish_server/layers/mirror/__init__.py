@@ -133,8 +133,10 @@ class Mirror(Layer):
         machine, so their clocks should agree. If the service reports whole seconds, as S3 does, a write
         within the same second as the missed one is not newer. A replica without times is never ahead.
 
-        concurrency: entries in flight, 8 by default. report: filled while the repair runs; a new one by
-        default. Returns the report. Raises `StoreUnavailableError` if another process uses the pending log.
+        concurrency: entries in flight, 8 by default.
+        report: filled while the repair runs, and returned; a new one by default.
+
+        Raises `StoreUnavailableError` if another process uses the pending log.
         """
         positive_int("concurrency", concurrency)
         found = RepairReport() if report is None else report

@@ -86,22 +86,23 @@ _RESULTS: dict[str, tuple[type, ...]] = {
 class CustomObjectStore(Leaf):
     """A leaf made of callbacks, plain or async.
 
-    on_get(key) -> str | None
-    on_put(key, body)
-    on_list(prefix, start_after, limit) -> an iterable of keys, in any order
-    on_delete(key)
-    on_delete_many(keys): if left out, `on_delete` is called for each key
-    on_get_bytes(key) -> tuple[bytes, str] | None: body and content type
-    on_put_bytes(key, body)
-    on_stat(key) -> ObjectInfo | None
-    on_read(key, start, stop) -> StoredObject | None: the range, with the info of the whole object
-    on_open(key, start, stop) -> ObjectReader | None
-    on_write(key, body) -> ObjectInfo: body is str or bytes
-    on_upload(key, chunks) -> ObjectInfo: chunks is an asynchronous iterator of bytes
-    on_copy(source, target) -> ObjectInfo of the target
-    on_list_objects(prefix, start_after, limit) -> ObjectList, in byte order
-    on_signed_url(key) -> str
-    on_close(): called once
+    on_get: `(key)` returns a str, or None for a missing object.
+    on_put: `(key, body)`.
+    on_list: `(prefix, start_after, limit)` returns an iterable of keys, in any order.
+    on_delete: `(key)`.
+    on_delete_many: `(keys)`; if left out, `on_delete` is called for each key.
+    on_get_bytes: `(key)` returns a tuple of body and content type, or None.
+    on_put_bytes: `(key, body)`.
+    on_stat: `(key)` returns an `ObjectInfo` or None.
+    on_read: `(key, start, stop)` returns a `StoredObject` with the range and the info of the whole object, or
+        None.
+    on_open: `(key, start, stop)` returns an `ObjectReader` or None.
+    on_write: `(key, body)` returns an `ObjectInfo`; `body` is a str or bytes.
+    on_upload: `(key, chunks)` returns an `ObjectInfo`; `chunks` is an asynchronous iterator of bytes.
+    on_copy: `(source, target)` returns the `ObjectInfo` of the target.
+    on_list_objects: `(prefix, start_after, limit)` returns an `ObjectList` in byte order.
+    on_signed_url: `(key)` returns a str.
+    on_close: `()`; called once.
     portable_keys: refuse keys outside the key rules. By default any text of 1 to 1,024 UTF-8 bytes passes.
 
     The `StoreContext` goes to one further positional parameter that is required or, in a Python function, has

@@ -60,6 +60,8 @@ class FilesystemObjectStore(AbstractObjectStore):
     `base_dir/~attributes`. `a` and `a/b` cannot both be objects: the second raises `KeyConflictError`. A link
     or another special file below `base_dir` is not listed, and operations on it raise
     `StoreAccessDeniedError`.
+
+    options: a `FilesystemStorageOptions`.
     """
 
     context_dependent = False
