@@ -55,6 +55,7 @@ features: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## wh
 docs: .venv-docs/ready  ## the site, into website/build/html; a broken link or reference fails
 	@.venv-docs/bin/python website/pages.py
 	@cd website && ../.venv-docs/bin/zensical build --strict --clean
+	@echo "Open website/build/html/index.html; its search needs: python3 -m http.server -d website/build/html"
 
 .venv-docs/ready: pyproject.toml
 	@echo "Setting up .venv-docs with $(PYTHON) (once)"

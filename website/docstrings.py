@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
 from functools import cache
@@ -46,11 +47,16 @@ def linked(text: str, found: griffe.Object) -> str:
     def link(quoted: re.Match[str]) -> str:
         name = quoted[1]
         if name.startswith("docs/"):
-            return f"[{name}](../{name.removeprefix('docs/').replace('.md', '')}/)"
+            return f"[{name}](../{name.removeprefix('docs/').replace('.md', '.html')})"
         path = reference().get(name, "")
         return f"[{quoted[0]}][{path}]" if path and not found.path.endswith(f".{name}") else quoted[0]
 
     return re.sub(r"(?<![\[`])`(\w+|docs/[\w-]+\.md)`(?!`)", link, text)
+
+
+def _is_public(base: str) -> bool:
+    """Return whether a base class is one that readers of the reference know."""
+    return base in reference() or hasattr(builtins, base)
 
 
 class Options(griffe.Extension):  # type: ignore[misc]  # griffe is installed in .venv-docs only
@@ -61,6 +67,8 @@ class Options(griffe.Extension):  # type: ignore[misc]  # griffe is installed in
         self._change(pkg)
 
     def _change(self, found: griffe.Object) -> None:
+        if found.is_class:
+            found.bases = [base for base in found.bases if _is_public(str(base))]
         if found.docstring is not None:
             paragraphs = inspect.cleandoc(found.docstring.value).split("\n\n")
             text = "\n\n".join(sections(paragraph, found) for paragraph in paragraphs)

@@ -39,7 +39,6 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     context: the `StoreContext` of every operation, for layers that need one; None by default.
     encode_keys: store names of any text under portable keys by `encode_key`; False by default, when names are
         the keys and follow the rule of the store.
-
     storage_options: those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
     """
 

@@ -192,7 +192,7 @@ def _check_mount(name: str) -> str:
 class NamespaceConfig(_Frozen):
     """One namespace mount.
 
-    collections: those of the mount; at least one.
+    collections: each a `CollectionConfig`; at least one.
     """
 
     collections: _Collections = Field(min_length=1)
@@ -202,7 +202,7 @@ class SyncConfig(_Frozen):
     """Everything that a router serves.
 
     version: version of this format; 1, the default.
-    collections: served at the root; none by default.
+    collections: each a `CollectionConfig`, served at the root; none by default.
     namespaces: by name, collections served under `/<name>`. The store gets the name as
         `StoreContext.namespace`; add a `Namespace` layer to keep the keys of mounts apart.
     """
