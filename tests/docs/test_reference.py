@@ -153,6 +153,11 @@ def test_an_operation_says_which_errors_it_raises(operation: str) -> None:
     assert re.search(r"[Rr]aises(?: \w+)* `(\w+Error)`", docstring)
 
 
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_a_function_says_which_errors_it_raises(path: str) -> None:
+    assert re.search(r"`(\w+Error|ExceptionGroup)`", FUNCTIONS[path].__doc__)
+
+
 @pytest.mark.parametrize("path", [*FUNCTIONS, *CLASSES])
 def test_the_errors_and_pages_that_a_docstring_names_exist(path: str) -> None:
     found = REFERENCE[path]

@@ -70,6 +70,9 @@ class Layer(AbstractObjectStore):
 
     inner: the store to wrap.
     others: further stores, for a layer over several.
+
+    Every layer checks its options when it is made: `TypeError` for a wrong type, `ValueError` for a wrong
+    value.
     """
 
     context_dependent = False

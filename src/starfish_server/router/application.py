@@ -61,7 +61,9 @@ def sync_application(options: SyncRouterOptions) -> FastAPI:
     The routes are served at the root and again below `/v1`, where the SDK's `namespace=` option expects
     them. Every error has the form of the router's own errors.
 
-    options: as in `create_sync_router`, with the same errors.
+    options: as in `create_sync_router`.
+
+    Raises `ValueError` as `create_sync_router` does.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
     collections = _collections(options)
