@@ -42,7 +42,7 @@ async def check_store(
     - "bytes": `get_bytes` and `put_bytes`
     - "conditional_writes": `write` with an `if_version`
     - "metadata": `write` with `metadata`, and a `cache_control` that can be read
-    - "nested_keys": `a` and `a/b` as objects side by side
+    - "nested_keys": `a` and `a/b` both as objects
     - "key_rules": refusing keys outside the portable key rules
     - "order": byte order of listed keys, and `start_after` that goes by it
     - "closing": `StoreClosedError` after `close()`
