@@ -155,7 +155,7 @@ def test_an_operation_says_which_errors_it_raises(operation: str) -> None:
 
 @pytest.mark.parametrize("path", FUNCTIONS)
 def test_a_function_says_which_errors_it_raises(path: str) -> None:
-    assert re.search(r"`(\w+Error|ExceptionGroup)`", FUNCTIONS[path].__doc__)
+    assert re.search(r"`(\w+Error|ExceptionGroup)`", FUNCTIONS[path].__doc__ or "")
 
 
 @pytest.mark.parametrize("path", [*FUNCTIONS, *CLASSES])
