@@ -81,6 +81,7 @@ class AbstractObjectStore(ABC):
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
+        return self._unsupported("get_string", key)
 
     @abstractmethod
     def put(
@@ -96,6 +97,7 @@ class AbstractObjectStore(ABC):
 
         content_type: "text/plain; charset=utf-8" by default.
         """
+        return self._unsupported("put", key)
 
     @abstractmethod
     def list_keys(
@@ -111,14 +113,17 @@ class AbstractObjectStore(ABC):
         start_after: return only keys after this one, which need not exist.
         limit: the most keys to return; None for all.
         """
+        return self._unsupported("list_keys", prefix)
 
     @abstractmethod
     def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         """Remove the object; a missing one is no error."""
+        return self._unsupported("delete", key)
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
         """Remove several objects. Tries every key; raises `DeleteManyError` if some failed."""
+        return self._unsupported("delete_many", None)
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Return body and content type, or None if the object is missing.
@@ -267,7 +272,7 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    async def _unsupported(self, operation: str, key: str) -> Any:
+    async def _unsupported(self, operation: str, key: str | None) -> Any:
         reason = f"{type(self).__name__} does not support it"
         raise StoreNotSupportedError(reason, operation=operation, key=key)
 
