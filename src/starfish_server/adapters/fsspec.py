@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import aiofiles.os
 
 try:
     from fsspec.asyn import AsyncFileSystem, sync_wrapper
@@ -187,25 +187,23 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
     ) -> None:
-        local = Path(lpath)
-        if await asyncio.to_thread(local.is_dir):
+        if await aiofiles.os.path.isdir(lpath):
             return
-        with await asyncio.to_thread(local.open, "rb") as file:
-            callback.set_size(file.seek(0, 2))
-            file.seek(0)
+        async with aiofiles.open(lpath, "rb") as file:
+            callback.set_size(await file.seek(0, 2))
+            await file.seek(0)
             await self.write_object(rpath, chunks_of(file, callback), **options)
 
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
     ) -> None:
-        local = Path(lpath)
-        if await asyncio.to_thread(local.is_dir):
+        if await aiofiles.os.path.isdir(lpath):
             return
         with os_errors(rpath, reading=True):
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
                 raise missing(rpath)
-            await save(reader, local, callback)
+            await save(reader, lpath, callback)
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         with os_errors(path1):

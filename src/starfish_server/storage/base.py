@@ -84,6 +84,7 @@ class AbstractObjectStore(ABC):
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
+        return self._unsupported("get_string", key)
 
     @abstractmethod
     def put(
@@ -103,6 +104,7 @@ class AbstractObjectStore(ABC):
         Raises `ValueError` unless each of them is one line of 1 to 1,024 printable ASCII characters, and
         `StoreDecodeError` for a body with a lone surrogate.
         """
+        return self._unsupported("put", key)
 
     @abstractmethod
     def list_keys(
@@ -120,14 +122,17 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for a negative limit.
         """
+        return self._unsupported("list_keys", prefix)
 
     @abstractmethod
     def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         """Remove the object; a missing one is no error. Raises `InvalidKeyError` for an invalid key."""
+        return self._unsupported("delete", key)
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
         """Remove several objects. Tries every key, and raises `DeleteManyError` if some failed."""
+        return self._unsupported("delete_many", None)
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Return body and content type, or None if the object is missing.
@@ -303,7 +308,7 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    async def _unsupported(self, operation: str, key: str) -> Any:
+    async def _unsupported(self, operation: str, key: str | None) -> Any:
         reason = f"{type(self).__name__} does not support it"
         raise StoreNotSupportedError(reason, operation=operation, key=key)
 

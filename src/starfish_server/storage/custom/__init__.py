@@ -167,6 +167,7 @@ class CustomObjectStore(Leaf):
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
+        self._methods = dict.fromkeys(self._callbacks, CustomObjectStore._call)
         self.context_dependent = any(
             "context" in callback.takes and not OPERATIONS[operation].writes
             for operation, callback in self._callbacks.items()
@@ -178,9 +179,6 @@ class CustomObjectStore(Leaf):
         names = dict.fromkeys(callback.name for callback in self._callbacks.values())
         return f"CustomObjectStore({', '.join(names)})"
 
-    def native(self, operation: str) -> bool:
-        return operation in self._callbacks
-
     def supports(self, operation: str) -> bool:
         if operation == "conditional_write":
             return "write" in self._callbacks and "if_version" in self._callbacks["write"].takes
@@ -188,10 +186,8 @@ class CustomObjectStore(Leaf):
             return True
         return any(all(map(self.supports, parts)) for parts in _PARTS.get(operation, ()))
 
-    async def _perform(self, call: Operation[Any]) -> object:
-        callback = self._callbacks.get(call.name)
-        if callback is None:
-            raise StoreNotSupportedError("there is no callback for it")
+    async def _call(self, call: Operation[Any]) -> object:
+        callback = self._callbacks[call.name]
         if isinstance(call, ListKeys):
             return await _list_keys(callback, call)
         if isinstance(call, DeleteMany):
@@ -207,6 +203,9 @@ class CustomObjectStore(Leaf):
             return result
         promised = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise _unexpected(callback, promised, result)
+
+    async def _unsupported(self, operation: str, key: str | None) -> Any:
+        raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
 
     async def _delete_many(self, callback: Callback, call: DeleteMany) -> None:
         keys = check_keys(call.keys, self._check_key)
