@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
+from layers.processes import Processes, eventually, settled
 from layers.scripted import Scripted
 from layers.switched import Switched, memory
 from layers.virtual_time import run
+from redis_server import RedisServer
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, CircuitBreaker, Fallback, Hedge, Mirror, Retry
 from starfish_server.storage.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starfish_server.storage.base import AbstractObjectStore
 
 HOSTILE = "first\nsecond\x1b[2J\u202e"
@@ -208,6 +212,23 @@ async def test_an_expired_result_is_logged(caplog: pytest.LogCaptureFixture) -> 
         )
     ]
     assert fields(record).keys() == {"operation", "error_type", "reason"}
+
+
+async def test_a_shared_cache_that_is_lost_is_logged(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path, password="opensesame") as redis:
+        async with Processes(redis.url) as process:
+            await settled(process(memory(k="v")))
+            redis.kill()
+            await eventually(lambda: caplog.records[-1].levelname == "WARNING")
+    began, lost = caplog.records
+    address = f"redis://127.0.0.1:{redis.port}/0"
+    assert {began.name, lost.name} == {"starfish_server.layers.caching"}
+    assert (began.levelname, began.getMessage()) == ("INFO", f"shared cache at {address} is used")
+    assert lost.getMessage().startswith(f"shared cache at {address} is not used: ")
+    assert fields(lost).keys() == {"address", "error_type"}
+    assert "sesame" not in caplog.text
 
 
 def off() -> list[AbstractObjectStore]:
