@@ -93,6 +93,10 @@ async def test_page(page: str, request: pytest.FixtureRequest) -> None:
     await MemoryObjectStore().delete_many(await MemoryObjectStore().list_keys(""))
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
 def test_every_page_of_the_docs_is_linked_from_the_readme_or_another_page() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     text = "".join(page.read_text() for page in pages)
