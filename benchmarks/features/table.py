@@ -22,7 +22,6 @@ TELLING = {
     "encryption",
     "streams",
     "order",
-    "interface",
     "backends",
 }
 _HEAD = """# Features beside peers
