@@ -90,6 +90,10 @@ def rows() -> list[Line]:
 LOGGED = [line for path in FILES for line in lines_of(path)]
 
 
+def test_the_lines_of_every_file_with_a_logger_are_found() -> None:
+    assert [path.name for path in FILES if "getLogger(" in path.read_text() and not lines_of(path)] == []
+
+
 @pytest.mark.parametrize("line", LOGGED, ids=lambda line: f"{line.logger}: {line.message}")
 def test_what_is_logged_is_on_the_page(line: Line) -> None:
     assert [row.message for row in rows() if line.is_shown_by(row)]
