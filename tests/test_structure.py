@@ -46,12 +46,13 @@ HOMES = {
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
-KERNEL = {"context", "errors", "objects", "operations", "checks", "printable", "forks"}
+KERNEL = {"context", "errors", "objects", "operations", "checks", "printable", "forks", "logs"}
 ALLOWED = {
     "errors": set(),
     "context": {"errors"},
     "objects": set(),
     "printable": set(),
+    "logs": {"errors", "printable"},
     "forks": set(),
     "checks": {"errors", "objects", "printable"},
     "operations": {"errors", "context", "checks", "objects"},

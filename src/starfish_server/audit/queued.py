@@ -27,7 +27,7 @@ __all__ = ["BackgroundSink", "QueuedSink", "WhenFull"]
 
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 # How long the end of the process waits for a sink that takes no record.
 _EXIT_SECONDS = 5.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -26,6 +27,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, own_list
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
+from starfish_server.logs import log_failure
 from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects, Read
 from starfish_server.printable import name_of
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
+
+_log = logging.getLogger(__name__)
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
 NOTHING_WRITTEN = (
@@ -195,10 +199,12 @@ class Caching(Layer):
             if needed == WHOLE and not _is_whole_read(operation):
                 return await self._cache.read_uncached(operation, self._source, counted=True)
             return own_list(await self._cache.read(entry_key, operation, self._source))  # type: ignore[no-any-return]  # a copy
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             entry = self._cache.find_stale(entry_key, needed)
             if entry is None:
                 raise
+            message = "%(operation)s: an expired result is returned: %(failure)s"
+            log_failure(_log, logging.DEBUG, message, error, operation=operation.name)
         operation.note("cache", "stale")
         return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
 

@@ -19,6 +19,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
 from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
+from starfish_server.logs import log_failure
 from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Copy, SignedUrl, Upload, Write
 
@@ -217,7 +218,8 @@ class Mirror(Layer):
         numbers = sorted({number for number, _ in failures})
         error = next(iter(failures.values()))
         behind = ", ".join(map(str, numbers))
-        _log.warning("replica %s has missed a %s: %s", behind, operation.name, type(error).__name__)
+        message = "%(operation)s: missed by replicas %(replicas)s: %(failure)s"
+        log_failure(_log, logging.WARNING, message, error, operation=operation.name, replicas=numbers)
         if self._require == "all":
             reason = f"the first store has it, but replica {behind} failed; repair() will bring it up to date"
             raise operation.error(StoreUnavailableError, reason) from error
