@@ -52,10 +52,10 @@ features: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## wh
 	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-docs: .venv-docs/ready  ## the site, into website/build/html; a broken link or reference fails
-	@.venv-docs/bin/python website/pages.py
-	@cd website && ../.venv-docs/bin/zensical build --strict --clean
-	@echo "Open website/build/html/index.html; its search needs: python3 -m http.server -d website/build/html"
+docs: .venv-docs/ready  ## the site, into build/site/html; a broken link or reference fails
+	@.venv-docs/bin/python docs/site/pages.py
+	@cd build/site && ../../.venv-docs/bin/zensical build --strict --clean
+	@echo "Open build/site/html/index.html; its search needs: python3 -m http.server -d build/site/html"
 
 .venv-docs/ready: pyproject.toml
 	@echo "Setting up .venv-docs with $(PYTHON) (once)"
@@ -81,4 +81,4 @@ format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and caches
-	rm -rf .venv .venv-docs .venv-peers website/build website/.cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-peers build .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PROJECT = tomllib.loads((ROOT / "website" / "zensical.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "docs" / "site" / "zensical.toml").read_text())["project"]
 
 
 def pages_of(nav: Any) -> Iterator[str]:

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-BUILT = HERE / "build" / "pages"
+ROOT = HERE.parents[1]
+BUILT = ROOT / "build" / "site" / "pages"
 
 # Files from outside `docs/`, and their places on the site.
 MOVED = {
@@ -24,7 +24,8 @@ _LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def places() -> dict[Path, str]:
     """Return the place of each file on the site."""
     docs = ROOT / "docs"
-    return MOVED | {path: path.relative_to(docs).as_posix() for path in docs.rglob("*") if path.is_file()}
+    files = [path for path in docs.rglob("*") if path.is_file() and HERE not in path.parents]
+    return MOVED | {path: path.relative_to(docs).as_posix() for path in files}
 
 
 def relinked(page: Path, placed: dict[Path, str]) -> str:
@@ -50,8 +51,10 @@ def relinked(page: Path, placed: dict[Path, str]) -> str:
 
 
 def main() -> None:
-    """Write all pages anew."""
+    """Write all pages anew, and the configuration beside them."""
     shutil.rmtree(BUILT, ignore_errors=True)
+    BUILT.mkdir(parents=True)
+    shutil.copyfile(HERE / "zensical.toml", BUILT.parent / "zensical.toml")
     placed = places()
     for file, place in placed.items():
         target = BUILT / place

@@ -12,7 +12,7 @@ from typing import Any
 
 import griffe
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1]
 _OPTIONS = re.compile(r"(\w+(?:, \w+)*): (.+)", re.DOTALL)
 
 
