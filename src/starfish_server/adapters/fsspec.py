@@ -17,6 +17,7 @@ from starfish_server.adapters.fsspec_files import StarfishFile, chunks_of, save
 from starfish_server.adapters.os_errors import missing, os_errors
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
+from starfish_server.checks import flag
 from starfish_server.keys import decode_key, encode_key
 from starfish_server.objects import ANY
 from starfish_server.storage.base import AbstractObjectStore
@@ -58,7 +59,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         super().__init__(**storage_options)
         self.store = store
         self.context = context
-        self.encode_keys = encode_keys
+        self.encode_keys = flag("encode_keys", encode_keys)
         self._slices = SliceReader(store, context)
 
     @property

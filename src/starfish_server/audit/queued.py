@@ -221,6 +221,8 @@ class QueuedSink(BackgroundSink):
         max_queued: int = 10_000,
         when_full: WhenFull = "wait",
     ) -> None:
+        if not callable(sink):
+            raise TypeError(f"QueuedSink takes a function of a record, not {type(sink).__name__}")
         if inspect.iscoroutinefunction(sink):
             raise TypeError("QueuedSink takes a plain function; an async one needs no thread")
         super().__init__(max_queued=max_queued, when_full=when_full, max_batch=1)

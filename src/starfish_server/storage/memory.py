@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import MutableMapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -27,8 +28,6 @@ from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.leaf import Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from starfish_server.operations import (
         Delete,
         DeleteMany,
@@ -90,6 +89,8 @@ class MemoryObjectStore(Leaf):
         portable_keys: bool = True,
     ) -> None:
         super().__init__(portable_keys=portable_keys)
+        if not isinstance(data, MutableMapping | None):
+            raise TypeError(f"data must be a dict or another MutableMapping, not {type(data).__name__}")
         self._data = cast("MutableMapping[str, str | bytes]", _shared if data is None else data)
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from starfish_server.checks import (
     decode_text,
     encode_body,
     encode_text,
+    flag,
     is_any_key,
     is_key,
     type_or_default,
@@ -80,7 +81,10 @@ class ObstoreObjectStore(Leaf):
         check_client(store)
         super().__init__(portable_keys=portable_keys)
         self._is_key = is_key if portable_keys else is_any_key
-        self._ordered = isinstance(store, _ORDERED) if listed_in_order is None else listed_in_order
+        if listed_in_order is None:
+            self._ordered = isinstance(store, _ORDERED)
+        else:
+            self._ordered = flag("listed_in_order", listed_in_order)
         self._store = store
         self._clients = Clients(store)
         self._conditions = Conditions(store)
