@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import time
 from asyncio import sleep
 from base64 import b64encode
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ import aiohttp
 from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.storage.s3.address import Address, find_proxy
-from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
+from starfish_server.storage.s3.credentials import Credentials, credential_source
 from starfish_server.storage.s3.errors import (
     Fault,
     closed_error,
@@ -29,6 +29,7 @@ from starfish_server.storage.s3.errors import (
 from starfish_server.storage.s3.http import SMALL_BODY_BYTES, client_opener, hex_digest, pieces, read_body
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
+from starfish_server.storage.s3.signing import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -70,11 +71,12 @@ class Request(NamedTuple):
 class _Learnt(NamedTuple):
     """Facts learnt from replies: the bucket's region, this machine's clock error, and required checksums.
 
+    skew: seconds by which the service's clock is ahead of this machine's.
     checksums: whether the bucket refuses bodies without a checksum, as those with Object Lock do.
     """
 
     address: Address
-    skew: timedelta = timedelta(0)
+    skew: float = 0.0
     checksums: bool = False
 
 
@@ -178,7 +180,7 @@ class Transport:
             headers["Content-Type"] = content_type
         signer = Signer(credentials, address.region)
         target = address.target(key, "")
-        query = signer.signed_query(method, target, headers, int(expires), datetime.now(UTC) + skew)
+        query = signer.signed_query(method, target, headers, int(expires), time.time() + skew)
         return str(address.url(f"{target}?{query}"))
 
     async def _attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None) -> T:
@@ -209,7 +211,7 @@ class Transport:
         server_time = http_date(reply.headers.get("Date", ""))
         if fault.code != "RequestTimeTooSkewed" or server_time is None:
             return False
-        self._learnt = self._learnt._replace(skew=server_time - datetime.now(UTC))
+        self._learnt = self._learnt._replace(skew=server_time.timestamp() - time.time())
         return True
 
     async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
@@ -269,9 +271,9 @@ class Transport:
             if body and not address.secure:
                 payload_hash = await hex_digest(body, hashlib.sha256)
             signer = self._signer
-            if signer is None or not signer.is_for(credentials, address.region):
+            if signer is None or signer.credentials is not credentials or signer.region != address.region:
                 signer = self._signer = Signer(credentials, address.region)
-            signer.sign(request.method, target, headers, payload_hash, datetime.now(UTC) + used.skew)
+            signer.sign(request.method, target, headers, payload_hash, time.time() + used.skew)
         if body is not None and len(body) > SMALL_BODY_BYTES:
             headers["Content-Length"] = str(len(body))
         return headers | self._proxy.request_headers if self._proxy else headers
