@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
 """The request of this task, for the connector."""
 
+# As they are, without a type that aiohttp would guess and that the signature would not cover.
+UNTYPED = ("Content-Type",)
 # What a socket's send buffer takes at once; a longer body is sent in pieces, each within the time limit.
 SMALL_BODY_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
@@ -53,7 +55,6 @@ def client_opener(options: S3StorageOptions) -> Callable[[], aiohttp.ClientSessi
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
             response_class=_Response,
-            skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=_READ_BUFFER_BYTES,
@@ -160,9 +161,9 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
 
 def require_framing(response: aiohttp.ClientResponse) -> None:
     """Raise `MalformedReplyError` if the end of the body is unknown, so that a part may look like all."""
-    empty = response.status == 204 or response.method == "HEAD"
-    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    if response.content_length is None and not empty and not chunked:
+    if response.content_length is not None or response.status == 204 or response.method == "HEAD":
+        return
+    if response.headers.get("Transfer-Encoding", "").lower() != "chunked":
         raise MalformedReplyError("the reply does not say how long it is")
 
 

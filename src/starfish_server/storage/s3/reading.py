@@ -112,7 +112,7 @@ async def open_object(
                 try:
                     if transport.closed:
                         raise closed_error()
-                    return await transport.mapped(body.next_chunk)
+                    return await transport.mapped(body.next_chunk())
                 except StoreError as error:
                     error.operation, error.key = operation, key
                     raise

@@ -26,7 +26,14 @@ from starfish_server.storage.s3.errors import (
     shows_reply,
     store_error,
 )
-from starfish_server.storage.s3.http import SMALL_BODY_BYTES, client_opener, hex_digest, pieces, read_body
+from starfish_server.storage.s3.http import (
+    SMALL_BODY_BYTES,
+    UNTYPED,
+    client_opener,
+    hex_digest,
+    pieces,
+    read_body,
+)
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 from starfish_server.storage.s3.signing import Signer
@@ -135,12 +142,12 @@ class Transport:
 
         body: takes over the body of a reply that is not an error.
         """
-        return await self.mapped(lambda: self._attempt(request, read, body))
+        return await self.mapped(self._attempt(request, read, body))
 
-    async def mapped(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def mapped(self, work: Awaitable[T]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
         try:
-            return await work()
+            return await work
         except Exception as error:
             failure = store_error(error, self.address.bucket)
             # RuntimeError: the HTTP session was closed while the credentials were looked up.
@@ -172,7 +179,7 @@ class Transport:
         async def find() -> Credentials | None:
             return await (await self._sessions.current()).credentials.get()
 
-        credentials = await self.mapped(find)
+        credentials = await self.mapped(find())
         if credentials is None:
             raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}
@@ -232,6 +239,7 @@ class Transport:
                         used.address.url(target),
                         data=pieces(body, in_flight) if body and len(body) > SMALL_BODY_BYTES else body,
                         headers=headers,
+                        skip_auto_headers=None if body is None or "Content-Type" in headers else UNTYPED,
                         allow_redirects=False,
                         proxy=self._proxy and self._proxy.url,
                         proxy_headers=self._proxy and self._proxy.tunnel_headers,
