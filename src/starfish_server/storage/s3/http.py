@@ -149,19 +149,21 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
 
     Raises `MalformedReplyError` if the reply's end is unknown, `IncompleteReplyError` if it is cut short.
     """
+    content, size = response.content, response.content_length
     if response.status >= 300:
-        return await _read(response.content, request, limit=_FAULT_BYTES)
+        return await _read(content, request, limit=_FAULT_BYTES)
     require_framing(response)
     try:
-        size, transport = response.content_length, response.connection and response.connection.transport
+        if content.is_eof():  # a small body comes with its headers
+            return content.read_nowait()
+        transport = response.connection and response.connection.transport
         if size is not None and size in _RECEIVED_BYTES and transport is not None:
-            return await _receive(response.content, size, transport, request)
-        return await _read(response.content, request)
+            return await _receive(content, size, transport, request)
+        return await _read(content, request)
     except aiohttp.ClientPayloadError as error:
-        length = response.content_length
-        whole = "an unknown number of" if length is None else length
+        whole = "an unknown number of" if size is None else size
         raise IncompleteReplyError(
-            f"the body was cut short after {response.content.total_bytes} of {whole} bytes"
+            f"the body was cut short after {content.total_bytes} of {whole} bytes"
         ) from error
 
 
@@ -175,8 +177,6 @@ def require_framing(response: aiohttp.ClientResponse) -> None:
 
 async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | None = None) -> bytes:
     """Read into one growing buffer, which becomes the result without a copy."""
-    if content.is_eof():  # a small body comes with its headers
-        return content.read_nowait()
     buffer = io.BytesIO()
     request.progress()
     async for chunk in content.iter_any():
