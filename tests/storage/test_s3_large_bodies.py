@@ -1,4 +1,4 @@
-"""Bodies of 1 MiB and more, which go from the socket straight into the result, past aiohttp's reader."""
+"""Bodies of 256 KiB and more, which go from the socket straight into the result, past aiohttp's reader."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _PIECE_BYTES = 256 * 1024
 # As much as a socket is read for at once. With less, reading a large body pauses and resumes all the time.
 _READ_BUFFER_BYTES = 256 * 1024
 # A body of a stated size in this range is received into memory of that size. More is not believed beforehand.
-_RECEIVED_BYTES = range(2**20, 2**30)
+_RECEIVED_BYTES = range(2**18, 2**30)
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
 # 2 KB of metadata may come in many headers, and proxies add long ones.

@@ -137,12 +137,14 @@ class Transport:
             longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
             await sleep(max(asked, random.uniform(0.0, longest)))  # noqa: S311 - it only spreads load
 
-    async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
+    def attempt(
+        self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None
+    ) -> Coroutine[None, None, T]:
         """Send a request once, or again immediately after learning from the reply; `read` the reply.
 
         body: takes over the body of a reply that is not an error.
         """
-        return await self.mapped(self._attempt(request, read, body))
+        return self.mapped(self._attempt(request, read, body))
 
     async def mapped(self, work: Awaitable[T]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
