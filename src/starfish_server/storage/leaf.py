@@ -42,7 +42,7 @@ from starfish_server.storage.base import AbstractObjectStore
 from starfish_server.storage.derived import DERIVED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -105,9 +105,8 @@ class Leaf(AbstractObjectStore):
     def native(self, operation: str) -> bool:
         return hasattr(self, f"_{operation}")
 
-    def _perform(self, call: Operation[Any]) -> Coroutine[Any, Any, object]:
-        perform: Callable[[Operation[Any]], Coroutine[Any, Any, object]] = getattr(self, f"_{call.name}")
-        return perform(call)
+    async def _perform(self, call: Operation[Any]) -> object:
+        return await getattr(self, f"_{call.name}")(call)
 
     def _check(self, call: Operation[Any]) -> None:
         """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
