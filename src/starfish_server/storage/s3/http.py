@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import io
 import ssl
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
+from starfish_server.storage.s3.receiving import RECEIVED_BYTES, receive
 from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ SMALL_BODY_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
 # As much as a socket is read for at once. With less, reading a large body pauses and resumes all the time.
 _READ_BUFFER_BYTES = 256 * 1024
-# A body of a stated size in this range is received into memory of that size. More is not believed beforehand.
-_RECEIVED_BYTES = range(2**18, 2**30)
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
 # 2 KB of metadata may come in many headers, and proxies add long ones.
@@ -157,8 +155,8 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
         if content.is_eof():  # a small body comes with its headers
             return content.read_nowait()
         transport = response.connection and response.connection.transport
-        if size is not None and size in _RECEIVED_BYTES and transport is not None:
-            return await _receive(content, size, transport, request)
+        if size is not None and size in RECEIVED_BYTES and transport is not None:
+            return await receive(content, size, transport, request)
         return await _read(content, request)
     except aiohttp.ClientPayloadError as error:
         whole = "an unknown number of" if size is None else size
@@ -185,68 +183,3 @@ async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | N
             break
         request.progress()
     return buffer.getvalue()
-
-
-async def _receive(
-    content: aiohttp.StreamReader, size: int, transport: asyncio.Transport, request: InFlight
-) -> bytes:
-    """Read the body from the socket straight into the result: aiohttp's own reader copies it twice."""
-    # One byte more, to see what follows the body. No memory is touched before the body comes.
-    result = io.BytesIO(bytes(size + 1))
-    with result.getbuffer() as memory:  # released, or `getvalue` would return a copy
-        at = 0
-        while chunk := content.read_nowait():
-            memory[at : at + len(chunk)] = chunk
-            at += len(chunk)
-        if at < size:
-            receiver = _Receiver(memory, at, transport, request)
-            await receiver.ended
-            if receiver.at < size:
-                raise IncompleteReplyError(f"the body was cut short after {receiver.at} of {size} bytes")
-            if receiver.at > size:
-                transport.abort()  # the rest would be taken for the reply to another request
-            content.feed_eof()  # gives the connection back
-    result.truncate(size)
-    return result.getvalue()
-
-
-class _Receiver(asyncio.BufferedProtocol):
-    """Takes the place of a connection's protocol until the body is whole or the connection ends.
-
-    memory: for the body and one byte more.
-    at: how much of it is filled.
-    ended: a future that is done then.
-    """
-
-    def __init__(self, memory: memoryview, at: int, transport: asyncio.Transport, request: InFlight) -> None:
-        self.at = at
-        self.ended = asyncio.get_running_loop().create_future()
-        self._memory = memory
-        self._transport = transport
-        self._protocol = transport.get_protocol()
-        self._request = request
-        request.progress()
-        self._hand_to(self)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._memory[self.at :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.at += nbytes
-        self._request.progress()
-        if self.at >= len(self._memory) - 1:
-            self._hand_to(self._protocol)
-            self._end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._protocol.connection_lost(exc)
-        self._end()
-
-    def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.pause_reading()  # one that is reading may go on with the protocol it has
-        self._transport.set_protocol(protocol)
-        self._transport.resume_reading()
-
-    def _end(self) -> None:
-        if not self.ended.done():  # it is cancelled with the request
-            self.ended.set_result(None)

@@ -127,14 +127,14 @@ def _split(reply: Reply) -> tuple[ET.Element, list[str], Iterator[dict[str, str]
     a tag.
     """
     text = reply.body.decode(errors="surrogateescape")
-    if "<!" not in text and text.find("<?", 2) < 0:
-        parts = _PLAIN_ENTRY.split(
-            text
-        )  # what is between entries, a key, its other fields, the last one's name
-        root = read_result(reply._replace(body="".join(parts[::4]).encode(errors="surrogateescape")))
-        if root.find("{*}Contents") is None:  # else not all of them are plain
+    is_simple = "<!" not in text and text.find("<?", 2) < 0
+    # Text between entries, a key, its other fields, the last one's name, and so on.
+    parts = _PLAIN_ENTRY.split(text) if is_simple else [text]
+    root = read_result(reply._replace(body="".join(parts[::4]).encode(errors="surrogateescape")))
+    if len(parts) > 1:
+        if root.find("{*}Contents") is None:
             return root, parts[1::4], map(_fields, parts[2::4])
-    root = read_result(reply)
+        root = read_result(reply)  # not all entries are plain
     entries = [
         {child.tag.rpartition("}")[2]: child.text or "" for child in entry}
         for entry in root.iterfind("{*}Contents")
