@@ -83,7 +83,7 @@ async def _entries(
     while limit is None or len(found) < limit:
         request = Request("GET", query=urlencode(query, quote_via=quote, safe="~"))
         page = await transport.run(request, read)
-        if not all(name.startswith(call.prefix) for name in page.names):
+        if [name for name in page.names if not name.startswith(call.prefix)]:
             raise StoreError("the server lists keys outside the prefix")
         found += [
             name

@@ -246,7 +246,7 @@ def _raise_fault_in(reply: Reply) -> None:
 
 def quoted(etag: str) -> str:
     """Return an ETag as headers show it: in XML some services leave the quotes out."""
-    return etag if etag.startswith("W/") else '"{}"'.format(etag.strip('"'))
+    return etag if etag.startswith("W/") else '"' + etag.strip('"') + '"'
 
 
 def read_time(text: str) -> datetime | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hmac
 import time
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-class _Second(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Second:
     """What all signatures of one second share. `scope` is the credential scope, `key` the signing key."""
 
     number: int
     stamp: str
     scope: str
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 class Signer:
