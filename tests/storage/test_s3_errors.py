@@ -31,6 +31,7 @@ from starfish_server.storage.s3.errors import (
     NoSuchKeyError,
     WriteRaceError,
     error_for,
+    http_date,
     retry_after_seconds,
     store_error,
 )
@@ -187,3 +188,25 @@ def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Wed, 31 Dec 2025 23:59:59 GMT", datetime(2025, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", datetime(2026, 1, 1, tzinfo=UTC)),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sun, 6 Nov 1994 10:49:37 +0200", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Thu, 31 Feb 2026 00:00:00 GMT", None),
+        ("Thu, 01 Jan 2026 25:00:00 GMT", None),
+        ("Thu, 01 Foo 2026 00:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("tomorrow", None),
+        ("", None),
+    ],
+)
+def test_a_date_in_a_header_is_read_in_every_form_that_http_allows(
+    text: str, expected: datetime | None
+) -> None:
+    assert http_date(text) == expected

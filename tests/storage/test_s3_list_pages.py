@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from starfish_server.checks import is_any_key
 from starfish_server.storage.s3.errors import MalformedReplyError
-from starfish_server.storage.s3.listing import Page, read_key_page
+from starfish_server.storage.s3.listing import Page, read_key_page, read_object_page
 from starfish_server.storage.s3.replies import Reply
 
 SPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -28,6 +28,31 @@ def page(entries: str, *, head: str = f"<ListBucketResult {SPACE}>", more: str =
 def test_keys_come_in_the_order_of_the_page(entries: list[tuple[str, int]]) -> None:
     written = "".join(entry.format(f"k{number}") for entry, number in entries)
     assert read_key_page(page(written)).names == [f"k{number}" for _, number in entries]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "ETag": st.sampled_from(["&quot;e&quot;", "&#34;e-2&#34;", "e", "&#x22;&amp;quot;&lt;", ""]),
+                "LastModified": st.sampled_from(
+                    ["2026-02-03T04:05:06.789Z", "2026-02-03T04:05+02:00", "now"]
+                ),
+                "Size": st.sampled_from(["0", "5", " 7 ", "&#49;0", "-1", ""]),
+                "StorageClass": st.sampled_from(["STANDARD", "&lt;Size&gt;3&lt;/Size&gt;", "Gl\u00e4sern"]),
+            },
+        ).flatmap(lambda fields: st.permutations(list(fields.items())))
+    )
+)
+def test_objects_are_read_the_same_with_and_without_the_parser(entries: list[list[tuple[str, str]]]) -> None:
+    listed = ""
+    for number, entry in enumerate(entries):
+        fields = "".join(f"<{name}>{text}</{name}>" for name, text in entry)
+        listed += f"<Contents><Key>k{number}</Key>{fields}</Contents>"
+    comment = "<!-- for the parser -->"
+    assert read_object_page(page(listed)) == read_object_page(page(comment + listed))
+    assert len(read_object_page(page(listed)).infos) == len(entries)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,19 @@ async def test_parts_carry_no_metadata_of_this_library(proxy: FaultyProxy, store
     assert not [name for seen in proxy.seen for name in seen.headers if name.lower().startswith("x-amz-meta")]
 
 
+async def test_no_type_is_sent_that_the_signature_does_not_cover(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    """Which S3 demands: the HTTP client must not add one of its own to parts, copies and completions."""
+    await store.put("small", "v")
+    await store.put_bytes("large", LARGE, content_type="a/b")
+    await store.copy("small", "copied")
+    await store.delete_many(["small", "copied"])
+    typed = [seen for seen in proxy.seen if "Content-Type" in seen.headers]
+    assert len(typed) == 3  # the put, the beginning of the upload, the deletion
+    assert all("content-type;" in seen.headers["Authorization"] for seen in typed)
+
+
 @pytest.mark.parametrize("root", ["InitiateMultipartUpload", "CreateMultipartUploadOutput"])
 async def test_an_upload_is_begun_whatever_the_reply_is_called(
     proxy: FaultyProxy, store: S3ObjectStore, root: str

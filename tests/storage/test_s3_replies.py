@@ -138,6 +138,15 @@ async def test_an_object_whose_etag_only_looks_like_an_md5_is_read(
     assert found and (found.body, found.info.version) == (b"v", f'"{"0" * 32}"')
 
 
+async def test_a_body_over_16_mib_is_not_compared_with_its_etag(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    for size, requests in ((16 * 2**20, 2), (16 * 2**20 + 1, 3)):
+        proxy.fault = reply(200, "v" * size, ETag=f'"{"0" * 32}"')
+        assert len(await store.get_string("k") or "") == size
+        assert len(proxy.seen) == requests
+
+
 async def test_metadata_of_the_object_is_no_proof_against_its_body(
     proxy: FaultyProxy, store: S3ObjectStore
 ) -> None:

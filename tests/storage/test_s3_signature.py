@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -11,7 +11,8 @@ from botocore.awsrequest import AWSRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starfish_server.storage.s3.credentials import Credentials, Signer
+from starfish_server.storage.s3.credentials import Credentials
+from starfish_server.storage.s3.signing import Signer
 
 HASH = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 STATIC = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
@@ -59,17 +60,18 @@ def test_a_signature_is_the_one_that_botocore_makes(
     moment = now.replace(tzinfo=UTC)
     expected = botocore_authorization(credentials, method, target, headers, moment)
     signer = Signer(credentials, "eu-central-1")
-    for _ in range(2):  # with the signing key of the day made, and with it cached
+    for _ in range(2):  # with the signing key made, and with it cached
         signed = dict(headers)
-        signer.sign(method, target, signed, HASH, moment)
+        signer.sign(method, target, signed, HASH, moment.timestamp())
         assert signed["Authorization"] == expected
         assert signed.get("X-Amz-Security-Token") == credentials.token
 
 
-@pytest.mark.parametrize("day", [1, 2])
-def test_the_signing_key_that_is_cached_is_the_one_of_the_day(day: int) -> None:
+@pytest.mark.parametrize("later", [timedelta(0), timedelta(seconds=1), timedelta(days=1)])
+def test_the_time_and_the_signing_key_that_are_cached_are_those_of_the_moment(later: timedelta) -> None:
     signer, headers = Signer(STATIC, "eu-central-1"), {"Host": "s3.example.com"}
-    for moment in (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, day, tzinfo=UTC)):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for moment in (start, start + later):
         signed = dict(headers)
-        signer.sign("GET", "/b/k", signed, HASH, moment)
+        signer.sign("GET", "/b/k", signed, HASH, moment.timestamp())
         assert signed["Authorization"] == botocore_authorization(STATIC, "GET", "/b/k", headers, moment)

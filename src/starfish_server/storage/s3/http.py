@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
+from starfish_server.storage.s3.receiving import RECEIVED_BYTES, receive
 from starfish_server.storage.threads import start_in_thread
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
 """The request of this task, for the connector."""
 
+# As they are, without a type that aiohttp would guess and that the signature would not cover.
+UNTYPED = ("Content-Type",)
 # What a socket's send buffer takes at once; a longer body is sent in pieces, each within the time limit.
 SMALL_BODY_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
@@ -53,7 +56,6 @@ def client_opener(options: S3StorageOptions) -> Callable[[], aiohttp.ClientSessi
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
             response_class=_Response,
-            skip_auto_headers=("Content-Type", "Accept"),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             read_bufsize=_READ_BUFFER_BYTES,
@@ -145,31 +147,34 @@ async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> byte
 
     Raises `MalformedReplyError` if the reply's end is unknown, `IncompleteReplyError` if it is cut short.
     """
+    content, size = response.content, response.content_length
     if response.status >= 300:
-        return await _read(response.content, request, limit=_FAULT_BYTES)
+        return await _read(content, request, limit=_FAULT_BYTES)
     require_framing(response)
     try:
-        return await _read(response.content, request)
+        if content.is_eof():  # a small body comes with its headers
+            return content.read_nowait()
+        transport = response.connection and response.connection.transport
+        if size is not None and size in RECEIVED_BYTES and transport is not None:
+            return await receive(content, size, transport, request)
+        return await _read(content, request)
     except aiohttp.ClientPayloadError as error:
-        length = response.content_length
-        whole = "an unknown number of" if length is None else length
+        whole = "an unknown number of" if size is None else size
         raise IncompleteReplyError(
-            f"the body was cut short after {response.content.total_bytes} of {whole} bytes"
+            f"the body was cut short after {content.total_bytes} of {whole} bytes"
         ) from error
 
 
 def require_framing(response: aiohttp.ClientResponse) -> None:
     """Raise `MalformedReplyError` if the end of the body is unknown, so that a part may look like all."""
-    empty = response.status == 204 or response.method == "HEAD"
-    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    if response.content_length is None and not empty and not chunked:
+    if response.content_length is not None or response.status == 204 or response.method == "HEAD":
+        return
+    if response.headers.get("Transfer-Encoding", "").lower() != "chunked":
         raise MalformedReplyError("the reply does not say how long it is")
 
 
 async def _read(content: aiohttp.StreamReader, request: InFlight, limit: int | None = None) -> bytes:
     """Read into one growing buffer, which becomes the result without a copy."""
-    if content.is_eof():  # a small body comes with its headers
-        return content.read_nowait()
     buffer = io.BytesIO()
     request.progress()
     async for chunk in content.iter_any():

@@ -40,8 +40,8 @@ class S3StorageOptions:
         reply to it; and opening a tunnel through a proxy, for which `connect_timeout` is added.
     max_attempts: attempts in all for transient failures; one under a `Retry` layer.
     portable_keys: allow portable keys only; False allows keys of any text.
-    verify_bodies: over plain HTTP, detect damage in transit: if the ETag looks like an MD5 but does not match
-        the body, read the object again. The same body twice is returned.
+    verify_bodies: over plain HTTP, detect damage in transit to bodies of at most 16 MiB: if the ETag looks
+        like an MD5 but does not match the body, read the object again. The same body twice is returned.
     verify: check TLS certificates (True), do not (False), or check them against the certificate authorities
         in this file or folder.
 

@@ -1,4 +1,4 @@
-"""Objects read whole, in ranges or as streams. Over plain HTTP a damaged whole body is found."""
+"""Objects read whole, in ranges or as streams. Over plain HTTP a damaged small body is found."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from starfish_server.storage.s3.http import hex_digest, require_framing
 from starfish_server.storage.s3.replies import info_of, read_head, read_part, require_object
 from starfish_server.storage.s3.sessions import InFlight
 from starfish_server.storage.s3.transport import Request
+from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -41,8 +42,9 @@ _MOST_BYTES = 2**60
 async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
-    verify: read again if the ETag looks like an MD5 but does not match the body. An ETag is opaque, so a
-        mismatch alone proves nothing: the same body twice is the object, since damage does not repeat.
+    verify: read again if the ETag looks like an MD5 but does not match the body, where it has at most 16 MiB.
+        An ETag is opaque, so a mismatch alone proves nothing: the same body twice is the object, since
+        damage does not repeat.
     """
     request = Request("GET", key)
 
@@ -112,7 +114,7 @@ async def open_object(
                 try:
                     if transport.closed:
                         raise closed_error()
-                    return await transport.mapped(body.next_chunk)
+                    return await transport.mapped(body.next_chunk())
                 except StoreError as error:
                     error.operation, error.key = operation, key
                     raise
@@ -164,7 +166,13 @@ def _cut(reply: Reply, key: str, start: int, stop: int | None) -> StoredObject:
 
 
 async def _fits_etag(reply: Reply) -> bool:
-    """Return False if the ETag looks like the MD5 of another body."""
+    """Return False if the ETag looks like the MD5 of another body.
+
+    A long body is not compared: nearly all are sent in parts, and then the ETag is no MD5. The comparison
+    would take longer than the transfer.
+    """
+    if len(reply.body) > MULTIPART_OVER_BYTES:
+        return True
     md5 = _MD5_ETAG.fullmatch(reply.headers.get("ETag", ""))
     encryption = reply.headers.get("x-amz-server-side-encryption", "AES256")
     if md5 is None or encryption != "AES256":  # sent in parts, or encrypted with a key of its own

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -152,12 +153,9 @@ def headers_for(info: ObjectInfo) -> dict[str, str]:
 def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for header, value in headers.items():
-        name = header.lower()
-        if name.startswith(_METADATA):
-            try:
-                found |= check_metadata({name.removeprefix(_METADATA): value})
-            except ValueError:
-                continue
+        if header[: len(_METADATA)].lower() == _METADATA:
+            with suppress(ValueError):
+                found |= check_metadata({header[len(_METADATA) :].lower(): value})
     return found
 
 
@@ -248,7 +246,7 @@ def _raise_fault_in(reply: Reply) -> None:
 
 def quoted(etag: str) -> str:
     """Return an ETag as headers show it: in XML some services leave the quotes out."""
-    return etag if etag.startswith("W/") else '"{}"'.format(etag.strip('"'))
+    return etag if etag.startswith("W/") else '"' + etag.strip('"') + '"'
 
 
 def read_time(text: str) -> datetime | None:
@@ -257,6 +255,8 @@ def read_time(text: str) -> datetime | None:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
         return None
+    if time.tzinfo is UTC:
+        return time
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import random
 import re
+import time
 from asyncio import sleep
 from base64 import b64encode
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
-from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
+from starfish_server.storage.s3.credentials import Credentials, credential_source
 from starfish_server.storage.s3.errors import (
     Fault,
     closed_error,
@@ -28,9 +28,17 @@ from starfish_server.storage.s3.errors import (
     shows_reply,
     store_error,
 )
-from starfish_server.storage.s3.http import SMALL_BODY_BYTES, client_opener, hex_digest, pieces, read_body
+from starfish_server.storage.s3.http import (
+    SMALL_BODY_BYTES,
+    UNTYPED,
+    client_opener,
+    hex_digest,
+    pieces,
+    read_body,
+)
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
+from starfish_server.storage.s3.signing import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -76,11 +84,12 @@ class Request(NamedTuple):
 class _Learnt(NamedTuple):
     """Facts learnt from replies: the bucket's region, this machine's clock error, and required checksums.
 
+    skew: seconds by which the service's clock is ahead of this machine's.
     checksums: whether the bucket refuses bodies without a checksum, as those with Object Lock do.
     """
 
     address: Address
-    skew: timedelta = timedelta(0)
+    skew: float = 0.0
     checksums: bool = False
 
 
@@ -137,17 +146,19 @@ class Transport:
                 log_failure(_log, logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
             await sleep(wait)
 
-    async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
+    def attempt(
+        self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None
+    ) -> Coroutine[None, None, T]:
         """Send a request once, or again immediately after learning from the reply; `read` the reply.
 
         body: takes over the body of a reply that is not an error.
         """
-        return await self.mapped(lambda: self._attempt(request, read, body))
+        return self.mapped(self._attempt(request, read, body))
 
-    async def mapped(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def mapped(self, work: Awaitable[T]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
         try:
-            return await work()
+            return await work
         except Exception as error:
             failure = store_error(error, self.address.bucket)
             # RuntimeError: the HTTP session was closed while the credentials were looked up.
@@ -179,7 +190,7 @@ class Transport:
         async def find() -> Credentials | None:
             return await (await self._sessions.current()).credentials.get()
 
-        credentials = await self.mapped(find)
+        credentials = await self.mapped(find())
         if credentials is None:
             raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}
@@ -187,7 +198,7 @@ class Transport:
             headers["Content-Type"] = content_type
         signer = Signer(credentials, address.region)
         target = address.target(key, "")
-        query = signer.signed_query(method, target, headers, int(expires), datetime.now(UTC) + skew)
+        query = signer.signed_query(method, target, headers, int(expires), time.time() + skew)
         return str(address.url(f"{target}?{query}"))
 
     async def _attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None) -> T:
@@ -218,7 +229,7 @@ class Transport:
         server_time = http_date(reply.headers.get("Date", ""))
         if fault.code != "RequestTimeTooSkewed" or server_time is None:
             return False
-        self._learnt = self._learnt._replace(skew=server_time - datetime.now(UTC))
+        self._learnt = self._learnt._replace(skew=server_time.timestamp() - time.time())
         return True
 
     async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
@@ -239,6 +250,7 @@ class Transport:
                         used.address.url(target),
                         data=pieces(body, in_flight) if body and len(body) > SMALL_BODY_BYTES else body,
                         headers=headers,
+                        skip_auto_headers=None if body is None or "Content-Type" in headers else UNTYPED,
                         allow_redirects=False,
                         proxy=self._proxy and self._proxy.url,
                         proxy_headers=self._proxy and self._proxy.tunnel_headers,
@@ -278,9 +290,9 @@ class Transport:
             if body and not address.secure:
                 payload_hash = await hex_digest(body, hashlib.sha256)
             signer = self._signer
-            if signer is None or not signer.is_for(credentials, address.region):
+            if signer is None or signer.credentials is not credentials or signer.region != address.region:
                 signer = self._signer = Signer(credentials, address.region)
-            signer.sign(request.method, target, headers, payload_hash, datetime.now(UTC) + used.skew)
+            signer.sign(request.method, target, headers, payload_hash, time.time() + used.skew)
         if body is not None and len(body) > SMALL_BODY_BYTES:
             headers["Content-Length"] = str(len(body))
         return headers | self._proxy.request_headers if self._proxy else headers

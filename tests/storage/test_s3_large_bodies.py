@@ -1,0 +1,168 @@
+"""Bodies of 256 KiB and more, which go from the socket straight into the result, past aiohttp's reader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import ssl
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bare_server import FOUND, read_request, received, server, store_at
+from servers import make_certificate
+from starfish_server.errors import StoreClosedError, StoreTimeoutError, StoreUnavailableError
+from starfish_server.storage.s3 import sessions
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from starfish_server.storage.s3 import S3ObjectStore
+
+    MakeStore = Callable[..., S3ObjectStore]
+
+BODY = bytes(range(256)) * 12_288  # 3 MiB
+WHOLE = FOUND % len(BODY) + BODY
+HALF = WHOLE[: len(WHOLE) // 2]
+
+
+class Server:
+    """Sends `replies` in turn, the last one again and again.
+
+    After one that is not whole it ends the connection if `cut`, and else waits for the client to do so.
+
+    connections: how many there were.
+    ended: set when the client has ended one.
+    pause: seconds after each piece of a reply.
+    """
+
+    def __init__(self) -> None:
+        self.replies = [WHOLE]
+        self.cut = False
+        self.pause = 0.0
+        self.connections = 0
+        self.ended = threading.Event()
+        self.tls: ssl.SSLContext | None = None
+
+    def serve(self, connection: socket.socket) -> None:
+        if self.tls is not None:
+            connection = self.tls.wrap_socket(connection, server_side=True)
+        self.connections += 1
+        with connection, contextlib.suppress(ConnectionError):
+            while True:
+                read_request(connection)
+                reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+                for start in itertools.count(0, 700_001):
+                    if start >= len(reply):
+                        break
+                    connection.sendall(reply[start : start + 700_001])
+                    self.ended.wait(self.pause)
+                if len(reply) < len(WHOLE):
+                    if self.cut:
+                        return
+                    with contextlib.suppress(OSError):
+                        received(connection, 1)
+                    self.ended.set()
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def served(scheme: str, tmp_path: Path) -> Iterator[tuple[Server, MakeStore]]:
+    """The server, and a function that makes a store of it."""
+    running, options = Server(), {}
+    if scheme == "https":
+        certificate = make_certificate(tmp_path)
+        running.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        running.tls.load_cert_chain(certificate.chain)
+        options["verify"] = str(certificate.authority)
+    with server(running.serve) as endpoint:
+        address = endpoint.replace("http", scheme, 1)
+        yield running, lambda **more: store_at(address, **options, **more)
+
+
+async def test_a_body_is_whole_and_its_connection_is_used_again(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    async with make_store() as store:
+        for _ in range(3):
+            assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+    assert running.connections == 1
+
+
+async def test_a_slow_body_is_read_whole_as_long_as_it_comes(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.pause = 0.2  # after each of five pieces
+    async with make_store(read_timeout=0.5) as store:
+        assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+
+
+async def test_a_body_that_is_cut_short_is_an_error(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.replies, running.cut = [HALF, WHOLE], True
+    async with make_store() as store:
+        with pytest.raises(StoreUnavailableError, match=rf"cut short after \d+ of {len(BODY)} bytes"):
+            await store.get_bytes("k")
+        assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+
+
+async def test_a_body_that_stops_is_a_timeout(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.replies = [HALF, WHOLE]
+    async with make_store(read_timeout=0.2) as store:
+        with pytest.raises(StoreTimeoutError):
+            await store.get_bytes("k")
+        assert await asyncio.to_thread(running.ended.wait, 10.0)
+        assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+
+
+async def test_a_cancelled_get_ends_its_connection(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.replies = [HALF, WHOLE]
+    async with make_store() as store:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await store.get_bytes("k")
+        assert await asyncio.to_thread(running.ended.wait, 10.0)
+        assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+    assert running.connections == 2
+
+
+async def test_a_store_that_closes_ends_the_body(
+    served: tuple[Server, MakeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.1)
+    running, make_store = served
+    running.replies = [HALF]
+    store = make_store()
+    reading = asyncio.create_task(store.get_bytes("k"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await asyncio.shield(reading)
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await reading
+    assert await asyncio.to_thread(running.ended.wait, 10.0)
+
+
+async def test_what_follows_a_body_is_not_taken_for_the_next_reply(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.replies = [WHOLE + FOUND % 4 + b"evil", WHOLE]
+    async with make_store() as store:
+        for _ in range(3):
+            assert await store.get_bytes("k") == (BODY, "application/octet-stream")
+    assert running.connections == 2
+
+
+async def test_memory_is_not_taken_for_a_size_that_is_only_stated(served: tuple[Server, MakeStore]) -> None:
+    running, make_store = served
+    running.replies, running.cut = [FOUND % 2**50 + b"x"], True
+    async with make_store() as store:
+        with pytest.raises(StoreUnavailableError, match="cut short after 1 of"):
+            await store.get_bytes("k")
