@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True))
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class SyncRouterOptions:
     """What a router serves, and to whom; `pydantic.ValidationError`, a `ValueError`, for anything else.
 
@@ -39,21 +40,22 @@ class SyncRouterOptions:
     store: AbstractObjectStore
     config: InstanceOf[SyncConfig]
     role_resolver: RoleResolver
+    _: KW_ONLY
     role_resolver_timeout: Annotated[float, Field(gt=0)] = 5.0
     challenge: str = "Bearer"
 
 
-def create_sync_router(options: SyncRouterOptions) -> APIRouter:
+def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
     """Return the routes of every collection, of every namespace mount under its name, and `GET /health`.
 
     Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
     over a store of text only.
     """
-    return _router(_collections(options), APIRouter(route_class=JSONErrorRoute))
+    return _router(_collections(opts), APIRouter(route_class=JSONErrorRoute))
 
 
 def sync_application(options: SyncRouterOptions) -> FastAPI:
-    """Return an application with the routes of `create_sync_router(options)` and its own `/openapi.json`.
+    """Return an application with the routes of `create_sync_router` and its own `/openapi.json`.
 
     The routes are served at the root and again below `/v1`, where the SDK's `namespace=` option expects
     them. Every error has the form of the router's own errors.
