@@ -91,6 +91,14 @@ class PathTemplate:
 class _Frozen(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: object) -> object:
+        """Leave out what is null: starfish-server 2.x saves null for each feature that is not used."""
+        if isinstance(fields, dict):
+            return {name: value for name, value in fields.items() if value is not None}
+        return fields
+
 
 def _check_name(name: str) -> str:
     if not is_segment(name):
@@ -111,8 +119,8 @@ def _check_media_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
 class CollectionConfig(_Frozen):
     """One kind of document (or blob), where it is stored, and who may read and write it.
 
-    Fields can be given in snake_case or in camelCase. Anything unknown or unsupported is a
-    `pydantic.ValidationError`, which is a `ValueError`.
+    Fields can be given in snake_case or in camelCase. None (null) is as good as absent. Any other value of
+    an unknown or unsupported field is a `pydantic.ValidationError`, which is a `ValueError`.
 
     name: what `StoreContext.collection` says; unique among the collections of a mount.
     storage_path: the key, with fields such as `{identity}` that the request's path fills in.

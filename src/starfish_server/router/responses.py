@@ -65,7 +65,7 @@ _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 class HTTPError(Exception):
-    """Ends a request with an HTTP status and the body `{"error": code}`.
+    """Ends a request with an HTTP status and the body `{"error": code}`, with `fields` added.
 
     reason: for the log alone; it holds no secret, and nothing of the request that is not escaped.
     """
@@ -78,6 +78,7 @@ class HTTPError(Exception):
         self.code = code
         self.reason = reason
         self.headers = dict(headers or {})
+        self.fields: dict[str, str] = {}
 
 
 class JSONErrorRoute(APIRoute):
@@ -148,7 +149,7 @@ def error_response(scope: Scope, cause: Exception) -> Response:
     if error.status == 503:
         seconds = getattr(cause, "retry_after", None) or 1
         headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
-    return json_response({"error": error.code}, error.status, headers)
+    return json_response({"error": error.code} | error.fields, error.status, headers)
 
 
 def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
@@ -222,9 +223,18 @@ class ErrorBody(_Body):
     error: str = Field(examples=["hash_mismatch"])
 
 
+class ConflictBody(ErrorBody):
+    """The code of an error, and the base to push on, for a caller who may pull the document."""
+
+    current_hash: str = ""
+
+
 def errors(*statuses: int | Literal["default"]) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI document says of a route's errors with these statuses."""
-    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
+    return {
+        status: {"model": ConflictBody if status == 409 else ErrorBody, "description": _ERRORS[status]}
+        for status in statuses
+    }
 
 
 _ERRORS: dict[int | str, str] = {

@@ -12,7 +12,7 @@ from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
 from starfish_server.router.blobs import Preconditions, PullHeaders, pull_blob, push_blob, tag_of
 from starfish_server.router.config import JSON_TYPE, is_segment
-from starfish_server.router.documents import parse_document
+from starfish_server.router.documents import HashMismatchError, parse_document
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
@@ -47,7 +47,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 # Options of the SDK's pulls that this server does not support; ignoring them would mislead the client.
-_UNSUPPORTED = ("last", "limit", "withKeyring")
+_UNSUPPORTED = ("full", "last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
 _BYTES = {"type": "string", "format": "binary"}
@@ -109,7 +109,13 @@ class Collection:
         declared_length(request, self.config.max_body_bytes)
         chunks = body_chunks(request, self.config.max_body_bytes)
         pushed = parse_push(b"".join([chunk async for chunk in chunks]))
-        document = await self.pushes.push(key, pushed, context)
+        try:
+            document = await self.pushes.push(key, pushed, context)
+        except HashMismatchError as error:
+            # Another caller could overwrite with it what it may not see.
+            if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
+                error.fields["currentHash"] = error.current_hash
+            raise
         return json_response({"hash": document.hash, "timestamp": document.timestamp})
 
     async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
