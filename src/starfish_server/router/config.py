@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 API_PREFIX = "/v1"
-_RESERVED = frozenset({"pull", "push", "list", "health", "v1"})
+_RESERVED = frozenset({"batch", "pull", "push", "list", "health", "v1"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _MEDIA_RANGE = re.compile(r"\*/\*|[a-z0-9!#$&^_.+-]+/(?:\*|[a-z0-9!#$&^_.+-]+)")
 _SEGMENT = re.compile(r"([^{}]*)(?:\{([A-Za-z_][A-Za-z0-9_]*)\}([^{}]*))?")
@@ -201,6 +201,16 @@ class NamespaceConfig(_Frozen):
     """The collections of one namespace mount; at least one."""
 
     collections: _Collections = Field(min_length=1)
+
+
+class ConfigEndpointOptions(_Frozen):
+    """What `GET /config` shows.
+
+    auth: "public" shows every collection to everybody; "role-filtered" shows a caller the collections that it
+        may pull or push, the public ones included.
+    """
+
+    auth: Literal["public", "role-filtered"]
 
 
 class SyncConfig(_Frozen):

@@ -35,6 +35,10 @@ canonical_json = json.JSONEncoder(
 """Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
 
+MISSING = {"data": {}, "hash": "", "timestamp": 0}
+"""The JSON of a pull where no document is stored."""
+
+
 class CorruptDocumentError(ValueError):
     """The object at a document's key is not a document."""
 
@@ -95,6 +99,18 @@ class Document(BaseModel):
     def to_json(self) -> str:
         """Return the text that is stored."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
+
+    def pulled(self, checkpoint: int = 0) -> dict[str, object]:
+        """Return the JSON of a pull after `checkpoint`."""
+        pulled: dict[str, object] = {
+            "data": self.changed_since(checkpoint),
+            "hash": self.hash,
+            "timestamp": self.timestamp,
+        }
+        if self.author_signature is not None:
+            pulled["authorPubkey"] = self.author_pubkey
+            pulled["authorSignature"] = self.author_signature
+        return pulled
 
     def changed_since(self, checkpoint: int) -> dict[str, object]:
         """Return the part of `data` whose leaves changed after `checkpoint`, in milliseconds; 0 returns all.
