@@ -38,6 +38,20 @@ def test_defaults() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("secret", "name"),
+    [
+        ({"remote": {"headers": {"Authorization": "hunter2"}}}, "remote"),
+        ({"readRoles": {"Bearer": "hunter2"}}, "readRoles"),
+    ],
+)
+def test_an_error_names_the_feature_and_shows_no_value(secret: dict[str, Any], name: str) -> None:
+    """The credentials of a replica stand in a configuration of starfish-server 2.x."""
+    with pytest.raises(ValidationError, match=rf"collections\.0\.{name}") as raised:
+        SyncConfig.model_validate({"collections": [NOTES | secret]})
+    assert "hunter2" not in str(raised.value)
+
+
 def test_null_is_as_good_as_absent() -> None:
     """Starfish-server 2.x saves null for whatever is not set."""
     unset = {"rateLimit": None, "appendOnly": None, "pullOnly": None, "push_only": None, "listable": None}

@@ -89,7 +89,13 @@ class PathTemplate:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be the credentials of a replica in a configuration of 2.x
+    )
 
     @model_validator(mode="before")
     @classmethod
