@@ -12,7 +12,7 @@ import pytest
 from router.application import CONFIG, PUBLIC, as_caller, client_of, make_app, push
 from starfish_server import MemoryObjectStore, StoreUnavailableError
 from starfish_server.router import AuthResult, SyncConfig
-from starfish_server.router.batch import MAX_DOCUMENTS, MAX_STORED_BYTES
+from starfish_server.router.batch import MAX_CHARACTERS, MAX_DOCUMENTS
 from starfish_server.testing import Fault, FaultyStore
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ async def test_a_cancelled_batch_leaves_no_read_behind_and_few_run_at_a_time() -
 async def test_documents_that_make_the_response_too_large_are_left_to_be_pulled_by_themselves(
     client: httpx.AsyncClient, store: RecordingStore
 ) -> None:
-    document = json.dumps(
-        {"v": 1, "data": {"t": "x" * (MAX_STORED_BYTES // 3)}, "timestamps": {}, "hash": "h"}
-    )
+    document = json.dumps({"v": 1, "data": {"t": "x" * (MAX_CHARACTERS // 3)}, "timestamps": {}, "hash": "h"})
     await store.inner.put("notes/large", document)
     entries = await batch(client, ["notes"], {"notes": [{"id": "large"}] * 4}, method="POST")
     assert [entry.get("hash") or entry["error"] for entry in entries["notes"]] == [

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 MAX_DOCUMENTS = 100
-MAX_STORED_BYTES = 32 * 2**20  # of all documents of one response
+MAX_CHARACTERS = 32 * 2**20  # stored, of all documents of one response
 _MAX_BODY_BYTES = 2**18
 _IN_FLIGHT = 8
 _UNSUPPORTED = (*UNSUPPORTED, "appendParams", "checkpoint")
@@ -71,7 +71,7 @@ class _Pull:
     request: Request
     slots: asyncio.Semaphore
     caller: AuthResult | Exception = field(default_factory=lambda: HTTPError(401, "unauthorized"))
-    stored_bytes: int = 0
+    characters: int = 0
 
 
 class BatchPull:
@@ -180,7 +180,7 @@ class BatchPull:
         stored = await collection.store.get_string(key, context=context)
         if stored is None:
             return MISSING
-        pull.stored_bytes += len(stored)
-        if pull.stored_bytes > MAX_STORED_BYTES:
+        pull.characters += len(stored)
+        if pull.characters > MAX_CHARACTERS:
             raise HTTPError(413, "too_large", "the response would be too large; pull this document by itself")
         return parse_document(stored).pulled()
