@@ -28,6 +28,15 @@ help:  ## this list
 		--fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 azurite@3.33.0 \
 		&& touch $@ || echo "Azurite cannot be installed: the tests that need it are skipped" >&2
 
+# The public package, whose import name is the same: its clients and its stored data are tried against this server.
+PUBLIC := .venv/public/2.3.0/ready .venv/public/3.0.0a72/ready
+.venv/public/%/ready: .venv/ready
+	@echo "Installing starfish-server and starfish-sdk $* in .venv (once)"
+	@$(BIN)/python -m venv --clear .venv/public/$* \
+		&& .venv/public/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+			'starfish-server[s3]==$*' starfish-sdk==$* starfish-protocol==$* \
+		&& touch $@ || echo "starfish-server $* cannot be installed: the tests that need it are skipped" >&2
+
 demo: .venv/ready  ## this repository through bare leaves and through a full stack, on a real S3 server
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m demo
 
@@ -36,7 +45,7 @@ serve: .venv/ready  ## leave the embedded server running: files and audit log in
 
 test: lint types unit  ## linter, formatter check, type checks and all tests
 
-test-full: .venv/ready .venv/azurite/ready  ## the tests again, with the reliability runs at full size
+test-full: .venv/ready .venv/azurite/ready $(PUBLIC)  ## the tests again, with the reliability runs at full size
 	$(BIN)/python -m pytest --full --timeout 1800
 
 bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
@@ -73,7 +82,7 @@ types: .venv/ready
 	$(BIN)/pyright
 
 # Half of the time goes to servers and waiting, so two processes take little more than half of it.
-unit: .venv/ready .venv/azurite/ready
+unit: .venv/ready .venv/azurite/ready $(PUBLIC)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 format: .venv/ready  ## let the formatter and linter mend what they can

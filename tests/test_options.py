@@ -21,10 +21,12 @@ from starfish_server.layers import (
     QueuedSink,
     Tracing,
 )
+from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
+from starfish_server.router import SyncConfig, SyncRouterOptions, create_sync_router
 from starfish_server.storage.custom import CustomObjectStore
-from starfish_server.storage.filesystem import FilesystemStorageOptions
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 from starfish_server.storage.obstore import ObstoreObjectStore
-from starfish_server.storage.s3 import S3StorageOptions
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,3 +108,42 @@ def test_a_logging_sink_refuses_what_would_lose_every_record(
 ) -> None:
     with pytest.raises(error, match=message):
         LoggingSink(**options)
+
+
+async def test_options_are_given_by_position_and_by_name_as_in_2_3(tmp_path: Path) -> None:
+    s3 = S3StorageOptions("key", "hunter2-secret", "https://s3.example.com", "bucket", "eu-west-1")
+    assert s3 == S3StorageOptions(
+        access_key_id="key",
+        secret_access_key="hunter2-secret",
+        endpoint="https://s3.example.com",
+        bucket="bucket",
+        region="eu-west-1",
+    )
+    assert "bucket" in repr(S3ObjectStore(opts=s3))
+    store = FilesystemObjectStore(opts=FilesystemStorageOptions(str(tmp_path)))
+    ended: list[bool] = []
+    shutdown = GracefulShutdownOptions(lambda: ended.append(True), 5.0)
+    assert (await GracefulShutdown(opts=shutdown).shutdown()).ok
+    assert ended == [True]
+    router = SyncRouterOptions(store, SyncConfig(version=1), lambda request: None)
+    assert create_sync_router(opts=router).routes
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (S3StorageOptions, (None, None, None, "bucket", "us-east-1", "token")),
+        (FilesystemStorageOptions, ("data", False)),
+        (GracefulShutdownOptions, (None, 1.0, None, None, (), ())),
+        (SyncRouterOptions, (LEAF, SyncConfig(), lambda request: None, 1.0)),
+    ],
+)
+def test_options_that_2_3_does_not_have_are_given_by_name(kind: Any, arguments: tuple[object, ...]) -> None:
+    with pytest.raises((TypeError, ValueError), match="positional argument"):
+        kind(*arguments)
+
+
+def test_options_of_s3_in_a_wrong_order_do_not_show_the_secret() -> None:
+    with pytest.raises(ValueError, match=r"^bucket must be a name of letters") as raised:
+        S3StorageOptions("bucket", "key", "https://s3.example.com", "hunter2/secret")
+    assert "hunter2" not in str(raised.value)

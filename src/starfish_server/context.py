@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - for get_type_hints(StoreContext)
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any, Never, Self
 
 __all__ = ["StoreContext", "note", "notes_of_call", "retries_outside"]
 
 
-class _Params(Mapping[str, str]):
-    """An immutable, hashable copy of a mapping of text to text."""
+class _Params(dict[str, str]):
+    """An immutable, hashable copy of a mapping of text to text.
 
-    __slots__ = ("_items",)
+    A dict, because `json.dumps` and similar code take nothing else.
+    """
 
-    def __init__(self, items: Mapping[str, str]) -> None:
-        self._items = dict(items)
-        for name, value in self._items.items():
+    __slots__ = ()
+
+    def __new__(cls, items: Mapping[str, str] | Iterable[tuple[str, str]]) -> Self:
+        params = super().__new__(cls)
+        dict.update(params, items)
+        for name, value in params.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 raise TypeError(
                     f"params must map str to str, not {type(name).__name__} to {type(value).__name__}"
                 )
+        return params
 
-    def __getitem__(self, name: str) -> str:
-        return self._items[name]
+    def __init__(self, items: object) -> None:
+        pass  # dict's own would add the items again, at any later call too
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
+    def _refuse(self: Any, *args: object, **kwargs: object) -> Never:
+        raise TypeError("params are read-only; dict(params) is a copy that can be changed")
 
-    def __len__(self) -> int:
-        return len(self._items)
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
-    def items(self) -> ItemsView[str, str]:
-        return self._items.items()
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
+        return hash(frozenset(self.items()))
 
     def __reduce__(self) -> tuple[type[_Params], tuple[dict[str, str]]]:
-        return _Params, (self._items,)
+        return _Params, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class StoreContext:
     """The caller of an operation and the route it came through. Frozen, hashable and picklable.
 
     collection: name of the collection in the configuration, as in "profile".
-    params: path parameters, as in {"identity": "alice"}; copied, and read-only from then on.
+    params: path parameters, as in {"identity": "alice"}; copied into a read-only dict.
     identity: the authenticated caller, or None on a public route.
     roles: the caller's roles.
     action: "pull", "push", "list" or "delete".

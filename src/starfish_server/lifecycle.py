@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +43,7 @@ class Closable(Protocol):
     def close(self) -> Awaitable[object] | object: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GracefulShutdownOptions:
     """The steps of a `GracefulShutdown`, and its time limit.
 
@@ -51,19 +51,20 @@ class GracefulShutdownOptions:
         loop. A plain one runs in a thread of its own, so it may block; an awaitable result is awaited on the
         loop.
     timeout_s: seconds for all steps together, 10.0 by default.
-    stores: closed last, concurrently.
-    signals: the signals that start the shutdown after `register()`; SIGTERM and SIGINT by default.
     replica_manager, queue: shut down first, with `stop()` and `close()`.
+    signals: the signals that start the shutdown after `register()`; SIGTERM and SIGINT by default.
+    stores: closed last, concurrently. By keyword only.
 
     Raises `TypeError`, `ValueError` or `AttributeError` for options that cannot work.
     """
 
     on_shutdown: Callback | Sequence[Callback] | None = None
     timeout_s: float = 10.0
-    stores: Iterable[AbstractObjectStore] = ()
-    signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
     replica_manager: Stoppable | None = None
     queue: Closable | None = None
+    signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+    _: KW_ONLY
+    stores: Iterable[AbstractObjectStore] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < math.inf:
@@ -114,15 +115,14 @@ class GracefulShutdown:
     an equal share of the time left, then both run; at the time limit it is cancelled. Only an async callback
     that blocks the event loop itself can stop the others: a second signal ends that too.
 
-    options: a `GracefulShutdownOptions`; by default it has no steps.
+    opts: a `GracefulShutdownOptions`; by default it has no steps.
     """
 
-    def __init__(self, options: GracefulShutdownOptions | None = None) -> None:
-        self._options = GracefulShutdownOptions() if options is None else options
+    def __init__(self, opts: GracefulShutdownOptions | None = None) -> None:
+        self._options = GracefulShutdownOptions() if opts is None else opts
         if not isinstance(self._options, GracefulShutdownOptions):
             raise TypeError(
-                "GracefulShutdown takes GracefulShutdownOptions(on_shutdown=...), "
-                f"not {type(options).__name__}"
+                f"GracefulShutdown takes GracefulShutdownOptions(on_shutdown=...), not {type(opts).__name__}"
             )
         self._lock = threading.Lock()
         self._running: asyncio.Task[None] | None = None

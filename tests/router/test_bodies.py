@@ -241,6 +241,7 @@ async def test_a_client_that_disconnects_writes_nothing(store: RecordingStore) -
         ("/pull/notes/a?last=5", "unsupported_last"),
         ("/pull/notes/a?limit=5", "unsupported_limit"),
         ("/pull/notes/a?withKeyring=1", "unsupported_withKeyring"),
+        ("/pull/notes/a?full=true", "unsupported_full"),
         ("/list/notes?limit=0", "invalid_limit"),
         ("/list/notes?limit=1001", "invalid_limit"),
         ("/list/notes?limit=x", "invalid_limit"),

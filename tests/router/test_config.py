@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -38,11 +39,37 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("secret", "name"),
+    [
+        ({"remote": {"headers": {"Authorization": "hunter2"}}}, "remote"),
+        ({"readRoles": {"Bearer": "hunter2"}}, "readRoles"),
+    ],
+)
+def test_an_error_names_the_feature_and_shows_no_value(secret: dict[str, Any], name: str) -> None:
+    """The credentials of a replica stand in a configuration of starfish-server 2.x."""
+    with pytest.raises(ValidationError, match=rf"collections\.0\.{name}") as raised:
+        SyncConfig.model_validate({"collections": [NOTES | secret]})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_null_is_as_good_as_absent() -> None:
+    """Starfish-server 2.x saves null for whatever is not set."""
+    unset = {"rateLimit": None, "appendOnly": None, "pullOnly": None, "push_only": None, "listable": None}
+    saved = {"version": 1, "collections": [NOTES | unset], "namespaces": None, "rateLimit": None}
+    assert SyncConfig.model_validate(saved) == one_collection(listable=False)
+    acme = {"acme": {"collections": [NOTES | unset], "restrictions": None}}
+    loaded = SyncConfig.model_validate_json(json.dumps(saved | {"namespaces": acme}))
+    assert loaded.namespaces["acme"].collections == loaded.collections
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"encryption": "server"}, "Input should be 'none'"),
         ({"appendOnly": True}, "appendOnly\n  Extra inputs are not permitted"),
-        ({"rateLimit": None}, "rateLimit\n  Extra inputs are not permitted"),
+        ({"rateLimit": {}}, "rateLimit\n  Extra inputs are not permitted"),
+        ({"clientEncrypted": False}, "clientEncrypted\n  Extra inputs are not permitted"),
+        ({"readRoles": None}, "readRoles\n  Field required"),
         ({"maxBodyBytes": 0}, "greater than 0"),
         ({"name": "a/b"}, "name is one key segment"),
         ({"name": ""}, "name is one key segment"),

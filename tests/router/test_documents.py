@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from starfish_protocol.hash import compute_hash
 
-from router.application import as_caller, pull, push, pushed
+from router.application import as_caller, client_of, make_app, one_collection, pull, push, pushed
 
 if TYPE_CHECKING:
     import httpx
@@ -88,13 +88,35 @@ async def test_another_signature_of_the_same_data_has_another_tag(client: httpx.
 async def test_a_push_on_another_base_is_a_conflict(client: httpx.AsyncClient, base: str | None) -> None:
     await push(client, "notes/a", {"n": 1})
     response = await client.post("/push/notes/a", json=pushed({"n": 2}, base))
-    assert (response.status_code, response.json()) == (409, {"error": "hash_mismatch"})
+    current = (await pull(client, "notes/a"))["hash"]
+    assert (response.status_code, response.json()) == (
+        409,
+        {"error": "hash_mismatch", "currentHash": current},
+    )
     assert (await pull(client, "notes/a"))["data"] == {"n": 1}
 
 
 async def test_a_base_where_nothing_is_stored_is_a_conflict(client: httpx.AsyncClient) -> None:
     response = await client.post("/push/notes/a", json=pushed({"n": 1}, "0" * 64))
-    assert (response.status_code, response.json()) == (409, {"error": "hash_mismatch"})
+    assert (response.status_code, response.json()) == (409, {"error": "hash_mismatch", "currentHash": ""})
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers"),
+    [
+        ({"readRoles": ["admin"]}, {}),
+        ({"readRoles": ["admin"], "writeRoles": ["member"]}, as_caller("alice member")),
+        ({"pushOnly": True, "listable": False}, {}),
+    ],
+)
+async def test_a_caller_who_cannot_pull_is_not_told_the_hash_with_which_to_overwrite(
+    store: RecordingStore, changes: dict[str, Any], headers: dict[str, str]
+) -> None:
+    async with client_of(make_app(store, one_collection(**changes))) as client:
+        first = await client.post("/push/notes/a", json=pushed({"n": 1}), headers=headers)
+        second = await client.post("/push/notes/a", json=pushed({"n": 2}), headers=headers)
+    assert first.status_code == 200
+    assert (second.status_code, second.json()) == (409, {"error": "hash_mismatch"})
 
 
 async def test_the_empty_hash_of_a_missing_document_is_a_base(client: httpx.AsyncClient) -> None:
@@ -156,6 +178,8 @@ async def test_only_public_responses_are_kept_by_shared_caches(
         '{"v":2,"data":{},"timestamps":{},"hash":""}',
         '{"v":1,"data":[],"timestamps":{},"hash":""}',
         '{"v":1,"data":{}}',
+        # A log of a 3.x pre-release, whose items are in other objects.
+        '{"v":1,"seg":true,"data":{},"n":9,"sealedN":8,"ts":1,"hash":"h","chunkSize":8,"tailKey":"k"}',
     ],
 )
 async def test_a_corrupt_document_is_neither_returned_nor_overwritten(

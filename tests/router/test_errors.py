@@ -235,5 +235,5 @@ async def test_a_refusal_is_logged_with_fields(caplog: pytest.LogCaptureFixture)
         "path": "'/v1/pull/notes/no\\nthing\\x1b\\u202e'",
         "status": 400,
         "error": "invalid_path",
-        "reason": "a segment of the path is not a key segment",
+        "reason": "a field of the path is missing, unknown or not a key segment",
     }

@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, Phase, settings
 
 from router.application import NOTES, PICTURES, PROFILE, make_app
 from starfish_server import MemoryObjectStore
-from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions, sync_application
+from starfish_server.router import (
+    AuthResult,
+    ConfigEndpointOptions,
+    SyncConfig,
+    SyncRouterOptions,
+    sync_application,
+)
 
 # A limit is nothing that a schema can say.
 LARGE = {"maxBodyBytes": 2**20}
@@ -28,6 +34,7 @@ APP = sync_application(
         store=MemoryObjectStore(data={}),
         config=CONFIG,
         role_resolver=lambda request: AuthResult("alice", ["member"]),
+        config_endpoint=ConfigEndpointOptions(auth="role-filtered"),
     )
 )
 # Nor can a schema say whether a version or a range exists.
@@ -52,9 +59,12 @@ def test_every_answer_is_described(case: schemathesis.Case[Any]) -> None:
 
 def test_every_route_of_the_configuration_is_described() -> None:
     assert sorted(APP.openapi()["paths"]) == [
+        "/acme/batch/pull",
         "/acme/list/notes",
         "/acme/pull/notes/{id}",
         "/acme/push/notes/{id}",
+        "/batch/pull",
+        "/config",
         "/health",
         "/list/notes",
         "/pull/notes/{id}",
@@ -74,4 +84,4 @@ def test_collections_whose_names_meet_have_ids_of_their_own() -> None:
     config = SyncConfig.model_validate(named("tenant_a_b") | {"namespaces": mounts})
     paths = make_app(MemoryObjectStore(data={}), config).openapi()["paths"].values()
     ids = [operation["operationId"] for path in paths for operation in path.values()]
-    assert len(ids) == len(set(ids)) == 4 * 3 + 1
+    assert len(ids) == len(set(ids)) == 4 * 3 + 4 * 2 + 1

@@ -52,6 +52,15 @@ def test_a_document_that_another_server_stored_is_as_old_as_its_latest_change() 
     assert parse_document(stored).timestamp == 200
 
 
+def test_a_document_that_a_3_x_pre_release_stored_is_as_old_as_its_write() -> None:
+    stored = parse_document('{"v":1,"data":{"a":1},"ts":200,"hash":"h"}')
+    assert (stored.data, stored.hash, stored.timestamp) == ({"a": 1}, "h", 200)
+    assert stored.changed_since(200) == {"a": 1}  # nothing says when each leaf changed
+    changed = version(stored, {"a": 1, "b": 2}, 100)
+    assert (changed.timestamp, changed.timestamps) == (201, {"a": 201, "b": 201})
+    assert "ts" not in changed.to_json().replace("timestamps", "")
+
+
 def test_an_object_in_place_of_a_leaf_is_new_throughout() -> None:
     first = version(None, {"a": 1, "b": {"c": 1}}, 100)
     second = version(first, {"a": {"x": 1}, "b": 2}, 200)

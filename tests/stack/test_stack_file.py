@@ -98,7 +98,7 @@ def register(
             23,
             "unknown option 'buckets'; did you mean 'bucket'?",
         ),
-        (('bucket = "objects"\n', ""), 21, "s3 needs the option 'bucket'"),
+        (('bucket = "objects"\n', ""), 21, "bucket must be a name of letters"),
         (('type = "s3"', 'type = "s4"'), 22, "unknown type 's4'; there are filesystem, memory, obstore, s3"),
         (('type = "s3"\n', 'type = "cloud"\n'), 22, "unknown type 'cloud'; there are filesystem, memory, "),
         (('type = "s3"\n', "type = 3\n"), 22, "unknown type 3; there are filesystem, memory, "),

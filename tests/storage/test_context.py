@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 from collections import ChainMap, UserDict
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import pytest
 from starfish_server import AbstractObjectStore, StoreContext, StoreNotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MAPPINGS: list[Mapping[str, str]] = [
     {"identity": "alice"},
@@ -39,17 +40,52 @@ def test_survives_pickle_and_copies(params: Mapping[str, str]) -> None:
     original = context(params)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(original, protocol)) == original
-    assert copy.deepcopy(original) == original
+    assert copy.deepcopy(original) == copy.copy(original) == original
+    assert hash(copy.deepcopy(original).params) == hash(copy.copy(original.params)) == hash(original.params)
     assert dataclasses.replace(original, action="pull").params == {"identity": "alice"}
     assert dataclasses.asdict(original)["params"] == {"identity": "alice"}
 
 
-def test_params_cannot_be_changed_through_it() -> None:
+CHANGES: dict[str, Callable[[dict[str, str]], object]] = {
+    "item": lambda params: params.__setitem__("identity", "mallory"),
+    "del": lambda params: params.__delitem__("identity"),
+    "update": lambda params: params.update(identity="mallory"),
+    "or": lambda params: params.__ior__({"identity": "mallory"}),
+    "pop": lambda params: params.pop("identity"),
+    "popitem": lambda params: params.popitem(),
+    "clear": lambda params: params.clear(),
+    "setdefault": lambda params: params.setdefault("role", "admin"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_params_cannot_be_changed_through_it(change: Callable[[dict[str, str]], object]) -> None:
     made = context({"identity": "alice"})
-    for change in ("__setitem__", "__delitem__", "update", "pop", "clear", "setdefault"):
-        assert not hasattr(made.params, change)
+    with pytest.raises(TypeError, match=r"params are read-only; dict\(params\) is a copy"):
+        change(cast("dict[str, str]", made.params))
+    cast("Any", made.params).__init__({"identity": "mallory"})
+    assert made == context({"identity": "alice"})
+
+
+def test_params_cannot_be_replaced() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made.params = {}  # type: ignore[misc]  # that it is refused is the test
+        context({}).params = {}  # type: ignore[misc]  # that it is refused is the test
+
+
+def test_every_method_of_a_dict_that_changes_it_is_refused() -> None:
+    """A method that a later Python adds to dict must be looked at."""
+    readers = {"copy", "fromkeys", "get", "items", "keys", "values"}
+    methods = {name for name in vars(dict) if not name.startswith("_")} - readers
+    assert methods | {"__setitem__", "__delitem__", "__ior__"} <= vars(type(context({}).params)).keys()
+
+
+def test_params_are_json_and_a_copy_of_them_can_be_changed() -> None:
+    params = cast("dict[str, str]", context({"identity": "alice"}).params)
+    assert json.dumps(params) == '{"identity": "alice"}'
+    for copied in (dict(params), params.copy(), {**params}, params | {}):
+        copied["day"] = "monday"
+        assert copied == {"identity": "alice", "day": "monday"}
+    assert params == {"identity": "alice"}
 
 
 def test_does_not_see_later_changes_of_the_mapping_it_was_given() -> None:

@@ -15,6 +15,7 @@ from starfish_server.router import (
     AuthResult,
     BearerTokens,
     CollectionConfig,
+    ConfigEndpointOptions,
     NamespaceConfig,
     SyncConfig,
     SyncRouterOptions,
@@ -106,7 +107,8 @@ def _options(table: Mapping[str, Any], file: StackFile, stack: Path | Mapping[st
             raise StackError(reason[1]) from None
     tokens = BearerTokens(_callers(table.get("auth", {}), file))
     store = load_stack(stack, other_tables=SERVER_TABLES)
-    return SyncRouterOptions(store=store, config=config, role_resolver=tokens.resolve)
+    shown = ConfigEndpointOptions(auth="role-filtered")
+    return SyncRouterOptions(store, config, tokens.resolve, config_endpoint=shown)
 
 
 def _callers(auth: object, file: StackFile) -> list[tuple[str, AuthResult]]:

@@ -12,12 +12,13 @@ except ImportError as error:
 
 from starfish_server.router.application import SyncRouterOptions, create_sync_router, sync_application
 from starfish_server.router.auth import AuthResult, BearerTokens
-from starfish_server.router.config import CollectionConfig, NamespaceConfig, SyncConfig
+from starfish_server.router.config import CollectionConfig, ConfigEndpointOptions, NamespaceConfig, SyncConfig
 
 __all__ = [
     "AuthResult",
     "BearerTokens",
     "CollectionConfig",
+    "ConfigEndpointOptions",
     "NamespaceConfig",
     "SyncConfig",
     "SyncRouterOptions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -11,8 +12,10 @@ from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
 
 from starfish_server.router.auth import Admission, RoleResolver
-from starfish_server.router.config import API_PREFIX, SyncConfig
+from starfish_server.router.batch import BatchPull
+from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
 from starfish_server.router.documents import Pushes, now_ms
+from starfish_server.router.manifest import ConfigEndpoint
 from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
 from starfish_server.router.routes import Collection, add_route
 from starfish_server.storage.base import AbstractObjectStore
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(arbitrary_types_allowed=True))
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class SyncRouterOptions:
     """What a router serves, and to whom; `pydantic.ValidationError`, a `ValueError`, for anything else.
 
@@ -34,64 +37,69 @@ class SyncRouterOptions:
         unknown caller. It is not called on public routes. If it raises, the caller is unknown.
     role_resolver_timeout: seconds, 5.0 by default; a request whose resolver takes longer gets a 503.
     challenge: the authentication scheme that a 401 names, "Bearer" by default.
+    config_endpoint: what `GET /config` shows, and to whom; None, the default, leaves that route out.
     """
 
     store: AbstractObjectStore
     config: InstanceOf[SyncConfig]
     role_resolver: RoleResolver
+    _: KW_ONLY
     role_resolver_timeout: Annotated[float, Field(gt=0)] = 5.0
     challenge: str = "Bearer"
+    config_endpoint: InstanceOf[ConfigEndpointOptions] | None = None
 
 
-def create_sync_router(options: SyncRouterOptions) -> APIRouter:
+def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
     """Return the routes of every collection, of every namespace mount under its name, and `GET /health`.
 
-    Include it in a FastAPI application, under a prefix or not.
+    With `config_endpoint`, `GET /config` as well. Include it in a FastAPI application, under a prefix or not.
 
-    options: the store, the collections and how callers are found.
+    opts: the store, the collections and how callers are found.
 
     Raises `ValueError` for a collection of blobs over a store of text only.
     """
-    return _router(_collections(options), APIRouter(route_class=JSONErrorRoute))
+    return _router(_parts(opts), APIRouter(route_class=JSONErrorRoute))
 
 
-def sync_application(options: SyncRouterOptions) -> FastAPI:
-    """Return an application with the routes of `create_sync_router(options)` and its own `/openapi.json`.
+def sync_application(opts: SyncRouterOptions) -> FastAPI:
+    """Return an application with the routes of `create_sync_router` and its own `/openapi.json`.
 
     The routes are served at the root and again below `/v1`, where the SDK's `namespace=` option expects
     them. Every error has the form of the router's own errors.
 
-    options: as in `create_sync_router`.
+    opts: as in `create_sync_router`.
 
     Raises `ValueError` as `create_sync_router` does.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
-    collections = _collections(options)
+    parts = _parts(opts)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
     for router in (versioned, APIRouter(route_class=JSONErrorRoute)):
         # Not `include_router`, behind which FastAPI would match every route twice.
-        application.router.routes += _router(collections, router).routes
+        application.router.routes += _router(parts, router).routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
     application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
-def _collections(options: SyncRouterOptions) -> list[Collection]:
+def _parts(options: SyncRouterOptions) -> list[Collection | BatchPull | ConfigEndpoint]:
     admission = Admission(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
     pushes = Pushes(options.store)
     mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
-    return [
-        Collection(config, namespace, options.store, admission, pushes)
-        for namespace, configs in ({None: options.config.collections} | mounts).items()
-        for config in configs
-    ]
+    parts: list[Collection | BatchPull | ConfigEndpoint] = []
+    for namespace, configs in ({None: options.config.collections} | mounts).items():
+        collections = [Collection(config, namespace, options.store, admission, pushes) for config in configs]
+        parts += [*collections, BatchPull(collections, namespace)]
+    if options.config_endpoint is not None:
+        parts.append(ConfigEndpoint(options.config_endpoint, options.config, admission))
+    return parts
 
 
-def _router(collections: list[Collection], router: APIRouter) -> APIRouter:
-    for collection in collections:
-        collection.add_to(router)
+def _router(parts: list[Collection | BatchPull | ConfigEndpoint], router: APIRouter) -> APIRouter:
+    for part in parts:
+        part.add_to(router)
     responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
     add_route(router, "GET", "/health", _health, responses=responses, operation_id="health", tags=["health"])
     return router

@@ -114,11 +114,21 @@ class Admission:
         """
         if PUBLIC in roles:
             return None, ()
+        return self.grant(await self.find_caller(request), roles, params)
+
+    async def find_caller(self, request: Request) -> AuthResult:
+        """Return the caller. Raises a 401 for an unknown one, and a 503 if the resolver cannot answer."""
         caller = await self._resolve(request)
         if caller is None:
             raise self._unauthorized("the role resolver knows no such caller")
         if not isinstance(caller, AuthResult):
             raise TypeError(f"role_resolver returned {type(caller).__name__}, not AuthResult or None")
+        return caller
+
+    def grant(
+        self, caller: AuthResult, roles: tuple[str, ...], params: Mapping[str, str]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the identity and roles of a caller, or raise a 403 if it has none of `roles`."""
         given = tuple(role for role in caller.roles if role != SELF)
         if caller.identity == params.get("identity"):
             given += (SELF,)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 API_PREFIX = "/v1"
-_RESERVED = frozenset({"pull", "push", "list", "health", "v1"})
+_RESERVED = frozenset({"batch", "pull", "push", "list", "health", "v1"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _MEDIA_RANGE = re.compile(r"\*/\*|[a-z0-9!#$&^_.+-]+/(?:\*|[a-z0-9!#$&^_.+-]+)")
 _SEGMENT = re.compile(r"([^{}]*)(?:\{([A-Za-z_][A-Za-z0-9_]*)\}([^{}]*))?")
@@ -89,7 +89,21 @@ class PathTemplate:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be the credentials of a replica in a configuration of 2.x
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: object) -> object:
+        """Leave out what is null: starfish-server 2.x saves null for each feature that is not used."""
+        if isinstance(fields, dict):
+            return {name: value for name, value in fields.items() if value is not None}
+        return fields
 
 
 def _check_name(name: str) -> str:
@@ -111,8 +125,8 @@ def _check_media_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
 class CollectionConfig(_Frozen):
     """One kind of document (or blob), where it is stored, and who may read and write it.
 
-    Fields can be given in snake_case or in camelCase. Anything unknown or unsupported is a
-    `pydantic.ValidationError`, which is a `ValueError`.
+    Fields can be given in snake_case or in camelCase. None (null) is as good as absent. Any other value of
+    an unknown or unsupported field is a `pydantic.ValidationError`, which is a `ValueError`.
 
     name: what `StoreContext.collection` says; unique among the collections of a mount.
     storage_path: the key, with fields such as `{identity}` that the request's path fills in.
@@ -196,6 +210,16 @@ class NamespaceConfig(_Frozen):
     """
 
     collections: _Collections = Field(min_length=1)
+
+
+class ConfigEndpointOptions(_Frozen):
+    """What `GET /config` shows.
+
+    auth: "public" shows every collection to everybody; "role-filtered" shows a caller the collections that it
+        may pull or push, the public ones included.
+    """
+
+    auth: Literal["public", "role-filtered"]
 
 
 class SyncConfig(_Frozen):

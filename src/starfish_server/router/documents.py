@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
@@ -35,6 +35,10 @@ canonical_json = json.JSONEncoder(
 """Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
 
+MISSING = {"data": {}, "hash": "", "timestamp": 0}
+"""The JSON of a pull where no document is stored."""
+
+
 class CorruptDocumentError(ValueError):
     """The object at a document's key is not a document."""
 
@@ -47,6 +51,17 @@ def content_hash(data: dict[str, object]) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
+class HashMismatchError(HTTPError):
+    """A push was not based on the stored document.
+
+    current_hash: the hash of the stored document, or empty if there is none.
+    """
+
+    def __init__(self, current_hash: str) -> None:
+        super().__init__(409, "hash_mismatch", "baseHash is not the hash of the stored document")
+        self.current_hash = current_hash
+
+
 class Document(BaseModel):
     """One version of a document.
 
@@ -57,15 +72,19 @@ class Document(BaseModel):
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
         if clocks disagree. It grows with every change, so a reader can use it as a checkpoint.
     author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
+    seg: never true, as it is in a 3.x pre-release's log whose items are in other objects.
+
+    A 3.x pre-release has `ts` in place of both kinds of timestamps.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
     v: Literal[1] = 1
     data: dict[str, object]
-    timestamps: dict[str, object]
+    timestamps: dict[str, object] = Field(default_factory=dict)
     hash: str
-    timestamp: int = 0
+    timestamp: int = Field(default=0, validation_alias=AliasChoices("timestamp", "ts"))
+    seg: Literal[False] = Field(default=False, exclude=True)
     author_pubkey: str | None = None
     author_signature: str | None = None
 
@@ -80,6 +99,18 @@ class Document(BaseModel):
     def to_json(self) -> str:
         """Return the text that is stored."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
+
+    def pulled(self, checkpoint: int = 0) -> dict[str, object]:
+        """Return the JSON of a pull after `checkpoint`."""
+        pulled: dict[str, object] = {
+            "data": self.changed_since(checkpoint),
+            "hash": self.hash,
+            "timestamp": self.timestamp,
+        }
+        if self.author_signature is not None:
+            pulled["authorPubkey"] = self.author_pubkey
+            pulled["authorSignature"] = self.author_signature
+        return pulled
 
     def changed_since(self, checkpoint: int) -> dict[str, object]:
         """Return the part of `data` whose leaves changed after `checkpoint`, in milliseconds; 0 returns all.
@@ -251,7 +282,7 @@ class Pushes:
 def _successor(stored: str | bytes | None, pushed: PushRequest, context: StoreContext) -> Document:
     previous = None if stored is None else parse_document(stored)
     if (pushed.base_hash or None) != (previous.hash if previous else None):
-        raise HTTPError(409, "hash_mismatch", "baseHash is not the hash of the stored document")
+        raise HashMismatchError(previous.hash if previous else "")
     signed = pushed.author_signature is not None and context.identity is not None
     author = (context.identity, pushed.author_signature) if signed else (None, None)
     return next_version(previous, pushed.data, pushed.hash, now_ms(), author)

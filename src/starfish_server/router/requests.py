@@ -6,17 +6,18 @@ import json
 import math
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from starfish_server.checks import is_key
+from starfish_server.router.config import is_segment
 from starfish_server.router.documents import content_hash
 from starfish_server.router.responses import HTTPError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from fastapi import Request
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 100
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*"'
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
 _CONTENT_TYPE = re.compile(rf"({_WORD}/{_WORD})(?:[ \t]*;[ \t]*(?:{_WORD}=(?:{_WORD}|{_QUOTED}))?)*+")
 
 
@@ -48,6 +50,15 @@ class PushRequest(BaseModel):
         return content_hash(self.data)
 
 
+def checked_key(path: PathTemplate, params: Mapping[str, str]) -> str:
+    """Return the key with these values of its fields; raise a 400 unless each value is one key segment."""
+    if params.keys() == set(path.fields) and all(map(is_segment, params.values())):
+        key = path.key(params)
+        if not key or is_key(key):
+            return key
+    raise HTTPError(400, "invalid_path", "a field of the path is missing, unknown or not a key segment")
+
+
 def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[str, dict[str, str]]:
     """Return the key that the request names by `path`, and the values of the fields.
 
@@ -55,15 +66,20 @@ def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[st
     after decoding, where `a%2Fb` has become two segments, and `$` also matches before a last line feed.
     """
     params = {field: request.path_params[field] for field in path.fields}
-    key = path.key(params)
+    key = checked_key(path, params)
     if (
-        not all(map(is_key, params.values()))  # which the route has kept free of slashes
-        or (key and not is_key(key))
-        or not request.scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
+        not request.scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
         or b"%2f" in (request.scope.get("raw_path") or b"").lower()
     ):
-        raise HTTPError(400, "invalid_path", "a segment of the path is not a key segment")
+        raise HTTPError(400, "invalid_path", "the URL holds more than the key")
     return key, params
+
+
+def refuse_parameters(request: Request, names: Iterable[str]) -> None:
+    """Raise a 400 if the query has one of `names`, which would change the answer of other servers."""
+    for name in names:
+        if name in request.query_params:
+            raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
 
 
 def is_content_type(content_type: str, media_ranges: tuple[str, ...]) -> bool:
@@ -119,7 +135,12 @@ def _too_large(max_bytes: int) -> HTTPError:
 
 
 def parse_push(body: bytes) -> PushRequest:
-    """Return the push of a document; raise a 400 for a body that is not of this shape.
+    """Return the push of a document; raise a 400 for a body that is not of this shape."""
+    return parse_body(body, PushRequest)
+
+
+def parse_body(body: bytes, kind: type[_Parsed]) -> _Parsed:
+    """Return the JSON of a body as `kind`, or raise a 400.
 
     It must be JSON that all readers interpret alike: no NaN or number beyond a double, no duplicate key, no
     `__proto__` as a key, no lone surrogate, and no nesting over `MAX_DEPTH`.
@@ -128,8 +149,9 @@ def parse_push(body: bytes) -> PushRequest:
         value = _decode(body.decode())
         if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
             raise RecursionError
-        pushed = PushRequest.model_validate(value)
-        pushed.hash  # noqa: B018 - has no JSON of such numbers, and no UTF-8 of surrogates
+        parsed = kind.model_validate(value)
+        if isinstance(parsed, PushRequest):
+            parsed.hash  # noqa: B018 - has no JSON of such numbers, and no UTF-8 of surrogates
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ascii(".".join(map(str, first["loc"])))[:100]
@@ -139,7 +161,7 @@ def parse_push(body: bytes) -> PushRequest:
     except ValueError as error:
         reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
         raise HTTPError(400, "invalid_json", reason) from None
-    return pushed
+    return parsed
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -59,13 +59,14 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
     ConnectionError: (503, "store_unavailable"),
 }
 
+BATCH_PULL = "batch_pull"
 _LONGEST_WAIT = 86_400  # seconds
 _to_json = TypeAdapter(dict[str, Any]).dump_json
 _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 class HTTPError(Exception):
-    """Ends a request with an HTTP status and the body `{"error": code}`.
+    """Ends a request with an HTTP status and the body `{"error": code}`, with `fields` added.
 
     reason: for the log alone; it holds no secret, and nothing of the request that is not escaped.
     """
@@ -78,6 +79,7 @@ class HTTPError(Exception):
         self.code = code
         self.reason = reason
         self.headers = dict(headers or {})
+        self.fields: dict[str, str] = {}
 
 
 class JSONErrorRoute(APIRoute):
@@ -102,6 +104,8 @@ class JSONErrorRoute(APIRoute):
             await super().handle(scope, receive, send)
             return
         allow = "POST" if "POST" in methods else "GET, HEAD"
+        if self.name == BATCH_PULL:  # two routes with one path
+            allow = "GET, HEAD, POST"
         error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
         await error_response(scope, error)(scope, receive, send)
 
@@ -122,7 +126,17 @@ def json_response(
 
 
 def error_response(scope: Scope, cause: Exception) -> Response:
-    """Return the response to a request that failed, and log the failure.
+    """Return the response to a request that failed, and log the failure."""
+    error = logged_error(scope, cause)
+    headers = error.headers
+    if error.status == 503:
+        seconds = getattr(cause, "retry_after", None) or 1
+        headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
+    return json_response({"error": error.code} | error.fields, error.status, headers)
+
+
+def logged_error(scope: Scope, cause: Exception) -> HTTPError:
+    """Return what to answer after a failure, and log the failure.
 
     A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
     """
@@ -144,11 +158,7 @@ def error_response(scope: Scope, cause: Exception) -> Response:
             "reason": error.reason,
         },
     )
-    headers = error.headers
-    if error.status == 503:
-        seconds = getattr(cause, "retry_after", None) or 1
-        headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
-    return json_response({"error": error.code}, error.status, headers)
+    return error
 
 
 def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
@@ -176,6 +186,12 @@ class _Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
 
 
+class ErrorBody(_Body):
+    """The code of an error."""
+
+    error: str = Field(examples=["hash_mismatch"])
+
+
 class PulledDocument(_Body):
     """A document, or the part of it that changed after the checkpoint.
 
@@ -187,6 +203,12 @@ class PulledDocument(_Body):
     timestamp: int
     author_pubkey: str | None = None
     author_signature: str | None = None
+
+
+class PulledBatch(_Body):
+    """By collection, an entry for each document that was asked for, in that order."""
+
+    collections: dict[str, list[PulledDocument | ErrorBody]]
 
 
 class PushedDocument(_Body):
@@ -216,15 +238,18 @@ class Health(_Body):
     ts: int
 
 
-class ErrorBody(_Body):
-    """The code of an error."""
+class ConflictBody(ErrorBody):
+    """The code of an error, and the base to push on, for a caller who may pull the document."""
 
-    error: str = Field(examples=["hash_mismatch"])
+    current_hash: str = ""
 
 
 def errors(*statuses: int | Literal["default"]) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI document says of a route's errors with these statuses."""
-    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
+    return {
+        status: {"model": ConflictBody if status == 409 else ErrorBody, "description": _ERRORS[status]}
+        for status in statuses
+    }
 
 
 _ERRORS: dict[int | str, str] = {

@@ -12,13 +12,14 @@ from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
 from starfish_server.router.blobs import Preconditions, PullHeaders, pull_blob, push_blob, tag_of
 from starfish_server.router.config import JSON_TYPE, is_segment
-from starfish_server.router.documents import parse_document
+from starfish_server.router.documents import MISSING, HashMismatchError, parse_document
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
     body_chunks,
     declared_length,
     parse_push,
+    refuse_parameters,
     requested_key,
 )
 from starfish_server.router.responses import (
@@ -47,7 +48,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 # Options of the SDK's pulls that this server does not support; ignoring them would mislead the client.
-_UNSUPPORTED = ("last", "limit", "withKeyring")
+UNSUPPORTED = ("full", "last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
 _BYTES = {"type": "string", "format": "binary"}
@@ -82,25 +83,15 @@ class Collection:
         A missing document is empty, and so is its hash.
         """
         key, context = await self._admit(request, "pull", self.config.path)
-        for name in _UNSUPPORTED:
-            if name in request.query_params:
-                raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
+        refuse_parameters(request, UNSUPPORTED)
         stored = await self.store.get_string(key, context=context)
         if stored is None:
-            return json_response({"data": {}, "hash": "", "timestamp": 0}, headers=self.cache_headers)
+            return json_response(MISSING, headers=self.cache_headers)
         document = parse_document(stored)
         headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
         if holds_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
-        pulled: dict[str, object] = {
-            "data": document.changed_since(checkpoint),
-            "hash": document.hash,
-            "timestamp": document.timestamp,
-        }
-        if document.author_signature is not None:
-            pulled["authorPubkey"] = document.author_pubkey
-            pulled["authorSignature"] = document.author_signature
-        return json_response(pulled, headers=headers)
+        return json_response(document.pulled(checkpoint), headers=headers)
 
     async def push_document(self, request: Request) -> Response:
         """Store the document in place of the one whose hash is `baseHash`."""
@@ -109,7 +100,13 @@ class Collection:
         declared_length(request, self.config.max_body_bytes)
         chunks = body_chunks(request, self.config.max_body_bytes)
         pushed = parse_push(b"".join([chunk async for chunk in chunks]))
-        document = await self.pushes.push(key, pushed, context)
+        try:
+            document = await self.pushes.push(key, pushed, context)
+        except HashMismatchError as error:
+            # Another caller could overwrite with it what it may not see.
+            if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
+                error.fields["currentHash"] = error.current_hash
+            raise
         return json_response({"hash": document.hash, "timestamp": document.timestamp})
 
     async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
@@ -172,15 +169,13 @@ class Collection:
         """Return the key of an admitted request and the context of its store calls."""
         key, params = requested_key(request, action, path)
         roles = self.config.write_roles if action == "push" else self.config.read_roles
-        identity, given = await self.admission.admit(request, roles, params)
-        return key, StoreContext(
-            collection=self.config.name,
-            params=params,
-            identity=identity,
-            roles=given,
-            action=action,
-            namespace=self.namespace,
-        )
+        return key, self.context(action, params, *await self.admission.admit(request, roles, params))
+
+    def context(
+        self, action: str, params: dict[str, str], identity: str | None, roles: tuple[str, ...]
+    ) -> StoreContext:
+        """Return the context of a request's store calls."""
+        return StoreContext(self.config.name, params, identity, roles, action, self.namespace)
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes of this collection."""

@@ -69,27 +69,25 @@ class FilesystemObjectStore(Leaf):
     or another special file below `base_dir` is not listed, and operations on it raise
     `StoreAccessDeniedError`.
 
-    options: a `FilesystemStorageOptions`.
+    opts: a `FilesystemStorageOptions`.
     """
 
     options_type = FilesystemStorageOptions
 
-    def __init__(self, options: FilesystemStorageOptions) -> None:
-        if not isinstance(options, FilesystemStorageOptions):
+    def __init__(self, opts: FilesystemStorageOptions) -> None:
+        if not isinstance(opts, FilesystemStorageOptions):
             raise TypeError(
                 "FilesystemObjectStore takes FilesystemStorageOptions(base_dir=...), "
-                f"not {type(options).__name__}"
+                f"not {type(opts).__name__}"
             )
-        super().__init__(portable_keys=options.portable_keys)
-        self._base_dir = os.fspath(options.base_dir)
-        self._names = Names(portable=options.portable_keys)
-        if not options.portable_keys:  # a segment is the name of a file, too
+        super().__init__(portable_keys=opts.portable_keys)
+        self._base_dir = os.fspath(opts.base_dir)
+        self._names = Names(portable=opts.portable_keys)
+        if not opts.portable_keys:  # a segment is the name of a file, too
             self._check_key, self._check_prefix = self._names.check_key, self._names.check_prefix
         self._streams: WeakSet[FileStream] = WeakSet()
-        self._inline = InlineReads(self._base_dir, enabled=options.inline_reads)
-        self._directory = Directory(
-            self._base_dir, fsync=options.fsync, names=self._names, inline=self._inline
-        )
+        self._inline = InlineReads(self._base_dir, enabled=opts.inline_reads)
+        self._directory = Directory(self._base_dir, fsync=opts.fsync, names=self._names, inline=self._inline)
 
     @property
     def base_dir(self) -> str:

@@ -84,7 +84,7 @@ class S3ObjectStore(Leaf):
     lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
     whole and in order.
 
-    options: an `S3StorageOptions`.
+    opts: an `S3StorageOptions`.
 
     Raises `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its subclasses, and
     plain `StoreError` for permanent failures.
@@ -92,14 +92,14 @@ class S3ObjectStore(Leaf):
 
     options_type = S3StorageOptions
 
-    def __init__(self, options: S3StorageOptions) -> None:
-        if not isinstance(options, S3StorageOptions):
-            raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(options).__name__}")
-        super().__init__(portable_keys=options.portable_keys)
-        self._transport = Transport(options)
+    def __init__(self, opts: S3StorageOptions) -> None:
+        if not isinstance(opts, S3StorageOptions):
+            raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(opts).__name__}")
+        super().__init__(portable_keys=opts.portable_keys)
+        self._transport = Transport(opts)
         self._conditional = ConditionalWrites(self._transport)
-        self._verify = options.verify_bodies and not self._transport.address.secure
-        self._is_key = is_key if options.portable_keys else is_any_key
+        self._verify = opts.verify_bodies and not self._transport.address.secure
+        self._is_key = is_key if opts.portable_keys else is_any_key
 
     def __repr__(self) -> str:
         address = self._transport.address

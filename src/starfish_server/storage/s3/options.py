@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -19,9 +19,9 @@ _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}(?:\.|\Z))+|[0-9a-f.]*:[0-9a-f:.]*")
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class S3StorageOptions:
-    """Options of `S3ObjectStore`.
+    """Options of `S3ObjectStore`. The first five can be positional, as in 2.x; `bucket` is required.
 
     access_key_id, secret_access_key: static credentials. Neither given: the standard credential chain of
         botocore (environment, profiles, SSO, container and instance roles), refreshed when due.
@@ -49,13 +49,14 @@ class S3StorageOptions:
     be pickled.
     """
 
-    bucket: str
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
+    endpoint: str | None = None
+    bucket: str = ""  # after fields with defaults, so it cannot be without one; it is checked below
+    region: str = "us-east-1"
+    _: KW_ONLY
     session_token: str | None = field(default=None, repr=False)
     anonymous: bool = False
-    endpoint: str | None = None
-    region: str = "us-east-1"
     addressing_style: AddressingStyle = "auto"
     max_connections: int = 64
     connect_timeout: float = 5.0
@@ -105,7 +106,8 @@ class S3StorageOptions:
 
 def _check_pattern(name: str, value: object, pattern: re.Pattern[str], rule: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{name} must be a name of {rule}, not {value!r}")
+        # The value is not shown: with positional arguments in a wrong order it is a secret.
+        raise ValueError(f"{name} must be a name of {rule}")
 
 
 def _check_endpoint(endpoint: str | None, region: str) -> None:

@@ -1,0 +1,100 @@
+"""`GET /config`: what clients may know of the collections, and nothing of roles, keys or paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request, Response  # noqa: TC002 - FastAPI evaluates the annotations
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from starfish_server.router.auth import PUBLIC, SELF
+from starfish_server.router.responses import HTTPError, errors, json_response
+from starfish_server.router.routes import add_route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastapi import APIRouter
+
+    from starfish_server.router.auth import Admission
+    from starfish_server.router.config import CollectionConfig, ConfigEndpointOptions, SyncConfig
+
+
+class ShownCollection(BaseModel):
+    """What a client needs to know of a collection."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    name: str
+    max_body_bytes: int
+    encryption: str
+    allowed_mime_types: tuple[str, ...]
+    pull_only: bool = False
+    push_only: bool = False
+
+
+class ShownMount(BaseModel):
+    """The collections of a namespace."""
+
+    collections: list[ShownCollection]
+
+
+class Manifest(ShownMount):
+    """The collections at the root, and those of each namespace."""
+
+    namespaces: dict[str, ShownMount] = {}
+
+
+class ConfigEndpoint:
+    """The route `GET /config`, as `ConfigEndpointOptions` say."""
+
+    def __init__(self, options: ConfigEndpointOptions, config: SyncConfig, admission: Admission) -> None:
+        self._filtered = options.auth == "role-filtered"
+        self._config = config
+        self._admission = admission
+
+    def add_to(self, router: APIRouter) -> None:
+        """Add the route."""
+        responses = {200: {"model": Manifest, "description": "The collections."}} | errors("default")
+        add_route(
+            router,
+            "GET",
+            "/config",
+            self.show,
+            operation_id="config",
+            tags=["config"],
+            responses=responses,
+        )
+
+    async def show(self, request: Request) -> Response:
+        """Return the collections that the caller may know of."""
+        roles = await self._roles(request) if self._filtered else None
+        shown = {"collections": _shown(self._config.collections, roles)}
+        mounts = {
+            name: {"collections": collections}
+            for name, mount in self._config.namespaces.items()
+            if (collections := _shown(mount.collections, roles))
+        }
+        content = shown | ({"namespaces": mounts} if mounts else {})
+        return json_response(content, headers={"Cache-Control": "private, no-cache"})
+
+    async def _roles(self, request: Request) -> set[str]:
+        try:
+            caller = await self._admission.find_caller(request)
+        except HTTPError as error:
+            if error.status not in (401, 403):  # an outage must not pass for a server without collections
+                raise
+            return {PUBLIC}
+        return {PUBLIC, SELF, *caller.roles}
+
+
+def _shown(collections: Iterable[CollectionConfig], roles: set[str] | None) -> list[dict[str, object]]:
+    """Return the collections that a caller with `roles` may pull or push; all of them if it is None."""
+    return [
+        ShownCollection.model_validate(collection, from_attributes=True).model_dump(
+            mode="json", by_alias=True, exclude_defaults=True
+        )
+        for collection in collections
+        if roles is None or not roles.isdisjoint((*collection.read_roles, *collection.write_roles))
+    ]
