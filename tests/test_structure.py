@@ -160,6 +160,7 @@ def test_importing_the_package_imports_no_leaf_and_nothing_slow_of_the_standard_
     assert modules & slow == set()
     leaves = {name for name in modules if name.startswith("starfish_server.storage.")}
     assert leaves == {"starfish_server.storage.base", "starfish_server.storage.derived"}
+    assert modules & {"starfish_server.builder", "starfish_server.layers"} == set()
 
 
 def test_the_command_line_works_without_the_packages_of_layers() -> None:

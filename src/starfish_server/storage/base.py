@@ -51,9 +51,12 @@ class AbstractObjectStore(ABC):
         super().__init_subclass__(**kwargs)
         declared = any("context_dependent" in vars(base) for base in cls.__mro__ if base not in _OWN_BASES)
         for name in OPERATIONS:
+            owner = next(base for base in cls.__mro__ if name in vars(base))
             method = getattr(cls, name)
-            if method is getattr(AbstractObjectStore, name) or hasattr(method, _IGNORES_CONTEXT):
-                continue
+            if (owner is not cls and issubclass(owner, AbstractObjectStore)) or hasattr(
+                method, _IGNORES_CONTEXT
+            ):
+                continue  # inherited from a class that has been through this
             if not accepts_context(method):
                 setattr(cls, name, _ignoring_context(method))
             elif not declared:
@@ -288,6 +291,9 @@ async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
 
 def accepts_context(method: Callable[..., Any]) -> bool:
     """Return whether `method` can be called with `context=`; True where its signature cannot be read."""
+    code = getattr(method, "__code__", None)
+    if code is not None and "context" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return True  # a signature takes a tenth of a millisecond
     try:
         parameters = inspect.signature(method).parameters
     except (TypeError, ValueError):
