@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layers.scripted import Scripted
 from starfish_server.errors import StoreTimeoutError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.timeout import Timeout
+from starfish_server.objects import ObjectInfo, ObjectReader
+
+if TYPE_CHECKING:
+    from starfish_server.audit.records import AccessRecord
 
 
 async def test_an_operation_that_takes_too_long_is_cancelled_and_typed() -> None:
@@ -56,9 +62,24 @@ async def test_cancellation_from_outside_at_the_same_moment_stays_a_cancellation
                 await asyncio.sleep(0)
             return await super().perform(operation)
 
-    task = asyncio.create_task(Timeout(CancelsItsCaller(Scripted()), seconds=0.01).get_string("k"))
+    records: list[AccessRecord] = []
+    store = AccessLog(Timeout(CancelsItsCaller(Scripted()), seconds=0.01), sink=records.append)
+    task = asyncio.create_task(store.get_string("k"))
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert [(record.outcome, record.error_type) for record in records] == [("cancelled", "CancelledError")]
+
+
+async def test_closing_a_reader_has_the_limit_of_a_chunk() -> None:
+    class ClosesSlowly(Layer):
+        async def perform(self, operation: Operation[T]) -> Any:
+            return ObjectReader(ObjectInfo("k"), lambda: asyncio.sleep(0, b"chunk"), asyncio.Event().wait)
+
+    reader = await Timeout(ClosesSlowly(Scripted()), seconds=0.01).open("k")
+    assert reader is not None
+    async with asyncio.timeout(10.0):
+        with pytest.raises(StoreTimeoutError, match="took longer than"):
+            await reader.aclose()
 
 
 async def test_operations_may_have_limits_of_their_own() -> None:

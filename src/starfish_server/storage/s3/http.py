@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
-from starfish_server.storage.threads import start_in_thread
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
