@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.scripted import Scripted
+from layers.virtual_time import run
 from starfish_server.errors import StoreTimeoutError
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
@@ -62,11 +63,24 @@ async def test_cancellation_from_outside_at_the_same_moment_stays_a_cancellation
                 await asyncio.sleep(0)
             return await super().perform(operation)
 
-    records: list[AccessRecord] = []
-    store = AccessLog(Timeout(CancelsItsCaller(Scripted()), seconds=0.01), sink=records.append)
-    task = asyncio.create_task(store.get_string("k"))
+    task = asyncio.create_task(Timeout(CancelsItsCaller(Scripted()), seconds=0.01).get_string("k"))
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_cancellation_from_outside_in_the_tick_of_the_limit_is_recorded_as_one() -> None:
+    records: list[AccessRecord] = []
+
+    async def main() -> None:
+        store = AccessLog(Timeout(Scripted(60.0), seconds=5.0), sink=records.append)
+        task = asyncio.create_task(store.get_string("k"))
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time() + 5.0, task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
     assert [(record.outcome, record.error_type) for record in records] == [("cancelled", "CancelledError")]
 
 
