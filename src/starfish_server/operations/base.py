@@ -146,7 +146,11 @@ class Operation(Generic[T]):
 
     def observed(self) -> Self:
         """Return the operation with notes for layers and the leaf; itself if it has notes already."""
-        return self if self.notes is not None else self.replace(notes={})
+        if self.notes is not None:
+            return self
+        observed: Any = type(self)(*self._values(self))
+        observed.notes = {}
+        return observed  # type: ignore[no-any-return]  # of the same class
 
     def note(self, name: str, value: object) -> None:
         """Report a fact to the observer of this operation; costs nothing if there is none."""
