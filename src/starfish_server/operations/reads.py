@@ -53,7 +53,7 @@ def _rename_prefix(operation: L, change: Callable[[str], str]) -> L:
 
 
 class GetString(KeyFields["str | None"]):
-    """`get_string`."""
+    """`get_string` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("get_string", "pull", Bodies.RESULT, writes=False)
@@ -65,7 +65,7 @@ class GetString(KeyFields["str | None"]):
 
 
 class GetBytes(KeyFields["tuple[bytes, str] | None"]):
-    """`get_bytes`."""
+    """`get_bytes` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("get_bytes", "pull", Bodies.RESULT, writes=False)
@@ -77,7 +77,7 @@ class GetBytes(KeyFields["tuple[bytes, str] | None"]):
 
 
 class Stat(KeyFields["ObjectInfo | None"]):
-    """`stat`."""
+    """`stat` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("stat", "pull", Bodies.SIZE, writes=False)
@@ -91,7 +91,7 @@ class Stat(KeyFields["ObjectInfo | None"]):
 
 
 class Read(_RangeFields["StoredObject | None"]):
-    """`read`."""
+    """`read` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("read", "pull", Bodies.RESULT, writes=False)
@@ -105,7 +105,7 @@ class Read(_RangeFields["StoredObject | None"]):
 
 
 class Open(_RangeFields["ObjectReader | None"]):
-    """`open`."""
+    """`open` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("open", "pull", Bodies.READER, writes=False)
@@ -121,7 +121,7 @@ class Open(_RangeFields["ObjectReader | None"]):
 
 
 class SignedUrl(Operation[str]):
-    """`signed_url`."""
+    """`signed_url` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("content_type", "context", "expires", "key", "method", "notes")
     key: str
@@ -156,7 +156,7 @@ class SignedUrl(Operation[str]):
 
 
 class ListKeys(Operation["list[str]"]):
-    """`list_keys`."""
+    """`list_keys` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("context", "limit", "notes", "prefix", "start_after")
     prefix: str
@@ -188,7 +188,7 @@ class ListKeys(Operation["list[str]"]):
 
 
 class ListObjects(Operation["ObjectList"]):
-    """`list_objects`."""
+    """`list_objects` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("context", "delimiter", "limit", "notes", "prefix", "start_after")
     prefix: str

@@ -25,7 +25,7 @@ def _restore_info(operation: Operation[Any], result: ObjectInfo, change: Callabl
 
 
 class Put(Operation[None]):
-    """`put`."""
+    """`put` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("body", "cache_control", "content_type", "context", "key", "notes")
     key: str
@@ -56,7 +56,7 @@ class Put(Operation[None]):
 
 
 class PutBytes(Operation[None]):
-    """`put_bytes`."""
+    """`put_bytes` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("body", "cache_control", "content_type", "context", "key", "notes")
     key: str
@@ -89,7 +89,7 @@ class PutBytes(Operation[None]):
 
 
 class Write(Operation["ObjectInfo"]):
-    """`write`."""
+    """`write` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("body", "cache_control", "content_type", "context", "if_version", "key", "metadata", "notes")
     key: str
@@ -135,7 +135,7 @@ class Write(Operation["ObjectInfo"]):
 
 
 class Upload(Operation["ObjectInfo"]):
-    """`upload`."""
+    """`upload` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = (
         "cache_control",
@@ -190,7 +190,7 @@ class Upload(Operation["ObjectInfo"]):
 
 
 class Copy(Operation["ObjectInfo"]):
-    """`copy`."""
+    """`copy` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("context", "if_version", "notes", "source", "target")
     kind = Kind("copy", "push", Bodies.COPY, writes=True)
@@ -230,7 +230,7 @@ class Copy(Operation["ObjectInfo"]):
 
 
 class Delete(KeyFields[None]):
-    """`delete`."""
+    """`delete` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ()
     kind = Kind("delete", "delete", Bodies.NONE, writes=True)
@@ -242,7 +242,7 @@ class Delete(KeyFields[None]):
 
 
 class DeleteMany(Operation[None]):
-    """`delete_many`."""
+    """`delete_many` as a value. The fields are the parameters of the method, and `notes`."""
 
     __slots__ = ("context", "keys", "notes")
     keys: Sequence[str]  # type: ignore[assignment]  # a field where others have a property
