@@ -1,13 +1,12 @@
 """Object stores behind one small async interface, wrapped by composable layers.
 
-The interface, the errors and the builder are imported immediately, all else on first use, so that a program
-imports only the packages that its own stores need.
+The interface and the errors are imported immediately, all else on first use, so that a program imports only
+what its own stores need.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from starfish_server.builder import StoreBuilder
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
@@ -38,6 +37,7 @@ from starfish_server.storage.base import AbstractObjectStore
 if TYPE_CHECKING:
     __version__: str
 
+    from starfish_server.builder import StoreBuilder
     from starfish_server.bulk import copy_all, delete_prefix, scan
     from starfish_server.keys import decode_key, encode_key
     from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
@@ -103,6 +103,7 @@ _HOMES = {
     "GracefulShutdown": "lifecycle",
     "GracefulShutdownOptions": "lifecycle",
     "MemoryObjectStore": "storage.memory",
+    "StoreBuilder": "builder",
     "SyncConfig": "router",
     "copy_all": "bulk",
     "decode_key": "keys",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from starfish_server.layers.base import Layer
 from starfish_server.operations import OPERATIONS
 from starfish_server.printable import mask, shown_setting
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from starfish_server.layers.base import Layer
 
 __all__ = ["explain"]
 
@@ -38,7 +39,8 @@ def explain(store: AbstractObjectStore) -> str:
 
 def _tree(store: AbstractObjectStore, branch: str, margin: str) -> Iterator[str]:
     """Yield the lines of a store and those inside it; `margin` stands before every line but the first."""
-    inners = store.inners if isinstance(store, Layer) else ()
+    layer = _as_layer(store)
+    inners = () if layer is None else layer.inners
     yield branch + _title(store)
     yield f"{margin}{'│' if len(inners) > 1 else ' '}    {_purpose(store)}"
     for inner in inners[:-1]:
@@ -48,10 +50,17 @@ def _tree(store: AbstractObjectStore, branch: str, margin: str) -> Iterator[str]
 
 
 def _title(store: AbstractObjectStore) -> str:
-    if not isinstance(store, Layer):
+    layer = _as_layer(store)
+    if layer is None:
         return mask(repr(store))
-    settings = (f"{name}={shown_setting(name, value)}" for name, value in store.settings().items())
+    settings = (f"{name}={shown_setting(name, value)}" for name, value in layer.settings().items())
     return f"{type(store).__name__}({', '.join(settings)})"
+
+
+def _as_layer(store: AbstractObjectStore) -> Layer | None:
+    from starfish_server.layers.base import Layer  # here, since a program without layers need not import it
+
+    return store if isinstance(store, Layer) else None
 
 
 def _purpose(store: AbstractObjectStore) -> str:

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 
 __all__ = ["mask", "name_of", "printable", "shown_setting"]
 
+# Patterns are texts, which `re` compiles and keeps at their first use: most programs never need them.
 # `record_key`, an option of `Tracing`, says how keys are shown.
 _NAMES = (
     r"(?:secret|passw|passphrase|pwd|token|credential|private|hmac|auth(?!or(?!i))|cookie|signature|\bsig\b"
     r"|(?<!record_)key)"
 )
-_SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
 # The user part of a URL. A password may hold any character, but after a port nothing more is a password.
-_USER = re.compile(r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#]*)@")
+_USER = r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#]*)@"
 # `name=value` or `name: value` with a name that says it is a secret, as in a query or the repr of an object.
-_PAIR = re.compile(
+_PAIR = (
     rf"([\w-]*{_NAMES}[\w-]*['\"]?(?:=|:\s*))(?!True\b|False\b|None\b)"
-    r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?:Bearer |Basic )?[^\s&;,)}\]]+)",
-    re.IGNORECASE,
+    r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?:Bearer |Basic )?[^\s&;,)}\]]+)"
 )
 
 
@@ -42,7 +41,7 @@ def shown_setting(name: str, value: object) -> str:
     """Return the `repr` of a setting, with `***` for what its name, or a name in it, calls a secret."""
     if value is None or isinstance(value, bool):
         return repr(value)
-    if _SECRET_NAME.search(name):
+    if re.search(_NAMES, name, re.IGNORECASE):
         return "***"
     if isinstance(value, str):
         return repr(mask(value))
@@ -57,4 +56,4 @@ def shown_setting(name: str, value: object) -> str:
 
 def mask(text: str) -> str:
     """Return a text with `***` for the users of URLs, and for values that their names call secrets."""
-    return _PAIR.sub(r"\1***", _USER.sub("***@", text))
+    return re.sub(_PAIR, r"\1***", re.sub(_USER, "***@", text), flags=re.IGNORECASE)

@@ -32,7 +32,7 @@ from starfish_server.layers import (
     Tracing,
     Transform,
 )
-from starfish_server.operations import Bodies, Kind, Operation
+from starfish_server.operations import Bodies, Kind, Operation, Put, Read, Upload
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer, check_store
 
 if TYPE_CHECKING:
@@ -272,6 +272,21 @@ class Touchable(MemoryObjectStore):
     async def touch(self, key: str, body: bytes) -> str:
         await self.put(key, body.decode())
         return key
+
+
+def test_the_repr_of_an_operation_shows_neither_bodies_nor_notes() -> None:
+    noted = Put("k", "a secret").observed()
+    noted.note("request_id", "4442")
+    assert repr(noted) == "Put(key='k', content_type=None, cache_control=None, context=None)"
+    assert repr(Upload("k", [b"a secret"])).startswith("Upload(key='k', content_type=None,")
+
+
+def test_a_replaced_operation_is_a_copy_and_has_only_fields_of_its_kind() -> None:
+    read = Read("k", 1, 2)
+    changed = read.replace(stop=9)
+    assert (changed.key, changed.start, changed.stop, read.stop) == ("k", 1, 9, 2)
+    with pytest.raises(TypeError, match="Read has no body"):
+        read.replace(body=b"")
 
 
 async def test_an_operation_added_later_reaches_every_layer_by_itself() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from importlib.metadata import entry_points
@@ -67,7 +66,7 @@ def options(made: Callable[..., object]) -> set[str]:
             "docs/audit-pushes.md",
             "What a record holds",
             "field",
-            {field.name for field in dataclasses.fields(layers.AccessRecord)},
+            set(layers.AccessRecord._fields),
         ),
         ("docs/audit-pushes.md", "The file", "option of `JsonLinesSink`", options(layers.JsonLinesSink)),
         (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 import struct
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from starfish_server.errors import (
     ObjectTooLargeError,
     StoreIntegrityError,
     StoreNotSupportedError,
+    StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers.base import Layer
@@ -352,3 +355,18 @@ def test_a_stack_file_builds_it(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     path.write_text('[[layer]]\ntype = "Compression"\nalgorithm = "gzip"\n[leaf]\ntype = "memory"\n')
     assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024)")
+
+
+@pytest.mark.parametrize(
+    "layer", [Compression, lambda inner: Encryption(inner, KeyRing({"a": b"s" * 32}, active="a"))]
+)
+async def test_a_large_body_is_refused_with_a_typed_error_while_no_thread_can_be_started(layer: Any) -> None:
+    store = layer(MemoryObjectStore(data={}))
+    await store.write("k", bytes(2**20))
+    executor = ThreadPoolExecutor()
+    executor.shutdown()
+    asyncio.get_running_loop().set_default_executor(executor)
+    for operation in (store.write("new", bytes(2**20)), store.get_bytes("k")):
+        with pytest.raises(StoreUnavailableError, match="no thread is available"):
+            await operation
+    assert await store.stat("new") is None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.virtual_time import run
+from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation
 from starfish_server.layers.retry import Retry
 from starfish_server.layers.timeout import Timeout
@@ -155,3 +156,16 @@ async def test_an_operation_may_return_any_awaitable(layer: Callable[..., Abstra
             return asyncio.ensure_future(super().get_string(key, context=context))
 
     assert await layer(Tasks({"k": "v"})).get_string("k") == "v"
+
+
+async def test_a_limit_that_cannot_begin_leaves_no_trace() -> None:
+    loop = asyncio.get_running_loop()
+    seen: asyncio.Future[object] = loop.create_future()
+
+    def without_a_task() -> None:
+        with pytest.raises(RuntimeError, match="needs a task"):
+            Retry(Doing(asyncio.Event().wait)).get_string("k").send(None)
+        seen.set_result(retries_outside.get())
+
+    loop.call_soon(without_a_task)
+    assert await seen == ()

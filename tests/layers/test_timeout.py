@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layers.scripted import Scripted
+from layers.virtual_time import run
 from starfish_server.errors import StoreTimeoutError
+from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
 from starfish_server.layers.timeout import Timeout
+from starfish_server.objects import ObjectInfo, ObjectReader
+
+if TYPE_CHECKING:
+    from starfish_server.audit.records import AccessRecord
 
 
 async def test_an_operation_that_takes_too_long_is_cancelled_and_typed() -> None:
@@ -59,6 +66,34 @@ async def test_cancellation_from_outside_at_the_same_moment_stays_a_cancellation
     task = asyncio.create_task(Timeout(CancelsItsCaller(Scripted()), seconds=0.01).get_string("k"))
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_cancellation_from_outside_in_the_tick_of_the_limit_is_recorded_as_one() -> None:
+    records: list[AccessRecord] = []
+
+    async def main() -> None:
+        store = AccessLog(Timeout(Scripted(60.0), seconds=5.0), sink=records.append)
+        task = asyncio.create_task(store.get_string("k"))
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time() + 5.0, task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    assert [(record.outcome, record.error_type) for record in records] == [("cancelled", "CancelledError")]
+
+
+async def test_closing_a_reader_has_the_limit_of_a_chunk() -> None:
+    class ClosesSlowly(Layer):
+        async def perform(self, operation: Operation[T]) -> Any:
+            return ObjectReader(ObjectInfo("k"), lambda: asyncio.sleep(0, b"chunk"), asyncio.Event().wait)
+
+    reader = await Timeout(ClosesSlowly(Scripted()), seconds=0.01).open("k")
+    assert reader is not None
+    async with asyncio.timeout(10.0):
+        with pytest.raises(StoreTimeoutError, match="took longer than"):
+            await reader.aclose()
 
 
 async def test_operations_may_have_limits_of_their_own() -> None:

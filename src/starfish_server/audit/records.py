@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from starfish_server.context import StoreContext
 
@@ -21,8 +20,7 @@ __all__ = ["AccessRecord", "Sink", "make_record"]
 _SYSTEM = StoreContext(cast("str", None), params={}, identity=None, roles=(), action="system")
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRecord:
+class AccessRecord(NamedTuple):
     """One operation as the caller asked for it, with its final outcome.
 
     timestamp: when the operation began, in seconds since 1970 (UTC).
@@ -72,7 +70,7 @@ class AccessRecord:
         A key, an identity or the like that is not a str, which only a mistaken caller passes, is shown as its
         type.
         """
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields = self._asdict()
         began = datetime.fromtimestamp(self.timestamp, UTC).isoformat(timespec="microseconds")
         fields["timestamp"] = began.replace("+00:00", "Z")
         for name in ("action", "prefix", "collection", "namespace", "identity"):

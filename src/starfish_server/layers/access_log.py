@@ -18,6 +18,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import (
     outcome_of_error,
     outcome_of_result,
+    size_of_body,
     size_of_result,
     size_written,
     watched,
@@ -136,7 +137,6 @@ class AccessLog(Layer):
                     loop.call_soon_threadsafe(idle.set)
 
     async def _recorded(self, operation: Operation[T]) -> T:
-        size = size_written(operation)
         make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
         began = perf_counter()
 
@@ -152,7 +152,8 @@ class AccessLog(Layer):
             operation = operation.replace(chunks=CountedChunks(operation.chunks))
         try:
             if self._must_keep and (operation.writes or operation.bodies is _READER):
-                await self._keep(record("started", None, size), "nothing was done")
+                started = record("started", None, size_of_body(operation.body))
+                await self._keep(started, "nothing was done")
             result = await self._inner.perform(operation)
         except BaseException as error:
             failed = record(*outcome_of_error(error), size_written(operation))

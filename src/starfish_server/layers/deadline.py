@@ -138,8 +138,11 @@ class Deadline:
     ) -> None:
         if self.in_flight is not None:
             del self.in_flight[self]
-        elif self.task.uncancel() <= self.cancelling and isinstance(error, asyncio.CancelledError):
-            raise self.operation.error(StoreTimeoutError, self.limits.reason) from error
+        elif self.task.uncancel() <= self.cancelling:
+            if isinstance(error, asyncio.CancelledError):
+                raise self.operation.error(StoreTimeoutError, self.limits.reason) from error
+        elif error is not None and error.args == (DEADLINE_PASSED,):
+            error.args = ()  # the task was cancelled from outside as well, so this is no time-out
 
 
 @coroutine

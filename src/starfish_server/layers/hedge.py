@@ -95,7 +95,7 @@ class Hedge(Layer):
         second = operation
         try:
             if not tries[0].done():
-                await _wait(tries[0], delay)
+                await asyncio.wait(tries, timeout=delay)
             if not tries[0].done() and self._tokens >= _ONE:
                 self._tokens -= 1
                 operation.note("hedged", True)
@@ -143,23 +143,6 @@ def _start(attempt: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     if sys.version_info >= (3, 12):
         return asyncio.Task(attempt, loop=asyncio.get_running_loop(), eager_start=True)
     return asyncio.create_task(attempt)
-
-
-async def _wait(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait for the task for at most `seconds`; three times as fast as `asyncio.wait`."""
-    loop = asyncio.get_running_loop()
-    woken = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    task.add_done_callback(wake)
-    timer = loop.call_later(seconds, wake)
-    try:
-        await woken
-    finally:
-        timer.cancel()
 
 
 def _succeeded(task: asyncio.Task[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import asynchronous
@@ -13,13 +14,22 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import Fetch
 
+    Close = Callable[[], Awaitable[object]]
+
 T = TypeVar("T")
 
 __all__ = ["CountedChunks", "WatchedReader", "around_chunks"]
 
 
-def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
-    """Return a layer's result: a reader with `wrap(fetch)` for each chunk, anything else unchanged."""
+def around_chunks(
+    result: T,
+    wrap: Callable[[Fetch], Awaitable[bytes]],
+    wrap_close: Callable[[Close], Awaitable[object]] | None = None,
+) -> T:
+    """Return a layer's result: a reader with `wrap(fetch)` for each chunk, anything else unchanged.
+
+    wrap_close: called with the reader's `aclose` to close it; by default it is only called.
+    """
     if not isinstance(result, ObjectReader):
         return result
     inner = result
@@ -27,7 +37,8 @@ def around_chunks(result: T, wrap: Callable[[Fetch], Awaitable[bytes]]) -> T:
     async def fetch() -> bytes:
         return await wrap(inner.next_chunk)
 
-    return ObjectReader(inner.info, fetch, inner.aclose)  # type: ignore[return-value]  # a reader for a reader
+    close = inner.aclose if wrap_close is None else partial(wrap_close, inner.aclose)
+    return ObjectReader(inner.info, fetch, close)  # type: ignore[return-value]  # a reader for a reader
 
 
 class WatchedReader(ObjectReader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import positive_number
 from starfish_server.layers.base import Layer, Operation, Slot, T
@@ -12,21 +12,21 @@ from starfish_server.layers.streams import around_chunks
 from starfish_server.operations import OPERATIONS, Bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore, Result
 
 __all__ = ["Timeout"]
 
+R = TypeVar("R")
 _READER = Bodies.READER  # a look-up in an Enum takes long on 3.11
 
 
 class Timeout(Layer):
     """Cancels an operation that takes longer than `seconds` and raises `StoreTimeoutError`.
 
-    The limit of `open` covers opening, and then each chunk. `upload` has no limit unless `operations` gives
-    one, since its chunks may come slowly.
+    The limit of `open` covers opening, then each chunk, and closing the reader. `upload` has no limit unless
+    `operations` gives one, since its chunks may come slowly.
 
     Stands inside `Retry`, so that each attempt has its own limit and a timeout is retried, and inside
     `ConcurrencyLimit`, so that waiting for a permit does not count. A write that timed out may have been
@@ -79,8 +79,8 @@ class Timeout(Layer):
         return limit.run(operation, self._inner)
 
     async def _stream(self, operation: Operation[T], limit: Deadlines) -> T:
-        async def limited(fetch: Fetch) -> bytes:
+        async def limited(step: Callable[[], Awaitable[R]]) -> R:
             with limit.limit(operation):
-                return await fetch()
+                return await step()
 
-        return around_chunks(await limit.run(operation, self._inner), limited)
+        return around_chunks(await limit.run(operation, self._inner), limited, limited)

@@ -35,15 +35,22 @@ from starfish_server.operations import (
     Upload,
     Write,
 )
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starfish_server.objects import ObjectInfo, ObjectReader
 
-__all__ = ["Transform"]
+__all__ = ["Transform", "work_on"]
 
+_IN_A_THREAD = 256 * 1024  # bytes from which work on a body would hold the event loop
 _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
+
+
+async def work_on(size: int, work: Callable[[], T], key: str) -> T:
+    """Return the result of `work` on `size` bytes of the object, done in a thread if there are many."""
+    return work() if size < _IN_A_THREAD else await start_in_thread(work, key=key)
 
 
 class Transform(Layer):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.context import StoreContext
@@ -87,7 +88,8 @@ def operations_on(key: Any, **options: Any) -> Iterator[Operation[Any]]:
     values |= {"body": "v", "chunks": (b"v",), "content_type": "a/b", **options}
     kind: Any
     for kind in OPERATIONS.values():
-        given = [each.name for each in fields(kind) if each.name in options or each.default is MISSING]
+        fields = signature(kind).parameters.values()
+        given = [each.name for each in fields if each.name in options or each.default is each.empty]
         arguments = {name: values[name] for name in given}
         if kind is PutBytes:
             arguments["body"] = b"v"

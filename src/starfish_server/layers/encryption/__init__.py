@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks, flag
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
+from starfish_server.layers.encryption.found import Found, integrity
 from starfish_server.layers.encryption.key_ring import (
     DataKey,
     KeyProvider,
@@ -29,7 +29,7 @@ from starfish_server.layers.encryption.sealed import (
     plain_size,
     segments_of,
 )
-from starfish_server.layers.transform import Transform
+from starfish_server.layers.transform import Transform, work_on
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Open, Operation, Read
 
@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_IN_A_THREAD = 256 * 1024  # bytes from which sealing and opening would hold the event loop
 
 
 class Encryption(Transform):
@@ -132,7 +131,7 @@ class Encryption(Transform):
 
     async def decode(self, body: bytes, key: str) -> bytes:
         read = Read(key)
-        with _integrity(read):
+        with integrity(read):
             header = parse_header(body)
             if header is None:
                 raise DamagedError("it is not encrypted")
@@ -238,7 +237,7 @@ class Encryption(Transform):
                 buffer.extend(chunk)
             sealed = bytes(buffer[:length])
             del buffer[:length]
-            with _integrity(operation):
+            with integrity(operation):
                 opened = found.sealer.open(number, sealed, last=number == last)
             begin = number * SEGMENT
             number += 1
@@ -249,18 +248,16 @@ class Encryption(Transform):
     async def _seal(self, body: bytes, key: str, content_type: str) -> bytes:
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, len(body)), key)
-        if len(body) < _IN_A_THREAD:
-            return sealer.seal_all(body)
-        return await asyncio.to_thread(sealer.seal_all, body)
+        return await work_on(len(body), lambda: sealer.seal_all(body), key)
 
-    async def _begin(self, operation: Operation[Any], key: str, *, whole: bool = False) -> _Found | None:
+    async def _begin(self, operation: Operation[Any], key: str, *, whole: bool = False) -> Found | None:
         """Read the start of an object, or all of it, and authenticate its length."""
         stop = None if whole else MAX_HEADER
         read = Read(key, 0, stop, operation.context, operation.notes)
         stored = await self._inner.perform(read)
         if stored is None:
             return None
-        with _integrity(operation):
+        with integrity(operation):
             header = parse_header(stored.body)
             if header is None:
                 self._check_plain_allowed(operation)
@@ -279,14 +276,14 @@ class Encryption(Transform):
             sealer.check_header(stored.body)
             size = plain_size(header, total)
         info = stored.info.resized(size, header.content_type)
-        found = _Found(info, stored.body, total, size, sealer)
+        found = Found(info, stored.body, total, size, sealer)
         if whole and len(stored.body) != total:
             raise operation.error(StoreIntegrityError, "it is too short")
         if header.size is None and not whole:
             await self._check_end(operation, found, read)
         return found
 
-    async def _check_end(self, operation: Operation[Any], found: _Found, read: Read) -> None:
+    async def _check_end(self, operation: Operation[Any], found: Found, read: Read) -> None:
         """Authenticate the end of an uploaded stream, whose header does not hold its length."""
         last = segments_of(found.size) - 1
         begin = found.sealer.header.length + last * SEALED_SEGMENT
@@ -294,7 +291,7 @@ class Encryption(Transform):
         if len(found.start) < found.stored:
             end = await self._inner.perform(read.replace(start=begin, stop=None))
             sealed = self._same(operation, found, end).body
-        with _integrity(operation):
+        with integrity(operation):
             found.sealer.open(last, sealed, last=True)
 
     def _check_plain_allowed(self, operation: Operation[Any]) -> None:
@@ -302,7 +299,7 @@ class Encryption(Transform):
             reason = "it is not encrypted; allow_plain=True would return it as it is"
             raise operation.error(StoreIntegrityError, reason)
 
-    def _plain(self, operation: Operation[Any], stored: StoredObject) -> _Found:
+    def _plain(self, operation: Operation[Any], stored: StoredObject) -> Found:
         """Return a whole object that is not encrypted in this format, if the options let it through."""
         self._check_plain_allowed(operation)
         body: bytes | None = stored.body
@@ -313,7 +310,7 @@ class Encryption(Transform):
             if body is None:
                 raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")
         info = stored.info.resized(len(body or b""))
-        return _Found(info, b"", 0, 0, cast("Sealer", None), body)
+        return Found(info, b"", 0, 0, cast("Sealer", None), body)
 
     async def _sealer(self, operation: Operation[Any], header: Header) -> Sealer:
         try:
@@ -323,7 +320,7 @@ class Encryption(Transform):
             raise operation.error(StoreIntegrityError, reason) from None
         return Sealer(secret, header, operation.keys[0])
 
-    def _same(self, operation: Operation[Any], found: _Found, later: Any) -> Any:
+    def _same(self, operation: Operation[Any], found: Found, later: Any) -> Any:
         """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
         if (
             later is None
@@ -334,49 +331,8 @@ class Encryption(Transform):
         return later
 
     async def _run(self, operation: Operation[Any], size: int, work: Callable[[], T]) -> T:
-        with _integrity(operation):
-            return work() if size < _IN_A_THREAD else await asyncio.to_thread(work)
-
-
-class _Found(NamedTuple):
-    """An object whose header is authentic.
-
-    info: with the plain size. start: what was read of it so far. stored: its bytes in the store inside.
-    plain: the body of an object that is not encrypted in this format; None for others.
-    """
-
-    info: ObjectInfo
-    start: bytes
-    stored: int
-    size: int
-    sealer: Sealer
-    plain: bytes | None = None
-
-    def segments(self, start: int, stop: int | None) -> tuple[int, int, int]:
-        """Return the first segment of a range, the one after its last, and the last of the object."""
-        last = segments_of(self.size) - 1
-        end = self.size if stop is None else min(stop, self.size)
-        if start == 0 and end == self.size:
-            return 0, last + 1, last  # of an empty body too: it has one empty segment
-        if start >= end:
-            return 0, 0, last
-        return start // SEGMENT, segments_of(end), last
-
-
-class _integrity:  # noqa: N801 - used as a function; `contextmanager` would take five times as long
-    """Raises `DamagedError` as the `StoreIntegrityError` of an operation."""
-
-    __slots__ = ("_operation",)
-
-    def __init__(self, operation: Operation[Any]) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DamagedError):
-            raise self._operation.error(StoreIntegrityError, str(error)) from error
+        with integrity(operation):
+            return await work_on(size, work, operation.keys[0])
 
 
 def _one_chunk(info: ObjectInfo, body: bytes) -> ObjectReader:

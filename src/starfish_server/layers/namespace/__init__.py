@@ -15,7 +15,6 @@ from starfish_server.layers.namespace.prefix import (
     check_prefix_option,
 )
 from starfish_server.layers.streams import around_chunks
-from starfish_server.operations import Bodies
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -96,22 +95,22 @@ class Namespace(Layer):
         except (ContextRequiredError, InvalidKeyError) as error:
             raise operation.error(type(error), error.reason) from error.__cause__
         try:
-            result = await self._inner.perform(operation.rename(prefix.__add__))
+            result = await self._inner.perform(operation.rename(prefix.add))
         except StoreError as error:
             raise _restored(error, prefix) from error.__cause__
-        if not operation.result_has_keys:
-            return result
-        result = operation.restore(result, prefix.remove)
-        if operation.bodies is not Bodies.READER:
-            return result
+        return _restored_result(operation, result, prefix) if operation.result_has_keys else result
 
-        async def restoring(fetch: Fetch) -> bytes:
-            try:
-                return await fetch()
-            except StoreError as error:
-                raise _restored(error, prefix) from error.__cause__
 
-        return around_chunks(result, restoring)
+def _restored_result(operation: Operation[T], result: T, prefix: Prefix) -> T:
+    """Return the result with the caller's keys, for a reader with those in its errors, too."""
+
+    async def restoring(fetch: Fetch) -> bytes:
+        try:
+            return await fetch()
+        except StoreError as error:
+            raise _restored(error, prefix) from error.__cause__
+
+    return around_chunks(operation.restore(result, prefix.remove), restoring)
 
 
 def _check(operation: Operation[Any]) -> None:
@@ -126,9 +125,9 @@ def _check(operation: Operation[Any]) -> None:
 def _restored(error: StoreError, prefix: Prefix) -> StoreError:
     """Return the error with the caller's keys: a copy, since another operation may hold the original."""
     restored = copy_error(error)
-    restored.key = error.key.removeprefix(prefix) if error.key is not None else None
+    restored.key = error.key.removeprefix(prefix.text) if error.key is not None else None
     if isinstance(error, InvalidKeyError):
-        restored.add_note(f"the namespace puts {len(prefix)} characters in front of the key")
+        restored.add_note(f"the namespace puts {len(prefix.text)} characters in front of the key")
     if isinstance(restored, DeleteManyError):
         restored.failures = {
             prefix.remove(key): _restored(failure, prefix) if isinstance(failure, StoreError) else failure

@@ -22,7 +22,6 @@ from starfish_server.layers.retry.policy import (
 from starfish_server.layers.retry.recovery import count_attempt, end_attempt
 from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
 from starfish_server.objects import ObjectReader
-from starfish_server.operations import Open, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Retry", "RetryBudget", "RetryEvent"]
 
-_STREAMS = (Open, Upload)
+_STREAMS = ("open", "upload")
 
 
 class Retry(Layer):
@@ -126,12 +125,12 @@ class Retry(Layer):
     def perform(self, operation: Operation[T]) -> Result[T]:
         if retries_outside.get():
             return self._inner.perform(operation)
-        if isinstance(operation, _STREAMS):
+        if operation.name in _STREAMS:
             return self._stream(operation)
         return self._attempts(operation, self._inner, self._deadlines)
 
     async def _stream(self, operation: Any) -> Any:
-        if isinstance(operation, Upload):
+        if operation.name == "upload":
             operation = operation.replace(chunks=UploadChunks(operation.chunks))
             return await self._attempts(operation, self._inner, self._no_deadlines)
         reader = await self._attempts(operation, self._inner, self._deadlines)
@@ -166,7 +165,12 @@ class Retry(Layer):
         except BaseException as error:  # noqa: BLE001 - raised again below
             attempt = _raise(error)
         try:
-            with deadlines.limit(operation) as limit:
+            limit = deadlines.limit(operation)
+        except BaseException:
+            end_attempt(token, outside)
+            raise
+        try:
+            with limit:
                 try:
                     result = await attempt
                 except Exception as error:

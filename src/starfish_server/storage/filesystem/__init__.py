@@ -28,7 +28,7 @@ from starfish_server.storage.filesystem.options import FilesystemStorageOptions
 from starfish_server.storage.filesystem.unlistable import Unlistable
 from starfish_server.storage.filesystem.uploading import BatchUpload
 from starfish_server.storage.leaf import Leaf
-from starfish_server.storage.threads import start_in_thread
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

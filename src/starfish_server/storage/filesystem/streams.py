@@ -11,7 +11,7 @@ from starfish_server.errors import StoreClosedError
 from starfish_server.objects import ObjectReader
 from starfish_server.storage.filesystem.open_files import check_unedited
 from starfish_server.storage.filesystem.os_errors import typed_errors
-from starfish_server.storage.threads import start_in_thread
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     import asyncio

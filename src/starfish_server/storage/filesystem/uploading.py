@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starfish_server.checks import checked_chunks
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.changes import Commit
-from starfish_server.storage.threads import start_in_thread
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable

@@ -14,7 +14,7 @@ import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
 from starfish_server.storage.s3.receiving import RECEIVED_BYTES, receive
-from starfish_server.storage.threads import start_in_thread
+from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

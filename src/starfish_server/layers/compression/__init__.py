@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import struct
-import zlib
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from starfish_server.checks import check_chunks, checked_chunks, positive_int
 from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.transform import Transform
+from starfish_server.layers.compression.frame import (
+    EDGE,
+    MAGIC,
+    STORED,
+    codec_errors,
+    compressed,
+    decompressed,
+    decompressor,
+    framed,
+    load_zstd,
+    looks_framed,
+    parse_edge,
+)
+from starfish_server.layers.transform import Transform, work_on
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator
 
+    from starfish_server.layers.compression.frame import Decompressor
     from starfish_server.objects import ObjectInfo
     from starfish_server.operations import Copy, Open, Operation, Stat, Upload, Write
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Compression"]
 
-_MAGIC = b"\x93SFPACK\n"
-_FRAME = struct.Struct(">8sBBQI")  # magic, version, algorithm, plain size, CRC-32 of all before
-_VERSION, _STORED, _ZSTD, _GZIP = 1, 0, 1, 2
-_IN_A_THREAD = 256 * 1024  # bytes from which compressing would hold the event loop
 _GATHERED = 32 * 2**20  # bytes of an upload that are gathered to be compressed
 _CHUNK = 2**20
 
@@ -71,7 +77,7 @@ class Compression(Transform):
         if positive_int("level", level) > highest[algorithm]:
             raise ValueError(f"level must be at most {highest[algorithm]} for {algorithm}, not {level}")
         if algorithm == "zstd":
-            _zstd()  # for its ImportError
+            load_zstd()  # for its ImportError
         self._algorithm = algorithm
         self._level = level
         self._min_bytes = positive_int("min_bytes", min_bytes)
@@ -83,10 +89,10 @@ class Compression(Transform):
     async def encode(self, body: bytes, key: str) -> bytes:
         frame = body
         if self._min_bytes <= len(body) <= self._max_bytes:
-            frame = await _run(len(body), lambda: self._compressed(body))
+            frame = await work_on(len(body), lambda: compressed(self._algorithm, self._level, body), key)
         if len(frame) < len(body):
             return frame
-        return _framed(_STORED, body, len(body)) if _looks_framed(body) else body
+        return framed(STORED, body, len(body)) if looks_framed(body) else body
 
     async def decode(self, body: bytes, key: str) -> bytes:
         return await self._decoded(Read(key), body)
@@ -118,7 +124,7 @@ class Compression(Transform):
             return None
         inside = operation
         if found.algorithm is not None:
-            inside = operation.replace(start=_FRAME.size, stop=found.stored - _FRAME.size)
+            inside = operation.replace(start=EDGE, stop=found.stored - EDGE)
         reader = await self._inner.perform(inside)
         try:
             self._check_same(operation, found, reader)
@@ -128,7 +134,7 @@ class Compression(Transform):
         if reader is None or found.algorithm is None:
             return reader
         size = cast("int", found.info.size)
-        plain = _plain_chunks(operation, reader, _decompressor(found.algorithm), size)
+        plain = _plain_chunks(operation, reader, decompressor(found.algorithm), size)
         stop = size if operation.stop is None else min(operation.stop, size)
         at = 0
 
@@ -173,17 +179,17 @@ class Compression(Transform):
             f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
         )
         looks_framed = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
-        if gathered.startswith(_MAGIC):
+        if gathered.startswith(MAGIC):
             raise looks_framed
 
         async def unchanged() -> AsyncIterator[bytes]:
-            end = bytes(gathered[-_FRAME.size :])
+            end = bytes(gathered[-EDGE:])
             yield bytes(gathered)
             gathered.clear()
             async for chunk in chunks:
-                end = (end + chunk[-_FRAME.size :])[-_FRAME.size :]
+                end = (end + chunk[-EDGE:])[-EDGE:]
                 yield chunk
-            if _parse(end) is not None:
+            if parse_edge(end) is not None:
                 raise looks_framed
 
         return await self._inner.perform(operation.replace(chunks=unchanged()))
@@ -191,17 +197,9 @@ class Compression(Transform):
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         return (await self._inner.perform(operation)).resized(None)  # a frame fits every key
 
-    def _compressed(self, body: bytes) -> bytes:
-        if self._algorithm == "gzip":
-            codec = zlib.compressobj(self._level, wbits=31)
-            return _framed(_GZIP, codec.compress(body) + codec.flush(), len(body))
-        parameter = _zstd().CompressionParameter
-        options = {parameter.compression_level: self._level, parameter.checksum_flag: 1}
-        return _framed(_ZSTD, _zstd().compress(body, options=options), len(body))
-
     async def _begin(self, operation: Operation[Any]) -> _Found | None:
         """Read enough of an object to tell whether it is compressed, and its plain size."""
-        read = Read(operation.keys[0], 0, _FRAME.size, operation.context, operation.notes)
+        read = Read(operation.keys[0], 0, EDGE, operation.context, operation.notes)
         start = await self._inner.perform(read)
         if start is None:
             return None
@@ -210,17 +208,17 @@ class Compression(Transform):
             if start is None:
                 return None
         stored = len(start.body) if start.info.size is None else start.info.size
-        frame = _parse(start.body)
+        frame = parse_edge(start.body)
         if frame is not None:
-            if stored < 2 * _FRAME.size:
+            if stored < 2 * EDGE:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
             self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
         found = _Found(start.info.resized(stored), stored, None)
-        if sum(a == b for a, b in zip(start.body, _MAGIC, strict=False)) >= 5:  # it may be a damaged one
-            end = await self._inner.perform(read.replace(start=max(0, stored - _FRAME.size), stop=None))
+        if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged one
+            end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
             self._check_same(operation, found, end)
-            if end is not None and _parse(end.body) is not None:
+            if end is not None and parse_edge(end.body) is not None:
                 raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         return found
 
@@ -234,21 +232,21 @@ class Compression(Transform):
             raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
     async def _decoded(self, operation: Operation[Any], body: bytes) -> bytes:
-        frame, end = _parse(body), _parse(body[-_FRAME.size :])
-        if frame is None and (end is None or len(body) == _FRAME.size):
+        frame, end = parse_edge(body), parse_edge(body[-EDGE:])
+        if frame is None and (end is None or len(body) == EDGE):
             return body
-        if frame is None or frame != end or len(body) < 2 * _FRAME.size:
+        if frame is None or frame != end or len(body) < 2 * EDGE:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         algorithm, size = frame
         self._check_size(operation, algorithm, size)
-        payload = body[_FRAME.size : -_FRAME.size]
-        plain: bytes | None = await _run(size, lambda: _decompressed(algorithm, payload, size))
+        payload = body[EDGE:-EDGE]
+        plain = await work_on(size, lambda: decompressed(algorithm, payload, size), operation.keys[0])
         if plain is None:
             raise operation.error(StoreIntegrityError, "the compressed object is damaged")
         return plain
 
     def _check_size(self, operation: Operation[Any], algorithm: int, size: int) -> None:
-        if size > self._max_bytes and algorithm != _STORED:
+        if size > self._max_bytes and algorithm != STORED:
             reason = f"decompressed it would take {size} bytes, over the limit of {self._max_bytes}"
             raise operation.error(StoreIntegrityError, reason)
 
@@ -262,117 +260,8 @@ class _Found:
     algorithm: int | None
 
 
-class _Decompressor(Protocol):
-    """The common interface of the `zlib` and `zstd` decompressors."""
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        """Return at most `most` bytes, decompressed from `data` or from data given before."""
-        ...
-
-    def ended(self) -> bool:
-        """Return whether the data was complete, with nothing after its end."""
-        ...
-
-
-class _Zlib:
-    def __init__(self) -> None:
-        self._codec = zlib.decompressobj(wbits=31)
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        return self._codec.decompress(self._codec.unconsumed_tail + data, most)
-
-    def ended(self) -> bool:
-        return self._codec.eof and not self._codec.unused_data
-
-
-class _Zstd:
-    def __init__(self) -> None:
-        self._codec = _zstd().ZstdDecompressor()
-        self._unused = b""
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        if self._codec.eof:
-            self._unused = self._unused or data
-            return b""
-        return cast("bytes", self._codec.decompress(data, most))
-
-    def ended(self) -> bool:
-        return bool(self._codec.eof and not self._codec.unused_data and not self._unused)
-
-
-class _Stored:
-    """The codec of a body that only looks like a frame."""
-
-    def __init__(self) -> None:
-        self._left = b""
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        data = self._left + data
-        self._left = data[most:]
-        return data[:most]
-
-    def ended(self) -> bool:
-        return not self._left
-
-
-_DECOMPRESSORS: dict[int, Callable[[], _Decompressor]] = {_STORED: _Stored, _ZSTD: _Zstd, _GZIP: _Zlib}
-
-
-def _decompressor(algorithm: int) -> _Decompressor:
-    return _DECOMPRESSORS[algorithm]()
-
-
-@functools.cache  # Python searches for a missing module again at every import
-def _zstd() -> Any:
-    """Return the zstd module: the standard library's from Python 3.14 on, else backports.zstd."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]  # from Python 3.14 on
-    except ImportError:
-        try:
-            from backports import zstd
-        except ImportError as error:
-            hint = "pip install 'starfish-server[compression]', or use algorithm=\"gzip\""
-            raise ImportError(f"Compression needs backports.zstd: {hint}") from error
-    return zstd
-
-
-def _framed(algorithm: int, payload: bytes, size: int) -> bytes:
-    head = _FRAME.pack(_MAGIC, _VERSION, algorithm, size, 0)[:-4]
-    edge = head + zlib.crc32(head).to_bytes(4, "big")
-    return edge + payload + edge  # at both ends, so that damage to one shows
-
-
-def _parse(edge: bytes) -> tuple[int, int] | None:
-    """Return algorithm and plain size at the edge of a frame; None if it is not one."""
-    if len(edge) < _FRAME.size or not edge.startswith(_MAGIC):
-        return None
-    _, version, algorithm, size, crc = _FRAME.unpack_from(edge)
-    if version != _VERSION or algorithm not in _DECOMPRESSORS or crc != zlib.crc32(edge[: _FRAME.size - 4]):
-        return None
-    return algorithm, size
-
-
-def _looks_framed(body: bytes) -> bool:
-    return body.startswith(_MAGIC) or _parse(body[-_FRAME.size :]) is not None
-
-
-def _decompressed(algorithm: int, payload: bytes, size: int) -> bytes | None:
-    """Return the plain body; None if it is damaged or not of `size` bytes. Decompresses one byte more."""
-    codec = _decompressor(algorithm)
-    parts, left = [], size + 1
-    try:
-        part = codec.decompress(payload, left)
-        while part:
-            parts.append(part)
-            left -= len(part)
-            part = codec.decompress(b"", left) if left > 0 else b""
-    except (zlib.error, _zstd_error()):
-        return None
-    return b"".join(parts) if left == 1 and codec.ended() else None
-
-
 async def _plain_chunks(
-    operation: Open, reader: ObjectReader, codec: _Decompressor, size: int
+    operation: Open, reader: ObjectReader, codec: Decompressor, size: int
 ) -> AsyncGenerator[bytes, None]:
     """Yield the plain body in chunks of at most 1 MiB, and fail if it is damaged or has another size."""
     made = 0
@@ -384,18 +273,7 @@ async def _plain_chunks(
                 if made > size:
                     break
                 yield part
-    except (zlib.error, _zstd_error()) as error:
+    except codec_errors() as error:
         raise operation.error(StoreIntegrityError, "the compressed object is damaged") from error
     if made != size or not codec.ended():
         raise operation.error(StoreIntegrityError, "the compressed object is damaged")
-
-
-def _zstd_error() -> type[Exception]:
-    try:
-        return cast("type[Exception]", _zstd().ZstdError)
-    except ImportError:
-        return zlib.error
-
-
-async def _run(size: int, work: Callable[[], Any]) -> Any:
-    return work() if size < _IN_A_THREAD else await asyncio.to_thread(work)

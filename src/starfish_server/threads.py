@@ -1,4 +1,4 @@
-"""`start_in_thread`: what a leaf does in a thread of an executor."""
+"""`start_in_thread`: work in a thread of an executor."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""`Operation`, a call of a store's method as a value, and what every operation tells of itself."""
+
+# pyright: reportIncompatibleVariableOverride=false
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+from starfish_server.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+
+    from starfish_server.context import StoreContext
+    from starfish_server.storage.base import AbstractObjectStore
+
+__all__ = ["Bodies", "KeyFields", "Kind", "Notes", "Operation", "rename_key", "unchanged"]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StoreError)
+Op = TypeVar("Op", bound="Operation[Any]")
+Notes = dict[str, Any]
+
+_NOT_SHOWN = ("body", "chunks", "notes")
+
+
+class Bodies(Enum):
+    """How an operation carries bodies, so that a layer that changes bodies handles each way or refuses it."""
+
+    NONE = auto()
+    """Neither the operation nor its result has to do with a body."""
+    RESULT = auto()
+    """The result is, or begins with, a body or a range of it."""
+    WRITTEN = auto()
+    """The operation's `body` is written whole."""
+    READER = auto()
+    """The result is an `ObjectReader`."""
+    CHUNKS = auto()
+    """The operation's `chunks` are written."""
+    COPY = auto()
+    """A stored body is copied to another key."""
+    SIZE = auto()
+    """The result tells sizes of stored bodies."""
+    URL = auto()
+    """The result lets others read or write a stored body."""
+
+
+class Kind(NamedTuple):
+    """What an operation is.
+
+    name: the store's method, such as "get_string".
+    action: the `action` of calls without a context: "pull", "push", "list" or "delete".
+    bodies: how it carries bodies.
+    writes: whether it changes what is stored.
+    """
+
+    name: str
+    action: str
+    bodies: Bodies
+    writes: bool
+
+
+class Operation(Generic[T]):
+    """One call of a store's method as a value; `T` is what performing it returns.
+
+    Operations are immutable: a layer makes a changed copy with `rename` or `replace`.
+
+    A new operation is a subclass with `kind`, `send`, `rename` and `restore`; a class that lacks one raises
+    `TypeError` when it is defined. So no operation can bypass a layer that changes keys or bodies. Each
+    parameter of its `__init__` is a field; the last two are `context` and `notes`.
+    """
+
+    __slots__ = ()
+
+    kind: ClassVar[Kind]
+    name: ClassVar[str]
+    action: ClassVar[str]
+    bodies: ClassVar[Bodies]
+    writes: ClassVar[bool]
+    result_has_keys: ClassVar[bool]
+    _names: ClassVar[tuple[str, ...]]
+    _values: ClassVar[attrgetter[tuple[Any, ...]]]
+
+    context: StoreContext | None
+    """The caller's context."""
+    notes: Notes | None
+    """Facts that layers and the leaf report to an observer, by name; None if there is no observer."""
+
+    key: str | None = None
+    """The key, or None for an operation on several or no keys."""
+    prefix: str | None = None
+    """The prefix of a listing; None for other operations."""
+    start_after: str | None = None
+    """The place after which a listing begins; None for other operations."""
+    chunks: Iterable[bytes] | AsyncIterable[bytes] = ()
+    """The chunks to upload; empty for other operations."""
+    body: str | bytes | None = None
+    """The body to write; None for an operation that writes none."""
+
+    def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
+        """abstract: the class only holds the fields of several operations."""
+        super().__init_subclass__(**options)
+        if abstract:
+            return
+        if missing := [name for name in ("kind", "send", "rename", "restore") if name not in vars(cls)]:
+            raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
+        cls.name, cls.action, cls.bodies, cls.writes = cls.kind
+        cls.result_has_keys = cls.restore is not unchanged
+        code = getattr(cls.__init__, "__code__", None)
+        if code is not None:  # `dataclass` adds an `__init__` and makes the class a second time
+            cls._names = code.co_varnames[1 : code.co_argcount]
+            cls._values = attrgetter(*cls._names)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that it touches; empty for a listing."""
+        return (self.key,)  # type: ignore[return-value]  # a class without a key defines this itself
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether performing it twice is the same as performing it once."""
+        return True
+
+    def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
+        """Call the store's named method."""
+        raise NotImplementedError
+
+    def rename(self, change: Callable[[str], str]) -> Self:
+        """Return the same operation with every key, prefix and `start_after` changed."""
+        raise NotImplementedError
+
+    def restore(self, result: T, change: Callable[[str], str]) -> T:
+        """Return `result` with every key in it changed."""
+        raise NotImplementedError
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same operation with other values for these fields."""
+        changed = type(self)(*self._values(self))
+        for name, value in changes.items():
+            if name not in self._names:
+                raise TypeError(f"{type(self).__name__} has no {name}")
+            setattr(changed, name, value)
+        return changed
+
+    def observed(self) -> Self:
+        """Return the operation with notes for layers and the leaf; itself if it has notes already."""
+        if self.notes is not None:
+            return self
+        observed: Any = type(self)(*self._values(self))
+        observed.notes = {}
+        return observed  # type: ignore[no-any-return]  # of the same class
+
+    def note(self, name: str, value: object) -> None:
+        """Report a fact to the observer of this operation; costs nothing if there is none."""
+        if self.notes is not None:
+            self.notes[name] = value
+
+    @property
+    def error_key(self) -> str | None:
+        """The key or prefix that an error of this operation carries."""
+        return self.key if self.prefix is None else self.prefix
+
+    def error(self, kind: type[E], reason: str, **fields: Any) -> E:
+        """Make an error of this operation; `fields` are those of its class besides `operation` and `key`."""
+        return kind(reason, operation=self.name, key=self.error_key, **fields)
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={getattr(self, name)!r}" for name in self._names if name not in _NOT_SHOWN]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def unchanged(operation: Operation[Any], result: T, change: Callable[[str], str]) -> T:
+    """Restore a result that holds no keys."""
+    return result
+
+
+def rename_key(operation: Op, change: Callable[[str], str]) -> Op:
+    """Rename an operation on one key."""
+    return operation.replace(key=change(operation.key))  # type: ignore[arg-type]  # only where there is one
+
+
+class KeyFields(Operation[T], abstract=True):
+    """The fields of an operation that has only a key."""
+
+    __slots__ = ("context", "key", "notes")
+    key: str
+
+    def __init__(self, key: str, context: StoreContext | None = None, notes: Notes | None = None) -> None:
+        self.key = key
+        self.context = context
+        self.notes = notes
+
+    def rename(self, change: Callable[[str], str]) -> Self:
+        return type(self)(change(self.key), self.context, self.notes)
