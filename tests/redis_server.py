@@ -73,7 +73,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """Return a client of its own, to look into the server with."""
-        return redis.Redis(port=self.port, password=self._password)
+        return redis.Redis(port=self.port, password=self._password, protocol=2)
 
     def names(self, pattern: str = "*") -> list[str]:
         with self.client() as client:

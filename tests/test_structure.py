@@ -41,7 +41,7 @@ HOMES = {
     "fsspec": ("adapters/fsspec",),
     "zarr": ("adapters/zarr.py",),
     "obstore": ("storage/obstore/",),
-    "redis": ("layers/caching/redis.py", "layers/caching/link.py"),
+    "redis": ("redis/",),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
@@ -58,7 +58,8 @@ ALLOWED = {
     "storage": KERNEL | {"storage/base", "storage"},
     "audit": KERNEL,
     "bulk": KERNEL | {"storage/base"},
-    "layers": KERNEL | {"storage/base", "bulk", "layers", "audit"},
+    "redis": KERNEL,
+    "layers": KERNEL | {"storage/base", "bulk", "layers", "audit", "redis"},
     "builder": KERNEL | {"storage/base", "layers"},
     "explain": KERNEL | {"storage/base", "layers"},
     "lifecycle": set(),
