@@ -188,6 +188,7 @@ def test_the_command_line_works_without_the_packages_of_layers() -> None:
         ("layers.ReadOnly", set()),
         # redis imports the last two by itself, where they are installed.
         ("layers.RedisCache", {"cachetools", "redis", "cryptography", "opentelemetry"}),
+        ("layers.RedisLimits", {"redis", "cryptography", "opentelemetry"}),
         ("layers.Retry", {"tenacity"}),
         ("layers.SizeLimit", set()),
         ("layers.Timeout", set()),

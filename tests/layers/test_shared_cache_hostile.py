@@ -17,17 +17,9 @@ from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.caching import cache, member, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that the test may stop."""
-    with RedisServer(tmp_path) as running:
-        yield running
 
 
 async def test_what_a_server_repeats_of_a_password_is_not_logged(

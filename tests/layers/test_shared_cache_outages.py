@@ -22,17 +22,9 @@ from starfish_server.layers import Caching, RedisCache
 from starfish_server.layers.caching import member, protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that the test may kill, stop and start again."""
-    with RedisServer(tmp_path) as running:
-        yield running
 
 
 def connected(*stores: Caching) -> bool:
