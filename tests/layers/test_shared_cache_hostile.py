@@ -14,6 +14,7 @@ from layers.processes import Processes, eventually, settled
 from redis_server import Proxy, RedisServer
 from starfish_server import MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
+from starfish_server.layers import RedisCache
 from starfish_server.layers.caching import cache, member, shared
 
 if TYPE_CHECKING:
@@ -35,6 +36,21 @@ async def test_what_a_server_repeats_of_a_password_is_not_logged(
     assert "shared cache at redis://127.0.0.1" in caplog.text
     assert "ResponseError" in caplog.text
     assert "opensesame" not in caplog.text
+
+
+async def test_a_redis_package_that_hides_its_connection_is_told_and_not_used(
+    process: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hiding:
+        async def connect(self) -> None: ...
+
+        async def disconnect(self, nowait: bool) -> None: ...
+
+    monkeypatch.setattr(RedisCache, "connection", lambda _: Hiding())
+    store = process(MemoryObjectStore(data={"k": "v"}))
+    assert await store.get_string("k") == "v"
+    assert not store.stats().connected
+    assert "this version of redis hides its connection" in caplog.text
 
 
 async def test_a_read_waits_for_redis_once_and_not_for_each_of_its_questions(fragile: RedisServer) -> None:

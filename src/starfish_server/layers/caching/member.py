@@ -79,8 +79,6 @@ class Member(LinkUser):
         self._run = Run(self._channel, "")
         self._writes: set[SharedWrite] = set()  # in flight, or ended and not confirmed yet
         self._unconfirmed = 0  # keys of those that ended
-        # There were too many to keep: all keys have to be told, and whether one of them is undetermined.
-        self._forget_all = self._forget_all_undetermined = False
         self._tokens = 0
         self.link = Link(level.options, self)
 
@@ -182,25 +180,28 @@ class Member(LinkUser):
         """Tell the other processes that a write begins."""
         deadline = self.link.deadline()
         await self.link.usable(deadline)
-        return self._begin(keys, deadline - self.link.loop.time())
-
-    def _begin(self, keys: Keys, patience: float) -> SharedWrite:
         ordered = list(keys)
         starts = range(0, len(ordered), MAX_MESSAGE_KEYS)
         parts = {self._token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
-        write = SharedWrite(self, parts, patience)
+        write = SharedWrite(self, parts, deadline - self.link.loop.time())
         self._writes.add(write)
         self._tell(write)
         return write
 
     def end(self, write: SharedWrite) -> None:
         self._unconfirmed += write.size
-        if self._unconfirmed > MAX_UNCONFIRMED_KEYS:
-            self._forget_all = True
-            for other in [other for other in self._writes if other.ended is not None]:
-                self._forget_all_undetermined |= bool(other.ended)
-                self._confirmed(other)
         self._tell(write)
+        if self._unconfirmed > MAX_UNCONFIRMED_KEYS:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Keep one write of all keys in place of those that ended, to be told in the next session."""
+        ended = [write for write in self._writes if write.ended is not None]
+        undetermined: Keys = {None} if any(write.ended for write in ended) else set()
+        merged = SharedWrite(self, {self._token(): [None]}, 0.0, told=math.inf, ended=undetermined)
+        self._writes.difference_update(ended)
+        self._writes.add(merged)
+        self._unconfirmed = merged.size
 
     def _confirmed(self, write: SharedWrite) -> None:
         if write in self._writes:
@@ -264,10 +265,6 @@ class Member(LinkUser):
         self._level.flush()
         for write in list(self._writes):
             self._tell(write)
-        if self._forget_all:
-            undetermined: Keys = {None} if self._forget_all_undetermined else set()
-            self._forget_all = self._forget_all_undetermined = False
-            self._begin({None}, 0.0).end(undetermined)
 
     def lost(self) -> None:
         self._level.lost()

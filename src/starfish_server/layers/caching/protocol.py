@@ -12,6 +12,9 @@ lease. A writer registers and drops the entry and the lease before it writes, an
 nothing that was read before a write ended lands after it. Both times it tells the other processes, which
 treat it as a write of their own. A writer that dies leaves its registration, and its key is not cached until
 that expires.
+
+`member` does this in each event loop, `shared` does to the first level what members hear of others, and
+`wire` is how an entry is written.
 """
 
 from __future__ import annotations
