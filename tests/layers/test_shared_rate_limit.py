@@ -20,6 +20,8 @@ from starfish_server import MemoryObjectStore, StoreClosedError, explain, load_s
 from starfish_server.layers import RateLimit, RedisLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(60)
@@ -163,13 +165,19 @@ async def test_when_redis_dies_processes_count_alone_and_together_again_when_it_
         assert [await passed(layer, 3) for layer in layers] == [3, 2]
 
 
-async def test_a_redis_that_hangs_costs_one_timeout_and_no_more(fragile: RedisServer) -> None:
+async def test_a_redis_that_hangs_costs_one_timeout_and_is_asked_again_later(fragile: RedisServer) -> None:
     async with Fleet(fragile.url) as fleet:
-        layer = fleet.rate(rate=1e6, burst=1000, limits={"timeout": 0.5})
+        layer = fleet.rate(rate=1.0, burst=1000, limits={"timeout": 0.5})
         await layer.get_string("k")
         fragile.signal(signal.SIGSTOP)
         assert await long_waits(lambda: layer.get_string("k")) == 1
         fragile.signal(signal.SIGCONT)
+        with fragile.client() as client:
+            client.flushall()
+        async with asyncio.timeout(10.0):
+            while not fragile.names():
+                await layer.get_string("k")
+                await asyncio.sleep(0.01)
 
 
 async def test_while_packets_are_lost_no_operation_fails_and_local_limits_hold(server: RedisServer) -> None:
@@ -248,8 +256,11 @@ from starfish_server import MemoryObjectStore, StoreOverloadedError
 from starfish_server.layers import RateLimit, RedisLimits
 
 async def main():
-    shared = RedisLimits(sys.argv[1], namespace="test", timeout=10.0)
+    shared = RedisLimits(sys.argv[1], namespace="test", timeout=float(sys.argv[2]))
     layer = RateLimit(MemoryObjectStore(data={}), rate=200.0, burst=20, shared=shared)
+    while not shared.connected:
+        await layer.get_string("k")
+        await asyncio.sleep(0.01)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     began, count = time.monotonic(), 0
@@ -258,29 +269,58 @@ async def main():
             await layer.get_string("k")
             count += 1
         except StoreOverloadedError:
-            pass
+            await asyncio.sleep(0)
     print(began, time.monotonic(), count, flush=True)
     await layer.close()
 
 asyncio.run(main())
 """
+PROCESSES = 3
 
 
-async def test_a_fleet_of_processes_holds_the_rate(server: RedisServer) -> None:
-    command = [sys.executable, "-c", HAMMERING, server.url]
+async def hammered(url: str, timeout: float, disturb: Callable[[], Awaitable[None]]) -> tuple[int, float]:
+    """How many operations several processes passed together, and in how many seconds."""
+    command = [sys.executable, "-c", HAMMERING, url, str(timeout)]
     pipe = asyncio.subprocess.PIPE
     children = [
         await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=os.environ)
-        for _ in range(3)
+        for _ in range(PROCESSES)
     ]
     for child in children:
         assert child.stdout is not None
         assert await child.stdout.readline() == b"ready\n"
-    outputs = await asyncio.gather(*(child.communicate(b"go\n") for child in children))
+    outputs, _ = await asyncio.gather(
+        asyncio.gather(*(child.communicate(b"go\n") for child in children)), disturb()
+    )
+    assert [child.returncode for child in children] == [0] * PROCESSES
     told = [output.split() for output, _ in outputs]
     took = max(float(end) for _, end, _ in told) - min(float(began) for began, _, _ in told)
-    total = sum(int(count) for _, _, count in told)
+    return sum(int(count) for _, _, count in told), took
+
+
+async def test_a_fleet_of_processes_holds_the_rate(server: RedisServer) -> None:
+    total, took = await hammered(server.url, 10.0, lambda: asyncio.sleep(0))
     assert 100 <= total <= 20 + 200 * took + 1
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["killed and restarted", "stopped and continued"])
+async def test_a_fleet_whose_redis_goes_and_comes_back_fails_nothing_and_holds_local_limits(
+    fragile: RedisServer, stopped: bool
+) -> None:
+    async def disturb() -> None:
+        await asyncio.sleep(0.2)
+        if stopped:
+            fragile.signal(signal.SIGSTOP)
+            await asyncio.sleep(0.4)
+            fragile.signal(signal.SIGCONT)
+        else:
+            fragile.kill()
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(fragile.start)
+
+    total, took = await hammered(fragile.url, 0.05, disturb)
+    of_one = 20 + 200 * took
+    assert 100 <= total <= (PROCESSES + 2) * of_one  # of each alone, and of Redis before and after
 
 
 def test_a_forked_child_has_a_connection_of_its_own(server: RedisServer) -> None:
