@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import uvloop
 
 from layers.gated import GatedStore
 from layers.processes import Processes, eventually, settled
@@ -23,6 +24,7 @@ from starfish_server.layers import Caching, RedisCache
 from starfish_server.layers.caching import member, protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
@@ -633,3 +635,27 @@ def test_a_forked_child_has_a_connection_of_its_own(server: RedisServer) -> None
     command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url]
     done = subprocess.run(command, timeout=50, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_an_operation_that_meets_a_connection_just_lost_works_alone(
+    server: RedisServer, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The transports of uvloop raise in that moment."""
+
+    async def run() -> None:
+        async with Processes(server.url) as process:
+            store = process(MemoryObjectStore(data={"k": "v", "m": "v"}))
+            await settled(store)
+            level: Any = store._shared
+            level._members.get().link.session._transport.abort()
+            assert await store.get_string("k") == "v"
+            await store.put("k", "new")
+            await eventually(lambda: not connected(store))
+            await eventually(lambda: connected(store))
+            assert await store.get_string("k") == "new"
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())

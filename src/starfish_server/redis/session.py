@@ -127,7 +127,10 @@ class Session:
                 waiting, packed = self._outbox.popleft()
                 self._pending.append((_now(), waiting, len(packed)))
                 self._pending_bytes += len(packed)
-                self._transport.write(packed)
+                try:
+                    self._transport.write(packed)
+                except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
+                    self.fail(error)
             self._transmitting = False
         if len(self._pending) > _MAX_PENDING or self._pending_bytes > _MAX_PENDING_BYTES:
             self.fail(RedisDownError("too much waits for replies"))
