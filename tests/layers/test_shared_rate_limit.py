@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import pickle
 import signal
 import subprocess
@@ -283,8 +282,7 @@ async def hammered(url: str, timeout: float, disturb: Callable[[], Awaitable[Non
     command = [sys.executable, "-c", HAMMERING, url, str(timeout)]
     pipe = asyncio.subprocess.PIPE
     children = [
-        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=os.environ)
-        for _ in range(PROCESSES)
+        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe) for _ in range(PROCESSES)
     ]
     for child in children:
         assert child.stdout is not None
