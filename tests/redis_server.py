@@ -43,7 +43,11 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +77,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """Return a client of its own, to look into the server with."""
-        return redis.Redis(port=self.port, password=self._password)
+        return redis.Redis(port=self.port, password=self._password, protocol=2)
 
     def names(self, pattern: str = "*") -> list[str]:
         with self.client() as client:

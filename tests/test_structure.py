@@ -42,7 +42,7 @@ HOMES = {
     "fsspec": ("adapters/fsspec",),
     "zarr": ("adapters/zarr.py",),
     "obstore": ("storage/obstore/",),
-    "redis": ("layers/caching/redis.py", "layers/caching/link.py"),
+    "redis": ("redis/",),
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
@@ -61,7 +61,8 @@ ALLOWED = {
     "storage": KERNEL | {"storage/base", "storage"},
     "audit": KERNEL,
     "bulk": KERNEL | {"storage/base"},
-    "layers": KERNEL | {"storage/base", "bulk", "layers", "audit"},
+    "redis": KERNEL,
+    "layers": KERNEL | {"storage/base", "bulk", "layers", "audit", "redis"},
     "builder": KERNEL | {"storage/base", "layers"},
     "explain": KERNEL | {"storage/base", "layers"},
     "lifecycle": set(),
@@ -191,6 +192,7 @@ def test_the_command_line_works_without_the_packages_of_layers() -> None:
         ("layers.ReadOnly", set()),
         # redis imports the last two by itself, where they are installed.
         ("layers.RedisCache", {"cachetools", "redis", "cryptography", "opentelemetry"}),
+        ("layers.RedisLimits", {"redis", "cryptography", "opentelemetry"}),
         ("layers.Retry", {"tenacity"}),
         ("layers.SizeLimit", set()),
         ("layers.Timeout", set()),

@@ -16,7 +16,7 @@ import pytest
 import starfish_server
 from docs.snippets import ROOT, snippets
 from starfish_server import AbstractObjectStore, errors
-from starfish_server.operations import OPERATIONS, Operation
+from starfish_server.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,7 @@ def undescribed(call: Any, *docstrings: str | None) -> set[str]:
     return parameters(call) - described
 
 
-@pytest.mark.parametrize("path", [path for path in CLASSES if not path.startswith(Operation.__module__)])
+@pytest.mark.parametrize("path", [path for path in CLASSES if ".operations." not in path])
 def test_each_option_of_a_class_is_described(path: str) -> None:
     assert undescribed(CLASSES[path], *(base.__doc__ for base in CLASSES[path].__mro__)) == set()
 

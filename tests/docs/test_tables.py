@@ -76,6 +76,12 @@ def options(made: Callable[..., object]) -> set[str]:
             options(layers.RedisCache),
         ),
         (
+            "docs/fair-shares.md",
+            "One limit for all processes",
+            "option of `RedisLimits`",
+            options(layers.RedisLimits),
+        ),
+        (
             "docs/write-your-own-leaf.md",
             "Write your own leaf",
             "`lacks`",

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from layers.limits import Fleet
 from layers.processes import Processes
 from redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,17 @@ async def process(server: RedisServer) -> AsyncIterator[Processes]:
     """Makes caches that meet in Redis only, as those of different processes do."""
     async with Processes(server.url) as processes:
         yield processes
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that the test may kill, stop and start again."""
+    with RedisServer(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
+    """Makes limits that meet in Redis only, as those of different processes do."""
+    async with Fleet(server.url) as made:
+        yield made

@@ -224,7 +224,7 @@ async def test_a_shared_cache_that_is_lost_is_logged(
             await eventually(lambda: caplog.records[-1].levelname == "WARNING")
     began, lost = caplog.records
     address = f"redis://127.0.0.1:{redis.port}/0"
-    assert {began.name, lost.name} == {"starfish_server.layers.caching"}
+    assert {began.name, lost.name} == {"starfish_server.redis"}
     assert (began.levelname, began.getMessage()) == ("INFO", f"shared cache at {address} is used")
     assert lost.getMessage().startswith(f"shared cache at {address} is not used: ")
     assert fields(lost).keys() == {"address", "error_type"}

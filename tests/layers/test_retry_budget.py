@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,7 +38,7 @@ async def test_a_thousand_calls_in_an_outage_make_at_most_a_fifth_more_attempts(
 async def test_a_spent_budget_raises_at_once_and_says_so() -> None:
     store = Scripted(StoreUnavailableError("down"), StoreUnavailableError("down"))
     budget = RetryBudget(10, retry_cost=10)
-    budget.take(StoreUnavailableError("down"))
+    await budget.take(StoreUnavailableError("down"))
     with pytest.raises(StoreUnavailableError) as caught:
         await Retry(store, budget=budget).get_string("k")
     assert len(store.calls) == 1
@@ -47,8 +47,8 @@ async def test_a_spent_budget_raises_at_once_and_says_so() -> None:
 
 async def test_a_retry_after_a_timeout_costs_more() -> None:
     budget = RetryBudget(100, retry_cost=5, timeout_cost=10)
-    assert budget.take(StoreTimeoutError("late")) == 10
-    assert budget.take(StoreUnavailableError("down")) == 5
+    assert await budget.take(StoreTimeoutError("late")) == 10
+    assert await budget.take(StoreUnavailableError("down")) == 5
     assert budget.tokens == 85
 
 
@@ -80,7 +80,7 @@ async def test_a_retry_that_is_cancelled_before_it_is_made_gives_its_tokens_back
 
 async def test_calls_that_succeed_at_once_fill_the_budget_up_to_its_capacity() -> None:
     budget = RetryBudget(10, refund=2)
-    budget.take(StoreUnavailableError("down"))
+    await budget.take(StoreUnavailableError("down"))
     retry = Retry(Scripted(), budget=budget)
     seen = []
     for _ in range(4):
@@ -109,19 +109,19 @@ def eager_threads() -> Iterator[None]:
 def test_threads_lose_no_tokens() -> None:
     budget = RetryBudget(1_000_000)
 
-    def work(_: int) -> None:
+    async def work() -> None:
         for _ in range(5000):
-            budget.give_back(budget.take(StoreUnavailableError("down")))
+            budget.give_back(await budget.take(StoreUnavailableError("down")))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
+        list(pool.map(lambda _: asyncio.run(work()), range(8)))
     assert budget.tokens == 1_000_000
 
 
 @pytest.mark.parametrize(
     "options", [{"capacity": 0}, {"retry_cost": 0}, {"timeout_cost": 501}, {"refund": -1}]
 )
-def test_figures_that_make_no_sense_are_refused(options: dict[str, int]) -> None:
+def test_figures_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be 1 or more|never allow"):
         RetryBudget(**options)
 

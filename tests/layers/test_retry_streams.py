@@ -234,7 +234,7 @@ async def test_what_is_inside_learns_that_its_chunks_are_retried() -> None:
 async def test_hook_budget_and_notes_are_told_of_openings_and_not_of_chunks() -> None:
     events: list[RetryEvent] = []
     budget = RetryBudget(100)
-    budget.take(broken())
+    await budget.take(broken())
     store = Cut([*[1] * 50, broken()], broken(), [1] * 50)
     operation = Open("k").observed()
     reader = await Retry(store, initial=1e-6, budget=budget, on_retry=events.append).perform(operation)

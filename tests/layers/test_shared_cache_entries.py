@@ -58,7 +58,6 @@ def flip(value: bytes, place: int) -> bytes:
 
 
 BAD: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda value: b"",
     "nonsense": lambda value: b"nonsense",
     "truncated": lambda value: value[:-1],
     "cut in the header": lambda value: value[:20],
@@ -136,6 +135,18 @@ async def test_a_sealed_entry_that_was_moved_or_sealed_otherwise_is_refused(
     await plain.read("k")
     await settled(plain)
     assert await process(empty, cache={"secret": SECRET}).get_string("k") is None
+
+
+async def test_an_empty_value_is_a_miss(process: Processes, server: RedisServer) -> None:
+    leaf = MemoryObjectStore(data={"k": "v"})
+    first = process(leaf)
+    await first.get_string("k")
+    await settled(first)
+    put(server, entry(server)[0], b"")
+    second = process(leaf)
+    assert await second.get_string("k") == "v"
+    await settled(second)
+    assert await process(MemoryObjectStore(data={})).get_string("k") == "v"  # filled again
 
 
 async def test_values_of_another_type_are_no_entries(process: Processes, server: RedisServer) -> None:

@@ -13,26 +13,21 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import uvloop
 
 from layers.gated import GatedStore
 from layers.processes import Processes, eventually, settled
 from redis_server import Proxy, RedisServer
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, RedisCache
 from starfish_server.layers.caching import member, protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that the test may kill, stop and start again."""
-    with RedisServer(tmp_path) as running:
-        yield running
 
 
 def connected(*stores: Caching) -> bool:
@@ -107,29 +102,41 @@ async def test_a_write_that_redis_could_not_hear_of_is_told_when_it_is_back(serv
         assert [await reader.get_string(key) for key in ("k0", "k1", "k2")] == ["new", None, "old"]
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["all returned", "one may land later"])
 async def test_more_unheard_writes_than_are_kept_drop_everything(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     monkeypatch.setattr(member, "MAX_UNCONFIRMED_KEYS", 3)
-    data: dict[str, str | bytes] = {f"k{number}": "old" for number in range(10)}
+    keys = [f"k{number}" for number in range(10)]
+    leaf = GatedStore(dict.fromkeys([*keys, "other"], "old"))
     async with Proxy(server.port) as proxy, Processes(server.url) as process:
-        reader = process(MemoryObjectStore(data=data))
-        writer = process(MemoryObjectStore(data=data), cache={"url": proxy.url})
-        for key in data:
+        reader = process(MemoryObjectStore(data=leaf.data))
+        writer = process(leaf, cache={"url": proxy.url})
+        for key in leaf.data:
             await reader.get_string(key)
         await settled(writer)
         proxy.to_server.clear()
         proxy.cut()
         await eventually(lambda: not connected(writer))
-        for key in data:
+        if lost:
+            leaf.failure = StoreUnavailableError("reply lost")
+            with pytest.raises(StoreUnavailableError):
+                await writer.put("k0", "new")
+        for key in keys:
             await writer.put(key, "new")
+        level: Any = writer._shared
+        assert len(level._members.get()._writes) <= 4
+        leaf.data["other"] = "not through a cache"
         proxy.to_server.set()
         await eventually(lambda: connected(writer))
         await settled(writer)
         await settled(reader)
-        late = process(MemoryObjectStore(data=data))
-        for key in data:
-            assert (await reader.get_string(key), await late.get_string(key)) == ("new", "new")
+        late = process(MemoryObjectStore(data=leaf.data))
+        for key in leaf.data:
+            assert [await reader.get_string(key), await late.get_string(key)] == [leaf.data[key]] * 2
+        hits = reader.stats().hits
+        await reader.get_string("other")
+        assert reader.stats().hits - hits == (0 if lost else 1)
 
 
 async def test_a_write_in_flight_when_redis_comes_back_keeps_old_reads_out(fragile: RedisServer) -> None:
@@ -628,3 +635,27 @@ def test_a_forked_child_has_a_connection_of_its_own(server: RedisServer) -> None
     command = [sys.executable, "-W", "ignore", "-c", FORKING, server.url]
     done = subprocess.run(command, timeout=50, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_an_operation_that_meets_a_connection_just_lost_works_alone(
+    server: RedisServer, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The transports of uvloop raise in that moment."""
+
+    async def run() -> None:
+        async with Processes(server.url) as process:
+            store = process(MemoryObjectStore(data={"k": "v", "m": "v"}))
+            await settled(store)
+            level: Any = store._shared
+            level._members.get().link.session._transport.abort()
+            assert await store.get_string("k") == "v"
+            await store.put("k", "new")
+            await eventually(lambda: not connected(store))
+            await eventually(lambda: connected(store))
+            assert await store.get_string("k") == "new"
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())

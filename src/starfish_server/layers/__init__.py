@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.timeout import Timeout as Timeout
     from starfish_server.layers.tracing import Tracing as Tracing
     from starfish_server.layers.transform import Transform as Transform
+    from starfish_server.redis.limits import RedisLimits as RedisLimits
 
 _HOMES = {
     "AccessLog": "access_log",
@@ -78,6 +79,7 @@ _HOMES = {
     "RateLimit": "rate_limit",
     "ReadOnly": "read_only",
     "RedisCache": "caching.redis",
+    "RedisLimits": ".redis.limits",
     "RepairReport": "mirror",
     "Retry": "retry",
     "RetryBudget": "retry",

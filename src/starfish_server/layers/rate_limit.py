@@ -12,10 +12,12 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.fields import context_field
+from starfish_server.redis import check_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starfish_server.redis.limits import FleetRate, RedisLimits
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["RateLimit"]
@@ -36,7 +38,10 @@ class RateLimit(Layer):
         "params.<name>". Calls without a context, and those without that field, share one limit.
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
-    clock: returns monotonic seconds, `time.monotonic` by default.
+    shared: a `RedisLimits`, where all processes count together; None, the default, for each process by
+        itself. Each operation then asks Redis, and if Redis gives no answer this process decides alone.
+    clock: returns monotonic seconds, `time.monotonic` by default; not for `shared`, where the time is that of
+        Redis.
 
     The algorithm is GCRA: it stores one number per caller, the time at which the full burst is available
     again. The table holds 100,000 callers who have used a part of their burst. None of them is evicted for
@@ -55,6 +60,7 @@ class RateLimit(Layer):
         burst: int,
         by: str = "identity",
         max_wait: float = 0.0,
+        shared: RedisLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(inner)
@@ -67,15 +73,32 @@ class RateLimit(Layer):
         self._clock = clock
         self._interval = 1 / self._rate
         self._slack = (burst - 1) * self._interval
+        self._shared = shared
+        self._fleet: FleetRate | None = None
+        if shared is not None:
+            check_limits(shared)
+            self._fleet = shared.rate(rate=self._rate, burst=burst, by=by, max_wait=self._max_wait)
         self._lock = threading.Lock()
         # When each caller's burst is full again, by the hash of the name: long names take no memory.
         self._whole_at: OrderedDict[int | None, float] = OrderedDict()
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"rate": self._rate, "burst": self._burst, "by": self._by}
-        return shown | {"max_wait": self._max_wait} if self._max_wait else shown
+        if self._max_wait:
+            shown["max_wait"] = self._max_wait
+        return shown if self._shared is None else shown | {"shared": self._shared}
+
+    async def close(self) -> None:
+        fleet, self._fleet = self._fleet, None
+        try:
+            await super().close()
+        finally:
+            if fleet is not None:
+                await fleet.limits.close()
 
     async def perform(self, operation: Operation[T]) -> T:
+        if self._fleet is not None and await self._pass_fleet(operation, self._fleet):
+            return await self._inner.perform(operation)
         context = operation.context
         caller: int | None = hash(None if context is None else self._field(context))
         now = self._clock()
@@ -97,10 +120,7 @@ class RateLimit(Layer):
         self, wait: float, operation: Operation[Any], caller: int | None, whole_at: float
     ) -> None:
         if wait > self._longest_wait:
-            reason = f"over {self._rate:g} operations a second for one {self._by}"
-            error = operation.error(StoreOverloadedError, reason, retry_after=wait)
-            error.undetermined = False
-            raise error
+            raise self._refusal(wait, operation)
         try:
             await asyncio.sleep(wait)
         except BaseException:
@@ -109,6 +129,28 @@ class RateLimit(Layer):
                 if self._whole_at.get(caller) == whole_at:
                     self._whole_at[caller] = whole_at - self._interval
             raise
+
+    def _refusal(self, wait: float, operation: Operation[Any]) -> StoreOverloadedError:
+        reason = f"over {self._rate:g} operations a second for one {self._by}"
+        error = operation.error(StoreOverloadedError, reason, retry_after=wait)
+        error.undetermined = False
+        return error
+
+    async def _pass_fleet(self, operation: Operation[Any], fleet: FleetRate) -> bool:
+        """Take a turn among all processes and wait for it; return False if Redis gives no answer."""
+        context = operation.context
+        turn = await fleet.take(None if context is None else self._field(context))
+        if turn is None:
+            return False
+        if turn.give_back is None:
+            raise self._refusal(turn.wait, operation)
+        if turn.wait > _ROUNDING:
+            try:
+                await asyncio.sleep(turn.wait)
+            except BaseException:
+                turn.give_back()
+                raise
+        return True
 
     def _make_room(self, caller: int | None, now: float) -> int | None:
         """Drop callers with a full burst; return `caller`, or None, the shared limit, if there is no room."""

@@ -25,6 +25,7 @@ Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
 # The request of a write with an undetermined outcome may still arrive. Its keys are not cached for so many
 # seconds, or for the lifetime of an entry if that is shorter.
 UNDETERMINED_SECONDS = 60.0
+MAX_UNDETERMINED_KEYS = 100_000  # more, and no key is cached for so long
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
 
@@ -202,6 +203,8 @@ class Cache:
                 self._undetermined.pop(key, None)  # so that the later time takes its place at the end
                 self._undetermined[key] = until
             self._forget_undetermined()
+            if len(self._undetermined) > MAX_UNDETERMINED_KEYS:
+                self._undetermined = {None: until}
             self.drop(keys)
 
     def drop(self, keys: Keys) -> None:

@@ -12,9 +12,14 @@ lease. A writer registers and drops the entry and the lease before it writes, an
 nothing that was read before a write ended lands after it. Both times it tells the other processes, which
 treat it as a write of their own. A writer that dies leaves its registration, and its key is not cached until
 that expires.
+
+`member` does this in each event loop, `shared` does to the first level what members hear of others, and
+`wire` is how an entry is written.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 from starfish_server.layers.caching.cache import UNDETERMINED_SECONDS
 
@@ -23,10 +28,11 @@ FORMAT = 1
 WRITER_SECONDS = UNDETERMINED_SECONDS
 LEASE_MILLISECONDS = 5_000
 LONGEST_TTL = 24 * 3600.0  # of an entry; the generation is kept for longer than any
+MAX_KEY_BYTES = 1_024  # a longer key is hashed
 
 # KEYS: e, l and w of each key, then g. ARGV: token, milliseconds, channel, message, whether the generation
 # changes, and for each key whether the token stays registered. What frees memory comes first: a script that
-# has written is not refused when Redis is full.
+# has written is not refused when Redis is full. What another program left in place of the writers is dropped.
 WRITE = """
 local count = (#KEYS - 1) / 3
 local time = redis.call('TIME')
@@ -35,11 +41,13 @@ for i = 1, count do
   redis.call('UNLINK', KEYS[3 * i - 2], KEYS[3 * i - 1])
   local writers = KEYS[3 * i]
   if ARGV[5 + i] == '1' then
-    redis.call('ZREMRANGEBYSCORE', writers, '-inf', now)
+    if type(redis.pcall('ZREMRANGEBYSCORE', writers, '-inf', now)) == 'table' then
+      redis.call('UNLINK', writers)
+    end
     redis.call('ZADD', writers, now + ARGV[2], ARGV[1])
     redis.call('PEXPIRE', writers, ARGV[2])
   else
-    redis.call('ZREM', writers, ARGV[1])
+    redis.pcall('ZREM', writers, ARGV[1])
   end
 end
 if ARGV[5] == '1' then
@@ -79,3 +87,26 @@ return 1
 """
 SCRIPTS = {"write": WRITE, "lease": LEASE, "fill": FILL}
 LEASED, WRITER = -1, -2
+
+
+class Run:
+    """The names in Redis of one run of the server, and the generation whose entries count."""
+
+    def __init__(self, channel: str, run_id: str) -> None:
+        self._prefix = f"{channel}:{run_id}:".encode()
+        self.generation = 0
+        self.generation_name = self._prefix + b"g"
+
+    def name(self, letter: bytes, key: str | None) -> bytes:
+        """Return the name for a key; `*` is for all keys, `#` for the hash of a long one."""
+        if key is None:
+            return self._prefix + letter + b"*"
+        raw = key_bytes(key)
+        if len(raw) > MAX_KEY_BYTES:
+            return self._prefix + letter + b"#" + hashlib.sha256(raw).hexdigest().encode()
+        return self._prefix + letter + b":" + raw
+
+
+def key_bytes(key: str) -> bytes:
+    """Return any str as bytes, even one with lone surrogates."""
+    return key.encode("utf-8", "surrogatepass")

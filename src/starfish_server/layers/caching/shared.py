@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
 import time
@@ -13,6 +12,8 @@ from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Slot
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.member import Member
+from starfish_server.redis.link import PerLoop
+from starfish_server.redis.session import RedisDownError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 T = TypeVar("T")
+
+MAX_REMOTE_KEYS = 1_000_000  # of the writes of other processes in flight; more end the session
 
 
 def check_shared(shared: RedisCache, inner: AbstractObjectStore) -> None:
@@ -45,7 +48,9 @@ def _encrypts(store: AbstractObjectStore) -> bool:
 class SharedLevel:
     """The part of one `Caching` layer in what processes share; event loops and threads may use it.
 
-    Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`.
+    Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`. Each event
+    loop has a `Member`, which talks to Redis; what members hear of the writes of other processes they tell
+    here, where it is done to the first level.
     """
 
     def __init__(self, shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float) -> None:
@@ -53,25 +58,18 @@ class SharedLevel:
         self.cache = cache
         self.inner = inner
         self.ttl = ttl
-        self.closed = False
-        self._of_the_parent: list[object] = []
-        self._begin()
+        self._closed = False
+        self._members = PerLoop(lambda: Member(self))
+        self.reset_after_fork()
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Begin as another process, and leave the parent's connections alone.
-
-        They are kept, since closing one would reach into the parent's event loop.
-        """
-        self._of_the_parent.append(self.members)
-        self._begin()
-
-    def _begin(self) -> None:
+        """Begin as a process of its own."""
         self.client = secrets.token_hex(8)
         self.remote_hits = self.remote_damaged = 0
-        self.members: dict[asyncio.AbstractEventLoop, Member] = {}
         # Writes of other processes in flight, by token: their keys, and when they are overdue.
         self._remote: dict[str, tuple[Keys, float]] = {}
+        self._remote_keys = 0
         self._lock = threading.RLock()  # held for moments, never across an await
 
     def trusted(self, subject: Subject) -> bool:
@@ -79,51 +77,32 @@ class SharedLevel:
 
         If not, a read of the subject that began too long ago is not shared either.
         """
-        member = self.members.get(asyncio.get_running_loop())
+        member = self._members.get()
         if member is None:
             return False  # asking Redis makes one
         session = member.link.session
-        if session is None or session.fresh:
+        if session is None or session.heard_all_until(self.options.max_delay):
             return True
         self.cache.unshare(subject, self.options.max_delay)
         return False
 
     @property
     def connected(self) -> bool:
-        return any(member.link.session is not None for member in self.members.copy().values())
+        return any(member.link.session is not None for member in self._members)
 
     async def perform(self, operation: Operation[T]) -> Any:
         """Return the result of a read, from Redis if it has it; `Aged` for one that may be cached."""
-        member = self._member()
-        if member is None:
+        if self._closed:
             return await self.inner.perform(operation)
-        return await member.read(operation)
+        return await self._members.get_or_make().read(operation)
 
     async def open_write(self, keys: Keys) -> SharedWrite | None:
         """Tell the other processes that a write of `keys` begins."""
-        member = self._member()
-        if member is None:
-            return None
-        await member.link.first_try()
-        return member.begin(keys)
+        return None if self._closed else await self._members.get_or_make().begin(keys)
 
     async def close(self) -> None:
-        self.closed = True
-        here = self.members.pop(asyncio.get_running_loop(), None)
-        others, self.members = self.members, {}
-        for member in others.values():
-            member.link.abandon()
-        if here is not None:
-            await here.close()
-
-    def _member(self) -> Member | None:
-        loop = asyncio.get_running_loop()
-        member = self.members.get(loop)
-        if member is None and not self.closed:
-            for ended in [other for other in self.members.copy() if other.is_closed()]:
-                self.members.pop(ended, None)
-            member = self.members[loop] = Member(self)
-        return member
+        self._closed = True
+        await self._members.close()
 
     def count_hit(self) -> None:
         with self._lock:
@@ -147,16 +126,21 @@ class SharedLevel:
     def began(self, token: str, keys: Keys) -> None:
         """A write of another process began, or goes on."""
         with self._lock:
-            if token not in self._remote:
+            known, _ = self._remote.get(token, (None, 0.0))
+            if known is None:
+                if self._remote_keys + len(keys) > MAX_REMOTE_KEYS:
+                    raise RedisDownError("it tells of too many writes")
+                self._remote_keys += len(keys)
                 self.cache.begin_write(keys)
-            self._remote[token] = (keys, time.monotonic() + protocol.WRITER_SECONDS)
+            self._remote[token] = (known or keys, time.monotonic() + protocol.WRITER_SECONDS)
 
     def ended(self, token: str, keys: Keys, undetermined: Collection[str | None]) -> None:
         """A write of another process ended."""
         with self._lock:
-            if token not in self._remote:
+            if token in self._remote:
+                keys = self._forget(token)  # what began, whatever the message says
+            else:
                 self.cache.begin_write(keys)
-            self._remote.pop(token, None)
             self.cache.end_write(keys, undetermined)
 
     def expire(self) -> None:
@@ -169,5 +153,10 @@ class SharedLevel:
     def _give_up(self, tokens: Iterable[str]) -> None:
         """End writes of other processes without knowing their outcome."""
         for token in tokens:
-            keys, _ = self._remote.pop(token)
+            keys = self._forget(token)
             self.cache.end_write(keys, keys)
+
+    def _forget(self, token: str) -> Keys:
+        keys, _ = self._remote.pop(token)
+        self._remote_keys -= len(keys)
+        return keys

@@ -11,12 +11,15 @@ from typing import Any
 
 from starfish_server.checks import header_or_none
 from starfish_server.layers.caching.entries import BODY, TEXT, WHOLE
+from starfish_server.layers.caching.protocol import key_bytes
 from starfish_server.objects import ObjectInfo, StoredObject
 
 _MAGIC = b"\x00SC1"
 _SEALED = b"\x00SX1"
 _SALT = 16
 _LENGTH = 4  # bytes of the header's length
+_MAX_HEADER_BYTES = 64 * 2**10
+_MAX_OVERHEAD = 100  # bytes of an entry besides header and body
 
 
 @dataclass(slots=True)
@@ -69,15 +72,19 @@ class Seal:
 
 
 class Codec:
-    """Writes and reads entries. max_value_bytes: larger bodies are not written."""
+    """Writes and reads entries.
+
+    max_value_bytes: larger bodies are not written. max_entry_bytes: nothing longer is an entry.
+    """
 
     def __init__(self, seal: Seal | None, max_value_bytes: int) -> None:
         self._seal = seal
         self.max_value_bytes = max_value_bytes
+        self.max_entry_bytes = max_value_bytes + _MAX_HEADER_BYTES + _MAX_OVERHEAD
 
     def encode(self, key: str, value: object, *, read: float, generation: int) -> bytes | None:
         """Return the entry for what a read returned; None for what is not shared."""
-        header: dict[str, object] = {"read": read, "generation": generation}
+        header: dict[str, object] = {"key": key, "read": read, "generation": generation}
         if isinstance(value, str):
             try:
                 body = value.encode()
@@ -102,12 +109,18 @@ class Codec:
             return None
         if len(body) > self.max_value_bytes:
             return None
+        header["length"] = len(body)
         head = json.dumps(header, separators=(",", ":")).encode()
+        if len(head) > _MAX_HEADER_BYTES:
+            return None
         plain = b"".join([_MAGIC, len(head).to_bytes(_LENGTH, "big"), head, body])
         return plain if self._seal is None else self._seal.seal(plain, key_bytes(key))
 
     def decode(self, key: str, raw: object) -> Shared | None:
-        """Return an entry; None if it is damaged or was not written for this key."""
+        """Return an entry; None if it is damaged or was written for another key.
+
+        Also a plain entry names its key: no fault may hand out one tenant's object as that of another.
+        """
         try:
             if not isinstance(raw, bytes):
                 return None
@@ -117,6 +130,8 @@ class Codec:
             if not plain.startswith(_MAGIC) or end > len(plain):
                 return None
             header = json.loads(plain[start:end])
+            if header["key"] != key or header["length"] != len(plain) - end:
+                return None
             value = _value(key, header, plain[end:])
             read, generation = header["read"], header["generation"]
             if not isinstance(read, float) or not isinstance(generation, int):
@@ -124,11 +139,6 @@ class Codec:
             return Shared(value, header["knows"], read, generation)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
-
-
-def key_bytes(key: str) -> bytes:
-    """Return any str as bytes, even one with lone surrogates."""
-    return key.encode("utf-8", "surrogatepass")
 
 
 def _value(key: str, header: Any, body: bytes) -> Any:

@@ -122,6 +122,13 @@ class Retry(Layer):
             shown["budget"] = policy.budget
         return shown
 
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            if self._policy.budget is not None:
+                await self._policy.budget.close()
+
     def perform(self, operation: Operation[T]) -> Result[T]:
         if retries_outside.get():
             return self._inner.perform(operation)

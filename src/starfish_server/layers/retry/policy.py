@@ -15,11 +15,13 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.redis import check_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starfish_server.operations import Operation
+    from starfish_server.redis.limits import RedisLimits
 
 __all__ = [
     "FOREVER",
@@ -106,12 +108,21 @@ class RetryBudget:
     retry_cost: tokens of one retry, 5 by default.
     timeout_cost: tokens of one retry after a timeout, 10 by default.
     refund: tokens added by an operation whose first attempt succeeds, 1 by default.
+    shared: a `RedisLimits`, where all processes draw on one bucket; None, the default, for one in each
+        process. Redis is asked once for each retry, and told then what was added since; an operation whose
+        first attempt succeeds never asks it. If Redis gives no answer this process decides alone.
 
     Raises `ValueError` for a figure under 1 and for a cost over the capacity.
     """
 
     def __init__(
-        self, capacity: int = 500, *, retry_cost: int = 5, timeout_cost: int = 10, refund: int = 1
+        self,
+        capacity: int = 500,
+        *,
+        retry_cost: int = 5,
+        timeout_cost: int = 10,
+        refund: int = 1,
+        shared: RedisLimits | None = None,
     ) -> None:
         self._capacity = positive_int("capacity", capacity)
         self._retry_cost = positive_int("retry_cost", retry_cost)
@@ -119,28 +130,60 @@ class RetryBudget:
         self._refund = positive_int("refund", refund)
         if max(retry_cost, timeout_cost) > capacity:
             raise ValueError(f"a cost over the capacity of {capacity} tokens would never allow a retry")
+        if shared is not None:
+            check_limits(shared)
+        self._shared = shared
         self._tokens = capacity
+        self._untold = 0  # tokens added here, less those taken here, that Redis has not been told of
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"RetryBudget({self._tokens} of {self._capacity} tokens)"
+        shared = "" if self._shared is None else f", shared={self._shared!r}"
+        return f"RetryBudget({self._tokens} of {self._capacity} tokens{shared})"
 
     @property
     def tokens(self) -> int:
         """Tokens left."""
         return self._tokens
 
-    def take(self, error: BaseException) -> int:
+    def cost(self, error: BaseException) -> int:
+        """Return the tokens of a retry after `error`."""
+        return self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
+
+    async def take(self, error: BaseException) -> int:
         """Take the tokens of a retry after `error`, and return how many: 0 if too few are left."""
-        cost = self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
+        cost = self.cost(error)
+        if self._shared is not None:
+            with self._lock:
+                untold, self._untold = self._untold, 0
+            answer = None
+            try:
+                answer = await self._shared.take_tokens(self._capacity, cost, untold)
+            finally:
+                if answer is None:
+                    with self._lock:
+                        self._untold += untold
+            if answer is not None:
+                taken, left = answer
+                with self._lock:
+                    self._tokens = max(0, min(self._capacity, left + self._untold))
+                return taken
         with self._lock:
             if self._tokens < cost:
                 return 0
             self._tokens -= cost
+            self._untold -= cost
         return cost
 
     def give_back(self, taken: int = 0) -> None:
         """Give back the tokens `taken` by a retry that succeeded or was never made, or add `refund` if 0."""
         if self._tokens < self._capacity:
             with self._lock:
-                self._tokens = min(self._capacity, self._tokens + (taken or self._refund))
+                tokens = min(self._capacity, self._tokens + (taken or self._refund))
+                self._untold += tokens - self._tokens
+                self._tokens = tokens
+
+    async def close(self) -> None:
+        """End the connections of `shared`; another retry begins them again."""
+        if self._shared is not None:
+            await self._shared.close()

@@ -72,7 +72,7 @@ class Recovery(Generic[T]):
         retrying = AsyncRetrying(
             retry=retry_if_result(self.may_retry),
             wait=lambda state: max(self._jitter(state), retry_after(self._failure)),
-            stop=self._must_stop,
+            stop=self._must_stop,  # type: ignore[arg-type]  # tenacity awaits it, its types do not say so
             before_sleep=self._announce,
             sleep=self._sleep,
             retry_error_callback=lambda _: self._failure,
@@ -133,14 +133,14 @@ class Recovery(Generic[T]):
             end_attempt(token, outside)
         return None
 
-    def _must_stop(self, state: RetryCallState) -> bool:
+    async def _must_stop(self, state: RetryCallState) -> bool:
         left = self._started + self._policy.deadline - asyncio.get_running_loop().time()
         if self._made >= self._policy.attempts:
             self._gave_up = ""
         elif state.upcoming_sleep >= left:
             self._gave_up = f": the deadline of {self._policy.deadline:g} s leaves no time for another"
         elif self._policy.budget is not None:
-            self._paid = self._policy.budget.take(self._failure)
+            self._paid = await self._policy.budget.take(self._failure)
             if not self._paid:
                 self._gave_up = ": the retry budget is spent"
         return self._gave_up is not None

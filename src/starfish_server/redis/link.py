@@ -1,0 +1,195 @@
+"""`Link`: keeps a session of one event loop up, in the background; `PerLoop`: one of a kind in each loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from starfish_server.forks import reset_in_child
+from starfish_server.printable import printable
+from starfish_server.redis.session import RedisDownError, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from starfish_server.redis.server import RedisServer
+
+_log = logging.getLogger(__package__)
+
+_CONNECT_SECONDS = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
+
+
+class LinkUser:
+    """What uses a link; every method may be left as it is.
+
+    name: what is not used while Redis is away, for the log. scripts: Lua by name. interval: seconds between
+    the replies that prove that the connection works.
+    """
+
+    def __init__(self, name: str, scripts: Mapping[str, str], interval: float) -> None:
+        self.name = name
+        self.scripts = scripts
+        self.interval = interval
+
+    async def prepare(self, session: Session) -> None:
+        """Ask for what a new session needs before it is used."""
+
+    def began(self) -> None:
+        """Take the new session into use."""
+
+    def lost(self) -> None:
+        """Do without the session, which ended."""
+
+    def received(self, message: bytes) -> None:
+        """Handle a message of the channel."""
+
+    def tick(self) -> None:
+        """Do what is done at each interval, while there is a session."""
+
+
+class Link:
+    """Keeps a session of the running event loop up, in the background, until it is closed.
+
+    session: the session in use; None while there is none.
+    """
+
+    def __init__(self, server: RedisServer, user: LinkUser) -> None:
+        self.session: Session | None = None
+        self.loop = asyncio.get_running_loop()
+        self._server = server
+        self._user = user
+        self._pause = _FIRST_PAUSE
+        self._told = False
+        self._tried: asyncio.Future[None] = self.loop.create_future()
+        # In a context of its own: it outlives the operation that needs it first.
+        self._task = self.loop.create_task(self._run(), context=Context())
+
+    def deadline(self) -> float:
+        """Return until when an operation that begins now may wait for Redis, in the loop's time."""
+        return self.loop.time() + self._server.timeout
+
+    async def usable(self, deadline: float) -> Session | None:
+        """Return the session, unless there is none or it stalls.
+
+        Waits, once, until it was tried to connect for the first time.
+        """
+        if not self._tried.done():
+            await asyncio.wait([self._tried], timeout=deadline - self.loop.time())
+            self._end_of_first_try()
+        session = self.session
+        return None if session is None or session.stalled else session
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def abandon(self) -> None:
+        """Close it from another thread."""
+        with suppress(RuntimeError):  # the loop is closed, and the task with it
+            self.loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._connect_and_serve()
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, nothing must fail for it
+                if not self._told:
+                    self._told = True
+                    fields = {"address": printable(self._server.address), "error_type": type(error).__name__}
+                    what, where = self._user.name, fields["address"]
+                    _log.warning("%s at %s is not used: %s", what, where, _reason(error), extra=fields)
+            finally:
+                self._end_of_first_try()
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    async def _connect_and_serve(self) -> None:
+        connection = self._server.connection()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                session = await Session.start(self._server, connection, self._user)
+            try:
+                self.session = session
+                self._user.began()
+                self._end_of_first_try()
+                address = printable(self._server.address)
+                _log.info("%s at %s is used", self._user.name, address, extra={"address": address})
+                await session.serve(self._user)
+            finally:
+                self.session = None
+                if session.age > _LONGEST_PAUSE:
+                    self._pause, self._told = _FIRST_PAUSE, False
+                session.end()
+                self._user.lost()
+        finally:
+            await connection.disconnect(nowait=True)
+            await asyncio.sleep(0)  # the transport closes its socket in a callback
+
+    def _end_of_first_try(self) -> None:
+        if not self._tried.done():
+            self._tried.set_result(None)
+
+
+def _reason(error: BaseException) -> str:
+    """Describe an error without text of the server, which may repeat the password that was sent to it."""
+    safe = error
+    while not isinstance(safe, OSError | RedisDownError):
+        if safe.__context__ is None:
+            return type(error).__name__
+        safe = safe.__context__
+    return printable(f"{type(error).__name__}: {safe}")
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closable)
+
+
+class PerLoop(Generic[T]):
+    """One of a kind in each event loop, made when it is first needed there. Iterates over all of them."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._all: dict[asyncio.AbstractEventLoop, T] = {}
+        self._of_the_parent: list[object] = []
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin anew; keep the parent's: closing a connection of it would reach into its event loop."""
+        self._of_the_parent.append(self._all)
+        self._all = {}
+
+    def get(self) -> T | None:
+        """Return that of the running event loop, if there is one."""
+        return self._all.get(asyncio.get_running_loop())
+
+    def get_or_make(self) -> T:
+        """Return that of the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._all.get(loop)
+        if found is None:
+            for ended in [other for other in self._all.copy() if other.is_closed()]:
+                self._all.pop(ended, None)
+            found = self._all[loop] = self._make()
+        return found
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._all.copy().values())
+
+    async def close(self) -> None:
+        """Close all; one that is needed later is made anew."""
+        here = self._all.pop(asyncio.get_running_loop(), None)
+        others, self._all = self._all, {}
+        for other in others.values():
+            other.abandon()
+        if here is not None:
+            await here.close()

@@ -1,0 +1,256 @@
+"""`Session`: one connection to Redis, on which commands and replies keep their order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from starfish_server.redis.link import LinkUser
+    from starfish_server.redis.server import RedisServer
+
+_UNANSWERED_TICKS = 20  # so many in a row end a session
+_MAX_PENDING = 10_000  # commands that wait for a reply, and the bytes that they take; more end a session
+_MAX_PENDING_BYTES = 64 * 2**20
+_CROWDED_BYTES = 16 * 2**20
+_PUSHES = (b"message", b"subscribe", b"unsubscribe")
+# Where the system has it, a clock that goes on while the machine sleeps: what was missed then must count.
+_now: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+Command = tuple[float, "asyncio.Future[Any]", int]
+"""When it was sent, where its reply goes, and how many bytes it has."""
+
+
+class RedisDownError(Exception):
+    """Redis cannot be used, or the connection ended before the reply. Its text is safe to log."""
+
+
+class Session:
+    """One connection to one run of a Redis server.
+
+    Redis replies in the order in which commands were sent, and messages of a channel arrive between the
+    replies. So each reply proves that every message published before its command ran has been handled.
+
+    stalled: whether Redis does not reply within the timeout at present.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, transport: asyncio.WriteTransport, timeout: float
+    ) -> None:
+        self.stalled = False
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._transport = transport
+        self._timeout = timeout
+        self._outbox: deque[tuple[asyncio.Future[Any], bytes]] = deque()
+        self._pending: deque[Command] = deque()  # what waits for a reply
+        self._pending_bytes = 0
+        self._transmitting = False
+        self._failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._began = self._proved = _now()
+        self._unanswered = 0
+        self._ahead = (0.0, 0.0)  # the least and the most that the server's clock is ahead of ours
+        self._scripts: dict[str, str] = {}
+
+    @classmethod
+    async def start(cls, server: RedisServer, connection: AbstractConnection, user: LinkUser) -> Session:
+        """Connect, load the scripts, and let the user prepare what it needs."""
+        await connection.connect()  # type: ignore[no-untyped-call]  # of the package
+        # Not public. The public way to send waits in between, so it could not keep commands in order, and no
+        # public way closes a connection whose server hangs.
+        writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
+        if writer is None:
+            raise RedisDownError("this version of redis hides its connection")
+        session = cls(connection, writer.transport, server.timeout)
+        _check_role(await session.ask("ROLE"))
+        for name, script in user.scripts.items():
+            session._scripts[name] = (await session.ask("SCRIPT", "LOAD", script)).decode()
+        asked = _now()
+        session._set_time(asked, await session.ask("TIME"))
+        await user.prepare(session)
+        session._proved = asked
+        return session
+
+    async def ask(self, *command: str | bytes) -> Any:
+        """Return the reply to a command, before the session serves."""
+        await self._connection.send_command(*command)
+        while _is_push(reply := await self._connection.read_response(push_request=True)):
+            pass
+        return reply
+
+    async def subscribe(self, channel: str) -> None:
+        """Receive the messages of a channel from now on; those before the next reply are ignored."""
+        await self._connection.send_command("SUBSCRIBE", channel)
+
+    @property
+    def age(self) -> float:
+        return _now() - self._began
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits to be sent that what is not needed had better not be added."""
+        return self.stalled or self._pending_bytes > _CROWDED_BYTES
+
+    def heard_all_until(self, seconds: float) -> bool:
+        """Return whether every message published more than `seconds` ago has been handled."""
+        return _now() - self._proved < seconds
+
+    def earliest_time(self) -> float:
+        """Return the least that the server's clock can show now, in seconds."""
+        return _now() + self._ahead[0]
+
+    def latest_time(self) -> float:
+        """Return the most that the server's clock can show now, in seconds."""
+        return _now() + self._ahead[1]
+
+    def send(self, *command: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a command, in order. The result is the reply, or an exception as a value."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._failed.done() or self._loop.is_closed():
+            future.set_result(RedisDownError("the connection has ended"))
+            return future
+        self._outbox.append((future, b"".join(self._connection.pack_command(*command))))
+        if not self._transmitting:  # else the garbage collector ended a write while another one was sent
+            self._transmitting = True
+            while self._outbox:
+                waiting, packed = self._outbox.popleft()
+                self._pending.append((_now(), waiting, len(packed)))
+                self._pending_bytes += len(packed)
+                try:
+                    self._transport.write(packed)
+                except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
+                    self.fail(error)
+            self._transmitting = False
+        if len(self._pending) > _MAX_PENDING or self._pending_bytes > _MAX_PENDING_BYTES:
+            self.fail(RedisDownError("too much waits for replies"))
+        return future
+
+    def run(self, script: str, keys: list[bytes], *args: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a script, in order, as `send` does."""
+        return self.send("EVALSHA", self._scripts[script], len(keys), *keys, *args)
+
+    async def reply(self, future: asyncio.Future[Any], deadline: float) -> Any:
+        """Return the reply, or an exception as a value: a `TimeoutError` after `deadline`.
+
+        The deadline is of the event loop's clock. A reply that comes after it, or after the caller was
+        cancelled, is received and ignored.
+        """
+        timer = self._loop.call_at(deadline, self._give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    def _give_up(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            self.stalled = True
+            future.set_result(TimeoutError("no reply in time"))
+
+    async def wait(self, replies: Iterable[asyncio.Future[Any]], seconds: float) -> None:
+        """Wait for all replies, but no longer than that."""
+        if replies := [reply for reply in replies if not reply.done()]:
+            _, late = await asyncio.wait(replies, timeout=seconds)
+            if late:
+                self.stalled = True
+
+    def fail(self, error: Exception) -> None:
+        """End the session, soon."""
+        if not self._failed.done():
+            self._failed.set_result(error)
+
+    def end(self) -> None:
+        """Close the connection, and answer what is pending with `RedisDownError`."""
+        self.fail(RedisDownError("the connection has ended"))
+        # Not closed: while the server hangs, it would stay until all that it holds is sent.
+        self._transport.abort()
+        while self._pending:
+            _, future, _ = self._pending.popleft()
+            if not future.done():
+                future.set_result(RedisDownError("the connection has ended"))
+
+    async def serve(self, user: LinkUser) -> None:
+        """Receive and measure until something fails; raise what."""
+        tasks: list[asyncio.Task[None]] = [
+            self._loop.create_task(self._receive(user)),
+            self._loop.create_task(self._measure(user)),
+        ]
+        try:
+            ends: list[asyncio.Future[Any]] = [*tasks, self._failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        if self._failed.done():
+            raise self._failed.result()
+        errors = (error for error in outcomes if isinstance(error, Exception))
+        raise next(errors, RedisDownError("the connection has ended"))
+
+    async def _receive(self, user: LinkUser) -> None:
+        while True:
+            reply: Any
+            try:
+                reply = await self._connection.read_response(push_request=True, disconnect_on_error=False)
+            except NoScriptError:
+                raise  # a new session loads them again
+            except ResponseError as error:
+                reply = error
+            if _is_push(reply):
+                if reply[0] == b"message":
+                    user.received(reply[2])
+                continue
+            sent, future, size = self._pending.popleft()
+            self._pending_bytes -= size
+            self._proved = sent
+            self._unanswered = 0
+            self.stalled = _now() - sent >= self._timeout
+            if not future.done():
+                future.set_result(reply)
+
+    async def _measure(self, user: LinkUser) -> None:
+        """Ask for the time, again and again: each reply proves that the connection works."""
+        while True:
+            await asyncio.sleep(user.interval)
+            self._unanswered += 1
+            if self._unanswered > _UNANSWERED_TICKS:
+                raise RedisDownError("no reply")
+            self.send("TIME").add_done_callback(partial(self._told_time, _now()))
+            self.send("ROLE").add_done_callback(self._told_role)
+            user.tick()
+
+    def _told_time(self, asked: float, future: asyncio.Future[Any]) -> None:
+        if not isinstance(reply := future.result(), Exception):
+            self._set_time(asked, reply)
+
+    def _set_time(self, asked: float, reply: Any) -> None:
+        seconds = int(reply[0]) + int(reply[1]) / 1e6
+        self._ahead = (seconds - _now(), seconds - asked)
+
+    def _told_role(self, future: asyncio.Future[Any]) -> None:
+        try:
+            _check_role(future.result())
+        except RedisDownError as error:
+            self.fail(error)
+
+
+def _check_role(reply: Any) -> None:
+    """Raise `RedisDownError` if the server is a replica, perhaps since a failover: others write elsewhere."""
+    if isinstance(reply, list) and reply[0] != b"master":
+        raise RedisDownError("it is a replica")
+
+
+def _is_push(reply: Any) -> bool:
+    # Of the commands here TIME and ROLE are answered with a list, and neither begins like a message. A script
+    # must not return a list that does.
+    return isinstance(reply, list) and reply[0] in _PUSHES
