@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
+import shutil
+from collections import Counter
 from dataclasses import replace
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from bench.registry import ROOT
 from redis_server import need_redis_server
-from scale.fleet import Budget, Fleet
-from scale.measured import measure
+from scale import __main__ as program
+from scale import bill, page
+from scale.__main__ import CACHED, CHECKED, OUTAGE, check
+from scale.results import Results
 from scale.simulation import Counts, simulate
 
-CACHED = Fleet(processes=1, rate=50.0, keys=300, writes=0.03, ttl=1.5, seconds=4.0)
-OUTAGE = Fleet(
-    processes=1, rate=50.0, writes=0.0, ttl=0.0, seconds=4.0, retries=True, outage=(1.0, 3.0), capacity=1e9
-)
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scale.fleet import Budget
 
 
 def kept(counts: Counts) -> dict[str, int]:
-    """The counts that a real run has, too; timing decides whether a read is a hit or shares one in flight."""
-    return {
-        "answered in the process": counts.hits + counts.joined,
-        **{name: getattr(counts, name) for name in ("remote_hits", "gets", "puts", "commands", "messages")},
-        "failed": counts.failed,
-    }
+    """The counts that a real run has, too."""
+    names = ("answered", "remote_hits", "gets", "puts", "commands", "messages", "failed")
+    return {name: getattr(counts, name) for name in names}
 
 
-@pytest.mark.parametrize(
-    "fleet",
-    [
-        pytest.param(CACHED, id="caches"),
-        pytest.param(replace(CACHED, shared=True), id="a shared cache"),
-        pytest.param(OUTAGE, id="retries"),
-        pytest.param(replace(OUTAGE, budget="each"), id="a retry budget"),
-    ],
-)
-async def test_real_processes_do_what_simulated_ones_do(fleet: Fleet) -> None:
-    if fleet.shared:
+@pytest.mark.parametrize("name", CHECKED)
+async def test_real_processes_do_what_simulated_ones_do(name: str) -> None:
+    if CHECKED[name].shared:
         need_redis_server()
-    fleets = [replace(fleet, processes=processes) for processes in (1, 2, 4)]
-    measured = await asyncio.gather(*(measure(each, 7) for each in fleets))
-    for each, real in zip(fleets, measured, strict=True):
-        simulated = simulate(each, 7)
-        assert real.operations == simulated.operations
+    for each in await check(name, CHECKED[name], (1, 2, 4)):
+        assert each.measured.operations == each.simulated.operations
         # Where both draw back-off at random, or the machine is late, a few of them differ.
-        slack = 5 + 0.05 * real.operations
-        assert kept(real) == pytest.approx(kept(simulated), abs=slack)
+        slack = 5 + 0.05 * each.measured.operations
+        assert kept(each.measured) == pytest.approx(kept(each.simulated), abs=slack)
 
 
 def test_a_simulation_with_one_seed_is_the_same_each_time() -> None:
@@ -85,7 +77,7 @@ def test_a_budget_bounds_the_retries_of_an_outage(budget: Budget, retries: int |
 def test_a_bucket_refuses_what_is_over_its_capacity() -> None:
     fleet = replace(OUTAGE, processes=4, outage=(0.0, 0.0), retries=False, capacity=150.0)
     counts = simulate(fleet, 3)
-    assert counts.refused.total() == counts.failed
+    assert sum(counts.refused.values()) == counts.failed
     assert counts.gets - counts.failed == pytest.approx(150 * fleet.seconds, rel=0.05)
 
 
@@ -93,3 +85,28 @@ def test_counts_begin_after_the_warm_up() -> None:
     whole, later = simulate(CACHED, 3), simulate(CACHED, 3, since=2.0)
     assert 0 < later.operations < whole.operations
     assert later.by_second == whole.by_second
+
+
+@pytest.mark.timeout(300)
+def test_a_run_writes_results_tables_and_charts(tmp_path: Path) -> None:
+    need_redis_server()
+    shutil.copy(ROOT / "docs" / "scale.md", tmp_path)
+    assert program.main(["--quick", "--output", str(tmp_path)]) == 0
+    results = Results.load(tmp_path / "scale.json")
+    assert list(results.apart) == list(results.shared) == list(results.storms) == [1, 4]
+    text = (tmp_path / "scale.md").read_text()
+    assert "| processes | 1 | 4 |\n" in text
+    assert "10,000 |" not in text.partition("<!-- fleets")[2].partition("<!-- end -->")[0]
+    for name in page.CHARTS:
+        assert ET.parse(tmp_path / "charts" / f"{name}.svg").getroot().tag.endswith("svg")
+    assert results.redis.delivery > 0
+    assert results.redis.miss > results.redis.command > 0
+    plain, cached, sealed = results.bills.values()
+    asked: Counter[str] = Counter()
+    for number, call in enumerate(program.QUICK_WORK.calls(1), start=1):
+        asked["list" if number % bill.LIST_EVERY == 0 else "put" if call.writes else "get"] += 1
+    assert (plain.gets, plain.puts, plain.lists) == (asked["get"], asked["put"], asked["list"])
+    assert (cached.puts, cached.lists) == (sealed.puts, sealed.lists) == (plain.puts, plain.lists)
+    assert cached.gets == sealed.gets < plain.gets
+    assert plain.bytes_out == plain.gets * len(bill.BODY)
+    assert plain.audit_bytes == 0 < cached.audit_bytes

@@ -49,8 +49,18 @@ class Counts:
     puts: int = 0
     commands: int = 0
     messages: int = 0
-    by_second: Counter[int] = field(default_factory=Counter)
-    refused: Counter[int] = field(default_factory=Counter)
+    by_second: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> int:
+        """Reads that the process answered from its memory; timing decides which of the two a read is."""
+        return self.hits + self.joined
+
+    @property
+    def requests(self) -> int:
+        """Requests to the bucket."""
+        return self.gets + self.puts
 
 
 class Events:
@@ -87,8 +97,8 @@ class Bucket:
         else:
             self._counts.gets += 1
         second, served = int(self._events.now), self._serves()
-        self._counts.by_second[second] += 1
-        self._counts.refused[second] += not served
+        for counted, more in ((self._counts.by_second, 1), (self._counts.refused, not served)):
+            counted[second] = counted.get(second, 0) + more
         self._events.after(self._fleet.backend_seconds, self._reply, call, done, attempt, paid, served)
 
     def _serves(self) -> bool:
