@@ -7,6 +7,7 @@ from bench.row import Contender, Entrant, Goal, Row, speed_at_least
 
 CALLS = Plan(workload="layer", objects=20_000)
 OURS = Contender("starfish", "ours", "", "layers:open_layer")
+NEWEST = Contender("starfish, newest Python", "ours", "newest", "layers:open_layer")
 WRAPPER = Contender("py-key-value", "peer", "shared", "py_key_value:open_layer")
 BODIES = Contender("starfish", "ours", "", "layers:open_body_layer")
 CODEC = Contender("codec", "floor", "", "layer_floors:open_codec")
@@ -24,8 +25,12 @@ def _row(
     *,
     peers: tuple[str, ...] = (),
     floors: tuple[str, ...] = (),
+    newest: tuple[str, ...] = (),
 ) -> Row:
-    """`ours` are layers with the most microseconds that each may take, where there is a goal."""
+    """`ours` are layers with the most microseconds that each may take, where there is a goal.
+
+    newest: those of them that are measured on the newest Python, too.
+    """
     return Row(
         name=f"layer-{name}",
         title=title,
@@ -35,6 +40,7 @@ def _row(
         plan=CALLS,
         entrants=(
             *(Entrant(OURS, layer, layer) for layer in ours),
+            *(Entrant(NEWEST, f"{layer}, newest Python", layer) for layer in newest),
             *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
             *(Entrant(FLOOR, floor, floor) for floor in floors),
             PASS_THROUGH,
@@ -177,6 +183,7 @@ ROWS = (
         "The canonical stack, cache hit",
         "AccessLog, Tracing, Namespace, Caching, Retry and Timeout: a get that the cache answers, in all.",
         {"canonical stack": 2.3},
+        newest=("canonical stack",),
         peers=("five wrappers",),
     ),
 )

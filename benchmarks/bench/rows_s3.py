@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.plan import Plan
-from bench.registry import ADAPTERS, AIOBOTOCORE, BY_HAND, OBSTORE, OPENDAL, OURS, S3FS, SEED, entrants
+from bench.registry import (
+    ADAPTERS,
+    AIOBOTOCORE,
+    BY_HAND,
+    CANONICAL,
+    NEWEST,
+    OBSTORE,
+    OPENDAL,
+    OURS,
+    S3FS,
+    SEED,
+    entrants,
+)
 from bench.row import BEST_PEER, Entrant, Goal, Row, at_1_gib, speed_at_least
 
 MIB = 2**20
@@ -21,7 +33,7 @@ GET = Row(
     unit="op/s",
     place="s3",
     plan=Plan(workload="get", objects=256, concurrency=32, seconds=0.8),
-    entrants=ALL,
+    entrants=(*ALL, *entrants(NEWEST)),
     goals=(speed_at_least(1.15, BEST_PEER), speed_at_least(3.5, SEED.name), Goal(145, metric="cpu")),
     filled_by="entrant",
 )
@@ -81,6 +93,37 @@ UPLOAD = Row(
     goals=(speed_at_least(1.0, OBSTORE.name), Goal(64, metric="memory")),
     shows_memory=True,
 )
+STORES = Row(
+    name="s3-stores",
+    title="1,000 stores opened",
+    sentence="1,000 stores over one bucket, opened and not used, and the most memory held.",
+    unit="ms",
+    place="s3",
+    plan=Plan(workload="open_stores", count=1_000),
+    entrants=entrants(OURS, CANONICAL, OBSTORE, OPENDAL),
+    shows_memory=True,
+)
+IN_FLIGHT = Row(
+    name="s3-get-10000",
+    title="S3 get 1 KiB, 10,000 in flight",
+    sentence="10,000 gets of 1 KiB begun at the same time over 64 connections, and the most memory held.",
+    unit="ms",
+    place="s3",
+    plan=Plan(workload="get_all", objects=10_000),
+    entrants=entrants(OURS, CANONICAL, OBSTORE, AIOBOTOCORE, BY_HAND),
+    filled_by="entrant",
+    shows_memory=True,
+)
+FLAME = Row(
+    name="flame",
+    title="Where a get through the canonical stack over S3 spends its time",
+    sentence="Gets of 1 KiB, 32 in flight at any time; the processor time of the process, sampled.",
+    unit="us",
+    place="s3",
+    plan=Plan(workload="get", objects=256, concurrency=32, seconds=10.0),
+    entrants=entrants(CANONICAL),
+    filled_by="entrant",
+)
 
 
 def _over_tls(row: Row, *goals: Goal, entrants: tuple[Entrant, ...] = ALL) -> Row:
@@ -117,6 +160,7 @@ ROWS = (
         sentence="The same gets through a relay that adds 10 ms each way, 256 in flight at any time.",
         place="s3 far",
         plan=Plan(workload="get", objects=256, concurrency=256, seconds=1.0),
+        entrants=ALL,
         goals=(speed_at_least(1.05, BEST_PEER),),
     ),
     Row(
@@ -183,6 +227,8 @@ ROWS = (
     at_1_gib(OPEN),
     UPLOAD,
     at_1_gib(UPLOAD),
+    STORES,
+    IN_FLIGHT,
     Row(
         name="s3-zarr",
         title="One chunk of 80 kB of a zarr shard of 32 MB, on S3",
