@@ -47,7 +47,18 @@ def program_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "pattern", ["s3-*", "file-*", "layer-*", "shared-*", "import", "growth-s3-*", "growth-[!s]*", "flame"]
+    "pattern",
+    [
+        "s3-[!gp]*",
+        "s3-[gp]*",
+        "file-*",
+        "layer-*",
+        "shared-*",
+        "import",
+        "growth-s3-*",
+        "growth-[!s]*",
+        "flame",
+    ],
 )
 def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
     if pattern == "shared-*":
@@ -96,6 +107,15 @@ def test_rows_on_demand_are_measured_only_when_they_are_named(program_folder: Pa
     for needed in {row.needs for row in ROWS if row.needs}:
         (program_folder / needed).touch(0o755)
     assert set(program.full_run()) == set(program.NAMES) - set(on_demand)
+
+
+def test_rows_over_s3_are_measured_over_tls_too() -> None:
+    names = {row.name for row in ROWS}
+    over_tls = [row for row in ROWS if row.place == "s3 tls"]
+    plain = {row.name for row in ROWS if row.place == "s3" and not row.on_demand}
+    assert {row.name.removesuffix("-tls") for row in over_tls} == plain - {"s3-stores", "s3-get-10000"}
+    assert all("starfish, uvloop" in [each.label for each in row.entrants] for row in over_tls)
+    assert len(names) == len(ROWS)
 
 
 @pytest.mark.usefixtures("program_folder")

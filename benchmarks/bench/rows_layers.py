@@ -31,22 +31,15 @@ def _row(
 
     newest: those of them that are measured on the newest Python, too.
     """
-    return Row(
-        name=f"layer-{name}",
-        title=title,
-        sentence=sentence,
-        unit="us",
-        place="none",
-        plan=CALLS,
-        entrants=(
-            *(Entrant(OURS, layer, layer) for layer in ours),
-            *(Entrant(NEWEST, f"{layer}, newest Python", layer) for layer in newest),
-            *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
-            *(Entrant(FLOOR, floor, floor) for floor in floors),
-            PASS_THROUGH,
-        ),
-        goals=tuple(Goal(limit, ours=layer) for layer, limit in ours.items() if limit is not None),
+    entered = (
+        *(Entrant(OURS, layer, layer) for layer in ours),
+        *(Entrant(NEWEST, f"{layer}, newest Python", layer) for layer in newest),
+        *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
+        *(Entrant(FLOOR, floor, floor) for floor in floors),
+        PASS_THROUGH,
     )
+    goals = tuple(Goal(limit, ours=layer) for layer, limit in ours.items() if limit is not None)
+    return Row(f"layer-{name}", title, sentence, "us", "none", CALLS, entered, goals)
 
 
 def _body_row(
@@ -59,19 +52,11 @@ def _body_row(
     floors: tuple[str, ...] = (),
 ) -> Row:
     """A row of what layers add to the writes and reads of bodies, beside the codec alone."""
-    return Row(
-        name=f"layer-{name}",
-        title=title,
-        sentence=sentence,
-        unit="us",
-        place="none",
-        plan=plan,
-        entrants=(
-            *(Entrant(BODIES, layer, layer) for layer in ours),
-            *(Entrant(CODEC, floor, floor) for floor in floors),
-        ),
-        goals=goals,
+    entered = (
+        *(Entrant(BODIES, layer, layer) for layer in ours),
+        *(Entrant(CODEC, floor, floor) for floor in floors),
     )
+    return Row(f"layer-{name}", title, sentence, "us", "none", plan, entered, goals)
 
 
 ROWS = (
