@@ -110,3 +110,12 @@ def test_a_run_writes_results_tables_and_charts(tmp_path: Path) -> None:
     assert cached.gets == sealed.gets < plain.gets
     assert plain.bytes_out == plain.gets * len(bill.BODY)
     assert plain.audit_bytes == 0 < cached.audit_bytes
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_committed_results_are_those_of_the_simulation(shared: bool) -> None:
+    committed = Results.load(ROOT / "benchmarks" / "scale.json")
+    points = committed.shared if shared else committed.apart
+    assert points[30] == program.point(30, shared=shared)
+    for budget, requests in committed.storms[30].items():
+        assert requests == program.storm(30, replace(program.STORM, budget=budget))

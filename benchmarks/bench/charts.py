@@ -96,9 +96,13 @@ def curves(
     named: Mapping[str, tuple[str, Mapping[int, float]]],
     *,
     logarithmic: bool = True,
+    from_zero: bool = False,
     limits: Mapping[str, float] | None = None,
 ) -> str:
-    """Return lines, each a colour and its points by label, and limits as dotted ones."""
+    """Return lines, each a colour and its points by label, and limits as dotted ones.
+
+    logarithmic: whether both axes are; with `from_zero` only the one across.
+    """
     with mpl.rc_context(_STYLE):
         canvas, axes = _canvas(title, height=3.9)
         for label, (colour, points) in named.items():
@@ -109,6 +113,7 @@ def curves(
             axes.axhline(limit, color=_FURTHER_COLOURS[1], linestyle=":", label=label)
         if logarithmic:
             axes.set_xscale("log")
+        if logarithmic and not from_zero:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))

@@ -8,12 +8,11 @@ from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from starfish_server.layers import RetryBudget
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Budget = Literal["none", "each", "small", "one"]
+CAPACITIES: dict[Budget, int] = {"each": 500, "small": 10, "one": 500}  # tokens; 500 is the default
 
 
 class Call(NamedTuple):
@@ -37,7 +36,7 @@ class Fleet:
     seconds: how long the fleet runs.
     backend_seconds, redis_seconds: how long a request to the bucket takes, and one to Redis.
     retries: whether failures are retried, with the defaults of `Retry`.
-    budget: no `RetryBudget`, one in each process, one of 10 tokens in each, or one for the whole fleet.
+    budget: no `RetryBudget`, one in each process, a small one in each, or one for the whole fleet.
     outage: from when to when every request to the bucket fails.
     capacity: requests a second that the bucket serves; it refuses the others.
     """
@@ -66,9 +65,3 @@ class Fleet:
             process, key = chance.randrange(self.processes), bisect(weights, chance.random() * weights[-1])
             yield Call(now, process, key, chance.random() < self.writes)
             now += chance.expovariate(self.processes * self.rate)
-
-    def retry_budget(self) -> RetryBudget | None:
-        """A new budget, of a process or of the fleet."""
-        if self.budget == "none":
-            return None
-        return RetryBudget(capacity=10) if self.budget == "small" else RetryBudget()

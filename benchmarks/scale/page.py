@@ -171,7 +171,8 @@ def _storm_chart(results: Results) -> str:
         label.replace("`", ""): (colours[budget], {n: storms[budget] for n, storms in results.storms.items()})
         for budget, label in BUDGETS.items()
     }
-    return curves("Requests for one operation in an outage, by processes", "processes", "requests", lines)
+    title = "Requests for one operation in an outage, by processes"
+    return curves(title, "processes", "requests", lines, from_zero=True)
 
 
 CHARTS = {"scale-requests": _requests, "scale-redis": _redis, "scale-storms": _storm_chart}

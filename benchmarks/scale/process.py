@@ -12,11 +12,11 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
-from scale.fleet import Call, Fleet
+from scale.fleet import CAPACITIES, Call, Fleet
 from scale.simulation import Counts
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreError
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.layers import Caching, Layer, RedisCache, Retry
+from starfish_server.layers import Caching, Layer, RedisCache, Retry, RetryBudget
 
 if TYPE_CHECKING:
     from starfish_server.operations import Operation
@@ -54,7 +54,9 @@ async def run(fleet: Fleet, seed: int, number: int, redis_url: str) -> Counts:
         shared = RedisCache(redis_url, namespace="scale", timeout=5.0) if fleet.shared else None
         builder = builder.layer(Caching, ttl=fleet.ttl, shared=shared)
     if fleet.retries:
-        builder = builder.layer(Retry, budget=fleet.retry_budget())
+        capacity = CAPACITIES.get(fleet.budget)
+        budget = None if capacity is None else RetryBudget(capacity)
+        builder = builder.layer(Retry, budget=budget)
     store = builder.over(bucket)
     calls = [call for call in fleet.calls(seed) if call.process == number]
     for key in {call.key for call in calls}:

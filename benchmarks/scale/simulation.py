@@ -14,8 +14,7 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.errors import StoreUnavailableError
-from starfish_server.layers.caching.protocol import LEASE_MILLISECONDS
+from scale.fleet import CAPACITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from scale.fleet import Call, Fleet
 
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 4, 0.1, 5.0  # the defaults of `Retry`
+RETRY_COST, REFUND = 5, 1  # the defaults of `RetryBudget`, in tokens
+LEASE_SECONDS = 5.0  # of a reader that fills an entry in Redis
 BURST_SECONDS = 0.1  # the bucket serves so much of its capacity at once
 
 
@@ -88,7 +89,9 @@ class Bucket:
         self._fleet, self._events, self._counts, self._chance = fleet, events, counts, chance
         self._burst = self._left = fleet.capacity * BURST_SECONDS
         self._seen = 0.0
-        self._budgets = [fleet.retry_budget() for _ in range(1 if fleet.budget == "one" else fleet.processes)]
+        self._capacity = CAPACITIES.get(fleet.budget, 0)
+        # Tokens of each process, or of the whole fleet.
+        self._tokens = [self._capacity] * (1 if fleet.budget == "one" else fleet.processes)
 
     def ask(self, call: Call, done: Callable[[bool], None], attempt: int = 1, paid: int = 0) -> None:
         """Send a request, and others if it fails; `done` is told whether one succeeded."""
@@ -116,16 +119,16 @@ class Bucket:
     def _reply(
         self, call: Call, done: Callable[[bool], None], attempt: int, paid: int, succeeded: bool
     ) -> None:
-        budget = self._budgets[call.process % len(self._budgets)]
+        budget = call.process % len(self._tokens)
         if succeeded:
-            if budget is not None:
-                budget.give_back(paid)
+            self._tokens[budget] = min(self._capacity, self._tokens[budget] + (paid or REFUND))
             done(True)
             return
         retries = self._fleet.retries and attempt < ATTEMPTS
-        if retries and budget is not None:
-            paid = budget.take(StoreUnavailableError("refused"))
-            retries = paid > 0
+        if retries and self._fleet.budget != "none":
+            paid = RETRY_COST
+            retries = self._tokens[budget] >= paid
+            self._tokens[budget] -= paid * retries
         if not retries:
             done(False)
             return
@@ -185,7 +188,7 @@ class Caches:
         writer = self._writers[call.key] > 0
         leased = not writer and self._leases.get(call.key, (None, -inf))[1] < now
         if leased:
-            self._leases[call.key] = (call, now + LEASE_MILLISECONDS / 1e3)
+            self._leases[call.key] = (call, now + LEASE_SECONDS)
         self._events.after(self._one_way, self._ask, call, now, leased, not writer)
 
     def _ask(self, call: Call, read: float, leased: bool, cacheable: bool) -> None:
