@@ -30,14 +30,15 @@ def kept(counts: Counts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in names}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CHECKED)
 async def test_real_processes_do_what_simulated_ones_do(name: str) -> None:
     if CHECKED[name].shared:
         need_redis_server()
     for each in await check(name, CHECKED[name], (1, 2, 4)):
         assert each.measured.operations == each.simulated.operations
-        # Where both draw back-off at random, or the machine is late, a few of them differ.
-        slack = 5 + 0.05 * each.measured.operations
+        # Both draw back-off at random, and the machine may be late.
+        slack = 5 + 0.05 * max(each.measured.operations, each.measured.requests)
         assert kept(each.measured) == pytest.approx(kept(each.simulated), abs=slack)
 
 
