@@ -1,11 +1,12 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
 ROWS ?=
-.PHONY: help test test-full bench features demo serve docs lint types unit format clean
+.PHONY: help test test-full bench scale features demo serve docs lint types unit format clean
 
-# The newest of these that runs here, unless PYTHON names one.
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+# The newest of these that runs here, unless PYTHON names one. `make bench` has rows on the newest, too.
+NEWEST ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PYTHON ?= $(NEWEST)
 BIN := .venv/bin
 
 help:  ## this list
@@ -48,8 +49,11 @@ test: lint types unit  ## linter, formatter check, type checks and all tests
 test-full: .venv/ready .venv/azurite/ready $(PUBLIC)  ## the tests again, with the reliability runs at full size
 	$(BIN)/python -m pytest --full --timeout 1800
 
-bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
+bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready .venv-peers/newest/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m bench $(foreach row,$(ROWS),'$(row)')
+
+scale: .venv/ready  ## what fleets of 1 to 10,000 processes do to bucket, Redis and bill; needs redis-server
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale
 
 features: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## what this library and its peers can do, tried on each
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m features
@@ -71,6 +75,12 @@ docs: .venv-docs/ready  ## the site, into build/site/html; a broken link or refe
 	@$(PYTHON) -m venv --clear .venv-docs
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+.venv-peers/newest/ready: pyproject.toml
+	@echo "Setting up .venv-peers/newest with $(NEWEST) (once)"
+	@$(NEWEST) -m venv --clear .venv-peers/newest
+	@.venv-peers/newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 	@touch $@
 
 lint: .venv/ready

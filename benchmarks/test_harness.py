@@ -14,6 +14,7 @@ import pytest
 
 from bench import __main__ as program
 from bench import holds, table
+from bench.flame import Node, Sampler, shares, tree
 from bench.goals import verdicts
 from bench.growth import GROWTH
 from bench.machine import noise_of, spin
@@ -23,6 +24,7 @@ from bench.registry import NO_HOP, OBSTORE, OURS, ROOT, SEED, entrants
 from bench.results import Results
 from bench.row import BEST_PEER, Goal, Row, speed_at_least
 from bench.rows import ROWS
+from bench.rows_s3 import FLAME
 from bench.stage import Stage
 from redis_server import need_redis_server
 
@@ -36,8 +38,27 @@ def figure(label: str, role: str, seconds: float) -> Figure:
     return Figure(label, role, seconds, seconds, seconds, cpu=seconds, memory=None)  # type: ignore[arg-type]  # a role
 
 
+@pytest.fixture
+def program_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder in which programs are looked for; empty."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "pattern", ["s3-*", "file-*", "layer-*", "shared-*", "import", "growth-s3-*", "growth-[!s]*"]
+    "pattern",
+    [
+        "s3-[!gp]*",
+        "s3-[gp]*",
+        "file-*",
+        "layer-*",
+        "shared-*",
+        "import",
+        "growth-s3-*",
+        "growth-[!s]*",
+        "flame",
+    ],
 )
 def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
     if pattern == "shared-*":
@@ -46,13 +67,14 @@ def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
     results = Results.load(tmp_path / "results.json")
     measured = [row for row in ROWS if row.name in results.rows]
     plots = [growth for growth in GROWTH if growth.row.name in results.growth]
-    assert measured or plots
+    profiles = [FLAME] if results.flame else []
+    assert measured or plots or profiles
     for row in measured:
         own = [each.label for each in row.entrants if not each.contender.environment]
         assert [figure.label for figure in results.rows[row.name]] == own
     readme = (tmp_path / "README.md").read_text()
-    for row in [*measured, *(growth.row for growth in plots)]:
-        assert f"### {row.title}\n" in readme
+    for row in [*measured, *(growth.row for growth in plots), *profiles]:
+        assert f"## {row.title}\n" in readme
         assert ET.parse(tmp_path / f"{row.name}.svg").getroot().tag.endswith("svg")
 
 
@@ -79,10 +101,27 @@ def test_the_published_page_is_that_of_the_published_results(tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == (ROOT / "benchmarks" / "README.md").read_text()
 
 
-def test_rows_on_demand_are_measured_only_when_they_are_named() -> None:
+def test_rows_on_demand_are_measured_only_when_they_are_named(program_folder: Path) -> None:
     on_demand = [row.name for row in ROWS if row.on_demand]
     assert "s3-open-1g" in on_demand
-    assert set(program.FULL_RUN) == set(program.NAMES) - set(on_demand)
+    for needed in {row.needs for row in ROWS if row.needs}:
+        (program_folder / needed).touch(0o755)
+    assert set(program.full_run()) == set(program.NAMES) - set(on_demand)
+
+
+def test_rows_over_s3_are_measured_over_tls_too() -> None:
+    names = {row.name for row in ROWS}
+    over_tls = [row for row in ROWS if row.place == "s3 tls"]
+    plain = {row.name for row in ROWS if row.place == "s3" and not row.on_demand}
+    assert {row.name.removesuffix("-tls") for row in over_tls} == plain - {"s3-stores", "s3-get-10000"}
+    assert all("starfish, uvloop" in [each.label for each in row.entrants] for row in over_tls)
+    assert len(names) == len(ROWS)
+
+
+@pytest.mark.usefixtures("program_folder")
+def test_a_full_run_leaves_out_rows_whose_program_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not {"shared-hit", "shared-delay"} & set(program.full_run())
+    assert "without shared-hit: needs redis-server" in capsys.readouterr().err
 
 
 def test_the_bytes_that_a_relay_carried_are_counted() -> None:
@@ -105,6 +144,33 @@ def test_figures_far_apart_are_marked() -> None:
 def test_the_noise_of_the_machine_is_told() -> None:
     assert noise_of([0.05, 0.08, 0.06]) == "50 ms before, 60 ms after, 50 to 80 ms in all, median 60 ms"
     assert spin() > 0
+
+
+def test_a_profile_finds_what_takes_the_time() -> None:
+    with Sampler() as sampler:
+        while sampler.stacks.total() < 5:
+            spin()
+    ((stack, _),) = sampler.stacks.most_common(1)
+    assert stack[-1] == "bench.machine:spin"
+
+
+def test_stacks_become_a_tree_without_what_is_too_narrow() -> None:
+    stacks = [(("main", "loop", "a", "b"), 600), (("main", "loop", "a"), 100), (("main", "loop", "c"), 300)]
+    root = tree([*stacks, (("main", "loop", "d"), 1), (("main",), 50)], below="loop")
+    a = Node("a", 700, [Node("b", 600)])
+    assert root == Node("event loop", 1001, [a, Node("c", 300)])
+    assert [(node.name, depth, left) for node, depth, left in root.walk()] == [
+        ("event loop", 0, 0),
+        ("a", 1, 0),
+        ("b", 2, 0),
+        ("c", 1, 700),
+    ]
+
+
+def test_shares_of_a_profile_leave_out_what_a_call_has_called() -> None:
+    leaf = Node("starfish_server.storage.s3:get", 80, [Node("aiohttp.client:request", 50)])
+    root = Node("event loop", 100, [Node("starfish_server.layers.retry:Retry", 100, [leaf])])
+    assert shares(root) == "aiohttp 50%, the leaf 30%, the layers 20%, event loop 0%"
 
 
 def test_a_contender_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,10 +84,12 @@ class S3Server:
     """Where a server answers, and the keys it knows.
 
     secure_endpoint: where it answers over TLS; "" where it does not.
+    metrics: where it tells what it served; "" where it does not.
     """
 
     endpoint: str
     secure_endpoint: str = ""
+    metrics: str = ""
     access_key_id: str = "starfish-access-key"
     secret_access_key: str = "starfish-secret-access-key"
 
@@ -175,14 +177,19 @@ def start_seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server
 
     With a certificate it answers over TLS as well.
     """
-    s3, secure, master, volume, filer, admin = _free_ports(6)
-    server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{secure}" if certificate else "")
+    s3, secure, master, volume, filer, admin, metrics = _free_ports(7)
+    server = S3Server(
+        f"http://127.0.0.1:{s3}",
+        f"https://127.0.0.1:{secure}" if certificate else "",
+        f"http://127.0.0.1:{metrics}/metrics",
+    )
     with tempfile.TemporaryDirectory(prefix="seaweedfs-") as folder:
         command = [
             _installed("weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.autoCreateBucket=false",
             f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-master.port={master}",
             f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}",
+            f"-metricsPort={metrics}", "-metricsIp=127.0.0.1",
             "-volume.max=5000",  # each bucket takes one; by default there are as many as the disk could fill
         ]  # fmt: skip
         if certificate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,14 +17,24 @@ from bench.measure import Measure
 from bench.registry import ROOT
 from bench.results import Results
 from bench.rows import ROWS
+from bench.rows_s3 import FLAME
 from bench.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROUNDS = 5
-NAMES = [row.name for row in ROWS] + [growth.row.name for growth in GROWTH]
-FULL_RUN = [name for name in NAMES if name not in {row.name for row in ROWS if row.on_demand}]
+NAMES = [*(row.name for row in ROWS), *(growth.row.name for growth in GROWTH), FLAME.name]
+
+
+def full_run() -> list[str]:
+    """All that is not measured on demand; what needs a program that is missing is named on standard error."""
+    left_out = {row.name for row in ROWS if row.on_demand}
+    for row in ROWS:
+        if row.needs and shutil.which(row.needs) is None:
+            print(f"without {row.name}: needs {row.needs}", file=sys.stderr)
+            left_out.add(row.name)
+    return [name for name in NAMES if name not in left_out]
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -60,6 +71,10 @@ def run(names: Sequence[str], stage: Stage, measure: Measure) -> Results:
             points = results.growth[growth.row.name] = measure.growth(growth, stage)
             print("\n".join(table.points(growth, points)), flush=True)
             spins.append(spin())
+    if FLAME.name in names:
+        results.flame = measure.profile(FLAME, stage)
+        print(f"{FLAME.name}: {results.flame.samples} samples", flush=True)
+        spins.append(spin())
     results.machine["fixed spin"] = noise_of(spins)
     print(f"fixed spin: {results.machine['fixed spin']}")
     return results
@@ -74,11 +89,11 @@ def main(words: list[str]) -> int:
         results = Results.load(output / "results.json")
     else:
         matching = [name for name in NAMES if any(fnmatch.fnmatch(name, each) for each in chosen.patterns)]
-        names = matching if chosen.patterns else FULL_RUN
+        names = matching if chosen.patterns else full_run()
         measure = Measure(chosen.rounds, quick=chosen.quick, peers=not chosen.without_peers)
         with Stage() as stage:
             results = run(names, stage, measure)
-        if chosen.output is None and (names != FULL_RUN or chosen.quick or chosen.without_peers):
+        if chosen.output is None and (chosen.patterns or chosen.quick or chosen.without_peers):
             return 0
         results.save(output / "results.json")
     report.write(results, output / "README.md", charts)

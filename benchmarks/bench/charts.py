@@ -12,16 +12,19 @@ from matplotlib.figure import Figure as Canvas
 from bench import units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
+    from bench.flame import Node
     from bench.growth import Growth
     from bench.measure import Figure
     from bench.row import Role, Row
 
 COLOURS: dict[Role, str] = {"ours": "#0969da", "seed": "#bf8700", "peer": "#8250df", "floor": "#8c959f"}
 _FURTHER_COLOURS = ("#1a7f37", "#cf222e", "#bc4c00", "#6639ba")
+_PACKAGES = {"starfish_server": "#0969da", "aiohttp": "#8250df", "botocore": "#bf8700", "asyncio": "#1a7f37"}
+_LETTERS = 150  # that fit into the whole width of an icicle
 _INK, _GRID = "#24292f", "#d0d7de"
 _DARK = {_INK: "#e6edf3", _GRID: "#30363d"}
 _STYLE: dict[Any, Any] = {
@@ -61,36 +64,93 @@ def bars(row: Row, figures: Sequence[Figure]) -> str:
 
 def lines(growth: Growth, points: Mapping[int, Sequence[Figure]]) -> str:
     """Return one line for each contender, over the values that were measured."""
+    measured: dict[str, dict[int, float]] = {}
+    roles: dict[str, Role] = {}
+    for value, figures in points.items():
+        for figure in figures:
+            roles[figure.label] = figure.role
+            measured.setdefault(figure.label, {})[value] = units.amount(growth.row, figure.seconds)
+    colours = dict(zip(roles, _distinct(COLOURS[role] for role in roles.values()), strict=True))
+    return curves(
+        growth.row.title,
+        growth.across,
+        f"{growth.row.unit}, less is better",
+        {label: (colours[label], line) for label, line in measured.items()},
+        logarithmic=growth.logarithmic,
+    )
+
+
+def _distinct(colours: Iterable[str]) -> Iterator[str]:
+    """Replace a colour that came before."""
+    further = iter(_FURTHER_COLOURS)
+    taken: set[str] = set()
+    for colour in colours:
+        yield next(further) if colour in taken else colour
+        taken.add(colour)
+
+
+def curves(
+    title: str,
+    across: str,
+    upward: str,
+    named: Mapping[str, tuple[str, Mapping[int, float]]],
+    *,
+    logarithmic: bool = True,
+    from_zero: bool = False,
+    limits: Mapping[str, float] | None = None,
+) -> str:
+    """Return lines, each a colour and its points by label, and limits as dotted ones.
+
+    logarithmic: whether both axes are; with `from_zero` only the one across.
+    """
     with mpl.rc_context(_STYLE):
-        canvas, axes = _canvas(growth.row.title, height=3.9)
-        colours = iter(_FURTHER_COLOURS)
-        taken: set[str] = set()
-        for label in dict.fromkeys(figure.label for figures in points.values() for figure in figures):
-            measured = {
-                value: figure
-                for value, figures in points.items()
-                for figure in figures
-                if figure.label == label
-            }
-            amounts = [units.amount(growth.row, figure.seconds) for figure in measured.values()]
-            colour = COLOURS[next(iter(measured.values())).role]
-            colour = next(colours) if colour in taken else colour
-            taken.add(colour)
-            axes.plot(list(measured), amounts, color=colour, marker="o", markersize=4, label=label)
-        if growth.logarithmic:
+        canvas, axes = _canvas(title, height=3.9)
+        for label, (colour, points) in named.items():
+            axes.plot(
+                list(points), list(points.values()), color=colour, marker="o", markersize=4, label=label
+            )
+        for label, limit in (limits or {}).items():
+            axes.axhline(limit, color=_FURTHER_COLOURS[1], linestyle=":", label=label)
+        if logarithmic:
             axes.set_xscale("log")
+        if logarithmic and not from_zero:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
         else:
             axes.set_ylim(bottom=0)
-        axes.set_xticks(list(points), [f"{value:,}" for value in points])
+        values = dict.fromkeys(value for _, points in named.values() for value in points)
+        axes.set_xticks(list(values), [f"{value:,}" for value in values])
         axes.minorticks_off()
         axes.grid(visible=True)
-        axes.set_xlabel(growth.across)
-        axes.set_ylabel(f"{growth.row.unit}, less is better")
+        axes.set_xlabel(across)
+        axes.set_ylabel(upward)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
-        return _svg(canvas, growth.row.title)
+        return _svg(canvas, title)
+
+
+def icicle(title: str, root: Node) -> str:
+    """Return a box for each call, as wide as the time in it, above the boxes of what it called."""
+    boxes = list(root.walk())
+    deepest = max(depth for _, depth, _ in boxes)
+    with mpl.rc_context(_STYLE):
+        canvas, axes = _canvas(title, height=1.0 + 0.17 * deepest)
+        for node, depth, left in boxes:
+            package = node.name.partition(":")[0].partition(".")[0]
+            colour = _PACKAGES.get(package, COLOURS["floor"])
+            axes.barh(depth, node.samples, 0.9, left, color=colour, alpha=0.55, edgecolor=_GRID)
+            name = node.name.rpartition(":")[2]
+            fits = int(_LETTERS * node.samples / root.samples)
+            name = name if len(name) <= fits else name.rpartition(".")[2]
+            if len(name) <= fits:
+                axes.text(left + root.samples / 400, depth, name, va="center", fontsize=6)
+        axes.invert_yaxis()
+        axes.set_axis_off()
+        axes.set_xlim(0, root.samples)
+        known = [axes.barh(0, 0, color=colour, alpha=0.55) for colour in _PACKAGES.values()]
+        names = [name.replace("_", " ") for name in _PACKAGES]
+        axes.legend(known, names, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False)
+        return _svg(canvas, title)
 
 
 def _canvas(title: str, *, height: float) -> tuple[Canvas, Axes]:

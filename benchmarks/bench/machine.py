@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.registry import ROOT
+from bench.registry import NEWEST, ROOT, python_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ def describe(folder: str) -> dict[str, str]:
         "file system": _file_system(folder),
         "load before the run": f"{os.getloadavg()[0]:.2f}",
         "Python": platform.python_version(),
+        "newest Python": _newest(),
         "peers": _peers(),
     }
 
@@ -91,9 +92,18 @@ def _file_system(folder: str) -> str:
     return f"{kind}, with extended attributes"
 
 
+def _newest() -> str:
+    python = python_of(NEWEST)
+    if python is None:
+        return "not installed"
+    return subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
+
+
 def _peers() -> str:
     found: dict[str, str] = {}
     for python in sorted((ROOT / ".venv-peers").glob("*/bin/python")):
+        if str(python) == python_of(NEWEST):
+            continue
         command = [str(python), "-c", _VERSIONS, *PEERS]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found |= dict(re.findall(r'"([^"]+)": "([^"]+)"', answer))

@@ -10,6 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from bench.filling import shared_bodies
+from bench.flame import EVENT_LOOP, Node, tree
 from bench.objects import Bucket
 from bench.registry import python_of
 from bench.worker import UVLOOP
@@ -82,6 +83,16 @@ class Measure:
             own = tuple(each for each in row.entrants if not each.contender.environment)
             row = replace(row, entrants=own)
         return _measure(row, stage, 1 if self.quick else self.rounds)
+
+    def profile(self, row: Row, stage: Stage) -> Node:
+        """Where the processor time of a run of the row's only entrant goes, connections being open."""
+        if self.quick:
+            row = replace(row, plan=replace(row.plan.quick(), seconds=1.0))  # else it has no samples
+        with ExitStack() as processes:
+            (seat,) = _take_seats(row, stage, processes)
+            label = seat.entrant.label
+            seat.worker.run(label, 0)
+            return tree(seat.worker.profile(label, 1), below=EVENT_LOOP)
 
     def growth(self, growth: Growth, stage: Stage) -> dict[int, list[Figure]]:
         """The points of each value; only the first two values if quick."""

@@ -52,6 +52,7 @@ class Objects:
     """The calls of one contender. Those that it has no equivalent of raise `NotImplementedError`.
 
     place: where they are; the worker fills it in.
+    another: opens the same contender once more; the worker fills it in.
     text: whether `put` takes a `str`; `put_bytes` and `put_typed` take `bytes` always.
     get_bytes: the body, or something as long as it.
     list_all, list_first: how many keys there are under a prefix; all are listed, or a number of them.
@@ -66,6 +67,7 @@ class Objects:
     """
 
     place: Bucket | Folder | None = None
+    another: Callable[[], Awaitable[Objects]] = _missing
     text: bool = False
     get: Callable[[str], Awaitable[Any]] = _missing
     put: Callable[[str, Any], Awaitable[object]] = _missing

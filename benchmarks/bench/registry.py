@@ -10,11 +10,13 @@ from bench.row import Contender, Entrant
 ROOT = Path(__file__).resolve().parents[2]
 
 OURS = Contender("starfish", "ours", "", "starfish:open_objects")
+NEWEST = Contender("starfish, newest Python", "ours", "newest", "starfish:open_objects")
 SEED = Contender("starfish 2.3.0", "seed", "starfish", "starfish:open_paged")
 OBSTORE = Contender("obstore", "peer", "shared", "obstore:open_objects")
 OPENDAL = Contender("opendal", "peer", "shared", "opendal:open_objects")
 AIOBOTOCORE = Contender("aiobotocore", "peer", "shared", "aiobotocore:open_objects")
 S3FS = Contender("s3fs", "peer", "shared", "s3fs:open_objects")
+CANONICAL = Contender("canonical stack", "ours", "", "layers:open_canonical")
 ADAPTERS = (
     Contender("starfish", "ours", "", "adapters:open_starfish"),
     Contender("obstore", "peer", "shared", "adapters:open_obstore"),

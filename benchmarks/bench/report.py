@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import charts, table
+from bench.flame import shares
 from bench.growth import GROWTH
 from bench.measure import NOISE
 from bench.rows import ROWS
+from bench.rows_s3 import FLAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,8 @@ def write(results: Results, readme: Path, pictures: Path) -> None:
     for growth in GROWTH:
         if points := results.growth.get(growth.row.name):
             (pictures / f"{growth.row.name}.svg").write_text(charts.lines(growth, points))
+    if results.flame is not None:
+        (pictures / f"{FLAME.name}.svg").write_text(charts.icicle(FLAME.title, results.flame))
 
 
 def _sections(results: Results) -> Iterator[str]:
@@ -51,3 +55,7 @@ def _sections(results: Results) -> Iterator[str]:
                 "",
             )
             yield from (f"![{growth.row.title}](../docs/charts/{growth.row.name}.svg)", "")
+    if results.flame is not None:
+        sentence = f"{FLAME.sentence} Most of it: {shares(results.flame)}. `make bench ROWS={FLAME.name}`"
+        yield from (f"## {FLAME.title}", "", sentence, "")
+        yield from (f"![{FLAME.title}](../docs/charts/{FLAME.name}.svg)", "")

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.flame import Node
 from bench.measure import Figure
 
 if TYPE_CHECKING:
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Results:
-    """Figures by row, lines of growth by chart and value, and where and when they were measured."""
+    """Figures by row, lines of growth by chart and value, a profile, and facts of the machine."""
 
     machine: dict[str, str]
     rows: dict[str, list[Figure]] = field(default_factory=dict)
     growth: dict[str, dict[int, list[Figure]]] = field(default_factory=dict)
+    flame: Node | None = None
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
@@ -31,7 +33,8 @@ class Results:
             name: {int(value): _figures(point) for value, point in line.items()}
             for name, line in kept["growth"].items()
         }
-        return cls(kept["machine"], rows, growth)
+        flame = kept.get("flame")
+        return cls(kept["machine"], rows, growth, flame and Node.load(flame))
 
 
 def _figures(kept: list[dict[str, Any]]) -> list[Figure]:

@@ -75,6 +75,7 @@ class Row:
     filled_by: who writes the objects that are read: each entrant its own, or one set for all.
     refilled: whether each run needs a new set of objects.
     on_demand: whether it is measured only when it is named.
+    needs: a program on the PATH, without which a full run leaves it out.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Row:
     fsync: bool = False
     shows_memory: bool = False
     on_demand: bool = False
+    needs: str = ""
 
 
 def at_1_gib(row: Row) -> Row:

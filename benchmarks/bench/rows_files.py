@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.plan import Plan
-from bench.registry import NO_HOP, OBSTORE, ONE_HOP, OPENDAL, OURS, SEED, entrants
+from bench.registry import NEWEST, NO_HOP, OBSTORE, ONE_HOP, OPENDAL, OURS, SEED, entrants
 from bench.row import BEST_PEER, Entrant, Goal, Row, at_1_gib, speed_at_least
 
 TREE_KEYS = 100_000
@@ -43,7 +43,7 @@ ROWS = (
         unit="op/s",
         place="files",
         plan=Plan(workload="get_in_turn", objects=500, seconds=0.4),
-        entrants=READERS,
+        entrants=(*READERS, *entrants(NEWEST)),
         goals=(speed_at_least(25, ONE_HOP.name), speed_at_least(15, OBSTORE.name)),
         filled_by="entrant",
     ),

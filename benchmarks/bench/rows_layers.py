@@ -7,6 +7,7 @@ from bench.row import Contender, Entrant, Goal, Row, speed_at_least
 
 CALLS = Plan(workload="layer", objects=20_000)
 OURS = Contender("starfish", "ours", "", "layers:open_layer")
+NEWEST = Contender("starfish, newest Python", "ours", "newest", "layers:open_layer")
 WRAPPER = Contender("py-key-value", "peer", "shared", "py_key_value:open_layer")
 BODIES = Contender("starfish", "ours", "", "layers:open_body_layer")
 CODEC = Contender("codec", "floor", "", "layer_floors:open_codec")
@@ -24,23 +25,21 @@ def _row(
     *,
     peers: tuple[str, ...] = (),
     floors: tuple[str, ...] = (),
+    newest: tuple[str, ...] = (),
 ) -> Row:
-    """`ours` are layers with the most microseconds that each may take, where there is a goal."""
-    return Row(
-        name=f"layer-{name}",
-        title=title,
-        sentence=sentence,
-        unit="us",
-        place="none",
-        plan=CALLS,
-        entrants=(
-            *(Entrant(OURS, layer, layer) for layer in ours),
-            *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
-            *(Entrant(FLOOR, floor, floor) for floor in floors),
-            PASS_THROUGH,
-        ),
-        goals=tuple(Goal(limit, ours=layer) for layer, limit in ours.items() if limit is not None),
+    """`ours` are layers with the most microseconds that each may take, where there is a goal.
+
+    newest: those of them that are measured on the newest Python, too.
+    """
+    entered = (
+        *(Entrant(OURS, layer, layer) for layer in ours),
+        *(Entrant(NEWEST, f"{layer}, newest Python", layer) for layer in newest),
+        *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
+        *(Entrant(FLOOR, floor, floor) for floor in floors),
+        PASS_THROUGH,
     )
+    goals = tuple(Goal(limit, ours=layer) for layer, limit in ours.items() if limit is not None)
+    return Row(f"layer-{name}", title, sentence, "us", "none", CALLS, entered, goals)
 
 
 def _body_row(
@@ -53,19 +52,11 @@ def _body_row(
     floors: tuple[str, ...] = (),
 ) -> Row:
     """A row of what layers add to the writes and reads of bodies, beside the codec alone."""
-    return Row(
-        name=f"layer-{name}",
-        title=title,
-        sentence=sentence,
-        unit="us",
-        place="none",
-        plan=plan,
-        entrants=(
-            *(Entrant(BODIES, layer, layer) for layer in ours),
-            *(Entrant(CODEC, floor, floor) for floor in floors),
-        ),
-        goals=goals,
+    entered = (
+        *(Entrant(BODIES, layer, layer) for layer in ours),
+        *(Entrant(CODEC, floor, floor) for floor in floors),
     )
+    return Row(f"layer-{name}", title, sentence, "us", "none", plan, entered, goals)
 
 
 ROWS = (
@@ -177,6 +168,7 @@ ROWS = (
         "The canonical stack, cache hit",
         "AccessLog, Tracing, Namespace, Caching, Retry and Timeout: a get that the cache answers, in all.",
         {"canonical stack": 2.3},
+        newest=("canonical stack",),
         peers=("five wrappers",),
     ),
 )

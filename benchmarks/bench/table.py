@@ -38,8 +38,8 @@ def markdown(row: Row, figures: Sequence[Figure]) -> Iterator[str]:
     moved = any(figure.moved is not None for figure in figures)
     further = [*(["memory"] if memory else []), *(["moved for one"] if moved else [])]
     columns = ["", row.unit, "fastest and slowest", "CPU for one", *further]
-    yield _line(columns)
-    yield _line(["---", *["---:"] * (len(columns) - 1)])
+    yield line(columns)
+    yield line(["---", *["---:"] * (len(columns) - 1)])
     for figure in figures:
         label = f"**{figure.label}**" if figure.role == "ours" else figure.label
         cells = [
@@ -49,7 +49,7 @@ def markdown(row: Row, figures: Sequence[Figure]) -> Iterator[str]:
             units.cpu(figure),
         ]
         cells += [units.memory(figure)] if memory else []
-        yield _line(cells + ([units.moved(figure)] if moved else []))
+        yield line(cells + ([units.moved(figure)] if moved else []))
     yield ""
     for verdict in verdicts(row, figures):
         yield f"- {verdict.goal}: {verdict.measured}, **{verdict}**"
@@ -58,15 +58,15 @@ def markdown(row: Row, figures: Sequence[Figure]) -> Iterator[str]:
 
 def summary(rows: Sequence[Row], measured: dict[str, list[Figure]]) -> Iterator[str]:
     """The table of all goals."""
-    yield _line(["row", "starfish", "goal", "measured", ""])
-    yield _line(["---", "---:", "---", "---:", "---"])
+    yield line(["row", "starfish", "goal", "measured", ""])
+    yield line(["---", "---:", "---", "---:", "---"])
     for row in rows:
         figures = measured.get(row.name, [])
         for number, verdict in enumerate(verdicts(row, figures)):
             ours = next(figure for figure in figures if figure.role == "ours")
             first = [row.title, marked(units.shown(row, ours.seconds), ours)] if number == 0 else ["", ""]
             met = str(verdict) if verdict.met else f"**{verdict}**"
-            yield _line([*first, verdict.goal, verdict.measured, met])
+            yield line([*first, verdict.goal, verdict.measured, met])
     yield ""
 
 
@@ -75,15 +75,15 @@ def marked(text: str, figure: Figure) -> str:
     return f"{text} {NOISY}" if figure.noisy else text
 
 
-def points(growth: Growth, line: Mapping[int, Sequence[Figure]]) -> Iterator[str]:
+def points(growth: Growth, measured: Mapping[int, Sequence[Figure]]) -> Iterator[str]:
     """A heading, and a line for each contender."""
     row = growth.row
     yield f"{row.name}: {row.title}"
-    labels = dict.fromkeys(figure.label for figures in line.values() for figure in figures)
+    labels = dict.fromkeys(figure.label for figures in measured.values() for figure in figures)
     for label in labels:
         found = [
             f"{value}: {units.shown(row, figure.seconds)}"
-            for value, figures in line.items()
+            for value, figures in measured.items()
             for figure in figures
             if figure.label == label
         ]
@@ -91,5 +91,6 @@ def points(growth: Growth, line: Mapping[int, Sequence[Figure]]) -> Iterator[str
     yield ""
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return cells as a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"

@@ -13,8 +13,10 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench.flame import Sampler
 from bench.objects import from_json
 from bench.plan import Plan
 from bench.workloads import WORKLOADS
@@ -22,6 +24,7 @@ from bench.workloads import WORKLOADS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from bench.flame import Stack
     from bench.objects import Objects
     from bench.sample import Sample
 
@@ -50,7 +53,9 @@ class Worker:
             run: Callable[[int], Awaitable[Sample]] = await self._opener(plan)
             return run
         where = from_json(place)
-        objects: Objects = replace(await self._opener(where), place=where)
+        objects: Objects = replace(
+            await self._opener(where), place=where, another=partial(self._opener, where)
+        )
         self._objects.append(objects)
         if fill:
             await objects.fill(plan.keys(), plan.size)
@@ -62,6 +67,12 @@ class Worker:
             return await self._runs[name](number)
 
         return asdict(self._runner.run(once()))
+
+    def profile(self, name: str, number: int) -> list[tuple[Stack, int]]:
+        """Make a run, and return the stacks in which its processor time went."""
+        with Sampler() as sampler:
+            self.run(name, number)
+        return list(sampler.stacks.items())
 
     def close(self) -> None:
         async def close() -> None:
@@ -81,8 +92,9 @@ def main() -> None:
             command, arguments = json.loads(line)
             try:
                 worker = worker or Worker(sys.argv[1], runner)
-                commands: dict[str, Callable[..., object]] = {"open": worker.open, "run": worker.run}
-                answer = {"value": commands[command](**arguments)}
+                commands: tuple[Callable[..., object], ...] = (worker.open, worker.run, worker.profile)
+                (call,) = (each for each in commands if each.__name__ == command)
+                answer = {"value": call(**arguments)}
             except Exception as error:  # noqa: BLE001 - told to the coordinator, who decides
                 answer = {"error": f"{type(error).__name__}: {error}"}
             answers.write(json.dumps(answer) + "\n")

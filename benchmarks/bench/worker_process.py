@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from bench.flame import Stack
     from bench.plan import Plan
 
 _END_SECONDS = 5.0
@@ -44,6 +45,9 @@ class WorkerProcess:
 
     def run(self, name: str, number: int) -> Sample:
         return Sample(**self._ask("run", name=name, number=number))
+
+    def profile(self, name: str, number: int) -> list[tuple[Stack, int]]:
+        return [(tuple(stack), samples) for stack, samples in self._ask("profile", name=name, number=number)]
 
     def __enter__(self) -> Self:
         return self

@@ -176,6 +176,25 @@ async def copy_in(objects: Objects, plan: Plan, run: int) -> Sample:
     return sample
 
 
+async def open_stores(objects: Objects, plan: Plan, run: int) -> Sample:
+    """Many stores opened and not used, and the memory that they take."""
+    with timed_with_memory() as sample:
+        opened = [await objects.another() for _ in range(plan.count)]
+    for each in opened:
+        await each.close()
+    return sample
+
+
+async def get_all(objects: Objects, plan: Plan, run: int) -> Sample:
+    """All keys got at the same time, and the memory that this takes."""
+    await _check(objects, plan)
+    keys = plan.keys()
+    with timed_with_memory() as sample:
+        bodies = await asyncio.gather(*map(objects.get, keys))
+    assert len(bodies) == len(keys)
+    return sample
+
+
 async def read_chunk(objects: Objects, plan: Plan, run: int) -> Sample:
     """Chunks of a zarr shard, one after another, the array opened anew for each."""
     numbers = [place * chunk_count(plan.size) // plan.read for place in range(plan.read)]
@@ -216,6 +235,7 @@ WORKLOADS: dict[str, Callable[[Objects, Plan, int], Awaitable[Sample]]] = {
         *(get, put, get_in_turn, put_in_turn, put_typed_in_turn, get_cold),
         *(list_all, list_first, list_objects, delete_many, stat, read),
         *(get_bytes, put_bytes, stream, upload, copy_out, copy_in, read_chunk, read_column),
+        *(open_stores, get_all),
     )
 }
 

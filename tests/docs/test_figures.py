@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from bench.flame import shares
 from bench.results import Results
 from docs.snippets import ROOT
 
@@ -112,6 +113,12 @@ def test_a_figure_is_the_one_that_was_measured(page: str, text: str, measured: l
     assert list(found.groups()) == [
         rounded(seconds, like) for seconds, like in zip(measured, found.groups(), strict=True)
     ]
+
+
+def test_the_shares_of_a_get_over_s3_are_those_that_were_sampled() -> None:
+    assert RESULTS.flame is not None
+    text = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    assert f"callees not counted: {shares(RESULTS.flame)}." in text
 
 
 @pytest.mark.parametrize("page", MEASURED)

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.contenders.starfish import objects_of, open_store
 from bench.layered import adds, quiet_logger
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
 from starfish_server.layers import (
@@ -35,8 +36,9 @@ from starfish_server.layers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
+    from bench.objects import Bucket, Folder, Objects
     from bench.plan import Plan
     from bench.sample import Sample
     from starfish_server.operations import Operation
@@ -64,17 +66,35 @@ def keep(record: AccessRecord) -> None:
     """A sink that does nothing."""
 
 
-def canonical(inner: AbstractObjectStore) -> AbstractObjectStore:
+class AsCaller(Layer):
+    """Gives every operation the same context."""
+
+    context_dependent = False
+
+    def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
+        return self.inner.perform(operation.replace(context=CONTEXT))
+
+
+def canonical(inner: AbstractObjectStore, *, seconds: float = 10.0, **caching: Any) -> AbstractObjectStore:
     return (
         StoreBuilder()
         .layer(AccessLog, sink=keep, actions={"push"})
         .layer(Tracing)
         .layer(Namespace, "{namespace}/")
-        .layer(Caching)
-        .layer(Retry)
-        .layer(Timeout)
+        .layer(Caching, **caching)
+        .layer(Retry, deadline=3 * seconds)
+        .layer(Timeout, seconds=seconds)
         .over(inner)
     )
+
+
+async def open_canonical(place: Bucket | Folder) -> Objects:
+    """The canonical stack over a leaf, with bodies that are too large for its cache: each get is a miss.
+
+    Its time limits leave room for thousands of operations that wait for a connection.
+    """
+    store = canonical(open_store(place), seconds=600.0, max_object_bytes=1)
+    return objects_of(place, AsCaller(store))
 
 
 LAYERS: dict[str, Callable[[AbstractObjectStore], AbstractObjectStore]] = {

@@ -20,13 +20,13 @@ MIB = 2**20
 
 
 async def open_objects(place: Bucket | Folder) -> Objects:
-    return _objects(place, open_store(place))
+    return objects_of(place, open_store(place))
 
 
 async def open_paged(place: Bucket | Folder) -> Objects:
     """For 2.3.0, whose lists over S3 end after a page: the next ones are asked for until none is full."""
     store = open_store(place)
-    objects = _objects(place, store)
+    objects = objects_of(place, store)
 
     async def list_all(prefix: str) -> int:
         keys = page = await store.list_keys(prefix)
@@ -38,7 +38,9 @@ async def open_paged(place: Bucket | Folder) -> Objects:
     return replace(objects, list_all=list_all) if isinstance(place, Bucket) else objects
 
 
-def _objects(place: Bucket | Folder, store: AbstractObjectStore) -> Objects:
+def objects_of(place: Bucket | Folder, store: AbstractObjectStore) -> Objects:
+    """Return the calls of any store over a place."""
+
     async def get_bytes(key: str) -> bytes | None:
         found = await store.get_bytes(key)
         return found and found[0]
