@@ -140,4 +140,6 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     """Answer what no route of the router serves: an unknown path, or a method on `/openapi.json`."""
     status = getattr(error, "status_code", 404)
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
-    return error_response(request.scope, HTTPError(status, code, headers=getattr(error, "headers", None)))
+    reason = "no route serves this path" if status == 404 else "no route serves it like this"
+    headers = getattr(error, "headers", None)
+    return error_response(request.scope, HTTPError(status, code, reason, headers))

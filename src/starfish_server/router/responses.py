@@ -124,9 +124,11 @@ def json_response(
 def error_response(scope: Scope, cause: Exception) -> Response:
     """Return the response to a request that failed, and log the failure.
 
-    A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
+    A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`. Code and reason
+    are left in `scope["starfish.error"]`, for an access log.
     """
     error, path = _http_error(cause), shown_text(scope["path"])
+    scope["starfish.error"] = error.code, error.reason
     _log.log(
         logging.INFO if error.status < 500 else logging.ERROR,
         "%s %s answered with %d %s%s",
@@ -169,7 +171,7 @@ def _http_error(error: Exception) -> HTTPError:
     for kind, (status, code) in STATUS_OF_ERROR.items():
         if isinstance(error, kind):
             return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))
-    return HTTPError(500, "internal_error")
+    return HTTPError(500, "internal_error", type(error).__name__)
 
 
 class _Body(BaseModel):
