@@ -13,7 +13,15 @@ from starlette.exceptions import HTTPException
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.config import API_PREFIX, SyncConfig
 from starfish_server.router.documents import Pushes, now_ms
-from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
+from starfish_server.router.readiness import Readiness
+from starfish_server.router.responses import (
+    Health,
+    HTTPError,
+    JSONErrorRoute,
+    Ready,
+    error_response,
+    json_response,
+)
 from starfish_server.router.routes import Collection, add_route
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -44,12 +52,13 @@ class SyncRouterOptions:
 
 
 def create_sync_router(options: SyncRouterOptions) -> APIRouter:
-    """Return the routes of every collection, of every namespace mount under its name, and `GET /health`.
+    """Return the routes of every collection, and of every namespace mount under its name, and the probes
+    `GET /health` and `GET /ready`.
 
     Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
     over a store of text only.
     """
-    return _router(_collections(options), APIRouter(route_class=JSONErrorRoute))
+    return _router(_collections(options), Readiness(options.store), APIRouter(route_class=JSONErrorRoute))
 
 
 def sync_application(options: SyncRouterOptions) -> FastAPI:
@@ -59,11 +68,11 @@ def sync_application(options: SyncRouterOptions) -> FastAPI:
     them. Every error has the form of the router's own errors.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
-    collections = _collections(options)
+    collections, readiness = _collections(options), Readiness(options.store)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
     for router in (versioned, APIRouter(route_class=JSONErrorRoute)):
         # Not `include_router`, behind which FastAPI would match every route twice.
-        application.router.routes += _router(collections, router).routes
+        application.router.routes += _router(collections, readiness, router).routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
     application.add_middleware(_Front, routes=tuple(application.routes))
     return application
@@ -82,11 +91,15 @@ def _collections(options: SyncRouterOptions) -> list[Collection]:
     ]
 
 
-def _router(collections: list[Collection], router: APIRouter) -> APIRouter:
+def _router(collections: list[Collection], readiness: Readiness, router: APIRouter) -> APIRouter:
     for collection in collections:
         collection.add_to(router)
     responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
     add_route(router, "GET", "/health", _health, responses=responses, operation_id="health", tags=["health"])
+    responses = {status: {"model": Ready} for status in (200, 503)}
+    add_route(
+        router, "GET", "/ready", readiness.answer, responses=responses, operation_id="ready", tags=["health"]
+    )
     return router
 
 

@@ -127,7 +127,7 @@ def error_response(scope: Scope, cause: Exception) -> Response:
     A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`. Code and reason
     are left in `scope["starfish.error"]`, for an access log.
     """
-    error, path = _http_error(cause), shown_text(scope["path"])
+    error, path = http_error(cause), shown_text(scope["path"])
     scope["starfish.error"] = error.code, error.reason
     _log.log(
         logging.INFO if error.status < 500 else logging.ERROR,
@@ -162,7 +162,8 @@ def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
     return header.strip() == "*" or tag in tags
 
 
-def _http_error(error: Exception) -> HTTPError:
+def http_error(error: Exception) -> HTTPError:
+    """Return the status, code and reason that stand for any exception."""
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestValidationError):
@@ -216,6 +217,13 @@ class Health(_Body):
 
     ok: bool
     ts: int
+
+
+class Ready(_Body):
+    """Whether requests can be served. `checks` has "ok" or the code of an error for each part."""
+
+    ready: bool
+    checks: dict[str, str]
 
 
 class ErrorBody(_Body):

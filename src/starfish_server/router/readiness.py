@@ -1,0 +1,83 @@
+"""`GET /ready`: whether this process can serve, and which part of it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
+
+from starfish_server.layers import Layer
+from starfish_server.router.responses import http_error, json_response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+_log = logging.getLogger(__name__)
+
+_KEY = "starfish-ready"
+_SECONDS = 2.0
+_KEPT_SECONDS = 1.0
+
+
+class Readiness:
+    """Asks the backend for one object that need not exist, below the layers that have one store inside.
+
+    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. Where a
+    `Mirror` or `Fallback` has several stores, it is asked, and then each leaf. A check lasts at most 2
+    seconds, and its result is kept for 1, so that callers without a token cannot load the backend.
+    """
+
+    def __init__(self, store: AbstractObjectStore) -> None:
+        while isinstance(store, Layer) and len(store.inners) == 1:
+            store = store.inner
+        self._parts = {"store": store}
+        if isinstance(store, Layer):
+            self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(_leaves(store), 1)}
+        self._found: dict[str, str] = {}
+        self._kept_until = 0.0
+        self._checking = asyncio.Lock()
+
+    async def answer(self, request: Request) -> Response:
+        """Return 200 if requests can be served, else 503, with "ok" or an error code for each part."""
+        if getattr(request.app.state, "draining", False):
+            return _response({"server": "shutting_down"}, ready=False)
+        async with self._checking:
+            if time.monotonic() >= self._kept_until:
+                codes = await asyncio.gather(*map(_check, self._parts.values()))
+                found = dict(zip(self._parts, codes, strict=True))
+                if found != self._found:
+                    _log.log(
+                        logging.INFO if found["store"] == "ok" else logging.ERROR, "readiness: %s", found
+                    )
+                self._found, self._kept_until = found, time.monotonic() + _KEPT_SECONDS
+        return _response(self._found, ready=self._found["store"] == "ok")
+
+
+def _response(checks: dict[str, str], *, ready: bool) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return json_response({"ready": ready, "checks": checks}, 200 if ready else 503, headers)
+
+
+async def _check(store: AbstractObjectStore) -> str:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            await store.stat(_KEY)
+    except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
+        failure = http_error(error)
+        _log.debug("readiness: %s", failure.reason, exc_info=error)
+        return failure.code
+    return "ok"
+
+
+def _leaves(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
+    """Yield the leaves in the order of `explain`."""
+    if not isinstance(store, Layer):
+        yield store
+        return
+    for inner in store.inners:
+        yield from _leaves(inner)
