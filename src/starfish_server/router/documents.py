@@ -151,10 +151,12 @@ def _stamped(
 
 
 def _same_leaf(old: object, new: object) -> bool:
-    # Compared as JSON, like the hash: 1, 1.0 and true are three values.
-    if isinstance(new, str):
-        return old == new
-    return not isinstance(old, dict) and canonical_json(old) == canonical_json(new)
+    # Compared as JSON, like the hash: 1, 1.0 and true are three values; 0.0 and -0.0 are two.
+    if type(old) is not type(new):
+        return False
+    if isinstance(new, float):
+        return repr(old) == repr(new)
+    return canonical_json(old) == canonical_json(new) if isinstance(new, list) else old == new
 
 
 def _changed_since(data: dict[str, object], times: dict[str, object], checkpoint: int) -> dict[str, object]:
