@@ -37,7 +37,7 @@ def figure(label: str, role: str, seconds: float) -> Figure:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["s3-*", "file-*", "layer-*", "shared-*", "import", "growth-s3-*", "growth-[!s]*"]
+    "pattern", ["s3-*", "file-*", "layer-*", "shared-*", "http-*", "import", "growth-s3-*", "growth-[!s]*"]
 )
 def test_a_run_writes_tables_and_charts(pattern: str, tmp_path: Path) -> None:
     if pattern == "shared-*":
