@@ -1,7 +1,7 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
 ROWS ?=
-.PHONY: help test test-full bench features demo serve lint types unit format clean
+.PHONY: help test test-full bench features demo serve docs lint types unit format clean
 
 # The newest of these that runs here, unless PYTHON names one.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
@@ -52,6 +52,18 @@ features: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready  ## wh
 	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+docs: .venv-docs/ready  ## the site, into build/site/html; a broken link or reference fails
+	@.venv-docs/bin/python docs/site/pages.py
+	@cd build/site && ../../.venv-docs/bin/zensical build --strict --clean
+	@echo "Open build/site/html/index.html; its search needs: python3 -m http.server -d build/site/html"
+
+.venv-docs/ready: pyproject.toml
+	@echo "Setting up .venv-docs with $(PYTHON) (once)"
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +81,4 @@ format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and caches
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-peers build .mypy_cache .ruff_cache .hypothesis

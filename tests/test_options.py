@@ -6,12 +6,24 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import obstore.store
 import pytest
 
-from starfish_server import MemoryObjectStore
-from starfish_server.layers import JsonLinesSink, LoggingSink, Metrics, Tracing
+from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server.adapters.fsspec import StarfishFileSystem
+from starfish_server.adapters.zarr import StarfishStore
+from starfish_server.layers import (
+    Encryption,
+    JsonLinesSink,
+    KeyRing,
+    LoggingSink,
+    Metrics,
+    QueuedSink,
+    Tracing,
+)
 from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.filesystem import FilesystemStorageOptions
+from starfish_server.storage.obstore import ObstoreObjectStore
 from starfish_server.storage.s3 import S3StorageOptions
 
 if TYPE_CHECKING:
@@ -30,6 +42,10 @@ LEAF = MemoryObjectStore({})
         (partial(S3StorageOptions, bucket="b"), "anonymous"),
         (partial(S3StorageOptions, bucket="b"), "portable_keys"),
         (CustomObjectStore, "portable_keys"),
+        (StoreBuilder, "check_order"),
+        (partial(Encryption, LEAF, KeyRing({"k": bytes(32)}, active="k")), "allow_plain"),
+        (partial(StarfishFileSystem, LEAF), "encode_keys"),
+        (partial(StarfishStore, LEAF), "read_only"),
         (partial(Metrics, LEAF), "namespace_attribute"),
         (partial(Tracing, LEAF), "per_attempt"),
         (partial(JsonLinesSink, "audit.jsonl"), "fsync"),
@@ -43,6 +59,22 @@ def test_a_switch_is_true_or_false(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TypeError, match=f"{name} must be True or False"):
         make(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["", "false", 0, 1])
+def test_the_order_of_a_backend_is_a_switch(value: Any) -> None:
+    with pytest.raises(TypeError, match="listed_in_order must be True or False"):
+        ObstoreObjectStore(obstore.store.MemoryStore(), listed_in_order=value)
+
+
+def test_a_memory_store_takes_a_dict() -> None:
+    with pytest.raises(TypeError, match="data must be a dict"):
+        MemoryObjectStore(5)  # type: ignore[arg-type]  # the mistake
+
+
+def test_a_queued_sink_takes_a_function() -> None:
+    with pytest.raises(TypeError, match="a function of a record, not int"):
+        QueuedSink(5)  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize("backups", [2.0, float("nan"), float("inf"), "2", True])

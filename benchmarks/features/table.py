@@ -1,4 +1,4 @@
-"""The outcomes as Markdown: the table that the README shows, and a page with what was seen."""
+"""The outcomes as Markdown: the whole table, an extract for the README, and a page with what was seen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from features.rows import PEERS, ROWS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from features.rows import Row
+
+# The rows of the extract: what tells the packages apart, the rows that speak for others included.
+TELLING = {
+    "resume",
+    "breaker",
+    "tenants",
+    "audit",
+    "tracing",
+    "cache",
+    "encryption",
+    "streams",
+    "order",
+    "backends",
+}
 _HEAD = """# Features beside peers
 
 `make features` makes this page. It tries each feature for real, on SeaweedFS where S3 is needed, with what
@@ -25,12 +40,24 @@ def versions(outcomes: Mapping[str, Any]) -> str:
 
 def table(outcomes: Mapping[str, Any]) -> str:
     """A line a feature and a column a package."""
-    titles = " | ".join(peer.title for peer in PEERS)
-    lines = [f"| | feature | {titles} |", "|---" * (len(PEERS) + 2) + "|"]
-    for row in ROWS:
-        cells = " | ".join(outcomes[peer.module]["features"][row.name]["cell"] for peer in PEERS)
-        lines.append(f"| {row.group} | {row.title} | {cells} |".replace("|  |", "| |"))
+    lines = [f"| {_TITLES}", "|---" * (len(PEERS) + 2) + "|"]
+    lines += [f"| {row.group} {_line(outcomes, row)}".replace("|  |", "| |") for row in ROWS]
     return "\n".join(lines) + "\n"
+
+
+def extract(outcomes: Mapping[str, Any]) -> str:
+    """The telling lines of the table."""
+    lines = [_TITLES, "|---" * (len(PEERS) + 1) + "|"]
+    lines += [_line(outcomes, row) for row in ROWS if row.name in TELLING]
+    return "\n".join(lines) + "\n"
+
+
+_TITLES = f"| feature | {' | '.join(peer.title for peer in PEERS)} |"
+
+
+def _line(outcomes: Mapping[str, Any], row: Row) -> str:
+    cells = (outcomes[peer.module]["features"][row.name]["cell"] for peer in PEERS)
+    return f"| {row.title} | {' | '.join(cells)} |"
 
 
 def page(outcomes: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import combinations
 from typing import Concatenate, ParamSpec
 
+from starfish_server.checks import flag
 from starfish_server.errors import StackError
 from starfish_server.layers.base import Layer, Slot
 from starfish_server.layers.transform import Transform
@@ -60,7 +61,7 @@ class StoreBuilder:
     """
 
     def __init__(self, *, check_order: bool = True) -> None:
-        self._check_order = check_order
+        self._check_order = flag("check_order", check_order)
         self._steps: tuple[tuple[object, Step], ...] = ()
 
     def layer(

@@ -31,6 +31,9 @@ async def scan(
     Objects written or deleted during the scan may be missed; every other object is yielded exactly once.
 
     page_size: objects per request, 1,000 by default.
+    context: the caller's `StoreContext`, or None by default.
+
+    Raises what `list_objects` of `store` raises, a `StoreError`.
     """
     positive_int("page_size", page_size)
     start_after = None
@@ -48,8 +51,9 @@ async def delete_prefix(
 ) -> int:
     """Delete every object whose key begins with `prefix`; return how many there were.
 
-    Raises `ValueError` for the empty prefix, which would empty the store, and `DeleteManyError` for the first
-    page with keys that could not be deleted.
+    `store` gets `context`, the caller's `StoreContext` or None, with each call. Raises `ValueError` for the
+    empty prefix, which would empty the store, and `DeleteManyError` for the first page with keys that could
+    not be deleted.
     """
     if not prefix:
         raise ValueError("the empty prefix would delete every object; give the prefix to delete")
@@ -74,12 +78,14 @@ async def copy_all(
     concurrency: int = 8,
     context: StoreContext | None = None,
 ) -> int:
-    """Copy every object whose key begins with `prefix` to another store; return how many there were.
+    """Copy every object of `source` whose key begins with `prefix` to `target`; return how many there were.
 
     Bodies are streamed. Content type and cache control are kept, and metadata if the target supports it. The
-    first failure ends the copying and is raised; objects copied before it stay.
+    first failure, a `StoreError` of either store, ends the copying and is raised; objects copied before it
+    stay.
 
     concurrency: objects in flight, 8 by default.
+    context: the caller's `StoreContext`, for both stores; None by default.
     """
     positive_int("concurrency", concurrency)
     copied = 0

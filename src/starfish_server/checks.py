@@ -48,7 +48,7 @@ _RULE = (
 
 
 def check_key(key: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless `key` follows the portable key rules."""
+    """Raise `InvalidKeyError`, as an error of `operation`, unless `key` follows the portable key rules."""
     if not isinstance(key, str) or not is_key(key):
         raise _invalid("key", key, _RULE, operation)
 
@@ -59,7 +59,10 @@ def is_key(text: str) -> bool:
 
 
 def check_prefix(prefix: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless a key could begin with `prefix`; every key begins with `""`."""
+    """Raise `InvalidKeyError`, as an error of `operation`, unless a key could begin with `prefix`.
+
+    Every key begins with `""`.
+    """
     if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
         raise _invalid("prefix", prefix, _RULE, operation)
 
@@ -97,7 +100,7 @@ def check_text(what: str, text: str, operation: str) -> None:
 def check_page(
     start_after: str | None, limit: int | None, operation: str = "list_keys", *, any_text: bool = False
 ) -> None:
-    """Check `start_after` and `limit` of a listing.
+    """Check `start_after` and `limit` of a listing; `operation` is its name, "list_keys" by default.
 
     `start_after` need not be a key: any text of at most 1,024 UTF-8 bytes without control characters is a
     place in the order. `any_text` allows control characters too, for stores with keys of any text. Raises
@@ -112,7 +115,9 @@ def check_page(
 
 
 def check_keys(keys: Iterable[str], check: Callable[[str, str], None] = check_key) -> list[str]:
-    """Return the keys of a `delete_many`, each checked, without duplicates, in the order given.
+    """Return the `keys` of a `delete_many`, without duplicates, in the order given.
+
+    Each is checked by `check`, `check_key` by default, which raises `InvalidKeyError`.
 
     One invalid key refuses the whole call before anything is deleted; a single str is a `TypeError`.
     """
@@ -125,7 +130,10 @@ def check_keys(keys: Iterable[str], check: Callable[[str, str], None] = check_ke
 
 
 def check_headers(content_type: str | None, cache_control: str | None) -> None:
-    """Raise `ValueError` or `TypeError` unless each is None or a line of printable ASCII (RFC 9110, 5.5)."""
+    """Raise `ValueError` or `TypeError` unless `content_type` and `cache_control` can be stored as headers.
+
+    Each is None, or one line of 1 to 1,024 printable ASCII characters (RFC 9110, 5.5).
+    """
     if content_type is not None:
         check_header("content_type", content_type)
     if cache_control is not None:
@@ -148,7 +156,10 @@ def header_or_none(value: object) -> str | None:
 
 
 def encode_text(body: str, operation: str, key: str) -> bytes:
-    """Return the UTF-8 of `body`; a lone surrogate is `StoreDecodeError`, anything but a str `TypeError`."""
+    """Return the UTF-8 of `body`; a lone surrogate is `StoreDecodeError`, anything but a str `TypeError`.
+
+    `operation` and `key` are those of the error.
+    """
     if not isinstance(body, str):
         raise TypeError(f"{operation} takes a str body, not {type(body).__name__}; put_bytes takes bytes")
     try:

@@ -19,7 +19,8 @@ __all__ = ["explain"]
 def explain(store: AbstractObjectStore) -> str:
     """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
 
-    Settings named like secrets, and user names in URLs, are shown as `***`, even in nested settings.
+    Settings named like secrets, and user names in URLs, are shown as `***`, even in nested settings. Raises
+    `TypeError` if `store` is not an `AbstractObjectStore`.
     """
     if not isinstance(store, AbstractObjectStore):
         raise TypeError(

@@ -80,7 +80,11 @@ class GracefulShutdownOptions:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownFailure:
-    """A step that failed: its name, and its error, a `TimeoutError` if it had not ended in time."""
+    """A step of a shutdown that failed.
+
+    step: its name.
+    error: what it raised; a `TimeoutError` if it had not ended in time.
+    """
 
     step: str
     error: BaseException
@@ -88,13 +92,18 @@ class ShutdownFailure:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownResult:
-    """The outcome of a shutdown: the failures in the order of the steps, and the duration in seconds."""
+    """The outcome of a shutdown.
+
+    failures: one for each step that failed, in the order of the steps.
+    duration: seconds from the first step to the last.
+    """
 
     failures: tuple[ShutdownFailure, ...]
     duration: float
 
     @property
     def ok(self) -> bool:
+        """Whether no step failed."""
         return not self.failures
 
 
@@ -104,6 +113,8 @@ class GracefulShutdown:
     A step that fails is logged and returned, and the next one runs. A step that hangs delays the next one by
     an equal share of the time left, then both run; at the time limit it is cancelled. Only an async callback
     that blocks the event loop itself can stop the others: a second signal ends that too.
+
+    options: a `GracefulShutdownOptions`; by default it has no steps.
     """
 
     def __init__(self, options: GracefulShutdownOptions | None = None) -> None:

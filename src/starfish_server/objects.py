@@ -36,6 +36,7 @@ IfVersion = str | None | Literal[AnyVersion.ANY]
 class ObjectInfo:
     """Everything about an object except its body.
 
+    key: names the object.
     size: bytes of the body; None if unknown.
     content_type: None if unknown, as in lists.
     cache_control: the Cache-Control header it was stored with, or None.
@@ -69,7 +70,11 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A body, or a range of it, with the info of the whole object."""
+    """The result of `read`.
+
+    info: describes the whole object.
+    body: its bytes, or the range of them that was asked for.
+    """
 
     info: ObjectInfo
     body: bytes = field(repr=False)
@@ -77,7 +82,11 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectList:
-    """One page of `list_objects`: objects and, with a delimiter, folders, each in byte order."""
+    """The result of `list_objects`, in byte order.
+
+    objects: the info of each object.
+    prefixes: with a delimiter, the folders, each ending with "/"; else empty.
+    """
 
     objects: list[ObjectInfo]
     prefixes: list[str] = field(default_factory=list)

@@ -203,7 +203,7 @@ def _unchanged(operation: Operation[Any], result: T, change: Callable[[str], str
 
 @dataclass(slots=True, eq=False)
 class GetString(Operation["str | None"]):
-    """`get_string`."""
+    """`get_string` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("get_string", "pull", Bodies.RESULT, writes=False)
     key: str = field()
@@ -220,7 +220,7 @@ class GetString(Operation["str | None"]):
 
 @dataclass(slots=True, eq=False)
 class GetBytes(Operation["tuple[bytes, str] | None"]):
-    """`get_bytes`."""
+    """`get_bytes` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("get_bytes", "pull", Bodies.RESULT, writes=False)
     key: str = field()
@@ -235,7 +235,7 @@ class GetBytes(Operation["tuple[bytes, str] | None"]):
 
 @dataclass(slots=True, eq=False)
 class ListKeys(Operation["list[str]"]):
-    """`list_keys`."""
+    """`list_keys` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("list_keys", "list", Bodies.NONE, writes=False)
     prefix: str = field()
@@ -257,7 +257,7 @@ class ListKeys(Operation["list[str]"]):
 
 @dataclass(slots=True, eq=False)
 class Put(Operation[None]):
-    """`put`."""
+    """`put` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("put", "push", Bodies.WRITTEN, writes=True)
     key: str = field()
@@ -276,7 +276,7 @@ class Put(Operation[None]):
 
 @dataclass(slots=True, eq=False)
 class PutBytes(Operation[None]):
-    """`put_bytes`."""
+    """`put_bytes` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("put_bytes", "push", Bodies.WRITTEN, writes=True)
     key: str = field()
@@ -297,7 +297,7 @@ class PutBytes(Operation[None]):
 
 @dataclass(slots=True, eq=False)
 class Delete(Operation[None]):
-    """`delete`."""
+    """`delete` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("delete", "delete", Bodies.NONE, writes=True)
     key: str = field()
@@ -312,7 +312,7 @@ class Delete(Operation[None]):
 
 @dataclass(slots=True, eq=False)
 class DeleteMany(Operation[None]):
-    """`delete_many`."""
+    """`delete_many` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("delete_many", "delete", Bodies.NONE, writes=True)
     keys: Sequence[str] = field()  # type: ignore[assignment]  # a field where others have a property
@@ -329,7 +329,7 @@ class DeleteMany(Operation[None]):
 
 @dataclass(slots=True, eq=False)
 class Stat(Operation["ObjectInfo | None"]):
-    """`stat`."""
+    """`stat` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("stat", "pull", Bodies.SIZE, writes=False)
     key: str = field()
@@ -346,7 +346,7 @@ class Stat(Operation["ObjectInfo | None"]):
 
 @dataclass(slots=True, eq=False)
 class Read(Operation["StoredObject | None"]):
-    """`read`."""
+    """`read` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("read", "pull", Bodies.RESULT, writes=False)
     key: str = field()
@@ -365,7 +365,7 @@ class Read(Operation["StoredObject | None"]):
 
 @dataclass(slots=True, eq=False)
 class Open(Operation["ObjectReader | None"]):
-    """`open`."""
+    """`open` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("open", "pull", Bodies.READER, writes=False)
     key: str = field()
@@ -386,7 +386,7 @@ class Open(Operation["ObjectReader | None"]):
 
 @dataclass(slots=True, eq=False)
 class Write(Operation["ObjectInfo"]):
-    """`write`."""
+    """`write` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("write", "push", Bodies.WRITTEN, writes=True)
     key: str = field()
@@ -418,7 +418,7 @@ class Write(Operation["ObjectInfo"]):
 
 @dataclass(slots=True, eq=False)
 class Upload(Operation["ObjectInfo"]):
-    """`upload`."""
+    """`upload` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("upload", "push", Bodies.CHUNKS, writes=True)
     key: str = field()
@@ -450,7 +450,7 @@ class Upload(Operation["ObjectInfo"]):
 
 @dataclass(slots=True, eq=False)
 class Copy(Operation["ObjectInfo"]):
-    """`copy`."""
+    """`copy` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("copy", "push", Bodies.COPY, writes=True)
     source: str
@@ -481,7 +481,7 @@ class Copy(Operation["ObjectInfo"]):
 
 @dataclass(slots=True, eq=False)
 class ListObjects(Operation["ObjectList"]):
-    """`list_objects`."""
+    """`list_objects` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("list_objects", "list", Bodies.SIZE, writes=False)
     prefix: str = field()
@@ -509,7 +509,7 @@ class ListObjects(Operation["ObjectList"]):
 
 @dataclass(slots=True, eq=False)
 class SignedUrl(Operation[str]):
-    """`signed_url`."""
+    """`signed_url` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("signed_url", "pull", Bodies.URL, writes=False)
     key: str = field()

@@ -46,6 +46,7 @@ def load_stack(
     `starfish_server.parts`, so that any package can add its own. Everything that is not understood is a
     `StackError` that names the file and the line.
 
+    source: the path of the file, or the mapping.
     other_tables: names of tables in the same file that are not part of the stack; none by default.
     """
     if isinstance(source, Mapping):

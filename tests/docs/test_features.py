@@ -1,4 +1,4 @@
-"""The table of features in the README is that of `benchmarks/features.json`, which has all cells."""
+"""The tables of features in the README and the docs are those of `benchmarks/features.json`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 
 from docs.snippets import ROOT
 from features.rows import PEERS, ROWS
-from features.table import page, table, versions
+from features.table import TELLING, extract, page, table, versions
 
 OUTCOMES = json.loads((ROOT / "benchmarks" / "features.json").read_text())
 
 
-def test_the_readme_shows_the_outcomes() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_readme_shows_an_extract_of_the_outcomes() -> None:
+    assert {row.name for row in ROWS} > TELLING
+    assert extract(OUTCOMES) in (ROOT / "README.md").read_text()
+
+
+def test_the_docs_show_all_outcomes() -> None:
+    text = (ROOT / "docs" / "when-to-use-what.md").read_text()
     assert table(OUTCOMES) in text
     assert versions(OUTCOMES) in " ".join(text.split())
 

@@ -93,15 +93,25 @@ def test_the_page_of_errors_names_every_error() -> None:
     assert {name for name in errors.__all__ if name not in text} == set()
 
 
+def test_the_page_for_contributors_shows_every_folder_and_no_file_that_is_gone() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    package = ROOT / "src" / "starfish_server"
+    shown = set(re.findall(r"^  (\w+(?:/|\.py)) ", text, flags=re.MULTILINE))
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert folders - shown == set()
+    assert [name for name in shown if not (package / name).exists()] == []
+
+
 def test_the_readme_names_every_layer() -> None:
-    layer_names = {point.name for point in entry_points(group="starfish_server.layers")}
-    assert first_column("README.md", "Layers", "layer") == layer_names
+    named = re.findall(r"`(\w+)`", (ROOT / "README.md").read_text())
+    assert {point.name for point in entry_points(group="starfish_server.layers")} - set(named) == set()
 
 
 def test_the_page_of_layers_names_every_layer_and_instrument() -> None:
     layer_names = {point.name for point in entry_points(group="starfish_server.layers")}
     text = (ROOT / "docs" / "layers.md").read_text()
     assert layer_names == set(re.findall(r"^## (\w+)$", text, flags=re.MULTILINE))
+    assert first_column("docs/layers.md", "Layers", "layer") == layer_names
     documented = set(re.findall(r"`(objectstore\.[a-z.]+)`", inspect.getdoc(layers.Metrics) or ""))
     attributes = {"objectstore.operation", "objectstore.outcome", "objectstore.cache", "objectstore.breaker"}
     assert first_column("docs/layers.md", "Metrics", "instrument") == documented - attributes

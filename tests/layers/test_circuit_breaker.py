@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -317,16 +316,6 @@ async def test_a_signed_url_passes_an_open_circuit_and_counts_for_nothing() -> N
     for _ in range(3):
         await breaker.signed_url("k")
     assert breaker.state == "half_open"
-
-
-async def test_changes_of_state_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "starfish_server.layers.circuit_breaker"):
-        breaker, _, _ = await half_open()
-        for _ in range(3):
-            await breaker.get_string("k")
-    logged = [(record.levelname, getattr(record, "state", "")) for record in caplog.records]
-    assert logged == [("WARNING", "open"), ("INFO", "half_open"), ("INFO", "closed")]
-    assert caplog.messages[0] == "the circuit is open for 10 s: 4 of 4 operations failed"
 
 
 async def schedule(seed: int) -> int:

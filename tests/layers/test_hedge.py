@@ -271,7 +271,7 @@ def test_a_loser_that_ignores_cancellation_neither_holds_the_answer_back_nor_lea
         await asyncio.gather(layer.get_string("k"), layer.get_string("k"))  # both permits are free
 
     run(main())
-    assert caplog.messages == ["a try ignores its cancellation; it is left to end by itself"]
+    assert caplog.messages == ["an attempt ignores its cancellation; it is left to end by itself"]
 
 
 def test_the_loser_is_not_retried_further() -> None:
@@ -518,6 +518,6 @@ def test_nothing_is_logged_when_all_is_well(caplog: pytest.LogCaptureFixture) ->
         layer, _ = hedged(10.0, 0.1)
         await layer.get_string("k")
 
-    with caplog.at_level(logging.DEBUG, "starfish_server"):
+    with caplog.at_level(logging.INFO, "starfish_server"):
         run(main())
     assert caplog.messages == []

@@ -86,7 +86,7 @@ async def test_what_a_replica_missed_is_pending_and_repaired(
             await store.put("k", "v")
     else:
         await store.put("k", "v")
-    assert "replica 1 has missed a put" in caplog.text
+    assert "put: missed by replicas [1]" in caplog.text
     assert (await first.get_string("k"), store.pending()) == ("v", {(1, "k")})
     failed = await store.repair()
     assert (set(failed.failed), store.pending()) == ({(1, "k")}, {(1, "k")})

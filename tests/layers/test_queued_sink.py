@@ -202,7 +202,7 @@ async def test_after_a_thread_that_could_not_be_started_another_is_tried(
 
 
 async def test_a_logging_filter_that_raises_costs_no_record(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("starfish_server.audit.queued")
+    logger = logging.getLogger("starfish_server.audit")
     blocking = Blocking()
     blocking.gate.set()
     sink = QueuedSink(blocking)

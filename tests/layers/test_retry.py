@@ -216,7 +216,7 @@ async def test_each_retry_is_logged_at_debug_and_giving_up_at_warning(
     retried, gave_up = caplog.records
     assert (retried.levelname, gave_up.levelname) == ("DEBUG", "WARNING")
     assert retried.message == (
-        "put: attempt 1 failed with StoreUnavailableError, the next one follows in 0.000 s"
+        "put: attempt 1 failed, the next one follows in 0.000 s: StoreUnavailableError: down 1"
     )
     assert gave_up.message.startswith("put: Retry gave up after 2 attempts in 0.")
     assert {"operation": "put", "attempts": 2, "error_type": "StoreUnavailableError"}.items() <= vars(

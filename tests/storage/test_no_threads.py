@@ -78,7 +78,7 @@ async def test_an_operation_on_files_is_unavailable_and_never_done_later(
     with _no_thread_starts():
         with pytest.raises(StoreUnavailableError, match="can't start new thread") as caught:
             await OPERATIONS[operation](store)
-        key = None if operation == "delete_many" else "k"
+        key = {"delete_many": None, "copy": "copied"}.get(operation, "k")
         assert (caught.value.operation, caught.value.key) == (operation, key)
     assert visible_entries(tmp_path) == ["k"]
     assert (tmp_path / "k").read_text() == "old"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -61,6 +62,25 @@ async def test_a_transient_failure_is_retried(
     await store.put("k", "v" * 1000)
     proxy.next_faults += [cut_short(10), s3_error(500, "InternalError"), passed_on]
     assert await store.get_string("k") == "v" * 1000
+
+
+async def test_each_retry_is_logged_at_debug_and_giving_up_at_warning(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_attempts=2)
+    proxy.fault = s3_error(503, "SlowDown")
+    caplog.set_level(logging.DEBUG, "starfish_server")
+    with pytest.raises(StoreOverloadedError) as caught:
+        await store.get_string("the-key")
+    retried, gave_up = caplog.records
+    assert {retried.name, gave_up.name} == {"starfish_server.storage.s3"}
+    assert (retried.levelname, gave_up.levelname) == ("DEBUG", "WARNING")
+    assert retried.getMessage() == (
+        f"attempt 1 failed, the next one follows in 0.000 s: StoreOverloadedError: {caught.value.reason}"
+    )
+    assert gave_up.getMessage() == f"gave up after 2 attempts: StoreOverloadedError: {caught.value.reason}"
+    assert vars(gave_up)["attempts"] == 2
+    assert "the-key" not in caplog.text
 
 
 async def test_a_permanent_failure_is_not_retried(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import aiofiles.os
 
 try:
     from fsspec.asyn import AsyncFileSystem, sync_wrapper
@@ -17,6 +17,7 @@ from starfish_server.adapters.fsspec_files import StarfishFile, chunks_of, save
 from starfish_server.adapters.os_errors import missing, os_errors
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
+from starfish_server.checks import flag
 from starfish_server.keys import decode_key, encode_key
 from starfish_server.objects import ANY
 from starfish_server.storage.base import AbstractObjectStore
@@ -39,8 +40,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     context: the `StoreContext` of every operation, for layers that need one; None by default.
     encode_keys: store names of any text under portable keys by `encode_key`; False by default, when names are
         the keys and follow the rule of the store.
-
-    The other options are those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
+    storage_options: those of fsspec, such as `asynchronous=True` for use with `await` in one event loop.
     """
 
     protocol = "starfish"
@@ -59,7 +59,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         super().__init__(**storage_options)
         self.store = store
         self.context = context
-        self.encode_keys = encode_keys
+        self.encode_keys = flag("encode_keys", encode_keys)
         self._slices = SliceReader(store, context)
 
     @property
@@ -174,7 +174,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     ) -> None:
         """Write a body or upload chunks; `headers` are `content_type`, `cache_control` and `metadata`.
 
-        The mode "create" raises `FileExistsError` if there is an object already.
+        The `mode` is "overwrite" by default; "create" raises `FileExistsError` if there is an object already.
         """
         creating = mode == "create"
         write: Any = self.store.upload if isinstance(body, AsyncIterator) else self.store.write
@@ -188,25 +188,23 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
     ) -> None:
-        local = Path(lpath)
-        if await asyncio.to_thread(local.is_dir):
+        if await aiofiles.os.path.isdir(lpath):
             return
-        with await asyncio.to_thread(local.open, "rb") as file:
-            callback.set_size(file.seek(0, 2))
-            file.seek(0)
+        async with aiofiles.open(lpath, "rb") as file:
+            callback.set_size(await file.seek(0, 2))
+            await file.seek(0)
             await self.write_object(rpath, chunks_of(file, callback), **options)
 
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
     ) -> None:
-        local = Path(lpath)
-        if await asyncio.to_thread(local.is_dir):
+        if await aiofiles.os.path.isdir(lpath):
             return
         with os_errors(rpath, reading=True):
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
                 raise missing(rpath)
-            await save(reader, local, callback)
+            await save(reader, lpath, callback)
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         with os_errors(path1):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+import aiofiles
 from fsspec.asyn import sync
 from fsspec.caching import ReadAheadCache, register_cache
 from fsspec.spec import AbstractBufferedFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
     from types import TracebackType
+
+    from aiofiles.threadpool.binary import AsyncBufferedReader
 
     from starfish_server.adapters.fsspec import StarfishFileSystem
     from starfish_server.objects import ObjectReader
@@ -148,18 +150,17 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         self.close()
 
 
-async def chunks_of(file: BinaryIO, callback: Any) -> AsyncIterator[bytes]:
+async def chunks_of(file: AsyncBufferedReader, callback: Any) -> AsyncIterator[bytes]:
     """Yield the bytes of a local file and tell the callback of fsspec about them."""
-    while chunk := await asyncio.to_thread(file.read, 2**20):
+    while chunk := await file.read(2**20):
         yield chunk
         callback.relative_update(len(chunk))
 
 
-async def save(reader: ObjectReader, local: Path, callback: Any) -> None:
+async def save(reader: ObjectReader, path: str, callback: Any) -> None:
     """Write an object to a local file and tell the callback of fsspec about it."""
     callback.set_size(reader.info.size)
-    async with reader:
-        with await asyncio.to_thread(local.open, "wb") as file:
-            async for chunk in reader:
-                await asyncio.to_thread(file.write, chunk)
-                callback.relative_update(len(chunk))
+    async with reader, aiofiles.open(path, "wb") as file:
+        async for chunk in reader:
+            await file.write(chunk)
+            callback.relative_update(len(chunk))

@@ -12,6 +12,7 @@ except ImportError as error:
 
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import delete_prefix, scan
+from starfish_server.checks import flag
 from starfish_server.errors import VersionConflictError
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -49,7 +50,7 @@ class StarfishStore(Store):
     ) -> None:
         if not isinstance(store, AbstractObjectStore):
             raise TypeError(f"StarfishStore takes a store, not {type(store).__name__}")
-        super().__init__(read_only=read_only)
+        super().__init__(read_only=flag("read_only", read_only))
         self.store = store
         self._root = f"{prefix.strip('/')}/".removeprefix("/")
         self._context = context

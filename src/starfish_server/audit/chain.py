@@ -37,7 +37,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class AuditProblem:
-    """One broken place: the file, the line in it (from 1) and what is wrong."""
+    """One broken place of an audit log.
+
+    file: where it is.
+    line: number of the line, from 1.
+    message: what is wrong.
+    """
 
     file: Path
     line: int
@@ -100,9 +105,11 @@ def verify_audit_log(
     `last_hash`: lines cut off at the end and, without a key, a recomputed chain. So keep the `last_hash` of
     each verification elsewhere and pass it to the next one, which checks that the line is still there.
 
+    path: the sink's `path`.
     key: the sink's `key`, if it has one.
-    last_hash: the hash of a line that must be in the log.
+    last_hash: the hash of a line that must be in the log; None, the default, for none.
     missing_start: accept that the oldest lines are gone, as when `backups` deletes old files.
+        False by default.
 
     Verify after `close()`, or verify a copy: a line that is being written shows as unfinished, and a rotation
     during the check shows as missing lines. Raises `FileNotFoundError` if there is no file at all.

@@ -16,7 +16,7 @@ from starfish_server.forks import reset_in_child
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 _BLOCK = 2**16
 _CLOSED = -1
 WORKER = "{worker}"

@@ -27,7 +27,7 @@ __all__ = ["BackgroundSink", "QueuedSink", "WhenFull"]
 
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 # How long the end of the process waits for a sink that takes no record.
 _EXIT_SECONDS = 5.0
 
@@ -221,6 +221,8 @@ class QueuedSink(BackgroundSink):
         max_queued: int = 10_000,
         when_full: WhenFull = "wait",
     ) -> None:
+        if not callable(sink):
+            raise TypeError(f"QueuedSink takes a function of a record, not {type(sink).__name__}")
         if inspect.iscoroutinefunction(sink):
             raise TypeError("QueuedSink takes a plain function; an async one needs no thread")
         super().__init__(max_queued=max_queued, when_full=when_full, max_batch=1)

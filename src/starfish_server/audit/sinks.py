@@ -22,7 +22,7 @@ __all__ = ["Delivery", "LoggingSink", "shown_sink"]
 _SHOWN_KEYS = 5
 _MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s"
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 
 
 class LoggingSink:

@@ -35,8 +35,10 @@ Seen = tuple[ObjectInfo, bytes]
 class Tally:
     """The progress and the result of a copy.
 
-    listed: objects of the source so far; all of them once `all_listed` is true. size: bytes of the copied
-    objects. moved: bytes sent to the destination. warnings: by key, the attributes that a copied object lost.
+    listed: objects of the source so far; all of them once `all_listed` is true.
+    size: bytes of the copied objects.
+    moved: bytes sent to the destination.
+    warnings: by key, the attributes that a copied object lost.
     left_out: files of the source that are not listed.
     """
 

@@ -21,6 +21,7 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.streams import around_chunks
 from starfish_server.operations import Bodies
+from starfish_server.printable import mask, printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
@@ -122,7 +123,7 @@ class CircuitBreaker(Layer):
                 return phase  # another thread has just closed the circuit
             if phase is None and wait <= 0:
                 phase = self._phase = _HalfOpen()
-                _log.info("the circuit is half-open: probes may pass", extra={"state": "half_open"})
+                self._changed(logging.DEBUG, "half_open", "half-open: probes may pass")
             if phase is not None:
                 if max(self._in_flight, phase.in_flight + phase.successes) < self._probes:
                     self._in_flight += 1
@@ -148,7 +149,7 @@ class CircuitBreaker(Layer):
             phase.successes += failed is False
             if phase.successes >= self._probes and phase is self._phase:
                 self._phase = _Closed(self._window)
-                _log.info("the circuit is closed: its probes succeeded", extra={"state": "closed"})
+                self._changed(logging.INFO, "closed", "closed: its probes succeeded")
         if failed:
             self._open(phase, "a probe failed")
 
@@ -158,7 +159,15 @@ class CircuitBreaker(Layer):
             if phase is not self._phase:
                 return
             self._phase, self._half_open_at = None, self._clock() + self._open_seconds
-        _log.warning("the circuit is open for %g s: %s", self._open_seconds, why, extra={"state": "open"})
+        self._changed(logging.WARNING, "open", f"open for {self._open_seconds:g} s: {why}")
+
+    def _changed(self, level: int, state: str, text: str) -> None:
+        if _log.isEnabledFor(level):
+            leaf: AbstractObjectStore = self
+            while isinstance(leaf, Layer):
+                leaf = leaf.inner
+            store = printable(mask(repr(leaf)))
+            _log.log(level, "the circuit of %s is %s", store, text, extra={"state": state, "store": store})
 
     def _counting_chunks(self, result: T, opened_in: _Closed | _HalfOpen) -> T:
         async def counted(fetch: Fetch) -> bytes:

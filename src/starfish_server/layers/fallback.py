@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import flag
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.logs import log_failure
 from starfish_server.operations import OPERATIONS, Bodies
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Fallback"]
+
+_log = logging.getLogger(__name__)
 
 
 class Fallback(Layer):
@@ -58,9 +62,11 @@ class Fallback(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         try:
             result = await self._inner.perform(operation)
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             if not self._may_use_backup(operation):
                 raise
+            message = "%(operation)s: the backup is used: %(failure)s"
+            log_failure(_log, logging.DEBUG, message, error, operation=operation.name)
             operation.note("source", "backup")
             return await self._backup.perform(operation)
         if operation.notes is not None:

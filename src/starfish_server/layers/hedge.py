@@ -99,6 +99,12 @@ class Hedge(Layer):
             if not tries[0].done() and self._tokens >= _ONE:
                 self._tokens -= 1
                 operation.note("hedged", True)
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log.debug(
+                        "%s: no result after %.3f s, a second attempt begins",
+                        *(operation.name, delay),
+                        extra={"operation": operation.name, "delay": delay},
+                    )
                 if operation.notes is not None:
                     second = operation.replace(notes={})  # notes of the slower attempt must not show
                 tries.append(_start(self._try(second)))
@@ -129,7 +135,7 @@ class Hedge(Layer):
         for ending in endings:
             ending.add_done_callback(self._endings.discard)
         if endings and (await asyncio.wait(endings, timeout=_GRACE))[1]:
-            _log.warning("a try ignores its cancellation; it is left to end by itself")
+            _log.warning("an attempt ignores its cancellation; it is left to end by itself")
 
 
 def _start(attempt: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

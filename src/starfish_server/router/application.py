@@ -40,8 +40,8 @@ class SyncRouterOptions:
     config: the collections.
     role_resolver: a function of the `Request`, sync or async, that returns an `AuthResult`, or None for an
         unknown caller. It is not called on public routes. If it raises, the caller is unknown.
-    role_resolver_timeout: seconds; a request whose resolver takes longer gets a 503.
-    challenge: the authentication scheme that a 401 names.
+    role_resolver_timeout: seconds, 5.0 by default; a request whose resolver takes longer gets a 503.
+    challenge: the authentication scheme that a 401 names, "Bearer" by default.
     """
 
     store: AbstractObjectStore
@@ -55,8 +55,11 @@ def create_sync_router(options: SyncRouterOptions) -> APIRouter:
     """Return the routes of every collection, and of every namespace mount under its name, and the probes
     `GET /health` and `GET /ready`.
 
-    Include it in a FastAPI application, under a prefix or not. Raises `ValueError` for a collection of blobs
-    over a store of text only.
+    Include it in a FastAPI application, under a prefix or not.
+
+    options: the store, the collections and how callers are found.
+
+    Raises `ValueError` for a collection of blobs over a store of text only.
     """
     return _router(_collections(options), Readiness(options.store), APIRouter(route_class=JSONErrorRoute))
 
@@ -66,6 +69,10 @@ def sync_application(options: SyncRouterOptions) -> FastAPI:
 
     The routes are served at the root and again below `/v1`, where the SDK's `namespace=` option expects
     them. Every error has the form of the router's own errors.
+
+    options: as in `create_sync_router`.
+
+    Raises `ValueError` as `create_sync_router` does.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
     collections, readiness = _collections(options), Readiness(options.store)

@@ -18,7 +18,7 @@ from starfish_server.errors import StoreUnavailableError
 from starfish_server.router.config import is_segment
 from starfish_server.router.responses import HTTPError
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 PUBLIC = "public"
 SELF = "self"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 # A body of at most this announced size is written whole: `Retry` can retry that, and a slow client holds no
 # resources of the store while it sends.

@@ -122,9 +122,9 @@ class CollectionConfig(_Frozen):
     max_body_bytes: the largest body of a push, in bytes.
     allowed_mime_types: JSON documents by default; any other types or ranges ("image/*") make it a collection
         of blobs.
-    listable: whether the values of the last field can be listed.
-    pull_only, push_only: serve only that direction.
-    encryption: only "none".
+    listable: whether the values of the last field can be listed. False by default.
+    pull_only, push_only: serve only that direction. False by default.
+    encryption: only "none", the default.
     """
 
     name: Annotated[str, AfterValidator(_check_name)]
@@ -190,7 +190,10 @@ def _check_mount(name: str) -> str:
 
 
 class NamespaceConfig(_Frozen):
-    """The collections of one namespace mount; at least one."""
+    """One namespace mount.
+
+    collections: each a `CollectionConfig`; at least one.
+    """
 
     collections: _Collections = Field(min_length=1)
 
@@ -198,8 +201,8 @@ class NamespaceConfig(_Frozen):
 class SyncConfig(_Frozen):
     """Everything that a router serves.
 
-    version: version of this format; 1.
-    collections: served at the root.
+    version: version of this format; 1, the default.
+    collections: each a `CollectionConfig`, served at the root; none by default.
     namespaces: by name, collections served under `/<name>`. The store gets the name as
         `StoreContext.namespace`; add a `Namespace` layer to keep the keys of mounts apart.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.router.requests import PushRequest
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 # The SDK encrypts a whole document into one text under this key.
 _ENCRYPTED = "_encrypted"

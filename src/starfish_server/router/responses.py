@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 # The first class that fits decides, so a subclass stands before its base.
 STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {

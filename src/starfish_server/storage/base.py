@@ -38,7 +38,10 @@ class AbstractObjectStore(ABC):
     `StoreNotSupportedError`. Any operation may be a plain function that returns a coroutine. An operation
     defined without the `context` keyword is called without it.
 
-    Every operation may raise any `StoreError`. Keys and prefixes follow `docs/leaves.md`.
+    Every operation takes the keyword `context`, the caller's `StoreContext`, or None by default. A key or
+    prefix that breaks the rules in `docs/leaves.md` raises `InvalidKeyError` before anything is sent. Every
+    operation may also raise `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its
+    subclasses, `StoreClosedError` after `close()`, and `StoreNotSupportedError`; `docs/errors.md` has all.
     """
 
     context_dependent: bool = False
@@ -81,6 +84,7 @@ class AbstractObjectStore(ABC):
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
+        return self._unsupported("get_string", key)
 
     @abstractmethod
     def put(
@@ -95,7 +99,12 @@ class AbstractObjectStore(ABC):
         """Store text, whole or not at all, replacing any object with this key.
 
         content_type: "text/plain; charset=utf-8" by default.
+        cache_control: the Cache-Control header to store; None, the default, for none.
+
+        Raises `ValueError` unless each of them is one line of 1 to 1,024 printable ASCII characters, and
+        `StoreDecodeError` for a body with a lone surrogate.
         """
+        return self._unsupported("put", key)
 
     @abstractmethod
     def list_keys(
@@ -108,22 +117,28 @@ class AbstractObjectStore(ABC):
     ) -> Result[list[str]]:
         """Return the keys that begin with the string `prefix`, in byte order of their UTF-8.
 
-        start_after: return only keys after this one, which need not exist.
-        limit: the most keys to return; None for all.
+        start_after: return only keys after this one, which need not exist; None, the default, for all.
+        limit: the most keys to return; None, the default, for all.
+
+        Raises `ValueError` for a negative limit.
         """
+        return self._unsupported("list_keys", prefix)
 
     @abstractmethod
     def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
-        """Remove the object; a missing one is no error."""
+        """Remove the object; a missing one is no error. Raises `InvalidKeyError` for an invalid key."""
+        return self._unsupported("delete", key)
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
-        """Remove several objects. Tries every key; raises `DeleteManyError` if some failed."""
+        """Remove several objects. Tries every key, and raises `DeleteManyError` if some failed."""
+        return self._unsupported("delete_many", None)
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Return body and content type, or None if the object is missing.
 
-        The content type is "application/octet-stream" if none was stored.
+        The content type is "application/octet-stream" if none was stored. Raises `StoreNotSupportedError`
+        in a store of text only.
         """
         return self._unsupported("get_bytes", key)
 
@@ -136,11 +151,17 @@ class AbstractObjectStore(ABC):
         cache_control: str | None = None,
         context: StoreContext | None = None,
     ) -> Result[None]:
-        """Store bytes, whole or not at all, replacing any object with this key."""
+        """Store bytes, whole or not at all, replacing any object with this key.
+
+        content_type: required; one line of 1 to 1,024 printable ASCII characters.
+        cache_control: as in `put`.
+
+        Raises `ValueError` for another text, and `StoreNotSupportedError` in a store of text only.
+        """
         return self._unsupported("put_bytes", key)
 
     def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:
-        """Return the object's info, or None if it is missing."""
+        """Return the object's info, or None if it is missing. Raises `InvalidKeyError` for an invalid key."""
         return derived.stat(self, key, context)
 
     def read(
@@ -148,8 +169,10 @@ class AbstractObjectStore(ABC):
     ) -> Result[StoredObject | None]:
         """Return the bytes from `start` to before `stop`, with the info of the whole object; None if missing.
 
-        Without `stop`, or with one past the end, the range extends to the end. A `start` at or past the end
-        gives an empty body. Raises `TypeError` or `ValueError` for an invalid range.
+        start: the first byte, 0 by default. At or past the end of the object it gives an empty body.
+        stop: the byte before which the range ends; past the end, or None, the default, for the rest.
+
+        Raises `ValueError` for a negative `start` and for a `stop` before it.
         """
         return derived.read(self, key, start, stop, context)
 
@@ -158,7 +181,9 @@ class AbstractObjectStore(ABC):
     ) -> Result[ObjectReader | None]:
         """Return a reader of the bytes from `start` to before `stop`, or None if the object is missing.
 
-        A reader of a leaf with a native `open` holds at most 16 MiB, whatever the object's size.
+        A reader of a leaf with a native `open` holds at most 16 MiB, whatever the object's size. The range is
+        as in `read`: `start` 0 and `stop` None by default. Raises `ValueError` for an invalid range. The
+        reader raises `VersionConflictError` if the object is replaced while it is read.
         """
         return derived.open_(self, key, start, stop, context)
 
@@ -176,9 +201,14 @@ class AbstractObjectStore(ABC):
         """Store text or bytes, whole or not at all, and return the new object's info.
 
         content_type: by default "text/plain; charset=utf-8" for str, "application/octet-stream" for bytes.
-        metadata: names and values to store beside the body, ASCII text of at most 2 KiB in all.
-        if_version: `ANY` writes unconditionally, a version replaces that version only, and None only creates
-            a new object. Otherwise raises `VersionConflictError`, with nothing written.
+        cache_control: the Cache-Control header to store; None, the default, for none.
+        metadata: names and values to store beside the body, ASCII text of at most 2 KiB in all; none by
+            default.
+        if_version: `ANY`, the default, writes unconditionally, a version replaces that version only, and None
+            only creates a new object.
+
+        Raises `VersionConflictError`, with nothing written, if the object does not have that version, and
+        `ValueError` for a header or metadata that cannot be stored.
         """
         return derived.write(self, key, body, content_type, cache_control, metadata, if_version, context)
 
@@ -193,10 +223,11 @@ class AbstractObjectStore(ABC):
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
     ) -> Result[ObjectInfo]:
-        """Store the chunks as one object, whole or not at all; the options are as in `write`.
+        """Store the chunks as one object, whole or not at all, and return the new object's info.
 
-        If the upload fails, is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a
-        native `upload` gathers at most 64 MiB in memory and raises `ObjectTooLargeError` for more.
+        `content_type`, `cache_control`, `metadata` and `if_version` are as in `write`. If the upload fails,
+        is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a native `upload` gathers at
+        most 64 MiB in memory and raises `ObjectTooLargeError` for more.
         """
         options = {
             "content_type": content_type,
@@ -217,8 +248,9 @@ class AbstractObjectStore(ABC):
     ) -> Result[ObjectInfo]:
         """Copy `source` to `target`, with content type and metadata, and return the copy's info.
 
-        if_version: the expected version of the target, as in `write`.
-        Raises `ObjectNotFoundError` if the source is missing.
+        if_version: the expected version of the target, as in `write`; `ANY` by default.
+
+        Raises `ObjectNotFoundError` if the source is missing, and `VersionConflictError` as `write` does.
         """
         return derived.copy(self, source, target, if_version, context)
 
@@ -233,9 +265,14 @@ class AbstractObjectStore(ABC):
     ) -> Result[ObjectList]:
         """Return the objects whose keys begin with `prefix`, in byte order.
 
-        Their infos have the fields that the backend's list has. With `delimiter="/"`, keys with a further "/"
-        after the prefix are grouped into folders, listed as `prefixes` that end with "/". `start_after` and
-        `limit` apply to keys and folders alike.
+        Their infos have the fields that the backend's list has.
+
+        start_after: as in `list_keys`; applies to folders, too.
+        limit: the most objects and folders to return; None, the default, for all.
+        delimiter: with "/", keys with a further "/" after the prefix are grouped into folders, listed as
+            `prefixes` that end with "/". None, the default, lists every object.
+
+        Raises `ValueError` for a negative limit or another delimiter.
         """
         return derived.list_objects(self, prefix, start_after, limit, delimiter, context)
 
@@ -250,8 +287,12 @@ class AbstractObjectStore(ABC):
     ) -> Result[str]:
         """Return a URL that lets anyone read (`method="GET"`) or write ("PUT") the object until it expires.
 
+        method: "GET", the default, or "PUT".
         expires: seconds, 1 to 604,800 (7 days), 900 by default.
-        content_type: for PUT, the content type that the request must have.
+        content_type: for PUT, the content type that the request must have; None, the default, for any.
+
+        Raises `StoreNotSupportedError` if the store has no such URLs, and `ValueError` for another method or
+        time.
         """
         return self._unsupported("signed_url", key)
 
@@ -267,7 +308,7 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    async def _unsupported(self, operation: str, key: str) -> Any:
+    async def _unsupported(self, operation: str, key: str | None) -> Any:
         reason = f"{type(self).__name__} does not support it"
         raise StoreNotSupportedError(reason, operation=operation, key=key)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from starfish_server.checks import (
     check_chunks,
@@ -19,124 +17,104 @@ from starfish_server.checks import (
     key_checks,
 )
 from starfish_server.errors import StoreClosedError, StoreError
-from starfish_server.operations import (
-    OPERATIONS,
-    Copy,
-    Delete,
-    DeleteMany,
-    GetBytes,
-    GetString,
-    ListKeys,
-    ListObjects,
-    Open,
-    Operation,
-    Put,
-    PutBytes,
-    Read,
-    SignedUrl,
-    Stat,
-    Upload,
-    Write,
-)
-from starfish_server.storage.base import AbstractObjectStore
-from starfish_server.storage.derived import DERIVED
+from starfish_server.operations import OPERATIONS, ListObjects, PutBytes, Upload
+from starfish_server.storage.named_methods import NamedMethods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-F = TypeVar("F", bound="Callable[..., Any]")
+    from starfish_server.operations import Copy, ListKeys, Open, Operation, Put, Read, SignedUrl, Write
 
-
-def _checked(method: F) -> F:
-    """Return a method that makes the operation's value and checks it before the leaf performs it."""
-    name = method.__name__
-    signature = inspect.signature(method)
-    derived = name in DERIVED
-    positional = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in signature.parameters.values()) - 1
-
-    @functools.wraps(method, updated=())  # without the mark of an abstract method
-    async def operation(self: Leaf, *args: object, **options: object) -> object:
-        if len(args) > positional:
-            signature.bind(self, *args, **options)  # raises a TypeError that names the argument
-        call = OPERATIONS[name](*args, **options)
-        try:
-            self._check(call)
-            if derived and not self.native(name):
-                return await method(self, *args, **options)
-            return await self._perform(call)
-        except StoreError as error:
-            if error.operation is None:
-                error.operation, error.key = name, call.error_key
-            raise
-
-    return cast("F", operation)
+T = TypeVar("T")
+_ONE_KEY = frozenset(name for name, operation in OPERATIONS.items() if operation.key is not None)
 
 
-class Leaf(AbstractObjectStore):
+class Leaf(NamedMethods):
     """A leaf whose operations are performed as checked values.
 
     A subclass defines a method for each operation that it supports, such as `_write(call: Write)` for
     `write`. The others are derived, as in every store. Its errors need not name the operation or the key.
     """
 
-    context_dependent = False
+    _methods: Mapping[str, Callable[[Any, Any], Awaitable[Any]]]
+    """What performs each operation that the leaf has itself."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._methods = {name: getattr(cls, f"_{name}") for name in OPERATIONS if hasattr(cls, f"_{name}")}
 
     def __init__(self, *, portable_keys: bool) -> None:
         self._check_key, self._check_prefix = key_checks(portable_keys)
         self._any_text = not portable_keys
         self._closed = False
 
-    get_string = _checked(AbstractObjectStore.get_string)
-    put = _checked(AbstractObjectStore.put)
-    list_keys = _checked(AbstractObjectStore.list_keys)
-    delete = _checked(AbstractObjectStore.delete)
-    delete_many = _checked(AbstractObjectStore.delete_many)
-    get_bytes = _checked(AbstractObjectStore.get_bytes)
-    put_bytes = _checked(AbstractObjectStore.put_bytes)
-    stat = _checked(AbstractObjectStore.stat)
-    read = _checked(AbstractObjectStore.read)
-    open = _checked(AbstractObjectStore.open)
-    write = _checked(AbstractObjectStore.write)
-    upload = _checked(AbstractObjectStore.upload)
-    copy = _checked(AbstractObjectStore.copy)
-    list_objects = _checked(AbstractObjectStore.list_objects)
-    signed_url = _checked(AbstractObjectStore.signed_url)
+    async def _perform_named(self, operation: Operation[T]) -> T:
+        """Check the operation and perform it, or derive it. Errors get its name and key."""
+        try:
+            self._check(operation)
+            method = self._methods.get(operation.name)
+            if method is None:
+                return await self._perform_derived(operation)
+            return cast("T", await method(self, operation))
+        except StoreError as error:
+            if error.operation is None:
+                error.operation, error.key = operation.name, operation.error_key
+            raise
 
     def native(self, operation: str) -> bool:
-        return hasattr(self, f"_{operation}")
-
-    async def _perform(self, call: Operation[Any]) -> object:
-        return await getattr(self, f"_{call.name}")(call)
+        overridden = getattr(type(self), operation) is not getattr(NamedMethods, operation)
+        return operation in self._methods or overridden
 
     def _check(self, call: Operation[Any]) -> None:
         """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
         if self._closed:
             raise StoreClosedError(f"this {type(self).__name__} was closed")
-        if not isinstance(call, DeleteMany):
-            for key in call.keys:
-                self._check_key(key, call.name)
-        match call:
-            case GetString() | GetBytes() | Stat() | Delete() | DeleteMany():
-                return
-            case Put():
-                check_headers(call.content_type, call.cache_control)
-            case PutBytes():
-                check_header("content_type", call.content_type)
-                check_headers(None, call.cache_control)
-            case ListKeys() | ListObjects():
-                self._check_prefix(call.prefix, call.name)
-                check_page(call.start_after, call.limit, call.name, any_text=self._any_text)
-                check_delimiter(call.delimiter if isinstance(call, ListObjects) else None)
-            case Read() | Open():
-                check_range(call.start, call.stop)
-            case Write() | Upload():
-                check_if_version(call.if_version)
-                check_headers(call.content_type, call.cache_control)
-                check_metadata(call.metadata)
-            case Copy():
-                check_if_version(call.if_version)
-            case SignedUrl():
-                check_url(call.method, call.expires)
-                check_headers(call.content_type, None)
+        if call.name in _ONE_KEY:
+            key: Any = call.key  # whatever the caller gave
+            self._check_key(key, call.name)
+        check = self._checks.get(call.name)
+        if check is not None:
+            check(self, call)
+
+    def _check_put(self, call: Put | PutBytes) -> None:
+        if isinstance(call, PutBytes):
+            check_header("content_type", call.content_type)
+        check_headers(call.content_type, call.cache_control)
+
+    def _check_write(self, call: Write | Upload) -> None:
+        check_if_version(call.if_version)
+        check_headers(call.content_type, call.cache_control)
+        check_metadata(call.metadata)
         if isinstance(call, Upload):
             check_chunks(call.chunks, "upload")
+
+    def _check_copy(self, call: Copy) -> None:
+        for key in call.keys:
+            self._check_key(key, call.name)
+        check_if_version(call.if_version)
+
+    def _check_list(self, call: ListKeys | ListObjects) -> None:
+        self._check_prefix(call.prefix, call.name)
+        check_page(call.start_after, call.limit, call.name, any_text=self._any_text)
+        check_delimiter(call.delimiter if isinstance(call, ListObjects) else None)
+
+    def _check_range(self, call: Read | Open) -> None:
+        check_range(call.start, call.stop)
+
+    def _check_url(self, call: SignedUrl) -> None:
+        check_url(call.method, call.expires)
+        check_headers(call.content_type, None)
+
+    _checks: ClassVar[dict[str, Callable[[Any, Any], None]]] = {
+        "put": _check_put,
+        "put_bytes": _check_put,
+        "write": _check_write,
+        "upload": _check_write,
+        "copy": _check_copy,
+        "list_keys": _check_list,
+        "list_objects": _check_list,
+        "read": _check_range,
+        "open": _check_range,
+        "signed_url": _check_url,
+    }
+    """How the other arguments of an operation are checked."""

@@ -30,7 +30,12 @@ CONTEXT = StoreContext(
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One named check: `await behaviour(store)`, on an empty store, raises `AssertionError` if it fails."""
+    """One named check: `await behaviour(store)`, on an empty store, raises `AssertionError` if it fails.
+
+    name: what the store is expected to do.
+    needs: the capabilities without which it cannot be checked.
+    check: the check itself.
+    """
 
     name: str
     needs: frozenset[Capability]

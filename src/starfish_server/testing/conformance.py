@@ -18,10 +18,11 @@ __all__ = ["Behaviour", "Capability", "behaviours", "check_store"]
 
 
 def behaviours(*, lacks: Iterable[Capability] = ()) -> list[Behaviour]:
-    """The behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
+    """Return the behaviours of a store that lacks these capabilities, for `pytest.mark.parametrize`.
 
     Each is awaited with a new, empty store and raises `AssertionError` when the store behaves otherwise.
-    `check_store` says what can be lacking.
+
+    lacks: the capabilities that the store lacks, as in `check_store`; none by default.
     """
     missing = frozenset(lacks)
     return [behaviour for behaviour in REGISTERED if not behaviour.needs & missing]
@@ -41,7 +42,7 @@ async def check_store(
     - "bytes": `get_bytes` and `put_bytes`
     - "conditional_writes": `write` with an `if_version`
     - "metadata": `write` with `metadata`, and a `cache_control` that can be read
-    - "nested_keys": `a` and `a/b` as objects side by side
+    - "nested_keys": `a` and `a/b` both as objects
     - "key_rules": refusing keys outside the portable key rules
     - "order": byte order of listed keys, and `start_after` that goes by it
     - "closing": `StoreClosedError` after `close()`

@@ -61,6 +61,7 @@ class FaultyStore(Layer):
         do calls after the last.
     chance: probability (0 to 1) that a call without a scripted fault gets one of `faults`.
     seed: of the random choice, so that a run can be repeated.
+
     `injected` counts the faults so far, by operation name. An unknown operation is a `ValueError`.
     """
 

@@ -54,11 +54,14 @@ async def check_layer(
 ) -> None:
     """Check `layer(inner, *arguments, **options)`; every check that fails is in one `ExceptionGroup`.
 
-    Over a memory leaf it must pass the conformance suite, less what it `lacks`. It must forward every
-    operation with its arguments and the same context object, keep the type of errors and the keys of a
-    `DeleteManyError`, support the same operations as `inner`, pass cancellation on, and close the wrapped
-    store exactly once. A layer that refuses or rewrites operations fails this by design: write your own
-    tests for it.
+    Over a memory leaf it must pass the conformance suite, less what it `lacks`, as in `check_store`. It must
+    forward every operation with its arguments and the same context object, keep the type of errors and the
+    keys of a `DeleteManyError`, support the same operations as `inner`, pass cancellation on, and close the
+    wrapped store exactly once. A layer that refuses or rewrites operations fails this by design: write your
+    own tests for it.
+
+    layer: the layer's class, or a function that wraps a store.
+    arguments, options: what the layer is made with, besides the store that it wraps.
     """
 
     def make(inner: AbstractObjectStore) -> AbstractObjectStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -26,6 +27,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, own_list
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
+from starfish_server.logs import log_failure
 from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects, Read
 from starfish_server.printable import name_of
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["CacheStats", "Caching"]
+
+_log = logging.getLogger(__name__)
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
 NOTHING_WRITTEN = (
@@ -68,8 +72,9 @@ class Caching(Layer):
     out or was cancelled may still take effect, so its keys are not cached for a minute, or for the lifetime
     of an entry if that is shorter. Writes that bypass this layer show after at most `ttl`.
 
-    ttl: seconds for which an object is cached, 30.0. negative_ttl: the same for a missing object, list_ttl
-        for lists; both 0.0, which turns them off.
+    ttl: seconds for which an object is cached, 30.0 by default.
+    negative_ttl: seconds for which a missing object is cached; 0.0, the default, for not at all.
+    list_ttl: seconds for which a list is cached; 0.0, the default, for not at all.
     stale_if_error: seconds after its expiry for which an object or a list is still returned if the backend is
         unavailable (`StoreUnavailableError`); 0.0, which turns this off. Never hides a missing object or any
         other error, and returns nothing after a write through this layer.
@@ -194,10 +199,12 @@ class Caching(Layer):
             if needed == WHOLE and not _is_whole_read(operation):
                 return await self._cache.read_uncached(operation, self._source, counted=True)
             return own_list(await self._cache.read(entry_key, operation, self._source))  # type: ignore[no-any-return]  # a copy
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             entry = self._cache.find_stale(entry_key, needed)
             if entry is None:
                 raise
+            message = "%(operation)s: an expired result is returned: %(failure)s"
+            log_failure(_log, logging.DEBUG, message, error, operation=operation.name)
         operation.note("cache", "stale")
         return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
 

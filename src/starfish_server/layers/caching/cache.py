@@ -33,12 +33,15 @@ MAX_PREFIXES = 10_000
 class CacheStats:
     """Counts since the cache was made; each read is a hit, a miss or shared.
 
-    hits: answered from the cache. misses: read from the backend. shared: waited for another caller's read.
+    hits: answered from the cache.
+    misses: read from the backend.
+    shared: waited for another caller's read.
     stale: misses and shared reads that failed and were answered with an expired result.
-    evictions: entries dropped to make room. bytes: size of the cache now.
-
-    With `shared`: remote_hits: misses that Redis answered. remote_damaged: invalid entries in Redis, all
-    dropped. connected: whether there is a connection to Redis now.
+    evictions: entries dropped to make room.
+    bytes: size of the cache now.
+    remote_hits: misses that Redis answered; 0 without a `RedisCache`.
+    remote_damaged: invalid entries in Redis, all dropped.
+    connected: whether there is a connection to Redis now.
     """
 
     hits: int

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from starfish_server.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.caching.redis import RedisCache
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 _CONNECT_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
@@ -100,8 +102,12 @@ class Link:
             except Exception as error:  # noqa: BLE001 - whatever the client raises, the cache must not fail
                 if not self._told:
                     self._told = True
-                    why = f"{type(error).__name__}: {error}"
-                    _log.warning("shared cache at %s is not used: %s", self._cache.address, why)
+                    address, failed = printable(self._cache.address), type(error).__name__
+                    _log.warning(
+                        "shared cache at %s is not used: %s: %s",
+                        *(address, failed, printable(str(error))),
+                        extra={"address": address, "error_type": failed},
+                    )
             finally:
                 self._end_of_first_try()
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
@@ -116,7 +122,8 @@ class Link:
                 self.session = session
                 self._user.began(session)
                 self._end_of_first_try()
-                _log.info("shared cache at %s is used", self._cache.address)
+                address = printable(self._cache.address)
+                _log.info("shared cache at %s is used", address, extra={"address": address})
                 await session.serve(self._user)
             finally:
                 self.session = None

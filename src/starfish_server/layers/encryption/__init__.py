@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks
+from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks, flag
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import (
@@ -89,7 +89,7 @@ class Encryption(Transform):
         if legacy is not None and not isinstance(legacy, LegacyKey):
             raise TypeError(f"legacy must be a LegacyKey, not {type(legacy).__name__}")
         self._keys = keys
-        self._allow_plain = allow_plain
+        self._allow_plain = flag("allow_plain", allow_plain)
         self._legacy = legacy
 
     def settings(self) -> dict[str, object]:
@@ -120,6 +120,7 @@ class Encryption(Transform):
         concurrency: objects in flight, 8 by default, each up to about 24 MiB in memory.
         exclusive: nothing else writes to the store during the rotation, so conditional writes are not needed.
             False by default: a store without conditional writes raises `StoreNotSupportedError`.
+        context: the `StoreContext` of every operation; None by default.
         report: filled while the rotation runs; a new one by default.
         """
         found = RotationReport() if report is None else report

@@ -27,7 +27,7 @@ _SHA256 = SHA256()
 
 
 class UnknownKeyError(Exception):
-    """A `KeyProvider` does not know the key of this id."""
+    """Raised by a `KeyProvider` that does not know the key of this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,11 @@ class KeyRing:
         self._data_key = DataKey(active, self._secrets[active])
 
     async def wrap(self) -> DataKey:
+        """Return the active secret."""
         return self._data_key
 
     async def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
+        """Return the secret of this id. Raises `UnknownKeyError`."""
         if key_id not in self._secrets:
             raise UnknownKeyError(key_id)
         return self._secrets[key_id]

@@ -26,8 +26,11 @@ _ATTEMPTS = 3  # for an object that is written during the rotation
 class RotationReport:
     """What `Encryption.rotate` has done so far, in objects.
 
-    listed: found so far; all of them once `all_listed` is true. reencrypted: sealed with the active key now.
-    current: already sealed with it. gone: deleted during the rotation.
+    listed: found so far.
+    all_listed: whether `listed` is all of them.
+    reencrypted: sealed with the active key now.
+    current: already sealed with it.
+    gone: deleted during the rotation.
     failed: by key, the errors of objects that could not be re-encrypted and are unchanged.
     """
 

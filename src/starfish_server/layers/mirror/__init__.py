@@ -19,6 +19,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
 from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
+from starfish_server.logs import log_failure
 from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Copy, SignedUrl, Upload, Write
 
@@ -133,8 +134,10 @@ class Mirror(Layer):
         machine, so their clocks should agree. If the service reports whole seconds, as S3 does, a write
         within the same second as the missed one is not newer. A replica without times is never ahead.
 
-        concurrency: entries in flight, 8 by default. report: filled while the repair runs; a new one by
-        default. Returns the report. Raises `StoreUnavailableError` if another process uses the pending log.
+        concurrency: entries in flight, 8 by default.
+        report: filled while the repair runs, and returned; a new one by default.
+
+        Raises `StoreUnavailableError` if another process uses the pending log.
         """
         positive_int("concurrency", concurrency)
         found = RepairReport() if report is None else report
@@ -215,7 +218,8 @@ class Mirror(Layer):
         numbers = sorted({number for number, _ in failures})
         error = next(iter(failures.values()))
         behind = ", ".join(map(str, numbers))
-        _log.warning("replica %s has missed a %s: %s", behind, operation.name, type(error).__name__)
+        message = "%(operation)s: missed by replicas %(replicas)s: %(failure)s"
+        log_failure(_log, logging.WARNING, message, error, operation=operation.name, replicas=numbers)
         if self._require == "all":
             reason = f"the first store has it, but replica {behind} failed; repair() will bring it up to date"
             raise operation.error(StoreUnavailableError, reason) from error

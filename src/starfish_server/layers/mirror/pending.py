@@ -20,7 +20,7 @@ Entry = tuple[int, str]
 """The number of a replica, from 1, and a key."""
 Line = tuple[str, int, str, float]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 _MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 

@@ -21,7 +21,8 @@ Outcome = Literal["identical", "repaired", "deleted", "ahead"]
 class RepairReport:
     """What `Mirror.repair` did, by the number of the replica (from 1) and the key.
 
-    repaired: copied from the first store. deleted: deleted, as in the first store.
+    repaired: copied from the first store.
+    deleted: deleted, as in the first store.
     identical: nothing to do; the replica has the same object as the first store.
     ahead: left alone, since the replica has another object that was written later; still pending.
     failed: the errors of those that could not be repaired; still pending.

@@ -43,8 +43,9 @@ class Retry(Layer):
     and another `Retry` passes operations on, so attempts never multiply.
 
     attempts: attempts in all, the first included, 4 by default.
-    initial, maximum: the n-th back-off is up to `initial * 2**(n - 1)` and never over `maximum`, 0.1 and
-        5.0 seconds by default. A longer `retry_after` of the backend is respected.
+    initial: seconds up to which the first back-off may last, 0.1 by default; doubled for each further one.
+    maximum: seconds that no back-off is over, 5.0 by default. A longer `retry_after` of the backend is
+        respected.
     deadline: seconds for all attempts and the back-off between them, 30.0 by default. A back-off that would
         end after it does not begin. An attempt in flight at the deadline, even the first, is cancelled
         (`StoreTimeoutError`), and a write may have been done. The deadline of `open` covers opening, and then

@@ -140,7 +140,7 @@ class RetryBudget:
         return cost
 
     def give_back(self, taken: int = 0) -> None:
-        """Give back the tokens of a retry that succeeded or was never made, or add `refund`."""
+        """Give back the tokens `taken` by a retry that succeeded or was never made, or add `refund` if 0."""
         if self._tokens < self._capacity:
             with self._lock:
                 self._tokens = min(self._capacity, self._tokens + (taken or self._refund))

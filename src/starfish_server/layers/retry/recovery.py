@@ -11,6 +11,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Operation, T
 from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, mark_undetermined, retry_after
+from starfish_server.logs import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Recovery", "count_attempt", "end_attempt"]
 
 _NOTE = "Retry gave up after "
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 
 def count_attempt(operation: Operation[Any]) -> None:
@@ -145,11 +146,15 @@ class Recovery(Generic[T]):
         return self._gave_up is not None
 
     def _announce(self, state: RetryCallState) -> None:
-        name, failed, wait = self._operation.name, type(self._failure).__name__, state.upcoming_sleep
-        _log.debug(
-            "%s: attempt %d failed with %s, the next one follows in %.3f s",
-            *(name, self._made, failed, wait),
-            extra={"operation": name, "attempts": self._made, "error_type": failed, "wait": wait},
+        wait = state.upcoming_sleep
+        log_failure(
+            _log,
+            logging.DEBUG,
+            "%(operation)s: attempt %(attempts)d failed, the next one follows in %(wait).3f s: %(failure)s",
+            self._failure,
+            operation=self._operation.name,
+            attempts=self._made,
+            wait=wait,
         )
         if self._policy.on_retry is not None:
             try:
@@ -178,9 +183,14 @@ class Recovery(Generic[T]):
         # A store may raise the same error object every time: keep only the latest note.
         others = [text for text in getattr(error, "__notes__", ()) if not text.startswith(_NOTE)]
         error.__notes__ = [*others, note]
-        name, failed = self._operation.name, type(error).__name__
-        _log.warning(
-            *("%s: %s; the last error is %s", name, note, failed),
-            extra={"operation": name, "attempts": self._made, "error_type": failed, "duration": took},
+        log_failure(
+            _log,
+            logging.WARNING,
+            "%(operation)s: %(note)s: %(failure)s",
+            error,
+            operation=self._operation.name,
+            attempts=self._made,
+            duration=took,
+            note=note,
         )
         return error

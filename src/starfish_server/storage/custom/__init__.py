@@ -86,22 +86,23 @@ _RESULTS: dict[str, tuple[type, ...]] = {
 class CustomObjectStore(Leaf):
     """A leaf made of callbacks, plain or async.
 
-    on_get(key) -> str | None
-    on_put(key, body)
-    on_list(prefix, start_after, limit) -> an iterable of keys, in any order
-    on_delete(key)
-    on_delete_many(keys): if left out, `on_delete` is called for each key
-    on_get_bytes(key) -> tuple[bytes, str] | None: body and content type
-    on_put_bytes(key, body)
-    on_stat(key) -> ObjectInfo | None
-    on_read(key, start, stop) -> StoredObject | None: the range, with the info of the whole object
-    on_open(key, start, stop) -> ObjectReader | None
-    on_write(key, body) -> ObjectInfo: body is str or bytes
-    on_upload(key, chunks) -> ObjectInfo: chunks is an asynchronous iterator of bytes
-    on_copy(source, target) -> ObjectInfo of the target
-    on_list_objects(prefix, start_after, limit) -> ObjectList, in byte order
-    on_signed_url(key) -> str
-    on_close(): called once
+    on_get: `(key)` returns a str, or None for a missing object.
+    on_put: `(key, body)`.
+    on_list: `(prefix, start_after, limit)` returns an iterable of keys, in any order.
+    on_delete: `(key)`.
+    on_delete_many: `(keys)`; if left out, `on_delete` is called for each key.
+    on_get_bytes: `(key)` returns a tuple of body and content type, or None.
+    on_put_bytes: `(key, body)`.
+    on_stat: `(key)` returns an `ObjectInfo` or None.
+    on_read: `(key, start, stop)` returns a `StoredObject` with the range and the info of the whole object, or
+        None.
+    on_open: `(key, start, stop)` returns an `ObjectReader` or None.
+    on_write: `(key, body)` returns an `ObjectInfo`; `body` is a str or bytes.
+    on_upload: `(key, chunks)` returns an `ObjectInfo`; `chunks` is an asynchronous iterator of bytes.
+    on_copy: `(source, target)` returns the `ObjectInfo` of the target.
+    on_list_objects: `(prefix, start_after, limit)` returns an `ObjectList` in byte order.
+    on_signed_url: `(key)` returns a str.
+    on_close: `()`; called once.
     portable_keys: refuse keys outside the key rules. By default any text of 1 to 1,024 UTF-8 bytes passes.
 
     The `StoreContext` goes to one further positional parameter that is required or, in a Python function, has
@@ -166,6 +167,7 @@ class CustomObjectStore(Leaf):
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
+        self._methods = dict.fromkeys(self._callbacks, CustomObjectStore._call)
         self.context_dependent = any(
             "context" in callback.takes and not OPERATIONS[operation].writes
             for operation, callback in self._callbacks.items()
@@ -177,9 +179,6 @@ class CustomObjectStore(Leaf):
         names = dict.fromkeys(callback.name for callback in self._callbacks.values())
         return f"CustomObjectStore({', '.join(names)})"
 
-    def native(self, operation: str) -> bool:
-        return operation in self._callbacks
-
     def supports(self, operation: str) -> bool:
         if operation == "conditional_write":
             return "write" in self._callbacks and "if_version" in self._callbacks["write"].takes
@@ -187,10 +186,8 @@ class CustomObjectStore(Leaf):
             return True
         return any(all(map(self.supports, parts)) for parts in _PARTS.get(operation, ()))
 
-    async def _perform(self, call: Operation[Any]) -> object:
-        callback = self._callbacks.get(call.name)
-        if callback is None:
-            raise StoreNotSupportedError("there is no callback for it")
+    async def _call(self, call: Operation[Any]) -> object:
+        callback = self._callbacks[call.name]
         if isinstance(call, ListKeys):
             return await _list_keys(callback, call)
         if isinstance(call, DeleteMany):
@@ -206,6 +203,9 @@ class CustomObjectStore(Leaf):
             return result
         promised = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise _unexpected(callback, promised, result)
+
+    async def _unsupported(self, operation: str, key: str | None) -> Any:
+        raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
 
     async def _delete_many(self, callback: Callback, call: DeleteMany) -> None:
         keys = check_keys(call.keys, self._check_key)

@@ -51,6 +51,7 @@ class Callback:
 
     name: its name in errors.
     takes: names of the arguments that it receives.
+
     Raises `TypeError` for a function that cannot be called with the arguments of its shape.
     """
 

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__package__)
 # A file system that cannot make a folder durable says these (CIFS, FUSE, older NFS). EIO means it tried.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 

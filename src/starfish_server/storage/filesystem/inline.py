@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from starfish_server.objects import StoredObject
 from starfish_server.storage.filesystem.attributes import attributes_on_file, type_on_file
-from starfish_server.storage.filesystem.legacy import is_legacy_name
+from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX
 from starfish_server.storage.filesystem.open_files import make_info, version_of_status
 from starfish_server.storage.filesystem.paths import (
     BENEATH,
@@ -87,7 +87,7 @@ class InlineReads:
 
     def _read(self, path: str, read: Callable[[int, os.stat_result], T | None]) -> Found[T]:
         """Return what `read` makes of the open file and its status; its None is `UNDETERMINED`."""
-        if not self._enabled or is_legacy_name(path):
+        if not self._enabled or path.endswith(LEGACY_SUFFIX):
             return UNDETERMINED
         try:
             try:

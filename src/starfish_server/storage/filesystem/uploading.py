@@ -26,7 +26,7 @@ _BATCH_BYTES = 4 * 1024 * 1024  # a hop to a thread for each; two are in memory
 _MAX_WRITES = 64  # of a batch; more chunks are joined into one
 
 
-class Upload:
+class BatchUpload:
     """An object that is written batch by batch: one in a thread, while the next one is gathered.
 
     Cancelled, it ends after the batch that is being written, with nothing left of it.

@@ -9,29 +9,23 @@ from weakref import WeakSet
 import obstore
 from obstore import store as obstore_stores
 
+import starfish_server.storage.derived as derived
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
-    check_chunks,
-    check_delimiter,
-    check_header,
-    check_headers,
-    check_if_version,
     check_keys,
-    check_page,
-    check_range,
-    check_url,
     copy_bytes,
     decode_text,
     encode_body,
     encode_text,
+    flag,
     is_any_key,
     is_key,
-    key_checks,
     type_or_default,
 )
-from starfish_server.errors import ObjectNotFoundError, StoreClosedError, StoreNotSupportedError
+from starfish_server.errors import ObjectNotFoundError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
-from starfish_server.storage.base import AbstractObjectStore
+from starfish_server.operations import Read, Write
+from starfish_server.storage.leaf import Leaf
 from starfish_server.storage.obstore.attributes import attributes_of, listed_info, stored_info
 from starfish_server.storage.obstore.clients import Clients, check_client, client_from_url, named
 from starfish_server.storage.obstore.conditions import Conditions
@@ -41,20 +35,33 @@ from starfish_server.storage.obstore.requests import change, delete_many, delete
 from starfish_server.storage.obstore.streams import Download, grouped, make_reader, send_parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable, Mapping
+    from collections.abc import Mapping
 
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-    from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion
+    from starfish_server.operations import (
+        Copy,
+        Delete,
+        DeleteMany,
+        GetBytes,
+        GetString,
+        ListKeys,
+        ListObjects,
+        Open,
+        Put,
+        PutBytes,
+        SignedUrl,
+        Stat,
+        Upload,
+    )
 
 _SIGNERS = (obstore_stores.AzureStore, obstore_stores.GCSStore, obstore_stores.S3Store)
 _ORDERED = (obstore_stores.GCSStore, obstore_stores.MemoryStore, obstore_stores.S3Store)
 _UNCONDITIONAL = (obstore_stores.HTTPStore, obstore_stores.LocalStore)
 
 
-class ObstoreObjectStore(AbstractObjectStore):
+class ObstoreObjectStore(Leaf):
     """A leaf over a store of obstore, as in `ObstoreObjectStore(obstore.store.GCSStore("bucket"))`.
 
     obstore provides the backends; keys, order, errors, conditional writes and streams behave as in every
@@ -68,21 +75,20 @@ class ObstoreObjectStore(AbstractObjectStore):
         Azure without hierarchical namespace may have True.
     """
 
-    context_dependent = False
-
     def __init__(
         self, store: ObjectStore, *, portable_keys: bool = True, listed_in_order: bool | None = None
     ) -> None:
         check_client(store)
-        self._check_key, self._check_prefix = key_checks(portable_keys)
+        super().__init__(portable_keys=portable_keys)
         self._is_key = is_key if portable_keys else is_any_key
-        self._any_text = not portable_keys
-        self._ordered = isinstance(store, _ORDERED) if listed_in_order is None else listed_in_order
+        if listed_in_order is None:
+            self._ordered = isinstance(store, _ORDERED)
+        else:
+            self._ordered = flag("listed_in_order", listed_in_order)
         self._store = store
         self._clients = Clients(store)
         self._conditions = Conditions(store)
         self._downloads: WeakSet[Download] = WeakSet()
-        self._closed = False
 
     @classmethod
     def from_url(
@@ -119,122 +125,79 @@ class ObstoreObjectStore(AbstractObjectStore):
             return not isinstance(self._store, _UNCONDITIONAL)
         return super().supports(operation)
 
-    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
-        found = await self._read("get_string", key)
-        return None if found is None else decode_text(found.body, "get_string", key)
+    async def _get_string(self, call: GetString) -> str | None:
+        found = await self._read(Read(call.key), "get_string")
+        return None if found is None else decode_text(found.body, "get_string", call.key)
 
-    async def get_bytes(self, key: str, *, context: StoreContext | None = None) -> tuple[bytes, str] | None:
-        found = await self._read("get_bytes", key)
+    async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
+        found = await self._read(Read(call.key), "get_bytes")
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
-    async def put(
-        self,
-        key: str,
-        body: str,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        encode_text(body, "put", key)
-        await self._write("put", key, body, content_type, cache_control)
+    async def _put(self, call: Put) -> None:
+        encode_text(call.body, "put", call.key)
+        await self._write(Write(call.key, call.body, call.content_type, call.cache_control), "put")
 
-    async def put_bytes(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        content_type: str,
-        cache_control: str | None = None,
-        context: StoreContext | None = None,
-    ) -> None:
-        check_header("content_type", content_type)
-        await self._write("put_bytes", key, copy_bytes(body, "put_bytes"), content_type, cache_control)
+    async def _put_bytes(self, call: PutBytes) -> None:
+        body = copy_bytes(call.body, "put_bytes")
+        await self._write(Write(call.key, body, call.content_type, call.cache_control), "put_bytes")
 
-    async def list_keys(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        context: StoreContext | None = None,
-    ) -> list[str]:
-        found = await self._list("list_keys", prefix, start_after, limit)
-        return [meta["path"] for meta in found]
+    async def _list_keys(self, call: ListKeys) -> list[str]:
+        return [meta["path"] for meta in await self._list(call)]
 
-    async def delete(self, key: str, *, context: StoreContext | None = None) -> None:
-        await delete_one(self._enter("delete", key), "delete", key)
+    async def _delete(self, call: Delete) -> None:
+        await delete_one(self._clients.current(), "delete", call.key)
 
-    async def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> None:
-        client = self._open_client("delete_many", None)
-        await delete_many(client, check_keys(keys, self._check_key))
+    async def _delete_many(self, call: DeleteMany) -> None:
+        await delete_many(self._clients.current(), check_keys(call.keys, self._check_key))
 
-    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
-        return await get_info(self._enter("stat", key), "stat", key)
+    async def _stat(self, call: Stat) -> ObjectInfo | None:
+        return await get_info(self._clients.current(), "stat", call.key)
 
-    async def read(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> StoredObject | None:
-        check_range(start, stop)
-        return await self._read("read", key, start, stop)
+    async def _read(self, call: Read, operation: str = "read") -> StoredObject | None:
+        found = await get_range(self._clients.current(), operation, call.key, call.start, call.stop)
+        if found is None:
+            return None
+        info, result = found
+        body = b"" if result is None else bytes(await ask(operation, call.key, result.bytes_async))
+        return StoredObject(info, body)
 
-    async def open(
-        self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
-    ) -> ObjectReader | None:
-        check_range(start, stop)
-        found = await get_range(self._enter("open", key), "open", key, start, stop)
+    async def _open(self, call: Open) -> ObjectReader | None:
+        found = await get_range(self._clients.current(), "open", call.key, call.start, call.stop)
         return None if found is None else make_reader(*found, self._downloads)
 
-    async def write(
-        self,
-        key: str,
-        body: str | bytes,
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
-        return await self._write("write", key, body, content_type, cache_control, metadata, if_version)
+    async def _write(self, call: Write, operation: str = "write") -> ObjectInfo:
+        client, key = self._clients.current(), call.key
+        content = encode_body(call.body, operation, key)
+        kind = type_or_default(call.content_type, call.body)
+        attributes = attributes_of(client, kind, call.cache_control, call.metadata, operation, key)
+        if call.if_version is ANY:
+            result = await put(client, operation, key, content, attributes)
+        else:
+            result = await self._conditions.put(client, operation, key, content, call.if_version, attributes)
+        return stored_info(client, key, len(content), attributes, result)
 
-    async def upload(
-        self,
-        key: str,
-        chunks: Iterable[bytes] | AsyncIterable[bytes],
-        *,
-        content_type: str | None = None,
-        cache_control: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-        context: StoreContext | None = None,
-    ) -> ObjectInfo:
+    async def _upload(self, call: Upload) -> ObjectInfo:
         """Store the chunks in parts of 8 MiB, four in flight. A conditional upload is gathered in memory."""
-        client = self._enter("upload", key)
-        check_headers(content_type, cache_control)
-        kind = type_or_default(content_type, b"")
-        attributes = attributes_of(client, kind, cache_control, metadata, "upload", key)
-        if if_version is not ANY:
-            options: dict[str, Any] = {"content_type": kind, "cache_control": cache_control}
-            options |= {"metadata": metadata, "if_version": if_version}
-            return await super().upload(key, chunks, **options)
-        check_chunks(chunks, "upload")
-        parts = grouped(chunks, "upload")
+        client, key = self._clients.current(), call.key
+        kind = type_or_default(call.content_type, b"")
+        attributes = attributes_of(client, kind, call.cache_control, call.metadata, "upload", key)
+        if call.if_version is not ANY:
+            options: dict[str, Any] = {"content_type": kind, "cache_control": call.cache_control}
+            options |= {"metadata": call.metadata, "if_version": call.if_version}
+            return await derived.upload(self, key, call.chunks, options)
+        parts = grouped(call.chunks, "upload")
         try:
             result, size = await send_parts(client, "upload", key, parts, attributes)
         finally:
             await parts.aclose()
         return stored_info(client, key, size, attributes, result)
 
-    async def copy(
-        self, source: str, target: str, *, if_version: IfVersion = ANY, context: StoreContext | None = None
-    ) -> ObjectInfo:
+    async def _copy(self, call: Copy) -> ObjectInfo:
         """Copy by the backend; a conditional copy reads and writes."""
-        client = self._enter("copy", source)
-        self._check_key(target, "copy")
-        check_if_version(if_version)
-        if if_version is not ANY:
-            return await super().copy(source, target, if_version=if_version)
+        source, target = call.source, call.target
+        if call.if_version is not ANY:
+            return await derived.copy(self, source, target, call.if_version, None)
+        client = self._clients.current()
         missing = ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
         if source != target:
             try:
@@ -246,42 +209,27 @@ class ObstoreObjectStore(AbstractObjectStore):
             raise missing
         return info
 
-    async def list_objects(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        limit: int | None = None,
-        delimiter: str | None = None,
-        context: StoreContext | None = None,
-    ) -> ObjectList:
-        check_delimiter(delimiter)
+    async def _list_objects(self, call: ListObjects) -> ObjectList:
         prefixes: list[str] = []
-        if delimiter is None:
-            found = await self._list("list_objects", prefix, start_after, limit)
+        if call.delimiter is None:
+            found = await self._list(call)
         else:
-            client = self._check_list("list_objects", prefix, start_after, limit)
-            found, prefixes = await list_level(client, prefix, start_after, limit, self._is_key)
+            client = self._clients.current()
+            found, prefixes = await list_level(
+                client, call.prefix, call.start_after, call.limit, self._is_key
+            )
         infos = [listed_info(self._store, meta) for meta in found]
         return ObjectList(infos, prefixes)
 
-    async def signed_url(
-        self,
-        key: str,
-        *,
-        method: str = "GET",
-        expires: float = 900.0,
-        content_type: str | None = None,
-        context: StoreContext | None = None,
-    ) -> str:
+    async def _signed_url(self, call: SignedUrl) -> str:
         """Return a URL signed by obstore: of S3, GCS and Azure; it cannot demand a content type."""
-        client = self._enter("signed_url", key)
-        check_url(method, expires)
-        if not self.supports("signed_url") or content_type is not None:
-            what = "sign a content type" if content_type is not None else f"sign URLs of {named(self._store)}"
-            raise StoreNotSupportedError(f"obstore cannot {what}", operation="signed_url", key=key)
-        lifetime = timedelta(seconds=expires)
-        return await ask("signed_url", key, obstore.sign_async, client, method, key, lifetime)
+        if not self.supports("signed_url") or call.content_type is not None:
+            what = (
+                f"sign URLs of {named(self._store)}" if call.content_type is None else "sign a content type"
+            )
+            raise StoreNotSupportedError(f"obstore cannot {what}")
+        client, lifetime = self._clients.current(), timedelta(seconds=call.expires)
+        return await ask("signed_url", call.key, obstore.sign_async, client, call.method, call.key, lifetime)
 
     async def close(self) -> None:
         """Refuse further operations and end open readers. obstore closes connections once they are idle."""
@@ -289,59 +237,8 @@ class ObstoreObjectStore(AbstractObjectStore):
         for download in list(self._downloads):
             download.close_store()
 
-    async def _read(
-        self, operation: str, key: str, start: int = 0, stop: int | None = None
-    ) -> StoredObject | None:
-        found = await get_range(self._enter(operation, key), operation, key, start, stop)
-        if found is None:
-            return None
-        info, result = found
-        body = b"" if result is None else bytes(await ask(operation, key, result.bytes_async))
-        return StoredObject(info, body)
-
-    async def _write(
-        self,
-        operation: str,
-        key: str,
-        body: str | bytes,
-        content_type: str | None,
-        cache_control: str | None,
-        metadata: Mapping[str, str] | None = None,
-        if_version: IfVersion = ANY,
-    ) -> ObjectInfo:
-        client = self._enter(operation, key)
-        check_headers(content_type, cache_control)
-        check_if_version(if_version)
-        content = encode_body(body, operation, key)
-        kind = type_or_default(content_type, body)
-        attributes = attributes_of(client, kind, cache_control, metadata, operation, key)
-        if if_version is ANY:
-            result = await put(client, operation, key, content, attributes)
-        else:
-            result = await self._conditions.put(client, operation, key, content, if_version, attributes)
-        return stored_info(client, key, len(content), attributes, result)
-
-    async def _list(
-        self, operation: str, prefix: str, start_after: str | None, limit: int | None
-    ) -> list[ObjectMeta]:
-        client = self._check_list(operation, prefix, start_after, limit)
+    async def _list(self, call: ListKeys | ListObjects) -> list[ObjectMeta]:
+        page = (call.prefix, call.start_after, call.limit)
         return await list_all(
-            client, operation, prefix, start_after, limit, ordered=self._ordered, is_key=self._is_key
+            self._clients.current(), call.name, *page, ordered=self._ordered, is_key=self._is_key
         )
-
-    def _check_list(self, operation: str, prefix: str, start_after: str | None, limit: int | None) -> Any:
-        client = self._open_client(operation, prefix)
-        self._check_prefix(prefix, operation)
-        check_page(start_after, limit, operation, any_text=self._any_text)
-        return client
-
-    def _enter(self, operation: str, key: str) -> Any:
-        """Check the key, and return the client to use now."""
-        client = self._open_client(operation, key)
-        self._check_key(key, operation)
-        return client
-
-    def _open_client(self, operation: str, key: str | None) -> Any:
-        if self._closed:
-            raise StoreClosedError("this ObstoreObjectStore was closed", operation=operation, key=key)
-        return self._clients.current()

@@ -84,6 +84,8 @@ class S3ObjectStore(Leaf):
     lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
     whole and in order.
 
+    options: an `S3StorageOptions`.
+
     Raises `StoreAccessDeniedError`, `BucketNotFoundError`, `StoreUnavailableError` with its subclasses, and
     plain `StoreError` for permanent failures.
     """
@@ -192,7 +194,10 @@ class S3ObjectStore(Leaf):
         return await self._transport.signed_url(call.key, call.method, call.expires, call.content_type)
 
     async def unlistable(self, prefix: str = "") -> list[tuple[str, str]]:
-        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason."""
+        """Return the keys that `list_keys` leaves out because they break the key rules, with that reason.
+
+        `prefix` is what they begin with; "" by default.
+        """
         call = ListKeys(prefix)
         self._check(call)
         keys = [] if self._any_text else await list_keys(self._transport, call, is_any_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import re
 from asyncio import sleep
@@ -16,6 +17,7 @@ import aiohttp
 
 from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
+from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.credentials import Credentials, Signer, credential_source
 from starfish_server.storage.s3.errors import (
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.sessions import Session
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__package__)
+_RETRIED = "attempt %(attempts)d failed, the next one follows in %(wait).3f s: %(failure)s"
+_GAVE_UP = "gave up after %(attempts)d attempts: %(failure)s"
 
 INITIAL_SECONDS = 0.1
 MAXIMUM_SECONDS = 5.0
@@ -124,9 +130,12 @@ class Transport:
                 if made >= maximum or asked > LONGEST_RETRY_AFTER_SECONDS:
                     if made > 1:
                         error.add_note(f"after {made} attempts")
+                        log_failure(_log, logging.WARNING, _GAVE_UP, error, attempts=made)
                     raise
-            longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
-            await sleep(max(asked, random.uniform(0.0, longest)))  # noqa: S311 - it only spreads load
+                longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
+                wait = max(asked, random.uniform(0.0, longest))  # noqa: S311 - it only spreads load
+                log_failure(_log, logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
+            await sleep(wait)
 
     async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
         """Send a request once, or again immediately after learning from the reply; `read` the reply.
