@@ -92,7 +92,7 @@ async def test_many_probes_make_one_call(caplog: pytest.LogCaptureFixture) -> No
         responses = await asyncio.gather(*(client.get("/ready") for _ in range(50)))
     assert {response.status_code for response in responses} == {503}
     assert leaf.asked == 1
-    assert caplog.messages == ["readiness: {'store': 'store_unavailable'}"]
+    assert caplog.messages == ["not ready: store: StoreUnavailableError: secret details"]
 
 
 async def test_a_server_that_ends_is_not_ready() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
 from starfish_server.layers import Layer
+from starfish_server.logs import log_failure
 from starfish_server.router.responses import http_error, json_response
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
 _SECONDS = 2.0
@@ -48,30 +49,26 @@ class Readiness:
             return _response({"server": "shutting_down"}, ready=False)
         async with self._checking:
             if time.monotonic() >= self._kept_until:
-                codes = await asyncio.gather(*map(_check, self._parts.values()))
-                found = dict(zip(self._parts, codes, strict=True))
-                if found != self._found:
-                    _log.log(
-                        logging.INFO if found["store"] == "ok" else logging.ERROR, "readiness: %s", found
-                    )
-                self._found, self._kept_until = found, time.monotonic() + _KEPT_SECONDS
+                codes = await asyncio.gather(*(self._check(*part) for part in self._parts.items()))
+                self._found = dict(zip(self._parts, codes, strict=True))
+                self._kept_until = time.monotonic() + _KEPT_SECONDS
         return _response(self._found, ready=self._found["store"] == "ok")
+
+    async def _check(self, part: str, store: AbstractObjectStore) -> str:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await store.stat(_KEY)
+        except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
+            code = http_error(error).code
+            if self._found.get(part) != code:
+                log_failure(_log, logging.WARNING, "not ready: %(part)s: %(failure)s", error, part=part)
+            return code
+        return "ok"
 
 
 def _response(checks: dict[str, str], *, ready: bool) -> Response:
     headers = {"Cache-Control": "no-store"}
     return json_response({"ready": ready, "checks": checks}, 200 if ready else 503, headers)
-
-
-async def _check(store: AbstractObjectStore) -> str:
-    try:
-        async with asyncio.timeout(_SECONDS):
-            await store.stat(_KEY)
-    except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
-        failure = http_error(error)
-        _log.debug("readiness: %s", failure.reason, exc_info=error)
-        return failure.code
-    return "ok"
 
 
 def _leaves(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
