@@ -30,7 +30,7 @@ _ENCRYPTED = "_encrypted"
 MAX_ATTEMPTS = 10
 
 canonical_json = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
 ).encode
 """Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
@@ -139,11 +139,12 @@ def _stamped(
     """Return the timestamps of `new`: leaves that are as in `old` keep theirs, the others get `time`."""
     times: dict[str, object] = {}
     for key, value in new.items():
-        old_value, old_time = old.get(key), old_times.get(key)
+        old_time = old_times.get(key)
         if isinstance(value, dict):
+            old_value = old.get(key)
             before = old_value if isinstance(old_value, dict) else {}
             times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
-        elif isinstance(old_time, int) and key in old and _same_leaf(old_value, value):
+        elif isinstance(old_time, int) and key in old and _same_leaf(old[key], value):
             times[key] = old_time
         else:
             times[key] = time
