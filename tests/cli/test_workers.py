@@ -160,13 +160,16 @@ def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_signal_during_a_restart_ends_all(tmp_path: Path) -> None:
+def test_a_signal_during_a_restart_ends_all_and_cuts_off_no_request(tmp_path: Path) -> None:
     with workers(tmp_path) as server:
-        connection = stalled_upload(server)
+        connections = [stalled_upload(server) for _ in range(4)]
         server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: len(server.pids()) == 3)
+        server.wait_for("Waiting for connections to close")
         server.process.send_signal(signal.SIGTERM)
-        connection.close()
+        for connection in connections:
+            connection.send(json.dumps(NOTE).encode().ljust(60))
+            assert connection.getresponse().status in (200, 409)
+            connection.close()
         assert server.process.wait(20) == 0
 
 
