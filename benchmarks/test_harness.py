@@ -54,6 +54,7 @@ def program_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "file-*",
         "layer-*",
         "shared-*",
+        "http-*",
         "import",
         "growth-s3-*",
         "growth-[!s]*",

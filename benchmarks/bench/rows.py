@@ -1,8 +1,8 @@
-"""All rows, in the order of the table: of the leaves, the layers, the shared cache and the import."""
+"""All rows, in the order of the table: of the leaves, layers, shared cache, server and import."""
 
 from __future__ import annotations
 
-from bench import rows_files, rows_layers, rows_s3, rows_shared
+from bench import rows_files, rows_http, rows_layers, rows_s3, rows_shared
 from bench.plan import Plan
 from bench.row import Contender, Entrant, Goal, Role, Row
 
@@ -32,4 +32,4 @@ IMPORT = Row(
 )
 
 
-ROWS = (*rows_s3.ROWS, *rows_files.ROWS, *rows_layers.ROWS, *rows_shared.ROWS, IMPORT)
+ROWS = (*rows_s3.ROWS, *rows_files.ROWS, *rows_layers.ROWS, *rows_shared.ROWS, *rows_http.ROWS, IMPORT)

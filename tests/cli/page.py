@@ -102,8 +102,10 @@ curl http://127.0.0.1:8000/push/notes/alice -H "Authorization: Bearer $ALICE_TOK
 
 Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or are new ones.
 
-One process writes an audit log. A second server with the same log, or the second worker of `uvicorn --workers 2`, stops
-with an error that says so. Give each process a log of its own, as in `JsonLinesSink(f"audit-{os.getpid()}.jsonl")`.
+One process writes an audit log. A second server with the same log, or a second worker, stops with an error that says so.
+With `path = "audit-{worker}.jsonl"` each process has a log of its own: `{worker}` becomes the lowest number whose log no
+other process writes. `starfish audit verify audit-*.jsonl` checks them together. [Deployment](deploy.md) has the rest:
+workers, probes, metrics and containers.
 """
 _PIPES = """\
 A pipe may carry more than memory holds, in and out. With `--create`, a job that runs twice stores one object:

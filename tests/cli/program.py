@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,13 +61,13 @@ def starfish_on_a_terminal(*arguments: str, cwd: Path, typed: bytes = b"") -> En
 
 @contextmanager
 def running(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, out: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """It runs meanwhile; its stderr is a pipe. Killed in the end if it has not ended."""
+    """It runs meanwhile; its stderr is a pipe, its stdout is `out`. Killed in the end if it has not ended."""
     process = subprocess.Popen(
         [PROGRAM, *arguments],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=out or subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,

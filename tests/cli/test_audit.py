@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_pa
 
 def test_a_whole_chain_is_verified_and_its_last_hash_told(log: str) -> None:
     ended = starfish("audit", "verify", log)
-    assert (ended.code, ended.out.splitlines()[0]) == (0, b"ok: 5 lines in 1 files")
+    assert (ended.code, ended.out.splitlines()[0]) == (0, f"ok: {log}, 5 lines in 1 files".encode())
     told = json.loads(starfish("audit", "verify", log, "--json").out)
     assert (told["ok"], told["problems"]) == (True, [])
     assert told["last_hash"].encode() in ended.out
@@ -130,3 +131,33 @@ def test_the_key_comes_from_the_environment(tmp_path: Path) -> None:
 def test_a_missing_log_is_one_line(command: str, tmp_path: Path) -> None:
     ended = starfish("audit", command, str(tmp_path / "missing"))
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, b"", 1)
+
+
+@pytest.fixture
+def logs(log: str, tmp_path: Path) -> list[str]:
+    asyncio.run(write_log(tmp_path / "other.jsonl"))
+    return [log, str(tmp_path / "other.jsonl")]
+
+
+def test_the_records_of_several_logs_are_shown_by_time(logs: list[str]) -> None:
+    lines = starfish("audit", "show", *reversed(logs)).out.decode().splitlines()
+    times = [line.split("\t")[0] for line in lines]
+    assert (len(times), times) == (10, sorted(times))
+
+
+def test_several_logs_are_verified_each_with_its_last_hash(logs: list[str]) -> None:
+    first = starfish("audit", "verify", *logs)
+    hashes = re.findall(r"last hash: (\S+)", first.out.decode())
+    assert (first.code, len(hashes)) == (0, 2)
+    known = [word for each in hashes for word in ("--last-hash", each)]
+    assert starfish("audit", "verify", *logs, *known).code == 0
+    swapped = starfish("audit", "verify", *reversed(logs), *known)
+    assert (swapped.code, swapped.err.count("the line with last_hash is gone")) == (1, 2)
+    assert starfish("audit", "verify", *logs, *known[:2]).code == 2
+
+
+def test_one_broken_log_of_several_is_exit_code_1(logs: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text(path.read_text().replace("alice", "mallo", 1))
+    ended = starfish("audit", "verify", *logs)
+    assert (ended.code, ended.out.count(b"BROKEN: "), ended.out.count(b"ok: ")) == (1, 1, 1)

@@ -55,7 +55,7 @@ class Server:
         assert process.stderr is not None
         self.process = process
         self.printed = ""
-        while not (address := re.search(r"http://([\d.]+):(\d+)", self.printed)):
+        while not (address := re.search(r"Running on http://([\d.]+):(\d+)", self.printed)):
             line = process.stderr.readline()
             assert line, f"it ended: {self.printed}"
             self.printed += line

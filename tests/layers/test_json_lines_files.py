@@ -225,3 +225,24 @@ async def test_a_strict_write_fails_while_another_process_holds_the_log(tmp_path
     await other.close()
     await store.put("k", "v")
     await store.close()
+
+
+async def test_each_process_writes_the_first_log_that_no_other_one_writes(tmp_path: Path) -> None:
+    template = str(tmp_path / "audit-{worker}.jsonl")
+    sinks = [JsonLinesSink(template, chain=True) for _ in range(3)]
+    await sinks[1].keep(record("a"))
+    await sinks[1].close()
+    again = JsonLinesSink(template, chain=True)
+    await again.keep(record("b"))
+    for sink in (sinks[0], sinks[2], again):
+        await sink.close()
+    logs = {name for name in os.listdir(tmp_path) if name.endswith(".jsonl")}
+    assert logs == {"audit-0.jsonl", "audit-1.jsonl", "audit-2.jsonl"}
+    assert keys(tmp_path / "audit-1.jsonl") == ["a", "b"]
+    assert verify_audit_log(tmp_path / "audit-1.jsonl").ok
+
+
+def test_a_log_of_the_wrong_chain_is_refused_whatever_its_number(tmp_path: Path) -> None:
+    (tmp_path / "audit-0.jsonl").write_text("{}\n")
+    with pytest.raises(StackError, match="not of a hash chain"):
+        JsonLinesSink(str(tmp_path / "audit-{worker}.jsonl"), chain=True)

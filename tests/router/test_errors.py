@@ -132,7 +132,7 @@ async def test_the_log_has_the_details_that_the_response_omits(caplog: pytest.Lo
         response = await client.get("/pull/notes/a")
     assert response.json() == {"error": "internal_error"}
     [record] = [record for record in caplog.records if record.name.startswith("starfish_server")]
-    assert record.getMessage() == "GET '/v1/pull/notes/a' answered with 500 internal_error"
+    assert record.getMessage() == "GET '/v1/pull/notes/a' answered with 500 internal_error: RuntimeError"
     assert SECRET in caplog.text
 
 

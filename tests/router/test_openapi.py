@@ -73,6 +73,7 @@ def test_every_route_of_the_configuration_is_described() -> None:
         "/push/notes/{id}",
         "/push/pictures/{id}",
         "/push/users/{identity}/profile",
+        "/ready",
     ]
 
 
@@ -84,4 +85,4 @@ def test_collections_whose_names_meet_have_ids_of_their_own() -> None:
     config = SyncConfig.model_validate(named("tenant_a_b") | {"namespaces": mounts})
     paths = make_app(MemoryObjectStore(data={}), config).openapi()["paths"].values()
     ids = [operation["operationId"] for path in paths for operation in path.values()]
-    assert len(ids) == len(set(ids)) == 4 * 3 + 4 * 2 + 1
+    assert len(ids) == len(set(ids)) == 4 * 3 + 4 * 2 + 2

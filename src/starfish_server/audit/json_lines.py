@@ -31,6 +31,7 @@ class JsonLinesSink(BackgroundSink):
 
     path: the file, made if it is missing, readable by its owner and group only; or a stream, such as a pipe
         or "/dev/stdout", for which there is no rotation, fsync or chain.
+        `{worker}` in it becomes the lowest number, from 0, whose file no other sink or process writes.
     max_bytes: start a new file before a line would pass this size, the old one becoming `path.1`, the next
         `path.2` and so on, the highest number being the newest. None (default) never rotates.
     backups: rotated files to keep, the oldest being deleted; None (default) keeps all.

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__package__)
 _BLOCK = 2**16
 _CLOSED = -1
+WORKER = "{worker}"
+_MOST_WORKERS = 1_000
 _APPEND = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 class LogFile:
     """The one writer of `path`, held by a lock on `path.lock` until `close()`.
+
+    `{worker}` in `path` becomes the lowest number, from 0, whose log no other sink or process writes.
 
     A write that failed part way is handled like a crash: whole lines stay, and an unfinished one is moved to
     `path.torn` before the next line is written. If the file is deleted or renamed, the next line begins a new
@@ -36,17 +40,22 @@ class LogFile:
     def __init__(
         self, path: str | os.PathLike[str], *, max_bytes: int | None, backups: int | None, fsync: bool
     ) -> None:
-        self.path = Path(os.path.realpath(path))
         self._max_bytes = max_bytes
         self._backups = backups
         self._fsync = fsync
         self._size = 0
         reset_in_child(self)
-        try:
-            self.prepare()
-        except BaseException:
-            self.close()
-            raise
+        numbers = range(_MOST_WORKERS if WORKER in os.fspath(path) else 1)
+        for number in numbers:
+            self.path = Path(os.path.realpath(os.fspath(path).replace(WORKER, str(number))))
+            try:
+                self.prepare()
+            except BaseException as error:
+                self.close()
+                if isinstance(error, StackError) and number != numbers[-1]:
+                    continue  # another process writes the log of this number
+                raise
+            break
 
     def __del__(self) -> None:
         self.close()  # a stack that was refused does not keep the log
@@ -118,7 +127,7 @@ class LogFile:
                 raise
             raise StackError(
                 f"{self.path}: another sink or process writes this log (it holds {path}); "
-                "give each process a path of its own"
+                f'give each process a path of its own, as in "{self._of_workers()}"'
             ) from error
         return lock
 
@@ -171,6 +180,9 @@ class LogFile:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _of_workers(self) -> str:
+        return f"{self.path.stem}-{WORKER}{self.path.suffix}"
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")

@@ -1,8 +1,10 @@
 """`starfish audit show` and `starfish audit verify`."""
 
+import heapq
 import json as json_module
 import os
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
-from starfish_server.layers import verify_audit_log
+from starfish_server.layers import AuditVerification, verify_audit_log
 
 audit = typer.Typer(
     name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
@@ -28,12 +30,14 @@ _COLUMNS = {
 
 _COLOURS = {"ok": typer.colors.GREEN, "miss": typer.colors.YELLOW, "started": typer.colors.YELLOW}
 
-LogFile = Annotated[Path, typer.Argument(metavar="FILE", help="The log; its rotated files are read as well.")]
+LogFiles = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="The logs; their rotated files are read as well.")
+]
 
 
 @audit.command()
 def show(
-    file: LogFile,
+    files: LogFiles,
     identity: Annotated[
         str | None, typer.Option("--identity", metavar="NAME", help="Only what this caller did.")
     ] = None,
@@ -47,7 +51,7 @@ def show(
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Show the records of an audit log, oldest first.
+    """Show the records of audit logs together, oldest first.
 
     The columns are time, caller, action, operation, outcome, error type, and keys; in a pipe they are
     separated by tabs. Lines that are not records are reported on stderr, and the exit code is then 1.
@@ -55,7 +59,7 @@ def show(
     wanted = {"identity": identity, "action": action, "outcome": outcome}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     broken = False
-    for place, record in _records(file):
+    for place, record in heapq.merge(*map(_records, files), key=_time):
         if record is None:
             print_error(f"{place}: not a record")
             broken = True
@@ -66,11 +70,13 @@ def show(
 
 @audit.command()
 def verify(
-    file: LogFile,
+    files: LogFiles,
     last_hash: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--last-hash", metavar="HASH", help="From an earlier check; its line must still be there."
+            "--last-hash",
+            metavar="HASH",
+            help="From an earlier check; its line must still be there. One for each FILE, in the same order.",
         ),
     ] = None,
     key_env: Annotated[
@@ -84,12 +90,23 @@ def verify(
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Check the hash chain of an audit log, and show each line that was removed, changed, inserted or moved.
+    """Check the hash chain of each audit log, and show each line that was removed, changed, inserted or
+    moved.
 
-    Keep the printed last hash elsewhere and pass it the next time. Without it, a log that was cut off at its
+    Keep each printed last hash elsewhere and pass it the next time. Without it, a log that was cut off at its
     end passes. Exit code 1 if anything is wrong.
     """
-    found = verify_audit_log(file, key=_key(key_env), last_hash=last_hash, missing_start=missing_start)
+    if last_hash and len(last_hash) != len(files):
+        raise typer.BadParameter("--last-hash is given once for each FILE, in the same order, or not at all")
+    key, passed = _key(key_env), True
+    for file, known in zip(files, last_hash or repeat(None), strict=False):
+        found = verify_audit_log(file, key=key, last_hash=known, missing_start=missing_start)
+        _print_verification(file, found, json)
+        passed = passed and found.ok
+    return ExitCode.OK if passed else ExitCode.FAILED
+
+
+def _print_verification(file: Path, found: AuditVerification, json: bool) -> None:
     if json:
         print_json(
             {
@@ -102,13 +119,14 @@ def verify(
             }
         )
     else:
-        print_line(f"{'ok' if found.ok else 'BROKEN'}: {found.lines} lines in {len(found.files)} files")
+        print_line(
+            f"{'ok' if found.ok else 'BROKEN'}: {file}, {found.lines} lines in {len(found.files)} files"
+        )
         print_line(f"last hash: {found.last_hash}")
         if found.unfinished_bytes:
             print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short were moved aside")
     for problem in found.problems:
         print_error(str(problem))
-    return ExitCode.OK if found.ok else ExitCode.FAILED
 
 
 def _key(variable: str | None) -> bytes | None:
@@ -132,6 +150,10 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
                 except ValueError:
                     record = None
                 yield f"{path}:{number}", record if isinstance(record, dict) else None
+
+
+def _time(placed: tuple[str, dict[str, Any] | None]) -> str:
+    return str((placed[1] or {}).get("timestamp", ""))
 
 
 def _print(record: dict[str, Any], json: bool) -> None:

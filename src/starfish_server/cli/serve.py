@@ -1,21 +1,16 @@
 """`starfish serve`."""
 
-import signal
+import asyncio
 import socket
 import sys
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from starfish_server.cli.output import ExitCode, one_line, print_error
-from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
 
-_DRAIN_SECONDS = 10
-
-
-async def serve(
+def serve(
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="TOML: the stack, [sync] and [[auth.token]]."),
@@ -26,49 +21,68 @@ async def serve(
     port: Annotated[
         int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="Port; 0 for any free one.")
     ] = 8000,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="COUNT",
+            min=1,
+            max=256,
+            help="Processes that serve, under one more that starts, replaces and ends them. By default one "
+            "alone.",
+        ),
+    ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Print each request on stdout as one line of JSON.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="NUMBER",
+            min=0,
+            max=65535,
+            help="Port of GET /metrics for Prometheus; each further worker has the next one. Needs the extra "
+            "`metrics`, and a Metrics layer in the stack.",
+        ),
+    ] = None,
 ) -> int:
     """Serve collections over HTTP.
 
     Without --config: files under ./starfish-data, an audit log in ./audit.jsonl, and a collection of notes
     for two callers, whose tokens are printed. After SIGTERM or Ctrl-C, requests in flight get up to 10
     seconds to finish; then the store and its audit log are closed. A second signal ends the process
-    immediately. Needs the extra `http` as well.
+    immediately. With --workers, SIGHUP replaces the workers one after another without losing a request, and
+    a worker that dies is started again. Needs the extra `http` as well.
     """
-    import uvicorn
+    from starfish_server.cli.server import Settings, run
+    from starfish_server.cli.server import serve as serve_here
+    from starfish_server.cli.serving import embedded_notice
+    from starfish_server.cli.workers import Workers
 
-    from starfish_server.cli.serving import configured, embedded
-    from starfish_server.router.application import sync_application
+    listener = _listen(host, port)
+    metrics = []
+    if metrics_port is not None:
+        metrics = [_listen(host, metrics_port and metrics_port + number) for number in range(workers or 1)]
+    notice = embedded_notice(workers=workers is not None) if config is None else []
+    settings = Settings(
+        config=None if config is None else str(config),
+        listener=listener.fileno(),
+        access_log=access_log,
+        workers=workers is not None,
+    )
 
-    serving = embedded() if config is None else configured(config)
-    options = GracefulShutdownOptions(stores=[serving.options.store])
-    shutdown = GracefulShutdown(options)
-    try:
-        listener = _listen(host, port)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                sync_application(serving.options),
-                lifespan="off",
-                access_log=False,
-                timeout_graceful_shutdown=_DRAIN_SECONDS,
-            )
-        )
-        # The shutdown hands the first signal to the server, and ends the process at the second one. By itself
-        # the server would swallow the second, and raise both again when it has ended.
-        server.capture_signals = nullcontext  # type: ignore[assignment]  # as above
-        for number in options.signals:
-            signal.signal(number, server.handle_exit)
-        shutdown.register()
-        address, port = listener.getsockname()[:2]
-        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        for text in (*serving.notice, f"Running on http://{place} (Ctrl-C to stop)"):
+    def started() -> None:
+        places = [f"Metrics on {_url(each)}/metrics" for each in metrics]
+        for text in (*notice, *places, f"Running on {_url(listener)} (Ctrl-C to stop)"):
             sys.stderr.write(f"{text}\n")
-        await server.serve([listener])
-    finally:
-        result = await shutdown.shutdown()
-        shutdown.unregister()
-    for failure in result.failures:
-        print_error(f"{failure.step}: {one_line(failure.error)}")
-    return ExitCode.OK if result.ok else ExitCode.FAILED
+        sys.stderr.flush()
+
+    numbers = [each.fileno() for each in metrics]
+    if workers is None:
+        alone = replace(settings, metrics=next(iter(numbers), None))
+        return run(serve_here(alone, started))
+    return asyncio.run(Workers(settings, workers, numbers).run(started))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -78,3 +92,8 @@ def _listen(host: str, port: int) -> socket.socket:
         )
     except OSError as error:
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _url(listener: socket.socket) -> str:
+    address, port = listener.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

@@ -7,7 +7,6 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import StackError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 _TOKEN_OPTIONS = ("identity", "roles", "token")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_AUDIT_LOG = "audit.jsonl"
 _EMBEDDED = """
 [leaf]
 type = "filesystem"
@@ -36,6 +36,9 @@ base_dir = "starfish-data"
 [[layer]]
 type = "AccessLog"
 sink = {type = "JsonLinesSink", path = "audit.jsonl", chain = true}
+
+[[layer]]
+type = "Metrics"
 
 [[sync.collections]]
 name = "notes"
@@ -57,42 +60,49 @@ token = "${STARFISH_BOB_TOKEN}"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What is served, and what to print when it starts."""
-
-    options: SyncRouterOptions
-    notice: tuple[str, ...] = ()
-
-
-def configured(path: Path) -> Serving:
+def configured(path: Path) -> SyncRouterOptions:
     """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
 
     Raises `StackError`, which names the line, for anything in it that is not understood.
     """
     text, table = read_toml(path)
-    return Serving(_options(table, StackFile(str(path), text), path))
+    return _options(table, StackFile(str(path), text), path)
 
 
-def embedded() -> Serving:
+def embedded(*, workers: bool = False) -> SyncRouterOptions:
     """Make the default: files under `./starfish-data`, an audit log, and a collection for two callers.
 
-    Their tokens come from STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN; without them, new ones are printed.
+    workers: whether it is for one of several processes, each with an audit log of its own.
+    """
+    text = _EMBEDDED.replace(_AUDIT_LOG, audit_log(workers=workers))
+    table = tomllib.loads(text)
+    return _options(table, StackFile("embedded default", text), table)
+
+
+def audit_log(*, workers: bool) -> str:
+    """Return the path of the embedded default's audit log."""
+    return "audit-{worker}.jsonl" if workers else _AUDIT_LOG
+
+
+def embedded_notice(*, workers: bool) -> list[str]:
+    """Return what to print about the embedded default.
+
+    The callers' tokens come from STARFISH_ALICE_TOKEN and STARFISH_BOB_TOKEN. Without them, new ones are put
+    there, for this process and its workers, and are in the notice.
     """
     callers = []
     for name in ("alice", "bob"):
         variable, token = f"STARFISH_{name.upper()}_TOKEN", secrets.token_urlsafe(24)
         known = os.environ.setdefault(variable, token) != token
         callers.append(f"  {name:8} " + (f"the token in {variable}" if known else f"Bearer {token}"))
-    table = tomllib.loads(_EMBEDDED)
-    notice = (
+    log = audit_log(workers=workers)
+    return [
         "No --config: serving the embedded default, to try things out.",
         "  objects  files under ./starfish-data",
-        "  audit    ./audit.jsonl (starfish audit show audit.jsonl)",
+        f"  audit    ./{log} (starfish audit show {log.replace('{worker}', '*')})",
         "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
         *callers,
-    )
-    return Serving(_options(table, StackFile("embedded default", _EMBEDDED), table), notice)
+    ]
 
 
 def _options(table: Mapping[str, Any], file: StackFile, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:

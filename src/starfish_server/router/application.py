@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import ConfigDict, Field, InstanceOf
@@ -16,6 +16,7 @@ from starfish_server.router.batch import BatchPull
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
 from starfish_server.router.documents import Pushes, now_ms
 from starfish_server.router.manifest import ConfigEndpoint
+from starfish_server.router.readiness import Readiness
 from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
 from starfish_server.router.routes import Collection, add_route
 from starfish_server.storage.base import AbstractObjectStore
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class _Part(Protocol):
+    """What has routes of its own."""
+
+    def add_to(self, router: APIRouter) -> None: ...
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -50,7 +57,9 @@ class SyncRouterOptions:
 
 
 def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
-    """Return the routes of every collection, of every namespace mount under its name, and `GET /health`.
+    """Return the routes of every collection and of every namespace mount under its name, and the probes.
+
+    The probes are `GET /health` and `GET /ready`.
 
     With `config_endpoint`, `GET /config` as well. Include it in a FastAPI application, under a prefix or not.
 
@@ -82,13 +91,13 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
     return application
 
 
-def _parts(options: SyncRouterOptions) -> list[Collection | BatchPull | ConfigEndpoint]:
+def _parts(options: SyncRouterOptions) -> list[_Part]:
     admission = Admission(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
     pushes = Pushes(options.store)
     mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
-    parts: list[Collection | BatchPull | ConfigEndpoint] = []
+    parts: list[_Part] = [Readiness(options.store)]
     for namespace, configs in ({None: options.config.collections} | mounts).items():
         collections = [Collection(config, namespace, options.store, admission, pushes) for config in configs]
         parts += [*collections, BatchPull(collections, namespace)]
@@ -97,7 +106,7 @@ def _parts(options: SyncRouterOptions) -> list[Collection | BatchPull | ConfigEn
     return parts
 
 
-def _router(parts: list[Collection | BatchPull | ConfigEndpoint], router: APIRouter) -> APIRouter:
+def _router(parts: list[_Part], router: APIRouter) -> APIRouter:
     for part in parts:
         part.add_to(router)
     responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
@@ -155,4 +164,6 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     """Answer what no route of the router serves: an unknown path, or a method on `/openapi.json`."""
     status = getattr(error, "status_code", 404)
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
-    return error_response(request.scope, HTTPError(status, code, headers=getattr(error, "headers", None)))
+    reason = "no route serves this path" if status == 404 else "no route serves it like this"
+    headers = getattr(error, "headers", None)
+    return error_response(request.scope, HTTPError(status, code, reason, headers))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 API_PREFIX = "/v1"
-_RESERVED = frozenset({"batch", "pull", "push", "list", "health", "v1"})
+_RESERVED = frozenset({"batch", "pull", "push", "list", "health", "ready", "v1"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _MEDIA_RANGE = re.compile(r"\*/\*|[a-z0-9!#$&^_.+-]+/(?:\*|[a-z0-9!#$&^_.+-]+)")
 _SEGMENT = re.compile(r"([^{}]*)(?:\{([A-Za-z_][A-Za-z0-9_]*)\}([^{}]*))?")

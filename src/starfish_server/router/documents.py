@@ -30,7 +30,7 @@ _ENCRYPTED = "_encrypted"
 MAX_ATTEMPTS = 10
 
 canonical_json = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
 ).encode
 """Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
@@ -170,11 +170,12 @@ def _stamped(
     """Return the timestamps of `new`: leaves that are as in `old` keep theirs, the others get `time`."""
     times: dict[str, object] = {}
     for key, value in new.items():
-        old_value, old_time = old.get(key), old_times.get(key)
+        old_time = old_times.get(key)
         if isinstance(value, dict):
+            old_value = old.get(key)
             before = old_value if isinstance(old_value, dict) else {}
             times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
-        elif isinstance(old_time, int) and key in old and _same_leaf(old_value, value):
+        elif isinstance(old_time, int) and key in old and _same_leaf(old[key], value):
             times[key] = old_time
         else:
             times[key] = time
@@ -182,10 +183,12 @@ def _stamped(
 
 
 def _same_leaf(old: object, new: object) -> bool:
-    # Compared as JSON, like the hash: 1, 1.0 and true are three values.
-    if isinstance(new, str):
-        return old == new
-    return not isinstance(old, dict) and canonical_json(old) == canonical_json(new)
+    # Compared as JSON, like the hash: 1, 1.0 and true are three values; 0.0 and -0.0 are two.
+    if type(old) is not type(new):
+        return False
+    if isinstance(new, float):
+        return repr(old) == repr(new)
+    return canonical_json(old) == canonical_json(new) if isinstance(new, list) else old == new
 
 
 def _changed_since(data: dict[str, object], times: dict[str, object], checkpoint: int) -> dict[str, object]:

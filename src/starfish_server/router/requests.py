@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Objects and arrays inside each other; readers and writers of documents recurse this deep.
 MAX_DEPTH = 100
+_SURE_DIGITS = 300  # a double holds any integer of up to 308 digits
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*"'
 _Parsed = TypeVar("_Parsed", bound=BaseModel)
@@ -174,7 +175,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _integer(text: str) -> int:
-    if math.isinf(float(text)):
+    if len(text) > _SURE_DIGITS and math.isinf(float(text)):
         raise ValueError("not a number within the range of a double")
     return int(text)
 

@@ -138,9 +138,11 @@ def error_response(scope: Scope, cause: Exception) -> Response:
 def logged_error(scope: Scope, cause: Exception) -> HTTPError:
     """Return what to answer after a failure, and log the failure.
 
-    A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`.
+    A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`. Code and reason
+    are left in `scope["starfish.error"]`, for an access log.
     """
-    error, path = _http_error(cause), shown_text(scope["path"])
+    error, path = http_error(cause), shown_text(scope["path"])
+    scope["starfish.error"] = error.code, error.reason
     _log.log(
         logging.INFO if error.status < 500 else logging.ERROR,
         "%s %s answered with %d %s%s",
@@ -170,7 +172,8 @@ def holds_tag(header: str, tag: str | None, *, strong: bool = False) -> bool:
     return header.strip() == "*" or tag in tags
 
 
-def _http_error(error: Exception) -> HTTPError:
+def http_error(error: Exception) -> HTTPError:
+    """Return the status, code and reason that stand for any exception."""
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestValidationError):
@@ -179,7 +182,7 @@ def _http_error(error: Exception) -> HTTPError:
     for kind, (status, code) in STATUS_OF_ERROR.items():
         if isinstance(error, kind):
             return HTTPError(status, code, repr(f"{type(error).__name__}: {error}"[:500]))
-    return HTTPError(500, "internal_error")
+    return HTTPError(500, "internal_error", type(error).__name__)
 
 
 class _Body(BaseModel):
@@ -236,6 +239,13 @@ class Health(_Body):
 
     ok: bool
     ts: int
+
+
+class Ready(_Body):
+    """Whether requests can be served. `checks` has "ok" or the code of an error for each part."""
+
+    ready: bool
+    checks: dict[str, str]
 
 
 class ConflictBody(ErrorBody):

@@ -1,0 +1,37 @@
+"""What `starfish serve --metrics-port` answers: OpenTelemetry's metrics of this process, for Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starfish_server.errors import StackError
+from starfish_server.layers import Layer, Metrics
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from starfish_server.storage.base import AbstractObjectStore
+
+
+def prometheus(store: AbstractObjectStore) -> ASGIApp:
+    """Return an application that answers with the metrics of this process.
+
+    They cover the store's operations, by its `Metrics` layers; requests, by FastAPI; and memory, CPU time and
+    file descriptors. Raises `StackError` for a store without a `Metrics` layer.
+    """
+    if not _measured(store):
+        raise StackError('--metrics-port needs a [[layer]] with type = "Metrics" in the stack')
+    try:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from opentelemetry.metrics import set_meter_provider
+        from opentelemetry.sdk.metrics import MeterProvider
+        from prometheus_client import make_asgi_app
+    except ImportError as error:
+        raise ImportError("--metrics-port needs: pip install 'starfish-server[metrics]'") from error
+    set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+    return make_asgi_app()
+
+
+def _measured(store: AbstractObjectStore) -> bool:
+    inners = store.inners if isinstance(store, Layer) else ()
+    return isinstance(store, Metrics) or any(map(_measured, inners))
