@@ -34,7 +34,7 @@ def parts() -> dict[str, Callable[[], None]]:
         "types": partial(run, "make", "types"),
         **({"docs": partial(run, "make", "docs")} if "\ndocs:" in (ROOT / "Makefile").read_text() else {}),
         "package": check_package,
-        **{f"python{version}": partial(check_python, python) for version, python in found.items()},
+        **{f"python{version}": partial(check_python, version, python) for version, python in found.items()},
         "lowest": partial(check_lowest, found.get(PYTHONS[0], sys.executable)),
         "uvloop": partial(run_tests, sys.executable, "--uvloop"),
     }
@@ -43,11 +43,10 @@ def parts() -> dict[str, Callable[[], None]]:
 def find_python(version: str) -> str | None:
     """Return the program that is this version of Python: one on the path that runs, or one of pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
-    candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"))]
-    for program in filter(None, candidates):
+    for program in (shutil.which(f"python{version}"), *map(str, pyenv.glob(f"{version}.*/bin/python"))):
         # A shim of pyenv is on the path for versions that are not enabled, too.
-        if subprocess.run([program, "-c", ""], capture_output=True).returncode == 0:
-            return str(program)
+        if program and subprocess.run([program, "-c", ""], capture_output=True).returncode == 0:
+            return program
     return None
 
 
@@ -56,22 +55,20 @@ def check_package() -> None:
     script, expected = first_example()
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "hatchling", "build", "-d", folder)
-        for kind, extra, pattern in (
-            ("sdist", "s3", "*.tar.gz"),
-            ("wheel", "s3", "*.whl"),
-            ("all", "all", "*.whl"),
-        ):
-            (package,) = Path(folder).glob(pattern)
-            python = make_environment(kind, sys.executable, f"{package}[{extra}]")
+        (wheel,), (sdist,) = Path(folder).glob("*.whl"), Path(folder).glob("*.tar.gz")
+        bare = make_environment("bare", sys.executable, str(wheel))
+        run(bare, "-c", "import starfish_server.layers, starfish_server.testing", cwd=folder)
+        for name, package in (("sdist", sdist), ("wheel", wheel)):
+            python = make_environment(name, sys.executable, f"{package}[all]")
             printed = subprocess.check_output([python, "-c", script], cwd=folder, text=True)
             if printed != expected:
                 raise ValueError(f"the README's first example printed {printed!r}, not {expected!r}")
-        run(python.with_name("starfish"), "doctor", "memory:", cwd=folder)
+            run(python.with_name("starfish"), "doctor", "memory:", cwd=folder)
 
 
-def check_python(program: str) -> None:
+def check_python(version: str, program: str) -> None:
     """Run the tests on another Python, in an environment of its own."""
-    run_tests(make_environment(Path(program).name, program, *_DEVELOPMENT))
+    run_tests(make_environment(version, program, *_DEVELOPMENT))
 
 
 def check_lowest(program: str) -> None:

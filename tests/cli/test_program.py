@@ -121,3 +121,24 @@ def test_doctor_draws_a_table_on_a_terminal_only(tmp_path: Path) -> None:
     plain = starfish("doctor", "file:data", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out) == (0, True)
     assert (plain.code, b"\x1b" in plain.out) == (0, False)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_can_be_installed_in(shell: str) -> None:
+    # Otherwise the shell that runs the program is asked, and zsh may not be there.
+    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    ended = starfish("--show-completion", shell, env=env)
+    assert (ended.code, f"_STARFISH_COMPLETE=complete_{shell}".encode() in ended.out) == (0, True)
+
+
+def test_bash_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        env = {
+            "_STARFISH_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        return starfish(env=env).out.decode().split()
+
+    assert completed("starfish do") == ["doctor"]
+    assert completed("starfish ls data --l") == ["--long", "--limit"]

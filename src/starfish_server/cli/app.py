@@ -14,6 +14,8 @@ import typer
 from starfish_server.cli.audit import audit
 from starfish_server.cli.cp import cp
 from starfish_server.cli.doctor import doctor, explain_store
+from starfish_server.cli.examples import epilog
+from starfish_server.cli.init import init
 from starfish_server.cli.listing import du, ls, rm
 from starfish_server.cli.objects import get, put, stat, url
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
@@ -27,13 +29,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="starfish",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
-    app.command()(command)
-app.command("explain")(explain_store)
+for command in (init, serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
+    app.command(epilog=epilog(command.__name__))(command)
+app.command("explain", epilog=epilog("explain"))(explain_store)
 app.add_typer(audit)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
+from starfish_server.cli.examples import epilog
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.layers import verify_audit_log
 
@@ -31,7 +32,7 @@ _COLOURS = {"ok": typer.colors.GREEN, "miss": typer.colors.YELLOW, "started": ty
 LogFile = Annotated[Path, typer.Argument(metavar="FILE", help="The log; its rotated files are read as well.")]
 
 
-@audit.command()
+@audit.command(epilog=epilog("audit show"))
 def show(
     file: LogFile,
     identity: Annotated[
@@ -64,7 +65,7 @@ def show(
     return ExitCode.FAILED if broken else ExitCode.OK
 
 
-@audit.command()
+@audit.command(epilog=epilog("audit verify"))
 def verify(
     file: LogFile,
     last_hash: Annotated[
