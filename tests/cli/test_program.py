@@ -63,6 +63,48 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("Usage: starfish")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"), [(("nonsense",), "starfish"), (("audit", "show"), "starfish audit show")]
+)
+def test_wrong_usage_names_the_help_of_the_command(
+    arguments: tuple[str, ...], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(arguments)
+    assert capsys.readouterr().err.endswith(f"; see {command} --help\n")
+
+
+def test_the_short_option_for_help_works_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["-h"], ["ls", "-h"], ["audit", "show", "-h"]):
+        assert run(command) == ExitCode.OK
+        assert capsys.readouterr().out.startswith("Usage: starfish")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("get data k >&-", 1),  # the body would be lost
+        ("put data new <&-", 1),  # no body is not an empty one
+        ("put data new 1 >&- 2>&- <&-", 0),
+        ("get data missing 2>&-", 3),
+    ],
+)
+def test_closed_streams_lose_nothing_in_silence(tmp_path: Path, command: str, code: int) -> None:
+    (tmp_path / "1").write_text("body")
+    assert starfish("put", "data", "k", "1", cwd=tmp_path).code == 0
+    ended = subprocess.run(
+        ["bash", "-c", f"'{PROGRAM}' {command}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, "unexpected" in ended.stderr) == (code, "", False)
+    assert (tmp_path / "data/new").exists() == (command.startswith("put") and code == 0)
+
+
+def test_a_full_disk_under_the_output_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "k").touch()
+    command = f"'{PROGRAM}' ls . >/dev/full"
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "starfish: No space left on device\n")
+
+
 def test_no_error_is_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = starfish("put", f"file://{tmp_path}/file", "key", stdin=b"x")

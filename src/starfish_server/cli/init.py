@@ -17,7 +17,7 @@ _STARTER = resources.files("starfish_server.cli") / "starter"
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where to write them; by default here.")
+        Path, typer.Argument(metavar="FOLDER", help="Where to write them; by default here.")
     ] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace these files.")] = False,
     json: AsJson = False,
