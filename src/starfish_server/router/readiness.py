@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
-from starfish_server.layers import Layer
+from starfish_server.layers.base import Layer, stores_of
 from starfish_server.logs import log_failure
 from starfish_server.router.responses import Ready, http_error, json_response
 from starfish_server.router.routes import add_route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastapi import APIRouter
 
     from starfish_server.storage.base import AbstractObjectStore
@@ -41,7 +39,8 @@ class Readiness:
             store = store.inner
         self._parts = {"store": store}
         if isinstance(store, Layer):
-            self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(_leaves(store), 1)}
+            leaves = (part for part in stores_of(store) if not isinstance(part, Layer))
+            self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(leaves, 1)}
         self._found: dict[str, str] = {}
         self._kept_until = 0.0
         self._checking = asyncio.Lock()
@@ -78,12 +77,3 @@ class Readiness:
 def _response(checks: dict[str, str], *, ready: bool) -> Response:
     headers = {"Cache-Control": "no-store"}
     return json_response({"ready": ready, "checks": checks}, 200 if ready else 503, headers)
-
-
-def _leaves(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
-    """Yield the leaves in the order of `explain`."""
-    if not isinstance(store, Layer):
-        yield store
-        return
-    for inner in store.inners:
-        yield from _leaves(inner)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StackError
 from starfish_server.forks import reset_in_child
-from starfish_server.layers.base import Layer, Slot
+from starfish_server.layers.base import Layer, Slot, stores_of
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.member import Member
 from starfish_server.redis.link import PerLoop
@@ -32,17 +32,12 @@ MAX_REMOTE_KEYS = 1_000_000  # of the writes of other processes in flight; more 
 
 def check_shared(shared: RedisCache, inner: AbstractObjectStore) -> None:
     """Raise `StackError` if what is encrypted inside would lie plain in Redis."""
-    if not shared.sealed and _encrypts(inner):
+    encrypts = any(isinstance(part, Layer) and part.slot is Slot.ENCRYPTION for part in stores_of(inner))
+    if encrypts and not shared.sealed:
         raise StackError(
             "Caching(shared=RedisCache(...)) outside Encryption would put plain objects into Redis: give"
             " RedisCache a secret=, which seals them"
         )
-
-
-def _encrypts(store: AbstractObjectStore) -> bool:
-    if not isinstance(store, Layer):
-        return False
-    return store.slot is Slot.ENCRYPTION or any(map(_encrypts, store.inners))
 
 
 class SharedLevel:
