@@ -7,7 +7,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from starfish_server.checks import checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.changes import Commit
 from starfish_server.threads import start_in_thread

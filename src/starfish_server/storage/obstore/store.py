@@ -182,9 +182,7 @@ class ObstoreObjectStore(Leaf):
         kind = type_or_default(call.content_type, b"")
         attributes = attributes_of(client, kind, call.cache_control, call.metadata, "upload", key)
         if call.if_version is not ANY:
-            options: dict[str, Any] = {"content_type": kind, "cache_control": call.cache_control}
-            options |= {"metadata": call.metadata, "if_version": call.if_version}
-            return await derived.upload(self, key, call.chunks, options)
+            return await derived.upload(self, call)
         parts = grouped(call.chunks, "upload")
         try:
             result, size = await send_parts(client, "upload", key, parts, attributes)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-from starfish_server.checks import checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreClosedError
-from starfish_server.objects import ObjectReader
+from starfish_server.objects import ObjectReader, reader_of
 from starfish_server.storage.obstore.errors import ask
 from starfish_server.storage.obstore.requests import put
 
@@ -54,14 +54,10 @@ class Download:
 def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
     """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
     if result is None:
-        return ObjectReader(info, _nothing)
+        return reader_of(info, b"")
     download = Download(info.key, result)
     downloads.add(download)
     return ObjectReader(info, download.fetch, download.close)
-
-
-async def _nothing() -> bytes:
-    return b""
 
 
 class Parts:
