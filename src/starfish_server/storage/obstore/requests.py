@@ -18,6 +18,7 @@ from starfish_server.errors import (
 )
 from starfish_server.storage.obstore.attributes import found_info
 from starfish_server.storage.obstore.errors import RangeError, T, ask
+from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -84,12 +85,7 @@ async def change(
     if not isinstance(client, LocalStore):
         return await asked
     task = asyncio.ensure_future(asked)
-    cancelled = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await wait_to_end(task)
     if cancelled is not None:
         task.exception()  # retrieved, or asyncio would report it
         raise cancelled
