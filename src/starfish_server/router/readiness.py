@@ -23,15 +23,16 @@ _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
 _SECONDS = 2.0
-_KEPT_SECONDS = 1.0
+_CACHED_SECONDS = 1.0
 
 
 class Readiness:
     """Asks the backend for one object that need not exist, below the layers that have one store inside.
 
-    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. Where a
-    `Mirror` or `Fallback` has several stores, it is asked, and then each leaf. A check lasts at most 2
-    seconds, and its result is kept for 1, so that callers without a token cannot load the backend.
+    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. A
+    `Mirror` or `Fallback` with several stores is asked as a whole, and then each of its leaves is. A check
+    lasts at most 2 seconds, and its result is cached for 1, so that callers without a token cannot load the
+    backend.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
@@ -42,7 +43,7 @@ class Readiness:
             leaves = (part for part in stores_of(store) if not isinstance(part, Layer))
             self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(leaves, 1)}
         self._found: dict[str, str] = {}
-        self._kept_until = 0.0
+        self._cached_until = 0.0
         self._checking = asyncio.Lock()
 
     def add_to(self, router: APIRouter) -> None:
@@ -56,10 +57,10 @@ class Readiness:
         if getattr(request.app.state, "draining", False):
             return _response({"server": "shutting_down"}, ready=False)
         async with self._checking:
-            if time.monotonic() >= self._kept_until:
+            if time.monotonic() >= self._cached_until:
                 codes = await asyncio.gather(*(self._check(*part) for part in self._parts.items()))
                 self._found = dict(zip(self._parts, codes, strict=True))
-                self._kept_until = time.monotonic() + _KEPT_SECONDS
+                self._cached_until = time.monotonic() + _CACHED_SECONDS
         return _response(self._found, ready=self._found["store"] == "ok")
 
     async def _check(self, part: str, store: AbstractObjectStore) -> str:
