@@ -210,7 +210,7 @@ class Member(LinkUser):
         """Announce that a write goes on, or that it ended."""
         session = self.link.session
         if session is None or not _runs(self.link.loop):
-            return  # a new session tells it, or the next tick
+            return  # a new session announces it, or the next tick
         ended = write.ended
         write.told = time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]
@@ -220,7 +220,7 @@ class Member(LinkUser):
             nonlocal left
             outcome = reply.result()
             if isinstance(outcome, Exception):
-                session.fail(outcome)  # in the session after it, all is told again
+                session.fail(outcome)  # the next session announces everything again
                 return
             left -= 1
             if ended is not None and not left:

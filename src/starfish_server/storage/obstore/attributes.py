@@ -61,7 +61,7 @@ def attributes_of(
 
 
 def listed_info(client: Any, meta: ObjectMeta) -> ObjectInfo:
-    """Return what a list tells of an object."""
+    """Return the info that a list has of an object."""
     version = version_of(client, meta)
     return ObjectInfo(meta["path"], meta["size"], version=version, modified=meta["last_modified"])
 

@@ -74,7 +74,7 @@ class Conditions:
             return
         except StoreNotSupportedError:
             pass
-        except StoreError:  # it tells nothing: the next write is followed by a trial
+        except StoreError:  # it proves nothing: the next write tries again
             return
         self._heeded[create] = False
         reason = "the backend does not heed if_version: it may have replaced a version that it should not"

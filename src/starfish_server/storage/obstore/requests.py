@@ -34,7 +34,7 @@ Found = tuple["ObjectInfo", "GetResult | None"]
 
 
 async def get_info(client: Any, key: str) -> ObjectInfo | None:
-    """Return what is known of an object besides its body, or None if it is missing."""
+    """Return the info of an object, or None if it is missing."""
     for options in ({"head": True}, {"range": (0, 1)}):
         try:
             result = await ask(key, obstore.get_async, client, key, options=options)
@@ -79,7 +79,7 @@ async def change(
 ) -> T:
     """Await a function of obstore that writes, on a LocalStore to its end however often cancelled.
 
-    There it goes on in a thread when cancelled, and could undo what is written later.
+    A cancelled function of a LocalStore continues in its thread, and could undo a later write.
     """
     asked = ask(key, function, client, *args, **options)
     if not isinstance(client, LocalStore):
@@ -125,8 +125,8 @@ async def delete_one(client: Any, key: str) -> None:
 async def delete_many(client: Any, keys: Sequence[str]) -> None:
     """Delete objects, many in a request where the backend can.
 
-    obstore tells the first failure only. Where trying again makes sense at all, the keys of the request that
-    failed are deleted one by one, so that each has an error of its own.
+    obstore reports the first failure only. Unless the failure is of all keys, as in an outage, the keys of
+    that request are then deleted one by one, so that each has an error of its own.
     """
     failures: dict[str, Exception] = {}
     permits = asyncio.Semaphore(_IN_FLIGHT)

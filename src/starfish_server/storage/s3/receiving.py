@@ -76,7 +76,7 @@ class _Receiver(asyncio.BufferedProtocol):
         self._end()
 
     def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.pause_reading()  # one that is reading may go on with the protocol it has
+        self._transport.pause_reading()  # a transport that is reading may keep its old protocol
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
