@@ -66,7 +66,7 @@ class BatchRequest(BaseModel):
 
 @dataclass
 class _Pull:
-    """One request. `caller` is the error if the caller could not be determined."""
+    """One request. `caller` is the error, if it could not be found."""
 
     request: Request
     slots: asyncio.Semaphore
