@@ -209,13 +209,30 @@ def start_seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server
             yield server
 
 
+# Moto alone checks the condition of a put and then writes, so that two concurrent writers may both succeed.
+_ATOMIC_MOTO = """
+from threading import Lock
+from moto.s3.responses import S3Response
+from moto.server import main
+
+put_object, lock = S3Response.put_object, Lock()
+
+def put_object_alone(self):
+    with lock:
+        return put_object(self)
+
+S3Response.put_object = put_object_alone
+main()
+"""
+
+
 @contextmanager
 def start_moto() -> Iterator[S3Server]:
     """Moto: lists any key in the right order; accepts every signature, and is slow."""
     (port,) = _free_ports(1)
     server = S3Server(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="moto-") as folder:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-c", _ATOMIC_MOTO, "-H", "127.0.0.1", "-p", str(port)]
         with _running(command, {}, folder, f"{server.endpoint}/moto-api/"):
             yield server
 

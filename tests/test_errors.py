@@ -63,6 +63,10 @@ def test_every_error_survives_pickle(cls: type[StoreError]) -> None:
     )
 
 
+def test_an_error_of_a_key_that_is_no_text_can_be_shown() -> None:
+    assert str(StoreError("closed", operation="put", key=5)) == "put '5': closed"  # type: ignore[arg-type]
+
+
 def test_delete_many_error_tells_which_keys_failed_and_why() -> None:
     failures = {"a": StoreAccessDeniedError("no"), "b": StoreError("odd")}
     error = DeleteManyError(failures)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
 from starfish_server.objects import ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from starfish_server.objects import IfVersion
 
@@ -248,6 +249,8 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """
     if metadata is None:
         return {}
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must map str to str, not be a {type(metadata).__name__}")
     checked: dict[str, str] = {}
     for name, value in metadata.items():
         if not isinstance(name, str) or not isinstance(value, str):

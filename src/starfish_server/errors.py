@@ -74,7 +74,7 @@ class StoreError(Exception):
         self.key = key
 
     def __str__(self) -> str:
-        key = "" if self.key is None else f" {shown_text(self.key)}"
+        key = "" if self.key is None else f" {shown_text(str(self.key))}"
         return f"{self.operation}{key}: {self.reason}" if self.operation else self.reason
 
 

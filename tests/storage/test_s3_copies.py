@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +112,19 @@ async def test_any_key_can_be_copied(
     await store.put(key, "v")
     await store.copy(key, f"copy of {key}")
     assert await store.get_string(f"copy of {key}") == "v"
+
+
+class Key(str, Enum):  # noqa: UP042 - its `format` is not its value, unlike that of a `StrEnum`
+    SOURCE = "source"
+
+
+async def test_a_key_that_is_an_enum_is_copied_by_its_value(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    store = make_s3(seaweedfs)
+    await store.put(Key.SOURCE, "v")
+    await store.copy(Key.SOURCE, "target")
+    assert await store.get_string("target") == "v"
 
 
 @pytest.fixture

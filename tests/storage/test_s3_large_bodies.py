@@ -122,7 +122,9 @@ async def test_a_body_that_stops_is_a_timeout(served: tuple[Server, MakeStore]) 
         assert await store.get_bytes("k") == (BODY, "application/octet-stream")
 
 
-async def test_a_cancelled_get_ends_its_connection(served: tuple[Server, MakeStore]) -> None:
+async def test_a_cancelled_get_ends_its_connection_without_a_word(
+    served: tuple[Server, MakeStore], caplog: pytest.LogCaptureFixture
+) -> None:
     running, make_store = served
     running.replies = [HALF, WHOLE]
     async with make_store() as store:
@@ -132,6 +134,7 @@ async def test_a_cancelled_get_ends_its_connection(served: tuple[Server, MakeSto
         assert await asyncio.to_thread(running.ended.wait, 10.0)
         assert await store.get_bytes("k") == (BODY, "application/octet-stream")
     assert running.connections == 2
+    assert caplog.messages == []
 
 
 async def test_a_store_that_closes_ends_the_body(

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 BODY = bytes(range(256)) * 40
-RANGES = ((0, None), (0, 0), (0, 1), (3, 7), (256, None), (10_239, None), (10_239, 99_999), (10_240, None))
+RANGES = (
+    *((0, None), (0, 0), (0, 1), (3, 7), (256, None), (10_239, None), (10_239, 99_999), (10_240, None)),
+    *((1, 10**30), (10**30, None)),
+)
 
 
 async def _stat(store: AbstractObjectStore, key: str) -> ObjectInfo:
@@ -141,7 +144,7 @@ async def metadata_outside_the_rules_is_refused(store: AbstractObjectStore) -> N
         {"a": "1", "A": "2"},
     ):
         await expect_error(ValueError, store.write("k", b"v", metadata=wrong), f"metadata {wrong!r:.50}")
-    for wrong in ({"a": 1}, {1: "a"}):
+    for wrong in ({"a": 1}, {1: "a"}, [("a", "b")], "a"):
         await expect_error(TypeError, store.write("k", b"v", metadata=wrong), f"metadata {wrong!r}")
     expect(await store.get_string("k"), None, "get_string")
 

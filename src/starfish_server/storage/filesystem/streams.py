@@ -35,7 +35,7 @@ class FileStream:
         self._status = found.status
         self._base_dir = base_dir
         self._key = key
-        self._at = start
+        self._at = min(start, found.status.st_size)
         self._stop = stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()

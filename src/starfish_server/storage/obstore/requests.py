@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import ObjectInfo
 
+# More bytes than an object can have; obstore does not take larger numbers than 2**64.
+_MOST_BYTES = 2**60
 _KEYS_IN_REQUEST = 1000
 _IN_FLIGHT = 16
 
@@ -49,6 +51,7 @@ async def get_info(client: Any, key: str) -> ObjectInfo | None:
 
 async def get_range(client: Any, key: str, start: int, stop: int | None) -> Found | None:
     """Return the object's info and obstore's reply with the range, which is None for an empty range."""
+    start, stop = min(start, _MOST_BYTES), stop and min(stop, _MOST_BYTES)
     if stop == start:
         info = await get_info(client, key)
         return None if info is None else (info, None)

@@ -113,7 +113,7 @@ async def _through_here(
 
 def _source(transport: Transport, info: ObjectInfo) -> dict[str, str]:
     """Return the headers that name the source, and its version where it has one."""
-    headers = {"x-amz-copy-source": quote(f"/{transport.address.bucket}/{info.key}", safe="/~")}
+    headers = {"x-amz-copy-source": f"/{transport.address.bucket}/{quote(info.key, safe='/~')}"}
     if info.version is not None:
         headers["x-amz-copy-source-if-match"] = info.version
     return headers

@@ -110,9 +110,9 @@ class _Response(aiohttp.ClientResponse):
     def close(self) -> None:
         """Cut the connection: aiohttp would keep it open until the other end has read all that was sent."""
         transport = self.connection and self.connection.transport
-        super().close()
         if transport is not None:
-            transport.abort()
+            transport.abort()  # first: over TLS, aiohttp's `close` reads once more
+        super().close()
 
 
 async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[memoryview]:
