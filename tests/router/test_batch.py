@@ -174,6 +174,18 @@ async def test_without_a_caller_public_documents_are_pulled_nevertheless(
     assert entries["profile"] == [{"error": code}] * 2
 
 
+async def test_a_resolver_that_cannot_answer_is_logged_once(
+    store: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Request) -> None:
+        raise ConnectionError("refused")
+
+    async with client_of(make_app(store, role_resolver=fail)) as client:
+        await batch(client, ["profile"], {"profile": [{}] * MAX_DOCUMENTS}, method="POST")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("POST '/v1/batch/pull' answered with 503 resolver_unavailable: ")
+
+
 async def test_an_error_of_the_store_is_the_error_of_its_document(caplog: pytest.LogCaptureFixture) -> None:
     faults = {"get_string": [Fault(lambda operation: StoreUnavailableError("down"))]}
     async with client_of(make_app(FaultyStore(MemoryObjectStore(data={}), faults))) as client:

@@ -66,11 +66,11 @@ class BatchRequest(BaseModel):
 
 @dataclass
 class _Pull:
-    """One request. `caller` is the error, if it could not be found."""
+    """One request. `caller` is the error, which is logged, if it could not be found."""
 
     request: Request
     slots: asyncio.Semaphore
-    caller: AuthResult | Exception = field(default_factory=lambda: HTTPError(401, "unauthorized"))
+    caller: AuthResult | HTTPError = field(default_factory=lambda: HTTPError(401, "unauthorized"))
     characters: int = 0
 
 
@@ -144,7 +144,7 @@ class BatchPull:
                 try:  # once, because a resolver may accept the same credentials only once
                     pull.caller = await collection.admission.find_caller(request)
                 except Exception as error:  # noqa: BLE001 - public collections are pulled nevertheless
-                    pull.caller = error
+                    pull.caller = logged_error(request.scope, error)
                 break
         async with asyncio.TaskGroup() as group:
             tasks = {
@@ -170,8 +170,8 @@ class BatchPull:
         path, roles = collection.config.path, collection.config.read_roles
         admitted: tuple[str | None, tuple[str, ...]] = (None, ())
         if PUBLIC not in roles:
-            if isinstance(pull.caller, Exception):
-                raise pull.caller
+            if isinstance(pull.caller, HTTPError):
+                return {"error": pull.caller.code}
             if "identity" in path.fields:
                 params = {"identity": pull.caller.identity} | params
             admitted = collection.admission.grant(pull.caller, roles, params)
