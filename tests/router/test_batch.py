@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -245,6 +246,22 @@ async def test_documents_that_make_the_response_too_large_are_left_to_be_pulled_
     ]
 
 
+async def test_the_documents_of_a_batch_are_not_in_memory_as_objects_together(
+    client: httpx.AsyncClient, store: RecordingStore
+) -> None:
+    document = json.dumps({"v": 1, "data": {"a": [[]] * 10_000}, "timestamps": {}, "hash": "h"})
+    await store.inner.put("notes/small", document)
+    body = {"collections": ["notes"], "params": {"notes": [{"id": "small"}] * 50}}
+    tracemalloc.start()
+    try:
+        response = await client.post("/batch/pull", json=body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(response.content) > 50 * 20_000
+    assert peak < 10 * len(response.content)  # an empty list takes 64 bytes, and 3 in JSON
+
+
 MANY = [{"id": "a"}] * (MAX_DOCUMENTS + 1)
 
 
@@ -260,6 +277,7 @@ MANY = [{"id": "a"}] * (MAX_DOCUMENTS + 1)
         (("GET", '/batch/pull?collections=notes&params={"notes":[{"id":1}]}'), "invalid_params"),
         (("GET", '/batch/pull?collections=notes&params={},"collections":["diary"]'), "invalid_params"),
         (("GET", '/batch/pull?collections=notes&params={"notes":[],"notes":[]}'), "invalid_params"),
+        (("GET", '/batch/pull?collections=notes&params={"\\ud800":[{}]}'), "invalid_params"),
         (("GET", "/batch/pull?collections=notes&params={}&params={}"), "invalid_params"),
         (("GET", "/batch/pull?collections=notes&appendParams={}"), "unsupported_appendParams"),
         (("GET", "/batch/pull?collections=notes&full=true"), "unsupported_full"),
