@@ -86,9 +86,9 @@ def test_rotated_files_are_read_as_well(tmp_path: Path) -> None:
 def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_path: Path) -> None:
     with (tmp_path / "audit.jsonl").open("a") as file:
         file.write(json.dumps({"identity": "\x1b[2J", "keys": ["\u202e"], "prefix": {}}) + "\n")
-        file.write("not json\n[]\n" + "9" * 5000 + "\n")
+        file.write("not json\n[]\n" + "9" * 5000 + "\n" + "[" * 100_000 + "\n")
     ended = starfish("audit", "show", log)
-    assert (ended.code, ended.err.count("not a record"), ended.err.count("\n")) == (1, 3, 3)
+    assert (ended.code, ended.err.count("not a record"), ended.err.count("\n")) == (1, 4, 4)
     assert ended.out.decode().translate({9: None, 10: None}).isprintable()
     assert b"\x1b[2J" not in starfish_on_a_terminal("audit", "show", log, cwd=tmp_path).out
 

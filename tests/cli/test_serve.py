@@ -163,6 +163,13 @@ def test_a_port_in_use_is_one_error_and_no_token_is_printed(tmp_path: Path) -> N
     )
 
 
+def test_a_port_that_does_not_exist_is_one_error(tmp_path: Path) -> None:
+    command = ("serve", "--port", "0", "--metrics-port", "65535", "--workers", "2")
+    ended = starfish(*command, cwd=tmp_path)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert ended.err.startswith("starfish: cannot listen on 127.0.0.1 port 65536")
+
+
 def test_a_second_server_on_the_same_audit_log_is_one_error(tmp_path: Path) -> None:
     with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
         Server(process)
@@ -200,6 +207,45 @@ def test_a_second_signal_ends_the_process_at_once(number: signal.Signals, tmp_pa
         process.send_signal(number)
         assert process.wait(5) == -number  # the drain would take 10 seconds
         connection.close()
+
+
+HUNG = """
+import asyncio, dataclasses, sys, threading
+from starfish_server import MemoryObjectStore
+from starfish_server.cli import main, server
+
+async def until_the_loop_ends():
+    try:
+        yield
+    finally:
+        print("the store was closed", file=sys.stderr, flush=True)
+
+class Hung(MemoryObjectStore):
+    async def close(self):
+        self.held = until_the_loop_ends()
+        await anext(self.held)
+        asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+
+embedded = server.embedded
+server.embedded = lambda **options: dataclasses.replace(embedded(**options), store=Hung())
+main()
+"""
+
+
+def test_a_second_signal_ends_a_process_whose_threads_hang_when_the_store_is_closed(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", HUNG, "serve", "--port", "0"]
+    with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        Server(process)
+        process.terminate()
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "the store was closed" in line:
+                break
+        process.terminate()
+        try:
+            assert process.wait(5) == -signal.SIGTERM
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -135,6 +136,19 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
         assert (alive(second), server.ask("GET", "/pull/notes/alice", ALICE)[0]) == (True, 200)
         assert server.end() == 0
     assert starfish("audit", "verify", "audit-0.jsonl", "audit-1.jsonl", cwd=tmp_path).code == 0
+
+
+def test_a_worker_that_cannot_be_started_again_leaves_the_others_serving(tmp_path: Path) -> None:
+    with workers(tmp_path) as server:
+        parent, first = server.process.pid, server.pids()[0]
+        limits = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, (1, limits[1]))
+        os.kill(first, signal.SIGKILL)
+        server.wait_for("did not start: [Errno 24] Too many open files")
+        assert server.ask("GET", "/pull/notes/alice", ALICE)[0] == 200
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, limits)
+        eventually(lambda: len(server.pids()) == 3)
+        assert server.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ import pytest
 from layers.limits import Fleet, long_waits
 from layers.processes import eventually
 from layers.scripted import Scripted
-from starfish_server import MemoryObjectStore
+from starfish_server import MemoryObjectStore, StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Retry, RetryBudget
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
@@ -194,3 +194,30 @@ def test_repr_shows_where_it_is_shared_and_no_password(fleet: Fleet) -> None:
     assert repr(budget) == (
         "RetryBudget(500 of 500 tokens, shared=RedisLimits('redis://h:1/2', namespace='test', timeout=10.0))"
     )
+
+
+class Gated(MemoryObjectStore):
+    """Fails reads in flight when it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(data={})
+        self.reading, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+        self.reading.set()
+        await self.opened.wait()
+        raise DOWN
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_retry_after_the_close_leaves_no_connection_behind(fleet: Fleet, retries: int) -> None:
+    leaf, limits = Gated(), fleet.limits()
+    inner = FaultyStore(leaf, {"get_string": [Fault(StoreUnavailableError)] * retries})
+    store = Retry(inner, initial=1e-6, budget=RetryBudget(shared=limits))
+    reading = asyncio.create_task(store.get_string("k"))
+    await leaf.reading.wait()
+    await store.close()
+    leaf.opened.set()
+    with pytest.raises(StoreUnavailableError):
+        await reading
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -174,6 +175,18 @@ async def test_without_a_caller_public_documents_are_pulled_nevertheless(
     assert entries["profile"] == [{"error": code}] * 2
 
 
+async def test_a_resolver_that_cannot_answer_is_logged_once(
+    store: RecordingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Request) -> None:
+        raise ConnectionError("refused")
+
+    async with client_of(make_app(store, role_resolver=fail)) as client:
+        await batch(client, ["profile"], {"profile": [{}] * MAX_DOCUMENTS}, method="POST")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("POST '/v1/batch/pull' answered with 503 resolver_unavailable: ")
+
+
 async def test_an_error_of_the_store_is_the_error_of_its_document(caplog: pytest.LogCaptureFixture) -> None:
     faults = {"get_string": [Fault(lambda operation: StoreUnavailableError("down"))]}
     async with client_of(make_app(FaultyStore(MemoryObjectStore(data={}), faults))) as client:
@@ -233,6 +246,22 @@ async def test_documents_that_make_the_response_too_large_are_left_to_be_pulled_
     ]
 
 
+async def test_the_documents_of_a_batch_are_not_in_memory_as_objects_together(
+    client: httpx.AsyncClient, store: RecordingStore
+) -> None:
+    document = json.dumps({"v": 1, "data": {"a": [[]] * 10_000}, "timestamps": {}, "hash": "h"})
+    await store.inner.put("notes/small", document)
+    body = {"collections": ["notes"], "params": {"notes": [{"id": "small"}] * 50}}
+    tracemalloc.start()
+    try:
+        response = await client.post("/batch/pull", json=body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(response.content) > 50 * 20_000
+    assert peak < 10 * len(response.content)  # an empty list takes 64 bytes, and 3 in JSON
+
+
 MANY = [{"id": "a"}] * (MAX_DOCUMENTS + 1)
 
 
@@ -248,6 +277,7 @@ MANY = [{"id": "a"}] * (MAX_DOCUMENTS + 1)
         (("GET", '/batch/pull?collections=notes&params={"notes":[{"id":1}]}'), "invalid_params"),
         (("GET", '/batch/pull?collections=notes&params={},"collections":["diary"]'), "invalid_params"),
         (("GET", '/batch/pull?collections=notes&params={"notes":[],"notes":[]}'), "invalid_params"),
+        (("GET", '/batch/pull?collections=notes&params={"\\ud800":[{}]}'), "invalid_params"),
         (("GET", "/batch/pull?collections=notes&params={}&params={}"), "invalid_params"),
         (("GET", "/batch/pull?collections=notes&appendParams={}"), "unsupported_appendParams"),
         (("GET", "/batch/pull?collections=notes&full=true"), "unsupported_full"),

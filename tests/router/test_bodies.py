@@ -142,8 +142,9 @@ async def test_json_with_parameters_is_accepted(client: httpx.AsyncClient, conte
         b'{"data":{"__proto__":{"admin":true}}}',
         b'{"data":{"a":[{"__proto__":1}]}}',
         b'{"data":{"a":1' + b"0" * 400 + b"}}",
+        b'{"data":{},"baseHash":null,"authorSignature":"\\ud800"}',
     ],
-    ids=range(19),
+    ids=range(20),
 )
 async def test_json_that_readers_disagree_about_is_refused(
     client: httpx.AsyncClient, store: RecordingStore, body: bytes

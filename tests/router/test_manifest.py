@@ -24,6 +24,7 @@ NOTES, PICTURES, PROFILE, DIARY = (
 ADMINS = {"name": "keys", "storagePath": "k", "readRoles": ["admin"], "writeRoles": [], "maxBodyBytes": 9}
 HIDDEN = {"collections": [ADMINS | {"pullOnly": True}], "namespaces": {"acme": {"collections": [ADMINS]}}}
 SHOWN = {"name": "keys", "maxBodyBytes": 9, "encryption": "none", "allowedMimeTypes": ["application/json"]}
+COLLECTION = {"readRoles": ["reader"], "writeRoles": ["writer"], "maxBodyBytes": 1}
 
 
 async def shown(config: SyncConfig, auth: Any, caller: str = "", **options: Any) -> Any:
@@ -61,6 +62,21 @@ async def test_filtered_by_role_a_mount_without_anything_to_see_is_not_named() -
     config = SyncConfig.model_validate(HIDDEN)
     assert await shown(config, "role-filtered", "bob member") == {"collections": []}
     assert "acme" in (await shown(config, "role-filtered", "bob admin"))["namespaces"]
+
+
+async def test_a_role_in_the_direction_that_is_not_served_shows_nothing() -> None:
+    config = SyncConfig.model_validate(
+        {
+            "collections": [
+                COLLECTION | {"name": "a", "storagePath": "a/{id}", "pullOnly": True},
+                COLLECTION | {"name": "b", "storagePath": "b/{id}", "pushOnly": True},
+                COLLECTION | {"name": "c", "storagePath": "c/{id}", "pushOnly": True, "listable": True},
+            ]
+        }
+    )
+    for caller, names in (("bob reader", ["a", "c"]), ("bob writer", ["b", "c"])):
+        collections = (await shown(config, "role-filtered", caller))["collections"]
+        assert [one["name"] for one in collections] == names
 
 
 async def test_a_resolver_that_cannot_answer_does_not_pass_for_a_server_without_collections() -> None:

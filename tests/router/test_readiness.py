@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -83,6 +84,36 @@ async def test_a_fallback_is_ready_while_one_leaf_is_and_says_which_is_not() -> 
 async def test_a_backend_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starfish_server.router.readiness._SECONDS", 0.01)
     assert await ask(Leaf(hangs=True)) == (503, {"ready": False, "checks": {"store": "store_timeout"}})
+
+
+class Deaf(Leaf):
+    """Ignores a cancellation, as a store must that waits for a thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+
+    async def stat(self, key: str, *, context: StoreContext | None = None) -> ObjectInfo | None:
+        self.asked += 1
+        while not self.opened.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.opened.wait()
+        return None
+
+
+async def test_a_backend_that_cannot_be_cancelled_keeps_no_probe_waiting_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("starfish_server.router.readiness._SECONDS", 0.01)
+    monkeypatch.setattr("starfish_server.router.readiness._KEPT_SECONDS", 0.0)
+    leaf = Deaf()
+    async with client_of(make_app(leaf)) as client, asyncio.timeout(10):
+        for _ in range(2):
+            responses = await asyncio.gather(*(client.get("/ready") for _ in range(10)))
+            assert {response.json()["checks"]["store"] for response in responses} == {"store_timeout"}
+        assert leaf.asked == 1
+        leaf.opened.set()
+        assert (await client.get("/ready")).status_code == 200
 
 
 async def test_many_probes_make_one_call(caplog: pytest.LogCaptureFixture) -> None:

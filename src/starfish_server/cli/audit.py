@@ -148,7 +148,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
             for number, text in enumerate(opened, 1):
                 try:
                     record = json_module.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     record = None
                 yield f"{path}:{number}", record if isinstance(record, dict) else None
 

@@ -90,8 +90,9 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    except OSError as error:
-        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", error)
+        raise OSError(f"cannot listen on {host} port {port}: {reason}") from error
 
 
 def _url(listener: socket.socket) -> str:

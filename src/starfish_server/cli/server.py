@@ -71,8 +71,8 @@ async def serve(settings: Settings, started: Callable[[], None]) -> int:
         shutdown.register()
         await server.serve(listeners)
     finally:
+        # It stays registered: a second signal also ends a process that waits for threads that hang.
         result = await shutdown.shutdown()
-        shutdown.unregister()
     for failure in result.failures:
         print_error(f"{failure.step}: {one_line(failure.error)}")
     return ExitCode.OK if result.ok else ExitCode.FAILED

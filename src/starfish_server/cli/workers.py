@@ -16,7 +16,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.cli.output import ExitCode, print_error
+from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error
 from starfish_server.cli.server import DRAIN_SECONDS
 
 if TYPE_CHECKING:
@@ -145,6 +145,23 @@ class Workers:
 
     async def _start(self, number: int) -> _Worker:
         """Return a worker that serves."""
+        try:
+            worker = await self._spawn(number)
+        except OSError as error:
+            print_error(f"worker {number} did not start: {one_line(error)}")
+            raise NotStartedError(exit_code_of(error)) from error
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                if await asyncio.get_running_loop().sock_recv(worker.control, 1):
+                    return worker
+        except (TimeoutError, ConnectionError):
+            print_error(f"worker {number} did not start")
+            worker.process.kill()
+        code = await worker.process.wait()
+        self._forget(worker)
+        raise NotStartedError(code)
+
+    async def _spawn(self, number: int) -> _Worker:
         metrics = self._metrics[number] if self._metrics else None
         settings = replace(self._settings, metrics=metrics)
         ours, theirs = socket.socketpair()
@@ -160,16 +177,7 @@ class Workers:
             )
         worker = _Worker(process, ours)
         self._running.add(worker)
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                if await asyncio.get_running_loop().sock_recv(ours, 1):
-                    return worker
-        except (TimeoutError, ConnectionError):
-            print_error(f"worker {number} did not start")
-            process.kill()
-        code = await process.wait()
-        self._forget(worker)
-        raise NotStartedError(code)
+        return worker
 
     async def _end(self, workers: Sequence[_Worker]) -> list[int]:
         """End workers, and return their exit codes.

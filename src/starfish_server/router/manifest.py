@@ -90,11 +90,17 @@ class ConfigEndpoint:
 
 
 def _shown(collections: Iterable[CollectionConfig], roles: set[str] | None) -> list[dict[str, object]]:
-    """Return the collections that a caller with `roles` may pull or push; all of them if it is None."""
+    """Return the collections that a caller with `roles` may pull, list or push; all of them if it is None."""
     return [
         ShownCollection.model_validate(collection, from_attributes=True).model_dump(
             mode="json", by_alias=True, exclude_defaults=True
         )
         for collection in collections
-        if roles is None or not roles.isdisjoint((*collection.read_roles, *collection.write_roles))
+        if roles is None or not roles.isdisjoint(_admitted(collection))
     ]
+
+
+def _admitted(collection: CollectionConfig) -> tuple[str, ...]:
+    """Return the roles that may do what is served."""
+    readers = () if collection.push_only and not collection.listable else collection.read_roles
+    return readers if collection.pull_only else (*readers, *collection.write_roles)

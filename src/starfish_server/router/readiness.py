@@ -30,9 +30,9 @@ class Readiness:
     """Asks the backend for one object that need not exist, below the layers that have one store inside.
 
     So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. A
-    `Mirror` or `Fallback` with several stores is asked as a whole, and then each of its leaves is. A check
-    lasts at most 2 seconds, and its result is cached for 1, so that callers without a token cannot load the
-    backend.
+    `Mirror` or `Fallback` with several stores is asked as a whole, and then each of its leaves is. A probe is
+    answered within 2 seconds, even if the backend hangs. A check begins at most once a second and never
+    before the last one has ended, so that callers without a token cannot load the backend.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
@@ -42,9 +42,9 @@ class Readiness:
         if isinstance(store, Layer):
             leaves = (part for part in stores_of(store) if not isinstance(part, Layer))
             self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(leaves, 1)}
-        self._found: dict[str, str] = {}
-        self._cached_until = 0.0
-        self._checking = asyncio.Lock()
+        self._codes: dict[str, str] = {}
+        self._checks: dict[str, asyncio.Task[None]] = {}
+        self._began = -_CACHED_SECONDS
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route."""
@@ -56,23 +56,30 @@ class Readiness:
         """Return 200 if requests can be served, else 503, with "ok" or an error code for each part."""
         if getattr(request.app.state, "draining", False):
             return _response({"server": "shutting_down"}, ready=False)
-        async with self._checking:
-            if time.monotonic() >= self._cached_until:
-                codes = await asyncio.gather(*(self._check(*part) for part in self._parts.items()))
-                self._found = dict(zip(self._parts, codes, strict=True))
-                self._cached_until = time.monotonic() + _CACHED_SECONDS
-        return _response(self._found, ready=self._found["store"] == "ok")
+        now = time.monotonic()
+        checking = [check for check in self._checks.values() if not check.done()]
+        if not checking and now - self._began >= _CACHED_SECONDS:
+            self._began = now
+            self._checks = {part: asyncio.create_task(self._check(part)) for part in self._parts}
+            checking = list(self._checks.values())
+        if checking:
+            await asyncio.wait(checking, timeout=max(0.0, self._began + _SECONDS - now))
+        codes = {
+            part: self._codes.get(part, "store_timeout") if check.done() else "store_timeout"
+            for part, check in self._checks.items()
+        }
+        return _response(codes, ready=codes["store"] == "ok")
 
-    async def _check(self, part: str, store: AbstractObjectStore) -> str:
+    async def _check(self, part: str) -> None:
+        code = "ok"
         try:
             async with asyncio.timeout(_SECONDS):
-                await store.stat(_KEY)
+                await self._parts[part].stat(_KEY)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
-            if self._found.get(part) != code:
+            if self._codes.get(part) != code:
                 log_failure(_log, logging.WARNING, "not ready: %(part)s: %(failure)s", error, part=part)
-            return code
-        return "ok"
+        self._codes[part] = code
 
 
 def _response(checks: dict[str, str], *, ready: bool) -> Response:

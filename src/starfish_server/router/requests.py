@@ -153,6 +153,7 @@ def parse_body(body: bytes, kind: type[_Parsed]) -> _Parsed:
         parsed = kind.model_validate(value)
         if isinstance(parsed, PushRequest):
             parsed.hash  # noqa: B018 - has no JSON of such numbers, and no UTF-8 of surrogates
+            (parsed.author_signature or "").encode()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ascii(".".join(map(str, first["loc"])))[:100]

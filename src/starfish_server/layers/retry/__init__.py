@@ -123,11 +123,12 @@ class Retry(Layer):
         return shown
 
     async def close(self) -> None:
+        budget, self._policy.budget = self._policy.budget, None
         try:
             await super().close()
         finally:
-            if self._policy.budget is not None:
-                await self._policy.budget.close()
+            if budget is not None:
+                await budget.close()
 
     def perform(self, operation: Operation[T]) -> Result[T]:
         if retries_outside.get():

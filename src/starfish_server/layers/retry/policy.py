@@ -56,9 +56,9 @@ class RetryEvent:
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Policy:
-    """The settings of a `Retry` layer."""
+    """The settings of a `Retry` layer; no budget after it was closed."""
 
     attempts: int
     initial: float
