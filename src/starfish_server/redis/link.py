@@ -27,8 +27,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 class LinkUser:
     """What uses a link; every method may be left as it is.
 
-    name: what is not used while Redis is away, for the log. scripts: Lua by name. interval: seconds between
-    the replies that prove that the connection works.
+    name: what is not used while Redis is away, for the log
+    scripts: Lua by name
+    interval: seconds between the replies that prove that the connection works
     """
 
     def __init__(self, name: str, scripts: Mapping[str, str], interval: float) -> None:

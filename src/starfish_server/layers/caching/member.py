@@ -39,8 +39,9 @@ _TICKS = 4  # within `max_delay`
 class SharedWrite:
     """A write that other processes are told of: the keys of each of its messages, by the message's token.
 
-    patience: seconds that it may still wait for Redis. told: when they were told last, monotonic. ended: the
-    undetermined keys among them; None while it is in flight.
+    patience: seconds that it may still wait for Redis
+    told: when they were told last, monotonic
+    ended: the undetermined keys among them; None while it is in flight
     """
 
     member: Member
