@@ -90,6 +90,12 @@ def test_a_logged_record_has_its_fields_as_extra() -> None:
     }
 
 
+def test_a_logged_line_tells_what_explains_its_duration(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    LoggingSink()(record("a/b")._replace(attempts=4, cache="miss", source="backup"))
+    assert caplog.messages[0].endswith(" bytes=3 1.5 ms attempts=4 cache='miss' source='backup'")
+
+
 def test_nothing_is_formatted_for_a_level_that_is_off() -> None:
     class Untouchable(type(record())):  # type: ignore[misc]  # a class made at run time
         def __getattribute__(self, name: str) -> object:
