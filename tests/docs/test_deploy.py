@@ -45,6 +45,14 @@ def test_the_compose_file_gives_the_configuration_all_that_it_asks_for() -> None
     assert literal == {"REDIS_URL"}
 
 
+def test_the_stack_of_the_container_can_be_built() -> None:
+    asked = dict.fromkeys(VARIABLES.findall((FILES / "server.toml").read_text()), "a-value-of-some-length")
+    given = os.environ | asked | {"S3_ENDPOINT": "http://127.0.0.1:9", "REDIS_URL": "redis://127.0.0.1:9"}
+    command = [BIN / "starfish", "explain", FILES / "server.toml"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=given, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_container_has_time_to_end_and_no_privileges() -> None:
     asked = service()
     assert int(asked["stop_grace_period"].removesuffix("s")) > 25
