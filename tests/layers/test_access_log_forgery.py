@@ -15,6 +15,8 @@ from starfish_server.audit.sinks import LoggingSink
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 RECORDS = 10_000
 
 
