@@ -48,7 +48,7 @@ def test_the_compose_file_gives_the_configuration_all_that_it_asks_for() -> None
 def test_the_stack_of_the_container_can_be_built(tmp_path: Path) -> None:
     asked = dict.fromkeys(VARIABLES.findall((FILES / "server.toml").read_text()), "a-value-of-some-length")
     given = os.environ | asked | {"S3_ENDPOINT": "http://127.0.0.1:9", "REDIS_URL": "redis://127.0.0.1:9"}
-    command = [BIN / "starfish", "explain", FILES / "server.toml"]
+    command = [str(BIN / "starfish"), "explain", str(FILES / "server.toml")]
     ended = subprocess.run(command, capture_output=True, text=True, env=given, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
 
