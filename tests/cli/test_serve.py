@@ -230,7 +230,7 @@ def test_a_second_signal_ends_the_process_at_once(number: signal.Signals, tmp_pa
         ("[[auth.token]]", "[[auht.token]]", 17, r"unknown: 'auht'; did you mean 'auth'\?"),
         ("maxBodyBytes = 1000", "", 10, "the option 'maxBodyBytes' is missing"),
         ("maxBodyBytes = 1000", 'maxBodyBytes = "1 kB"', 15, "maxBodyBytes must be a valid integer"),
-        ("= 1000", '= 1000\nencryption = "aes"', 16, "encryption must be 'none'"),
+        ("= 1000", '= 1000\nencryption = "aes"', 16, "the layer Encryption encrypts"),
         ("= 1000", "= 1000\nlistabel = true", 16, r"unknown option 'listabel'; .*did you mean 'listable'\?"),
         ('readRoles = ["reader"]', 'readRoles = "reader"', 13, "readRoles must be a valid array"),
         ("[[sync.collections]]", "[[snyc.collections]]", None, r"a \[sync\] table is missing"),
