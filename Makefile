@@ -1,7 +1,8 @@
 # Every command sets up .venv by itself; nothing is needed beforehand but Python >= 3.11, make and the network.
 .DEFAULT_GOAL := help
 ROWS ?=
-.PHONY: help test test-full bench scale features demo serve docs lint types unit format clean
+PARTS ?=
+.PHONY: help test test-full bench scale features demo serve docs release-check lint types unit format clean
 
 # The newest of these that runs here, unless PYTHON names one. `make bench` has rows on the newest, too.
 NEWEST ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
@@ -95,9 +96,12 @@ types: .venv/ready
 unit: .venv/ready .venv/azurite/ready $(PUBLIC)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+release-check: .venv/ready .venv/azurite/ready  ## lint, types, packages, each Python, the lowest dependencies, uvloop; PARTS="package lowest" for some
+	@PYTHONPATH=tests $(BIN)/python -m release $(PARTS)
+
 format: .venv/ready  ## let the formatter and linter mend what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and caches
-	rm -rf .venv .venv-docs .venv-peers build .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-peers .venv-release build .mypy_cache .ruff_cache .hypothesis

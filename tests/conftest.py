@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from faulty_proxy import FaultyProxy
 from servers import AZURITE, AzureServer, S3Server, start_azurite, start_moto, start_seaweedfs
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the reliability tests at full size")
+    parser.addoption("--uvloop", action="store_true", help="run each async test on an event loop of uvloop")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]]:
+    if config.getoption("--uvloop"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -68,6 +68,12 @@ def make_certificate(folder: Path) -> Certificate:
         builder = x509.CertificateBuilder(authority, holder, public, x509.random_serial_number())
         builder = builder.not_valid_before(now - day).not_valid_after(now + day)
         builder = builder.add_extension(limits, critical=True).add_extension(hosts, critical=False)
+        # From Python 3.13 on, certificates without these are refused.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+        subject = x509.SubjectKeyIdentifier.from_public_key(public)
+        usage = x509.KeyUsage(not ca, False, False, False, False, ca, False, False, False)
+        builder = builder.add_extension(issuer, critical=False).add_extension(subject, critical=False)
+        builder = builder.add_extension(usage, critical=True)
         return builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     private = key.private_bytes(

@@ -47,7 +47,10 @@ HOMES = {
 }
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
-KERNEL = {"context", "errors", "objects", "operations", "checks", "printable", "forks", "logs", "threads"}
+KERNEL = {
+    *("context", "errors", "objects", "operations"),
+    *("checks", "chunks", "printable", "forks", "logs", "threads"),
+}
 ALLOWED = {
     "errors": set(),
     "context": {"errors"},
@@ -55,6 +58,7 @@ ALLOWED = {
     "printable": set(),
     "logs": {"errors", "printable"},
     "forks": set(),
+    "chunks": set(),
     "threads": {"errors"},
     "checks": {"errors", "objects", "printable"},
     "operations": {"errors", "context", "checks", "objects"},

@@ -10,11 +10,11 @@ from typing import Concatenate, ParamSpec
 
 from starfish_server.checks import flag
 from starfish_server.errors import StackError
-from starfish_server.layers.base import Layer, Slot
+from starfish_server.layers.base import Layer, Slot, stores_of
 from starfish_server.layers.transform import Transform
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["StoreBuilder", "check_order", "stores_of"]
+__all__ = ["StoreBuilder", "check_order"]
 
 P = ParamSpec("P")
 Step = Callable[[AbstractObjectStore], AbstractObjectStore]
@@ -106,14 +106,6 @@ class StoreBuilder:
         if self._check_order:
             check_order(store)
         return store
-
-
-def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
-    """Yield the store and everything that it wraps, each store before those inside it."""
-    yield store
-    if isinstance(store, Layer):
-        for inner in store.inners:
-            yield from stores_of(inner)
 
 
 def check_order(store: AbstractObjectStore) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starfish_server.errors import InvalidKeyError, StoreDecodeError, VersionConflictError, shown_text
 from starfish_server.objects import ANY
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
-
-T = TypeVar("T")
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -282,41 +278,6 @@ def type_or_default(content_type: str | None, body: str | bytes) -> str:
     if content_type is not None:
         return content_type
     return DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE
-
-
-async def checked_chunks(
-    chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
-) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
-    async with aclosing(asynchronous(chunks)) as source:
-        async for chunk in source:
-            if not isinstance(chunk, bytes | bytearray | memoryview):
-                raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
-            if len(chunk):
-                yield bytes(chunk)
-
-
-def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> None:
-    """Raise `TypeError` unless `chunks` can be iterated and is not itself one body."""
-    if isinstance(chunks, str | bytes | bytearray | memoryview) or not (
-        hasattr(chunks, "__aiter__") or hasattr(chunks, "__iter__")
-    ):
-        raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
-
-
-async def asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Yield the items of either kind of iterable; a generator is closed with this one."""
-    if not isinstance(items, AsyncIterable):
-        for item in items:
-            yield item
-        return
-    iterator = aiter(items)
-    try:
-        async for item in iterator:
-            yield item
-    finally:
-        if isinstance(iterator, AsyncGenerator):
-            await iterator.aclose()
 
 
 def flag(name: str, value: bool) -> bool:

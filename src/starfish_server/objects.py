@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-__all__ = ["ANY", "AnyVersion", "ObjectInfo", "ObjectList", "ObjectReader", "StoredObject", "one_level"]
+__all__ = [
+    "ANY",
+    "AnyVersion",
+    "ObjectInfo",
+    "ObjectList",
+    "ObjectReader",
+    "StoredObject",
+    "one_level",
+    "reader_of",
+]
 
 Fetch = Callable[[], Awaitable[bytes]]
 
@@ -157,6 +166,16 @@ class ObjectReader:
 
     def __repr__(self) -> str:
         return f"ObjectReader({self.info!r})"
+
+
+def reader_of(info: ObjectInfo, body: bytes) -> ObjectReader:
+    """Return a reader of a body that is in memory, as one chunk."""
+    chunks = iter([body])
+
+    async def fetch() -> bytes:
+        return next(chunks, b"")
+
+    return ObjectReader(info, fetch)
 
 
 def one_level(

@@ -22,6 +22,7 @@ _FORMS = (
     "use a folder's path, file:///folder, s3://bucket/prefix, gs://bucket, az://container, memory: "
     "or a stack file (*.toml)"
 )
+_SERVER = "an S3 server other than AWS is named as in s3://bucket?endpoint=http://host:9000"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # The options of a URL by its scheme; those that are not text are true or false.
 _OPTIONS = {
@@ -63,9 +64,13 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
         parts = urlsplit(text)
     except ValueError:
         raise StackError(f"the URL cannot be read; {_FORMS}") from None
+    if parts.scheme in {"http", "https"}:
+        raise StackError(f"the URL names no store; {_SERVER}")
     if "@" in parts.netloc or ":" in parts.netloc:
-        advice = ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if parts.scheme == "s3" else ""
-        raise StackError(f"a URL must not hold credentials{advice}")
+        if parts.scheme == "s3":
+            variables = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise StackError(f"an s3 URL must not hold credentials (set {variables}) or a port; {_SERVER}")
+        raise StackError("a URL must not hold credentials")
     try:
         match parts.scheme:
             case "file":
@@ -126,7 +131,7 @@ def _options(url: SplitResult) -> dict[str, Any]:
     given = parse_qsl(url.query, keep_blank_values=True)
     for name, text in given:
         if name not in known:
-            raise StackError(f"the options of a {url.scheme} URL are {', '.join(known)}")
+            raise StackError(f"the options of {url.scheme} URLs are {', '.join(known)}")
         if name not in _TEXTS and text not in {"true", "false"}:
             raise StackError(f"{url.scheme} URL: {name} is true or false")
     options = {name: text if name in _TEXTS else text == "true" for name, text in given}

@@ -1,10 +1,10 @@
-"""`start_in_thread`: work in a thread of an executor."""
+"""`start_in_thread`: work in a thread of an executor; `wait_to_end`: for work that cannot be stopped."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StoreUnavailableError
 
@@ -39,6 +39,17 @@ def start_in_thread(
         started = asyncio.wrap_future(outcome)  # another of its threads has taken it already
     started.add_done_callback(lambda done: done.cancelled() or done.exception())
     return started
+
+
+async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until `running` is done, however often cancelled; return the last cancellation, if any."""
+    cancelled = None
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def _work(work: Callable[[], T], outcome: Future[T]) -> T:

@@ -20,6 +20,9 @@ from starfish_server.adapters.fsspec import StarfishFileSystem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Of fsspec's own tests, up to 2026.6.
+pytestmark = pytest.mark.filterwarnings("ignore:Class-scoped fixtures defined as instance methods")
+
 
 class Fixtures(AbstractFixtures):  # type: ignore[misc]  # fsspec has no types
     @pytest.fixture

@@ -12,6 +12,7 @@ from starfish_server.cli.output import MEANINGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = (
+    "init",
     "serve",
     "get",
     "put",
@@ -55,6 +56,8 @@ A key has plain ASCII letters and digits by default. `?portable_keys=false` allo
 
 Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
 
+`starfish --install-completion` lets bash, zsh, fish and PowerShell complete commands and options.
+
 ## Files that are not objects
 
 A folder may hold files that are not objects: a link, a pipe, a name with a space or another character outside the [key
@@ -67,6 +70,19 @@ an object cannot be read, `cp` reports it and copies the others. Reading from a 
 |---|---|
 """
 
+_STARTER = """\
+The files are a start to change. `docker compose up` in that folder serves them on port 8000. A server on the host uses
+the same bucket and Redis:
+
+```sh
+docker compose up --detach seaweedfs redis
+set -a; . ./.env; set +a
+starfish doctor stack.toml
+starfish serve --config stack.toml
+```
+
+The image installs version 3 from PyPI. Until it is there, install a wheel that you have built instead.
+"""
 _CONFIGURATION = """\
 ### The configuration file
 
@@ -136,7 +152,7 @@ async with open_store("data") as store:
 `open_store` takes the same names as `STORE`. It raises `StackError` for any other name, without repeating a URL, since
 people put credentials there nonetheless.
 """
-_AFTER = {"serve": _CONFIGURATION, "put": _PIPES, "audit verify": _OPEN_STORE}
+_AFTER = {"init": _STARTER, "serve": _CONFIGURATION, "put": _PIPES, "audit verify": _OPEN_STORE}
 
 
 def help_of(*command: str) -> str:

@@ -63,6 +63,48 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("Usage: starfish")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"), [(("nonsense",), "starfish"), (("audit", "show"), "starfish audit show")]
+)
+def test_wrong_usage_names_the_help_of_the_command(
+    arguments: tuple[str, ...], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(arguments)
+    assert capsys.readouterr().err.endswith(f"; see {command} --help\n")
+
+
+def test_the_short_option_for_help_works_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["-h"], ["ls", "-h"], ["audit", "show", "-h"]):
+        assert run(command) == ExitCode.OK
+        assert capsys.readouterr().out.startswith("Usage: starfish")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("get data k >&-", 1),  # the body would be lost
+        ("put data new <&-", 1),  # no body is not an empty one
+        ("put data new 1 >&- 2>&- <&-", 0),
+        ("get data missing 2>&-", 3),
+    ],
+)
+def test_closed_streams_lose_nothing_in_silence(tmp_path: Path, command: str, code: int) -> None:
+    (tmp_path / "1").write_text("body")
+    assert starfish("put", "data", "k", "1", cwd=tmp_path).code == 0
+    ended = subprocess.run(
+        ["bash", "-c", f"'{PROGRAM}' {command}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, "unexpected" in ended.stderr) == (code, "", False)
+    assert (tmp_path / "data/new").exists() == (command.startswith("put") and code == 0)
+
+
+def test_a_full_disk_under_the_output_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "k").touch()
+    command = f"'{PROGRAM}' ls . >/dev/full"
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "starfish: No space left on device\n")
+
+
 def test_no_error_is_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = starfish("put", f"file://{tmp_path}/file", "key", stdin=b"x")
@@ -121,3 +163,24 @@ def test_doctor_draws_a_table_on_a_terminal_only(tmp_path: Path) -> None:
     plain = starfish("doctor", "file:data", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out) == (0, True)
     assert (plain.code, b"\x1b" in plain.out) == (0, False)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_can_be_installed_in(shell: str) -> None:
+    # Otherwise the shell that runs the program is asked, and zsh may not be there.
+    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    ended = starfish("--show-completion", shell, env=env)
+    assert (ended.code, f"_STARFISH_COMPLETE=complete_{shell}".encode() in ended.out) == (0, True)
+
+
+def test_bash_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        env = {
+            "_STARFISH_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        return starfish(env=env).out.decode().split()
+
+    assert completed("starfish do") == ["doctor"]
+    assert completed("starfish ls data --l") == ["--long", "--limit"]

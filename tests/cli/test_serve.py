@@ -125,7 +125,8 @@ def test_a_file_holds_stack_collections_and_callers(tmp_path: Path) -> None:
 
 def test_the_file_of_the_page_takes_the_request_of_the_page(tmp_path: Path) -> None:
     blocks = [snippet for snippet in snippets("toml", "sh") if snippet.page == "docs/cli.md"]
-    file, request = (snippet.code for snippet in blocks[:2])
+    file = next(block.code for block in blocks if block.language == "toml")
+    request = next(block.code for block in blocks if block.code.startswith("curl"))
     (tmp_path / "server.toml").write_text(file)
     _, url, *options = shlex.split(request.replace("\\\n", ""))
     given = list(zip(options[::2], options[1::2], strict=True))

@@ -141,3 +141,16 @@ def test_a_wrong_secret_is_one_line_without_it(seaweedfs: S3Server) -> None:
     env = {"AWS_ACCESS_KEY_ID": seaweedfs.access_key_id, "AWS_SECRET_ACCESS_KEY": "hunter2"}
     ended = starfish("ls", f"s3://bucket?endpoint={seaweedfs.endpoint}", env=env)
     assert (ended.code, ended.err.count("\n"), "hunter2" in ended.err) == (1, 1, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["http://127.0.0.1:9000/bucket", "https://s3.example.com", "s3://127.0.0.1:9000/bucket"]
+)
+def test_the_address_of_an_s3_server_leads_to_the_option_for_it(name: str) -> None:
+    ended = starfish("ls", name)
+    assert (ended.code, ended.err.count("\n"), "s3://bucket?endpoint=" in ended.err) == (2, 1, True)
+
+
+def test_azure_without_an_account_says_where_it_comes_from() -> None:
+    ended = starfish("ls", "az://container")
+    assert (ended.code, "AZURE_STORAGE_ACCOUNT_NAME" in ended.err) == (2, True)

@@ -288,7 +288,7 @@ def test_the_access_log_has_one_line_for_each_request_and_no_secret(tmp_path: Pa
     lines = sorted(map(json.loads, text.splitlines()), key=lambda line: line["status"])
     assert [(line["status"], line["error"], line["reason"]) for line in lines] == [
         (200, None, None),
-        (400, "invalid_path", "a segment of the path is not a key segment"),
+        (400, "invalid_path", "a field of the path is missing, unknown or not a key segment"),
         (401, "unauthorized", "the role resolver knows no such caller"),
         (404, "not_found", "no route serves this path"),
         (409, "hash_mismatch", "baseHash is not the hash of the stored document"),

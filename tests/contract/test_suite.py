@@ -22,7 +22,8 @@ from starfish_server import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from starfish_server.checks import check_chunks, check_metadata, checked_chunks
+from starfish_server.checks import check_metadata
+from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.testing import Fault, FaultyStore, RecordingStore, behaviours, check_store
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,3 +32,10 @@ def snippets(*languages: str) -> list[Snippet]:
             line = text.count("\n", 0, match.start(2)) + 1
             found.append(Snippet(page.relative_to(ROOT).as_posix(), line, language, code))
     return [snippet for snippet in found if snippet.language in languages]
+
+
+def first_example() -> tuple[str, str]:
+    """The README's first example as a script, in the way the README says, and what it prints."""
+    code, printed = snippets("python")[0].code, snippets("text")[0].code
+    body = textwrap.indent(code, "    ")
+    return f"import asyncio\n\n\nasync def main():\n{body}\n\nasyncio.run(main())\n", printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from contextlib import suppress
 
@@ -108,6 +109,7 @@ async def test_failed_writes_leave_nothing_behind() -> None:
             with suppress(StoreUnavailableError):
                 await store.delete(f"folder/{number}")
         leaf.calls.clear()
+        gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()

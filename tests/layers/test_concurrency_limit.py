@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.scripted import Scripted
-from starfish_server.checks import asynchronous
+from starfish_server.chunks import asynchronous
 from starfish_server.errors import StoreOverloadedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation
 from starfish_server.layers.concurrency_limit import ConcurrencyLimit

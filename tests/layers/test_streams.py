@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from starfish_server.checks import asynchronous
+from starfish_server.chunks import asynchronous
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ObjectTooLargeError,

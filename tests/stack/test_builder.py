@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from starfish_server import AbstractObjectStore, MemoryObjectStore, StackError, StoreBuilder, StoreContext
-from starfish_server.builder import stores_of
 from starfish_server.layers import (
     AccessLog,
     Authorize,
@@ -30,6 +29,7 @@ from starfish_server.layers import (
     Tracing,
     Transform,
 )
+from starfish_server.layers.base import stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

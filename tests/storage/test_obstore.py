@@ -69,13 +69,13 @@ def test_every_error_of_obstore_is_mapped() -> None:
     ],
 )
 def test_failures_without_a_type_are_told_apart(text: str, expected: type[StoreError]) -> None:
-    assert type(store_error(exceptions.GenericError(text), "get_string", "k")) is expected
+    assert type(store_error(exceptions.GenericError(text), "k")) is expected
 
 
 def test_a_key_that_looks_like_an_error_is_not_one() -> None:
     key = "<Code>NoSuchBucket</Code>"
     error = FileNotFoundError(f"Object at location {key} not found: ")
-    assert not isinstance(store_error(error, "read", key), BucketNotFoundError)
+    assert not isinstance(store_error(error, key), BucketNotFoundError)
 
 
 async def test_errors_and_repr_hold_no_secret() -> None:
@@ -181,6 +181,8 @@ async def test_an_unreachable_backend_is_unavailable() -> None:
         with pytest.raises(DeleteManyError) as caught:
             await store.delete_many(["a", "b"])
         assert set(caught.value.failures) == {"a", "b"}
+        failures = caught.value.failures.values()
+        assert {getattr(failure, "operation", None) for failure in failures} == {"delete_many"}
 
 
 async def test_obstore_makes_one_attempt_under_a_retry_layer(seaweedfs: S3Server) -> None:

@@ -96,8 +96,9 @@ async def test_closing_the_store_ends_open_readers(seaweedfs: S3Server) -> None:
     assert await reader.next_chunk()
     await store.close()
     await store.close()
-    with pytest.raises(StoreClosedError):
+    with pytest.raises(StoreClosedError) as closed:
         await reader.next_chunk()
+    assert (closed.value.operation, closed.value.key) == ("open", "k")
 
 
 async def test_a_reader_that_is_dropped_or_cancelled_leaves_the_store_usable(seaweedfs: S3Server) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,8 @@ import typer
 from starfish_server.cli.audit import audit
 from starfish_server.cli.cp import cp
 from starfish_server.cli.doctor import doctor, explain_store
+from starfish_server.cli.examples import epilog
+from starfish_server.cli.init import init
 from starfish_server.cli.listing import du, ls, rm
 from starfish_server.cli.objects import get, put, stat, url
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
@@ -27,13 +30,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="starfish",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
-    app.command()(command)
-app.command("explain")(explain_store)
+for command in (init, serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
+    app.command(epilog=epilog(command.__name__))(command)
+app.command("explain", epilog=epilog("explain"))(explain_store)
 app.add_typer(audit)
 
 
@@ -55,6 +58,7 @@ def starfish(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command, which may be a coroutine, and return its exit code. No error leaves as a traceback."""
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # Text that the terminal's encoding does not have must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):
@@ -82,13 +86,22 @@ def run(arguments: Sequence[str]) -> int:
         if usage and message.startswith("Usage:"):
             sys.stderr.write(f"{message}\n")
         else:
-            print_error(" ".join(message.split()))
+            context = getattr(error, "ctx", None)
+            advice = f"; see {context.command_path} --help" if context else ""
+            print_error(" ".join(message.split()).removesuffix(".") + advice)
         return ExitCode.USAGE if usage else exit_code_of(error)
     return int(code or ExitCode.OK)
 
 
+def _replace_closed_streams() -> None:
+    """Replace each closed stream by one whose use fails, before the next open takes its descriptor."""
+    for name, mode in (("stdin", "w"), ("stdout", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end of the program
+
+
 def _description(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     known = isinstance(error, OSError | ValueError | ImportError) or hasattr(error, "operation")
     return one_line(error) if known else f"unexpected {type(error).__name__}: {one_line(error)}"

@@ -12,6 +12,7 @@ import typer
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
+from starfish_server.cli.examples import epilog
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.layers import AuditVerification, verify_audit_log
 
@@ -35,7 +36,7 @@ LogFiles = Annotated[
 ]
 
 
-@audit.command()
+@audit.command(epilog=epilog("audit show"))
 def show(
     files: LogFiles,
     identity: Annotated[
@@ -68,7 +69,7 @@ def show(
     return ExitCode.FAILED if broken else ExitCode.OK
 
 
-@audit.command()
+@audit.command(epilog=epilog("audit verify"))
 def verify(
     files: LogFiles,
     last_hash: Annotated[

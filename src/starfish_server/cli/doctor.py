@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from starfish_server.builder import stores_of
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
 from starfish_server.context import StoreContext
@@ -30,7 +29,7 @@ from starfish_server.errors import (
 )
 from starfish_server.explain import explain
 from starfish_server.layers import Layer, Namespace
-from starfish_server.layers.base import T
+from starfish_server.layers.base import T, stores_of
 from starfish_server.operations import OPERATIONS, Operation
 from starfish_server.printable import printable
 from starfish_server.storage.base import AbstractObjectStore

@@ -18,11 +18,11 @@ _LONGEST_PATH = 500
 
 
 class Edge:
-    """Calls the application, and observes what it answers.
+    """Passes requests to the application, and observes its responses.
 
     access_log: write a line of ASCII JSON on stdout for each request. It has no header and no query, where
         callers put secrets.
-    metrics: the port that Prometheus asks, and the application that answers it; None without one.
+    metrics: the port for Prometheus, and the application that serves it; None for neither.
 
     While `app.state.draining` is set, each response asks the client to close its connection.
     """

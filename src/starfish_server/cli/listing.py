@@ -28,7 +28,7 @@ from starfish_server.storage.base import AbstractObjectStore
 _PAGE = 10_000
 _WIDTHS = (12, 20, 24)
 
-Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin with this text.")]
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="Only keys that begin with this text.")]
 
 
 async def ls(
@@ -160,7 +160,7 @@ def _print_total(folder: str, total: tuple[int, int], json: bool) -> None:
 
 async def rm(
     store: StoreURL,
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY")] = None,
     prefix: Annotated[
         str | None, typer.Option("--prefix", metavar="TEXT", help="Delete every key that begins with this.")
     ] = None,

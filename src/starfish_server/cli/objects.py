@@ -68,7 +68,7 @@ async def get(
 async def put(
     store: StoreURL,
     key: Key,
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="The file to store; - is stdin.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to store; - is stdin.")] = "-",
     content_type: Annotated[
         str | None,
         typer.Option(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starfish_server.errors import StackError
-from starfish_server.layers import Layer, Metrics
+from starfish_server.layers import Metrics
+from starfish_server.layers.base import stores_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -19,7 +20,7 @@ def prometheus(store: AbstractObjectStore) -> ASGIApp:
     They cover the store's operations, by its `Metrics` layers; requests, by FastAPI; and memory, CPU time and
     file descriptors. Raises `StackError` for a store without a `Metrics` layer.
     """
-    if not _measured(store):
+    if not any(isinstance(part, Metrics) for part in stores_of(store)):
         raise StackError('--metrics-port needs a [[layer]] with type = "Metrics" in the stack')
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -36,8 +37,3 @@ def prometheus(store: AbstractObjectStore) -> ASGIApp:
     else:
         raise ImportError("--metrics-port under opentelemetry-instrument needs a newer opentelemetry-sdk")
     return make_asgi_app()
-
-
-def _measured(store: AbstractObjectStore) -> bool:
-    inners = store.inners if isinstance(store, Layer) else ()
-    return isinstance(store, Metrics) or any(map(_measured, inners))

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from starfish_server.builder import stores_of
 from starfish_server.cli.arguments import AsJson, StackFile
 from starfish_server.cli.output import ExitCode, one_line, print_cells, print_error, print_json, print_line
 from starfish_server.cli.progress import progress
 from starfish_server.cli.sources import open_source
 from starfish_server.errors import StackError
 from starfish_server.layers import Mirror, RepairReport
+from starfish_server.layers.base import stores_of
 from starfish_server.storage.base import AbstractObjectStore
 
 Entries = Iterable[tuple[int, str]]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starfish_server.builder import stores_of
 from starfish_server.cli.arguments import AsJson, ContextFields, StackFile, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line
 from starfish_server.cli.progress import progress
@@ -14,6 +13,7 @@ from starfish_server.cli.sources import LeftOut, list_left_out, open_source, pri
 from starfish_server.context import StoreContext
 from starfish_server.errors import StackError
 from starfish_server.layers import Mirror
+from starfish_server.layers.base import stores_of
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:

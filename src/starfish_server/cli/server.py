@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 10
 STARTED = b"s"
-# Until then a connection that is kept alive is told to close by its next response.
+# After a signal, a kept-alive connection stays open for this long. A response sent meanwhile closes it.
 _LINGER_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 
@@ -131,7 +131,7 @@ async def _work(settings: Settings, control: socket.socket) -> int:
 
 
 def main() -> int:
-    """Be a worker: the arguments are settings as JSON, and the descriptor of a socket to the parent."""
+    """Run a worker. Its arguments are the settings as JSON, and the descriptor of a socket to the parent."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the parent alone
     control = socket.socket(fileno=int(sys.argv[2]))
     try:

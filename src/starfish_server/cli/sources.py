@@ -6,11 +6,11 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.builder import stores_of
 from starfish_server.checks import decode_text
 from starfish_server.cli.output import print_error
 from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
+from starfish_server.layers.base import stores_of
 from starfish_server.objects import ANY
 from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.filesystem import FilesystemObjectStore

@@ -37,7 +37,7 @@ class NotStartedError(Exception):
 
 @dataclass(eq=False)
 class _Worker:
-    """A process, and this end of the socket by which it knows that its parent is there."""
+    """A process, and our end of a socket to it. It ends when the socket closes, as it does if we die."""
 
     process: Process
     control: socket.socket
@@ -51,9 +51,11 @@ class _Worker:
 
 
 class Workers:
-    """Processes with the same settings, on the same listening socket; one number is one of them at a time.
+    """Processes with the same settings on one listening socket, numbered from 0.
 
-    metrics: file descriptors of the listeners for Prometheus, one for each number; empty for none.
+    A process that replaces another one takes its number.
+
+    metrics: file descriptors of the listeners for Prometheus, one for each worker; empty for none.
     """
 
     def __init__(self, settings: Settings, count: int, metrics: Sequence[int]) -> None:
@@ -83,7 +85,7 @@ class Workers:
             if not self._signals:
                 raise
         finally:
-            codes = await self._end()
+            codes = await self._end(list(self._running))
         if self._forced.is_set():
             number = self._signals[-1]
             loop.remove_signal_handler(number)
@@ -100,7 +102,7 @@ class Workers:
         serving.cancel()
 
     async def _serve(self, started: Callable[[], None]) -> None:
-        # One after another, so that what is wrong with the configuration is said once.
+        # One after another, so that an error in the configuration is printed once.
         for number in range(self._count):
             self._current.append(await self._start(number))
         started()
@@ -110,7 +112,7 @@ class Workers:
                 tasks.create_task(self._keep(number))
 
     async def _keep(self, number: int) -> None:
-        """Start the worker of this number again whenever it has ended by itself."""
+        """Start a new worker with this number whenever the current one has ended by itself."""
         while True:
             worker = self._current[number]
             code = await worker.process.wait()
@@ -137,8 +139,7 @@ class Workers:
                     except NotStartedError:
                         print_error(f"the new worker {number} did not start; those before it go on")
                         break
-                worker.end()
-                await self._ended([worker])
+                await self._end([worker])
             else:
                 print_error("all workers are replaced")
 
@@ -170,15 +171,13 @@ class Workers:
         self._forget(worker)
         raise NotStartedError(code)
 
-    async def _end(self) -> list[int]:
-        """End all workers within the time limit, or at once after a second signal; return their codes."""
-        workers = list(self._running)
+    async def _end(self, workers: Sequence[_Worker]) -> list[int]:
+        """End workers, and return their exit codes.
+
+        Those that run after the time limit, or after a second signal, are killed.
+        """
         for worker in workers:
             worker.end()
-        return await self._ended(workers)
-
-    async def _ended(self, workers: Sequence[_Worker]) -> list[int]:
-        """Wait for workers that were told to end, kill what is late, and return their codes."""
         waiting = asyncio.gather(*(worker.process.wait() for worker in workers))
         forced = asyncio.create_task(self._forced.wait())
         either: set[asyncio.Future[Any]] = {waiting, forced}

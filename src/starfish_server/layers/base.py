@@ -11,9 +11,9 @@ from starfish_server.storage.base import AbstractObjectStore, Result
 from starfish_server.storage.named_methods import NamedMethods
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["Layer", "Operation", "Slot", "T"]
+__all__ = ["Layer", "Operation", "Slot", "T", "stores_of"]
 
 T = TypeVar("T")
 
@@ -118,3 +118,11 @@ class Layer(NamedMethods):
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.settings().items()]
         return f"{type(self).__name__}({', '.join([*shown, *map(repr, self._inners)])})"
+
+
+def stores_of(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
+    """Yield the store and everything that it wraps, each store before those inside it."""
+    yield store
+    if isinstance(store, Layer):
+        for inner in store.inners:
+            yield from stores_of(inner)

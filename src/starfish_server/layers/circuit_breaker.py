@@ -10,7 +10,8 @@ from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import asynchronous, check_chunks, positive_int, positive_number
+from starfish_server.checks import positive_int, positive_number
+from starfish_server.chunks import asynchronous, check_chunks
 from starfish_server.errors import (
     NOT_SENT,
     CircuitOpenError,

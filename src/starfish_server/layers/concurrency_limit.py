@@ -9,7 +9,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from starfish_server.checks import asynchronous, positive_int
+from starfish_server.checks import positive_int
+from starfish_server.chunks import asynchronous
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.streams import around_chunks

@@ -9,7 +9,7 @@ from weakref import ref
 from opentelemetry.metrics import Observation, get_meter
 
 from starfish_server.checks import flag
-from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.base import Layer, Operation, Slot, T, stores_of
 from starfish_server.layers.outcome import observe
 from starfish_server.operations import Bodies
 from starfish_server.printable import printable
@@ -140,11 +140,9 @@ class Metrics(Layer):
 
 def _breakers(store: AbstractObjectStore) -> Iterator[ref[Any]]:
     """Yield weak references to the breakers of a stack: an instrument lives as long as its provider."""
-    if isinstance(store, Layer):
-        if store.slot is Slot.BREAKER and hasattr(store, "state"):
-            yield ref(store)
-        for inner in store.inners:
-            yield from _breakers(inner)
+    for part in stores_of(store):
+        if isinstance(part, Layer) and part.slot is Slot.BREAKER and hasattr(part, "state"):
+            yield ref(part)
 
 
 def _states(breakers: Iterable[ref[Any]]) -> Iterator[Observation]:

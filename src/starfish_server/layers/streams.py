@@ -6,7 +6,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.checks import asynchronous
+from starfish_server.chunks import asynchronous
 from starfish_server.objects import ObjectReader
 
 if TYPE_CHECKING:

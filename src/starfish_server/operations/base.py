@@ -1,4 +1,4 @@
-"""`Operation`, a call of a store's method as a value, and what every operation tells of itself."""
+"""`Operation`, a call of a store's method as a value, and the properties that every operation has."""
 
 # pyright: reportIncompatibleVariableOverride=false
 
@@ -30,7 +30,7 @@ class Bodies(Enum):
     """How an operation carries bodies, so that a layer that changes bodies handles each way or refuses it."""
 
     NONE = auto()
-    """Neither the operation nor its result has to do with a body."""
+    """Neither the operation nor its result has a body."""
     RESULT = auto()
     """The result is, or begins with, a body or a range of it."""
     WRITTEN = auto()
@@ -42,7 +42,7 @@ class Bodies(Enum):
     COPY = auto()
     """A stored body is copied to another key."""
     SIZE = auto()
-    """The result tells sizes of stored bodies."""
+    """The result has sizes of stored bodies."""
     URL = auto()
     """The result lets others read or write a stored body."""
 

@@ -5,7 +5,7 @@ Keys in Redis, under `{namespace}:1:`, where 1 is the version of this format:
     rate:{hash}    when the burst of one caller is full again, in microseconds; expires then
     budget         the tokens left of a retry budget; expires after an hour without a retry
 
-The time is that of Redis. It is one clock for all processes, whose own clocks differ and may be set.
+Times are read from the clock of Redis, because the clocks of processes differ and may be set.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 return 1
 """
-# KEYS: budget. ARGV: capacity, tokens wanted, tokens that the process added since it told last, less those
-# that it took by itself. Returns the tokens taken and those left.
+# KEYS: budget. ARGV: capacity, tokens wanted, and the tokens that the process added since its last report,
+# minus those that it took without Redis. Returns the tokens taken and those left.
 _TOKENS = """
 local capacity, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
 local tokens = tonumber(redis.pcall('GET', KEYS[1])) or capacity
@@ -73,7 +73,7 @@ _SCRIPTS = {"turn": _TURN, "return turn": _RETURN_TURN, "tokens": _TOKENS}
 class RedisLimits(RedisServer):
     """Counts for `RateLimit` and `RetryBudget` in Redis 6 or newer, or Valkey, that many processes share.
 
-    Redis being slow or away makes no operation fail: each process then counts for itself. See
+    While Redis is slow or unreachable, no operation fails: each process then counts for itself. See
     `docs/fair-shares.md`.
 
     url: as in "redis://user:password@host:6379/0", "rediss://..." for TLS or "unix:///path"; one server or
@@ -84,7 +84,7 @@ class RedisLimits(RedisServer):
         replies this quickly again.
 
     Raises `ValueError` or `TypeError`, which never show a password. Each event loop has a connection of its
-    own. It ends with the `close()` of a layer that uses it, and begins again when another one needs it.
+    own. Closing a layer ends the connections; another layer that still needs one opens it again.
     """
 
     def __init__(self, url: str, *, namespace: str, timeout: float = 0.05) -> None:
@@ -102,18 +102,18 @@ class RedisLimits(RedisServer):
         await self._links.close()
 
     def rate(self, *, rate: float, burst: int, by: str, max_wait: float) -> FleetRate:
-        """Return the rate limit with these options, as `RateLimit` has them."""
+        """Return the limit that all `RateLimit` layers with these options share."""
         return FleetRate(self, rate, burst, by, max_wait)
 
     async def take_tokens(self, capacity: int, wanted: int, added: int) -> tuple[int, int] | None:
-        """Take all tokens wanted, or none; return those taken and those left, or None without an answer."""
+        """Take all tokens wanted, or none. Return those taken and those left; None without a reply."""
         match await self.run("tokens", b"budget", capacity, wanted, added):
             case [int(taken), int(left)]:
                 return taken, left
         return None
 
     async def run(self, script: str, name: bytes, *arguments: bytes | float) -> Any:
-        """Return the reply of a script, or None if there is none in time."""
+        """Run a script and return its reply, or None if there is none in time."""
         link = self._links.get_or_make()
         deadline = link.deadline()
         session = await link.usable(deadline)
@@ -138,7 +138,7 @@ class Turn:
 
 
 class FleetRate:
-    """A rate limit that all processes share, for callers of any name."""
+    """A rate limit for each caller, shared by all processes."""
 
     def __init__(self, limits: RedisLimits, rate: float, burst: int, by: str, max_wait: float) -> None:
         self.limits = limits
@@ -147,8 +147,8 @@ class FleetRate:
         self._arguments = (self._interval, burst, max_wait * 1e6)
 
     async def take(self, caller: object) -> Turn | None:
-        """Take the caller's next turn, unless its wait is too long; None without an answer of Redis."""
-        # Hashed: a name may be long, hold anything, and say who somebody is.
+        """Take the caller's next turn, unless its wait is too long; return None if Redis does not reply."""
+        # Hashed: a name may be long, contain anything, and identify a person.
         name = f"{self._limit}{caller!r}".encode("utf-8", "surrogatepass")
         key = b"rate:" + hashlib.blake2b(name, digest_size=16).hexdigest().encode()
         match await self.limits.run("turn", key, *self._arguments):

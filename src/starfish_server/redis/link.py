@@ -1,4 +1,4 @@
-"""`Link`: keeps a session of one event loop up, in the background; `PerLoop`: one of a kind in each loop."""
+"""`Link` keeps a connection to Redis up in the background; `PerLoop` has one object for each event loop."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 
 
 class LinkUser:
-    """What uses a link; every method may be left as it is.
+    """The callbacks of a link; by default they do nothing.
 
-    name: what is not used while Redis is away, for the log
-    scripts: Lua by name
-    interval: seconds between the replies that prove that the connection works
+    name: of what uses Redis, for the log.
+    scripts: Lua by name.
+    interval: seconds between the replies that prove that the connection works.
     """
 
     def __init__(self, name: str, scripts: Mapping[str, str], interval: float) -> None:
@@ -38,19 +38,19 @@ class LinkUser:
         self.interval = interval
 
     async def prepare(self, session: Session) -> None:
-        """Ask for what a new session needs before it is used."""
+        """Prepare a new session before it is used."""
 
     def began(self) -> None:
-        """Take the new session into use."""
+        """Called when the new session is ready."""
 
     def lost(self) -> None:
-        """Do without the session, which ended."""
+        """Called when the session has ended."""
 
     def received(self, message: bytes) -> None:
-        """Handle a message of the channel."""
+        """Called with each message of the channel."""
 
     def tick(self) -> None:
-        """Do what is done at each interval, while there is a session."""
+        """Called at each interval, while there is a session."""
 
 
 class Link:
@@ -65,23 +65,23 @@ class Link:
         self._server = server
         self._user = user
         self._pause = _FIRST_PAUSE
-        self._told = False
-        self._tried: asyncio.Future[None] = self.loop.create_future()
-        # In a context of its own: it outlives the operation that needs it first.
+        self._warned = False
+        self._attempted: asyncio.Future[None] = self.loop.create_future()
+        # In an empty context: it outlives the operation that needs it first.
         self._task = self.loop.create_task(self._run(), context=Context())
 
     def deadline(self) -> float:
-        """Return until when an operation that begins now may wait for Redis, in the loop's time."""
+        """Return the loop's time until which an operation that begins now may wait for Redis."""
         return self.loop.time() + self._server.timeout
 
     async def usable(self, deadline: float) -> Session | None:
-        """Return the session, unless there is none or it stalls.
+        """Return the session, or None if there is none or it is stalled.
 
-        Waits, once, until it was tried to connect for the first time.
+        Operations that come during the first attempt to connect wait for it, until their deadline.
         """
-        if not self._tried.done():
-            await asyncio.wait([self._tried], timeout=deadline - self.loop.time())
-            self._end_of_first_try()
+        if not self._attempted.done():
+            await asyncio.wait([self._attempted], timeout=deadline - self.loop.time())
+            self._end_first_attempt()
         session = self.session
         return None if session is None or session.stalled else session
 
@@ -99,13 +99,13 @@ class Link:
             try:
                 await self._connect_and_serve()
             except Exception as error:  # noqa: BLE001 - whatever the client raises, nothing must fail for it
-                if not self._told:
-                    self._told = True
+                if not self._warned:
+                    self._warned = True
                     fields = {"address": printable(self._server.address), "error_type": type(error).__name__}
                     what, where = self._user.name, fields["address"]
                     _log.warning("%s at %s is not used: %s", what, where, _reason(error), extra=fields)
             finally:
-                self._end_of_first_try()
+                self._end_first_attempt()
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -117,27 +117,27 @@ class Link:
             try:
                 self.session = session
                 self._user.began()
-                self._end_of_first_try()
+                self._end_first_attempt()
                 address = printable(self._server.address)
                 _log.info("%s at %s is used", self._user.name, address, extra={"address": address})
                 await session.serve(self._user)
             finally:
                 self.session = None
                 if session.age > _LONGEST_PAUSE:
-                    self._pause, self._told = _FIRST_PAUSE, False
+                    self._pause, self._warned = _FIRST_PAUSE, False
                 session.end()
                 self._user.lost()
         finally:
             await connection.disconnect(nowait=True)
             await asyncio.sleep(0)  # the transport closes its socket in a callback
 
-    def _end_of_first_try(self) -> None:
-        if not self._tried.done():
-            self._tried.set_result(None)
+    def _end_first_attempt(self) -> None:
+        if not self._attempted.done():
+            self._attempted.set_result(None)
 
 
 def _reason(error: BaseException) -> str:
-    """Describe an error without text of the server, which may repeat the password that was sent to it."""
+    """Describe an error without the server's text, which may repeat the password that was sent to it."""
     safe = error
     while not isinstance(safe, OSError | RedisDownError):
         if safe.__context__ is None:
@@ -156,25 +156,25 @@ T = TypeVar("T", bound=_Closable)
 
 
 class PerLoop(Generic[T]):
-    """One of a kind in each event loop, made when it is first needed there. Iterates over all of them."""
+    """One object for each event loop, made when that loop first needs it. Iterates over all objects."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._all: dict[asyncio.AbstractEventLoop, T] = {}
-        self._of_the_parent: list[object] = []
+        self._parents: list[object] = []
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Begin anew; keep the parent's: closing a connection of it would reach into its event loop."""
-        self._of_the_parent.append(self._all)
+        """Start empty. Keep the parent's objects: closing them would reach into the parent's event loop."""
+        self._parents.append(self._all)
         self._all = {}
 
     def get(self) -> T | None:
-        """Return that of the running event loop, if there is one."""
+        """Return the object of the running event loop, or None."""
         return self._all.get(asyncio.get_running_loop())
 
     def get_or_make(self) -> T:
-        """Return that of the running event loop."""
+        """Return the object of the running event loop; make it if there is none."""
         loop = asyncio.get_running_loop()
         found = self._all.get(loop)
         if found is None:
@@ -187,7 +187,7 @@ class PerLoop(Generic[T]):
         return iter(self._all.copy().values())
 
     async def close(self) -> None:
-        """Close all; one that is needed later is made anew."""
+        """Close all objects. A loop that needs one later gets a new one."""
         here = self._all.pop(asyncio.get_running_loop(), None)
         others, self._all = self._all, {}
         for other in others.values():

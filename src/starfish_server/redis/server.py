@@ -21,7 +21,7 @@ _FIXED = {"protocol": 3, "decode_responses": False, "socket_timeout": None, "hea
 
 
 class RedisServer:
-    """Where Redis is, what is kept apart in it by `namespace`, and how long an operation waits for it.
+    """Where Redis is, the namespace of the keys in it, and how long an operation waits for it.
 
     Raises `ValueError` or `TypeError`, which never show a password.
     """

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from starfish_server.redis.link import LinkUser
     from starfish_server.redis.server import RedisServer
 
-_UNANSWERED_TICKS = 20  # so many in a row end a session
+_UNANSWERED_TICKS = 20  # intervals without a reply after which a session ends
 _MAX_PENDING = 10_000  # commands that wait for a reply, and the bytes that they take; more end a session
 _MAX_PENDING_BYTES = 64 * 2**20
 _CROWDED_BYTES = 16 * 2**20
 _PUSHES = (b"message", b"subscribe", b"unsubscribe")
-# Where the system has it, a clock that goes on while the machine sleeps: what was missed then must count.
+# If possible a clock that runs while the machine sleeps: messages may be missed in that time, too.
 _now: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
@@ -99,7 +99,7 @@ class Session:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much waits to be sent that what is not needed had better not be added."""
+        """Whether the connection is so far behind that optional commands should be skipped."""
         return self.stalled or self._pending_bytes > _CROWDED_BYTES
 
     def heard_all_until(self, seconds: float) -> bool:
@@ -158,21 +158,21 @@ class Session:
             future.set_result(TimeoutError("no reply in time"))
 
     async def wait(self, replies: Iterable[asyncio.Future[Any]], seconds: float) -> None:
-        """Wait for all replies, but no longer than that."""
+        """Wait for all replies, at most `seconds`."""
         if replies := [reply for reply in replies if not reply.done()]:
             _, late = await asyncio.wait(replies, timeout=seconds)
             if late:
                 self.stalled = True
 
     def fail(self, error: Exception) -> None:
-        """End the session, soon."""
+        """Make `serve` end the session with this error."""
         if not self._failed.done():
             self._failed.set_result(error)
 
     def end(self) -> None:
         """Close the connection, and answer what is pending with `RedisDownError`."""
         self.fail(RedisDownError("the connection has ended"))
-        # Not closed: while the server hangs, it would stay until all that it holds is sent.
+        # Not `close`, which would wait until all buffered data is sent, and a server that hangs reads none.
         self._transport.abort()
         while self._pending:
             _, future, _ = self._pending.popleft()
@@ -180,7 +180,7 @@ class Session:
                 future.set_result(RedisDownError("the connection has ended"))
 
     async def serve(self, user: LinkUser) -> None:
-        """Receive and measure until something fails; raise what."""
+        """Receive replies and measure the connection until one of them fails, and raise that error."""
         tasks: list[asyncio.Task[None]] = [
             self._loop.create_task(self._receive(user)),
             self._loop.create_task(self._measure(user)),
@@ -219,7 +219,7 @@ class Session:
                 future.set_result(reply)
 
     async def _measure(self, user: LinkUser) -> None:
-        """Ask for the time, again and again: each reply proves that the connection works."""
+        """Ask for time and role at each interval: each reply proves that the connection works."""
         while True:
             await asyncio.sleep(user.interval)
             self._unanswered += 1
@@ -245,7 +245,7 @@ class Session:
 
 
 def _check_role(reply: Any) -> None:
-    """Raise `RedisDownError` if the server is a replica, perhaps since a failover: others write elsewhere."""
+    """Raise `RedisDownError` if the server is a replica, as after a failover: writes go to another server."""
     if isinstance(reply, list) and reply[0] != b"master":
         raise RedisDownError("it is a replica")
 

@@ -221,8 +221,8 @@ class NamespaceConfig(_Frozen):
 class ConfigEndpointOptions(_Frozen):
     """What `GET /config` shows.
 
-    auth: "public" shows every collection to everybody; "role-filtered" shows a caller the collections that it
-        may pull or push, the public ones included.
+    auth: "public" shows every collection to every caller; "role-filtered" shows a caller the collections
+        that it may pull or push, the public ones included.
     """
 
     auth: Literal["public", "role-filtered"]

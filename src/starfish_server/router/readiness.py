@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
-from starfish_server.layers import Layer
+from starfish_server.layers.base import Layer, stores_of
 from starfish_server.logs import log_failure
 from starfish_server.router.responses import Ready, http_error, json_response
 from starfish_server.router.routes import add_route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastapi import APIRouter
 
     from starfish_server.storage.base import AbstractObjectStore
@@ -25,15 +23,16 @@ _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
 _SECONDS = 2.0
-_KEPT_SECONDS = 1.0
+_CACHED_SECONDS = 1.0
 
 
 class Readiness:
     """Asks the backend for one object that need not exist, below the layers that have one store inside.
 
-    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. Where a
-    `Mirror` or `Fallback` has several stores, it is asked, and then each leaf. A check lasts at most 2
-    seconds, and its result is kept for 1, so that callers without a token cannot load the backend.
+    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. A
+    `Mirror` or `Fallback` with several stores is asked as a whole, and then each of its leaves is. A check
+    lasts at most 2 seconds, and its result is cached for 1, so that callers without a token cannot load the
+    backend.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
@@ -41,9 +40,10 @@ class Readiness:
             store = store.inner
         self._parts = {"store": store}
         if isinstance(store, Layer):
-            self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(_leaves(store), 1)}
+            leaves = (part for part in stores_of(store) if not isinstance(part, Layer))
+            self._parts |= {f"leaf {number}": leaf for number, leaf in enumerate(leaves, 1)}
         self._found: dict[str, str] = {}
-        self._kept_until = 0.0
+        self._cached_until = 0.0
         self._checking = asyncio.Lock()
 
     def add_to(self, router: APIRouter) -> None:
@@ -57,10 +57,10 @@ class Readiness:
         if getattr(request.app.state, "draining", False):
             return _response({"server": "shutting_down"}, ready=False)
         async with self._checking:
-            if time.monotonic() >= self._kept_until:
+            if time.monotonic() >= self._cached_until:
                 codes = await asyncio.gather(*(self._check(*part) for part in self._parts.items()))
                 self._found = dict(zip(self._parts, codes, strict=True))
-                self._kept_until = time.monotonic() + _KEPT_SECONDS
+                self._cached_until = time.monotonic() + _CACHED_SECONDS
         return _response(self._found, ready=self._found["store"] == "ok")
 
     async def _check(self, part: str, store: AbstractObjectStore) -> str:
@@ -78,12 +78,3 @@ class Readiness:
 def _response(checks: dict[str, str], *, ready: bool) -> Response:
     headers = {"Cache-Control": "no-store"}
     return json_response({"ready": ready, "checks": checks}, 200 if ready else 503, headers)
-
-
-def _leaves(store: AbstractObjectStore) -> Iterator[AbstractObjectStore]:
-    """Yield the leaves in the order of `explain`."""
-    if not isinstance(store, Layer):
-        yield store
-        return
-    for inner in store.inners:
-        yield from _leaves(inner)

@@ -12,7 +12,7 @@ import starfish_server.storage.derived as derived
 from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
-from starfish_server.operations import OPERATIONS, Operation
+from starfish_server.operations import OPERATIONS, Operation, Upload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping
@@ -234,14 +234,8 @@ class AbstractObjectStore(ABC):
         is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a native `upload` gathers at
         most 64 MiB in memory and raises `ObjectTooLargeError` for more.
         """
-        options = {
-            "content_type": content_type,
-            "cache_control": cache_control,
-            "metadata": metadata,
-            "if_version": if_version,
-            "context": context,
-        }
-        return derived.upload(self, key, chunks, options)
+        call = Upload(key, chunks, content_type, cache_control, metadata, if_version, context)
+        return derived.upload(self, call)
 
     def copy(
         self,

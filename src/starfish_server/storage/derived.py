@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starfish_server.checks import (
     DEFAULT_TEXT_TYPE,
-    check_chunks,
     check_delimiter,
     check_if_version,
     check_metadata,
     check_page,
     check_range,
-    checked_chunks,
     encode_body,
     encode_text,
     type_or_default,
 )
+from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, StoreNotSupportedError
-from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject, one_level
+from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level, reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable, Mapping
+    from collections.abc import Mapping
 
     from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion
+    from starfish_server.objects import IfVersion, ObjectReader
+    from starfish_server.operations import Upload
     from starfish_server.storage.base import AbstractObjectStore
 
 MAX_GATHERED_BYTES = 64 * 2**20
@@ -61,14 +61,7 @@ async def open_(
 ) -> ObjectReader | None:
     """Read the range and return it as one chunk."""
     found = await store.read(key, start=start, stop=stop, context=context)
-    if found is None:
-        return None
-    chunks = iter([found.body])
-
-    async def fetch() -> bytes:
-        return next(chunks, b"")
-
-    return ObjectReader(found.info, fetch)
+    return None if found is None else reader_of(found.info, found.body)
 
 
 async def write(
@@ -96,23 +89,26 @@ async def write(
     return ObjectInfo(key, len(content), kind, cache_control)
 
 
-async def upload(
-    store: AbstractObjectStore,
-    key: str,
-    chunks: Iterable[bytes] | AsyncIterable[bytes],
-    options: Mapping[str, Any],
-) -> ObjectInfo:
-    """Gather the chunks in memory and write them; `options` are those of `write`."""
-    check_chunks(chunks, "upload")
+async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
+    """Gather the chunks in memory and write them."""
+    check_chunks(call.chunks, "upload")
     body = bytearray()
-    async with aclosing(checked_chunks(chunks, "upload")) as checked:
+    async with aclosing(checked_chunks(call.chunks, "upload")) as checked:
         async for chunk in checked:
             body += chunk
             if len(body) > MAX_GATHERED_BYTES:
                 most = f"at most {MAX_GATHERED_BYTES} bytes"
                 reason = f"{type(store).__name__} gathers an upload in memory, {most}"
-                raise ObjectTooLargeError(reason, operation="upload", key=key, max_bytes=MAX_GATHERED_BYTES)
-    return await store.write(key, bytes(body), **options)
+                raise call.error(ObjectTooLargeError, reason, max_bytes=MAX_GATHERED_BYTES)
+    return await store.write(
+        call.key,
+        bytes(body),
+        content_type=call.content_type,
+        cache_control=call.cache_control,
+        metadata=call.metadata,
+        if_version=call.if_version,
+        context=call.context,
+    )
 
 
 async def copy(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from starfish_server.checks import (
-    check_chunks,
     check_delimiter,
     check_header,
     check_headers,
@@ -16,6 +15,7 @@ from starfish_server.checks import (
     check_url,
     key_checks,
 )
+from starfish_server.chunks import check_chunks
 from starfish_server.errors import StoreClosedError, StoreError
 from starfish_server.operations import OPERATIONS, ListObjects, PutBytes, Upload
 from starfish_server.storage.named_methods import NamedMethods

@@ -143,8 +143,12 @@ class Caching(Layer):
         self._shared: SharedLevel | None = None
         self._source: Source = inner
         if shared is not None:
+            from starfish_server.layers.caching.shared import SharedLevel
+
+            if vary_by is not None:
+                raise StackError("shared= caches one result for all callers, so it does not go with vary_by=")
             self._settings["shared"] = shared
-            self._shared = self._source = _shared_level(shared, self._cache, inner, ttl, vary_by)
+            self._shared = self._source = SharedLevel(shared, self._cache, inner, ttl)
 
     def settings(self) -> dict[str, object]:
         return self._settings
@@ -227,20 +231,6 @@ class Caching(Layer):
         if write is not None:
             await write.confirmed()
         return result
-
-
-def _shared_level(
-    shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float, vary_by: VaryBy | None
-) -> SharedLevel:
-    from starfish_server.layers.caching.redis import RedisCache
-    from starfish_server.layers.caching.shared import SharedLevel, check_shared
-
-    if not isinstance(shared, RedisCache):
-        raise TypeError(f"shared must be a RedisCache, not {type(shared).__name__}")
-    if vary_by is not None:
-        raise StackError("shared= caches one result for all callers, so it does not go with vary_by=")
-    check_shared(shared, inner)
-    return SharedLevel(shared, cache, inner, ttl)
 
 
 def _seconds(name: str, value: float) -> float:

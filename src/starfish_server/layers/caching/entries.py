@@ -10,7 +10,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, check_range, decode_text
-from starfish_server.objects import ObjectInfo, ObjectList, ObjectReader, StoredObject
+from starfish_server.objects import ObjectInfo, ObjectList, StoredObject, reader_of
 from starfish_server.operations import GetBytes, GetString, Open, Operation, Read, Stat
 
 Subject = str | tuple[str]
@@ -112,7 +112,7 @@ def answer(operation: Any, value: Any) -> Any:
         return info
     check_range(operation.start, operation.stop)
     body = body[operation.start : operation.stop]
-    return StoredObject(info, body) if kind is Read else _reader(info, body)
+    return StoredObject(info, body) if kind is Read else reader_of(info, body)
 
 
 def own_list(result: Any) -> Any:
@@ -122,15 +122,6 @@ def own_list(result: Any) -> Any:
     if isinstance(result, ObjectList):
         return ObjectList(result.objects.copy(), result.prefixes.copy())
     return result
-
-
-def _reader(info: ObjectInfo, body: bytes) -> ObjectReader:
-    chunks = iter([body])
-
-    async def fetch() -> bytes:
-        return next(chunks, b"")
-
-    return ObjectReader(info, fetch)
 
 
 def _cost(entry: Entry) -> int:

@@ -1,4 +1,4 @@
-"""`Member`: the part of one event loop in the shared cache, which reads, fills and tells of writes."""
+"""`Member`: the shared cache in one event loop. It reads and fills entries, and announces writes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ _TICKS = 4  # within `max_delay`
 
 @dataclass(slots=True, eq=False)
 class SharedWrite:
-    """A write that other processes are told of: the keys of each of its messages, by the message's token.
+    """A write that is announced to other processes.
 
-    patience: seconds that it may still wait for Redis
-    told: when they were told last, monotonic
-    ended: the undetermined keys among them; None while it is in flight
+    parts: the keys of each message, by the message's token.
+    patience: seconds that it may still wait for Redis.
+    told: when it was announced last, by `time.monotonic`.
+    ended: the undetermined keys among its keys; None while it is in flight.
     """
 
     member: Member
@@ -70,7 +71,7 @@ class SharedWrite:
 
 
 class Member(LinkUser):
-    """The part of one event loop: its link to Redis, and its writes that Redis has to hear of."""
+    """One event loop's link to Redis, and the writes that it still has to announce."""
 
     def __init__(self, level: SharedLevel) -> None:
         super().__init__("shared cache", protocol.SCRIPTS, level.options.max_delay / _TICKS)
@@ -84,7 +85,7 @@ class Member(LinkUser):
         self.link = Link(level.options, self)
 
     async def close(self) -> None:
-        """Close the link, when Redis has what is left to tell, but not much later."""
+        """Close the link, once Redis has confirmed the ends of writes or `CLOSE_SECONDS` have passed."""
         session = self.link.session
         replies = [reply for write in self._writes if write.ended is not None for reply in write.replies]
         try:
@@ -95,8 +96,6 @@ class Member(LinkUser):
 
     def abandon(self) -> None:
         self.link.abandon()
-
-    # Reads
 
     async def read(self, operation: Operation[T]) -> Any:
         key, kind, inner = operation.key, type(operation), self._level.inner
@@ -167,15 +166,13 @@ class Member(LinkUser):
                 session.run("fill", names, token, generation, milliseconds, body)
 
     def _drop(self, keys: Iterable[str]) -> None:
-        """Drop entries without waiting: what this process sends later comes after it."""
+        """Drop entries without waiting: Redis runs later commands of this connection after it."""
         session = self.link.session
         names = [
             self._run.name(letter, key) for key in keys if isinstance(key, str) for letter in (b"e", b"l")
         ]
         if session is not None and names:
             session.send("UNLINK", *names)
-
-    # Writes
 
     async def begin(self, keys: Keys) -> SharedWrite:
         """Tell the other processes that a write begins."""
@@ -196,7 +193,7 @@ class Member(LinkUser):
             self._merge()
 
     def _merge(self) -> None:
-        """Keep one write of all keys in place of those that ended, to be told in the next session."""
+        """Replace the writes that ended by one of all keys, which the next session announces."""
         ended = [write for write in self._writes if write.ended is not None]
         undetermined: Keys = {None} if any(write.ended for write in ended) else set()
         merged = SharedWrite(self, {self._token(): [None]}, 0.0, told=math.inf, ended=undetermined)
@@ -210,10 +207,10 @@ class Member(LinkUser):
             self._unconfirmed -= write.size
 
     def _tell(self, write: SharedWrite) -> None:
-        """Send what there is to say of a write: that it goes on, or that it ended."""
+        """Announce that a write goes on, or that it ended."""
         session = self.link.session
         if session is None or not _runs(self.link.loop):
-            return  # a new session tells it, or the next tick
+            return  # a new session announces it, or the next tick
         ended = write.ended
         write.told = time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]
@@ -223,7 +220,7 @@ class Member(LinkUser):
             nonlocal left
             outcome = reply.result()
             if isinstance(outcome, Exception):
-                session.fail(outcome)  # in the session after it, all is told again
+                session.fail(outcome)  # the next session announces everything again
                 return
             left -= 1
             if ended is not None and not left:
@@ -249,8 +246,6 @@ class Member(LinkUser):
         milliseconds, bump = int(protocol.WRITER_SECONDS * 1000), int(None in keys)
         names.append(self._run.generation_name)
         return session.run("write", names, token, milliseconds, self._channel, message, bump, *stays)
-
-    # What the link calls
 
     async def prepare(self, session: Session) -> None:
         found = re.search(rb"^run_id:(\w+)", await session.ask("INFO", "server"), re.MULTILINE)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StackError
 from starfish_server.forks import reset_in_child
-from starfish_server.layers.base import Layer, Slot
+from starfish_server.layers.base import Layer, Slot, stores_of
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.member import Member
+from starfish_server.layers.caching.redis import RedisCache
 from starfish_server.redis.link import PerLoop
 from starfish_server.redis.session import RedisDownError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching.cache import Cache, Keys
     from starfish_server.layers.caching.entries import Subject
     from starfish_server.layers.caching.member import SharedWrite
-    from starfish_server.layers.caching.redis import RedisCache
     from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
 
@@ -30,30 +30,24 @@ T = TypeVar("T")
 MAX_REMOTE_KEYS = 1_000_000  # of the writes of other processes in flight; more end the session
 
 
-def check_shared(shared: RedisCache, inner: AbstractObjectStore) -> None:
-    """Raise `StackError` if what is encrypted inside would lie plain in Redis."""
-    if not shared.sealed and _encrypts(inner):
-        raise StackError(
-            "Caching(shared=RedisCache(...)) outside Encryption would put plain objects into Redis: give"
-            " RedisCache a secret=, which seals them"
-        )
-
-
-def _encrypts(store: AbstractObjectStore) -> bool:
-    if not isinstance(store, Layer):
-        return False
-    return store.slot is Slot.ENCRYPTION or any(map(_encrypts, store.inners))
-
-
 class SharedLevel:
-    """The part of one `Caching` layer in what processes share; event loops and threads may use it.
+    """The second level of one `Caching` layer, for all its event loops and threads.
 
     Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`. Each event
-    loop has a `Member`, which talks to Redis; what members hear of the writes of other processes they tell
-    here, where it is done to the first level.
+    loop has a `Member`, which talks to Redis. It reports the writes of other processes here, and they
+    invalidate the first level. Raises `StackError` if bodies that are encrypted inside would be plain in
+    Redis.
     """
 
     def __init__(self, shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float) -> None:
+        if not isinstance(shared, RedisCache):
+            raise TypeError(f"shared must be a RedisCache, not {type(shared).__name__}")
+        encrypts = any(isinstance(part, Layer) and part.slot is Slot.ENCRYPTION for part in stores_of(inner))
+        if encrypts and not shared.sealed:
+            raise StackError(
+                "Caching(shared=RedisCache(...)) outside Encryption would put plain objects into Redis: give"
+                " RedisCache a secret=, which seals them"
+            )
         self.options = shared
         self.cache = cache
         self.inner = inner
@@ -64,7 +58,7 @@ class SharedLevel:
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Begin as a process of its own."""
+        """Start as a new process, which knows of no writes."""
         self.client = secrets.token_hex(8)
         self.remote_hits = self.remote_damaged = 0
         # Writes of other processes in flight, by token: their keys, and when they are overdue.
@@ -113,18 +107,18 @@ class SharedLevel:
             self.remote_damaged += 1
 
     def flush(self) -> None:
-        """Forget the first level: messages may be missing."""
+        """Empty the first level, because messages may be missing."""
         self.cache.drop({None})
 
     def lost(self) -> None:
-        """A session ended."""
+        """Handle the end of a session."""
         with self._lock:
             self.flush()
             if not self.connected:
                 self._give_up(list(self._remote))
 
     def began(self, token: str, keys: Keys) -> None:
-        """A write of another process began, or goes on."""
+        """Handle the message that a write of another process began, or goes on."""
         with self._lock:
             known, _ = self._remote.get(token, (None, 0.0))
             if known is None:
@@ -135,7 +129,7 @@ class SharedLevel:
             self._remote[token] = (known or keys, time.monotonic() + protocol.WRITER_SECONDS)
 
     def ended(self, token: str, keys: Keys, undetermined: Collection[str | None]) -> None:
-        """A write of another process ended."""
+        """Handle the message that a write of another process ended."""
         with self._lock:
             if token in self._remote:
                 keys = self._forget(token)  # what began, whatever the message says
@@ -151,7 +145,7 @@ class SharedLevel:
                 self._give_up([token for token, (_, until) in self._remote.items() if until <= now])
 
     def _give_up(self, tokens: Iterable[str]) -> None:
-        """End writes of other processes without knowing their outcome."""
+        """End writes of other processes whose outcome is undetermined."""
         for token in tokens:
             keys = self._forget(token)
             self.cache.end_write(keys, keys)

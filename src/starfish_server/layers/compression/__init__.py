@@ -6,7 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from starfish_server.checks import check_chunks, checked_chunks, positive_int
+from starfish_server.checks import positive_int
+from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.compression.frame import (

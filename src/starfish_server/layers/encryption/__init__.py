@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from starfish_server.checks import check_any_key, check_chunks, check_headers, checked_chunks, flag
+from starfish_server.checks import check_any_key, check_headers, flag
+from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.found import Found, integrity
@@ -30,7 +31,7 @@ from starfish_server.layers.encryption.sealed import (
     segments_of,
 )
 from starfish_server.layers.transform import Transform, work_on
-from starfish_server.objects import ObjectReader, StoredObject
+from starfish_server.objects import ObjectReader, StoredObject, reader_of
 from starfish_server.operations import Open, Operation, Read
 
 if TYPE_CHECKING:
@@ -209,10 +210,10 @@ class Encryption(Transform):
         if found is None:
             return None
         if found.plain is not None:
-            return _one_chunk(found.info, found.plain[operation.start : operation.stop])
+            return reader_of(found.info, found.plain[operation.start : operation.stop])
         first, stop, last = found.segments(operation.start, operation.stop)
         if first == stop:
-            return _one_chunk(found.info, b"")
+            return reader_of(found.info, b"")
         at = found.sealer.header.length
         inner = await self._inner.perform(
             operation.replace(start=at + first * SEALED_SEGMENT, stop=at + stop * SEALED_SEGMENT)
@@ -334,12 +335,3 @@ class Encryption(Transform):
     async def _run(self, operation: Operation[Any], size: int, work: Callable[[], T]) -> T:
         with integrity(operation):
             return await work_on(size, work, operation.keys[0])
-
-
-def _one_chunk(info: ObjectInfo, body: bytes) -> ObjectReader:
-    chunks = iter([body])
-
-    async def fetch() -> bytes:
-        return next(chunks, b"")
-
-    return ObjectReader(info, fetch)

@@ -134,7 +134,7 @@ class RetryBudget:
             check_limits(shared)
         self._shared = shared
         self._tokens = capacity
-        self._untold = 0  # tokens added here, less those taken here, that Redis has not been told of
+        self._unreported = 0  # tokens added here, minus those taken here, since the last report to Redis
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -155,24 +155,24 @@ class RetryBudget:
         cost = self.cost(error)
         if self._shared is not None:
             with self._lock:
-                untold, self._untold = self._untold, 0
+                unreported, self._unreported = self._unreported, 0
             answer = None
             try:
-                answer = await self._shared.take_tokens(self._capacity, cost, untold)
+                answer = await self._shared.take_tokens(self._capacity, cost, unreported)
             finally:
                 if answer is None:
                     with self._lock:
-                        self._untold += untold
+                        self._unreported += unreported
             if answer is not None:
                 taken, left = answer
                 with self._lock:
-                    self._tokens = max(0, min(self._capacity, left + self._untold))
+                    self._tokens = max(0, min(self._capacity, left + self._unreported))
                 return taken
         with self._lock:
             if self._tokens < cost:
                 return 0
             self._tokens -= cost
-            self._untold -= cost
+            self._unreported -= cost
         return cost
 
     def give_back(self, taken: int = 0) -> None:
@@ -180,7 +180,7 @@ class RetryBudget:
         if self._tokens < self._capacity:
             with self._lock:
                 tokens = min(self._capacity, self._tokens + (taken or self._refund))
-                self._untold += tokens - self._tokens
+                self._unreported += tokens - self._tokens
                 self._tokens = tokens
 
     async def close(self) -> None:

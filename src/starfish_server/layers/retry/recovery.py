@@ -60,6 +60,7 @@ class Recovery(Generic[T]):
         self._source = source
         self._started = started
         self._first = self._failure = failure
+        self._error: BaseException | None = None
         self._undetermined = failure if is_undetermined(failure) else None
         self._result = cast("T", None)
         self._made = 0
@@ -70,19 +71,16 @@ class Recovery(Generic[T]):
     async def run(self) -> T:
         """Make attempts until one succeeds or the policy gives up; raise the error of the last one."""
         retrying = AsyncRetrying(
-            retry=retry_if_result(self.may_retry),
+            retry=retry_if_result(lambda _: self.may_retry(self._error)),
             wait=lambda state: max(self._jitter(state), retry_after(self._failure)),
             stop=self._must_stop,  # type: ignore[arg-type]  # tenacity awaits it, its types do not say so
             before_sleep=self._announce,
             sleep=self._sleep,
-            retry_error_callback=lambda _: self._failure,
+            retry_error_callback=lambda _: None,
         )
-        error: BaseException | None = await retrying(self._next)
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
+        await retrying(self._next)
+        if self._error is not None:
+            raise self._error
         self._refund()
         return self._result
 
@@ -113,25 +111,27 @@ class Recovery(Generic[T]):
             return False
         return self._policy.is_transient(error) and self.repeatable
 
-    async def _next(self) -> BaseException | None:
+    async def _next(self) -> None:
+        # The error is not returned: its traceback leads to tenacity's frame, which would refer back to it.
         self._made += 1
         if self._made == 1:
-            return self._failure  # the first attempt was made without tenacity
+            self._error = self._failure  # the first attempt was made without tenacity
+            return
         count_attempt(self._operation)
         outside = [None]
         token = retries_outside.set(outside)
         try:
             self._result = await self.attempt()
+            self._error = None
         except BaseException as error:  # noqa: BLE001 - run raises it
+            self._error = error
             if isinstance(error, Exception):
                 earlier, self._failure = self._undetermined, error
                 self._undetermined = error if is_undetermined(error) else earlier
                 if earlier is not None and self._operation.writes:
                     mark_undetermined(error)
-            return error
         finally:
             end_attempt(token, outside)
-        return None
 
     async def _must_stop(self, state: RetryCallState) -> bool:
         left = self._started + self._policy.deadline - asyncio.get_running_loop().time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import asynchronous, check_chunks
+from starfish_server.chunks import asynchronous, check_chunks
 from starfish_server.context import retries_outside
 from starfish_server.layers.retry.recovery import Recovery
 

@@ -10,12 +10,12 @@ from starfish_server.checks import (
     check_keys,
     check_metadata,
     check_text,
-    checked_chunks,
     copy_bytes,
     encode_body,
     encode_text,
     header_or_none,
 )
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import DeleteManyError, StoreError, StoreNotSupportedError, shown_text
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.operations import (

@@ -17,6 +17,7 @@ from zlib import crc32
 
 from starfish_server.forks import reset_in_child
 from starfish_server.storage.filesystem.paths import WRITABLE, reserved_opener
+from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,9 +112,7 @@ class Commit:
         if self._visible.acquire(blocking=False):
             self._visible.release()
             return
-        while not ended.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait((ended,))
+        await wait_to_end(ended)
 
     def _leave(self) -> None:
         self._visible.release()

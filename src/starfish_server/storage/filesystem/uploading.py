@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.checks import checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.changes import Commit
-from starfish_server.threads import start_in_thread
+from starfish_server.threads import start_in_thread, wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
@@ -81,13 +81,13 @@ class BatchUpload:
 
     async def _abandon(self) -> asyncio.CancelledError | None:
         """Discard the draft after the batch in flight; return a cancellation that came meanwhile."""
-        cancelled = None if self._writing is None else await _end_of(self._writing)
+        cancelled = None if self._writing is None else await wait_to_end(self._writing)
         try:
             discarding = self._start(self._discard)
         except StoreUnavailableError:  # no thread can be started; it is little work
             self._discard()
             return cancelled
-        return await _end_of(discarding) or cancelled
+        return await wait_to_end(discarding) or cancelled
 
     def _append(self, batch: list[bytes]) -> Draft:
         if self._draft is None:
@@ -106,14 +106,3 @@ class BatchUpload:
         draft, self._draft = self._draft, None
         if draft is not None:
             draft.close()
-
-
-async def _end_of(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for a step that must end first; return a cancellation that came meanwhile."""
-    cancelled = None
-    while not running.done():
-        try:
-            await asyncio.wait((running,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled

@@ -44,15 +44,13 @@ def attributes_of(
     content_type: str,
     cache_control: str | None,
     metadata: Mapping[str, str] | None,
-    operation: str,
-    key: str,
 ) -> dict[str, str] | None:
     """Return the attributes to store. A LocalStore has none: it drops content types and refuses the rest."""
     checked = check_metadata(metadata)
     if isinstance(client, LocalStore):
         if checked or cache_control is not None:
             reason = "a LocalStore of obstore holds bodies only, no metadata and no cache control"
-            raise StoreNotSupportedError(reason, operation=operation, key=key)
+            raise StoreNotSupportedError(reason)
         return None
     if taken := _HEADERS & checked.keys():
         raise ValueError(f"metadata name {min(taken)!r} is that of a header")
@@ -63,7 +61,7 @@ def attributes_of(
 
 
 def listed_info(client: Any, meta: ObjectMeta) -> ObjectInfo:
-    """Return what a list tells of an object."""
+    """Return the info that a list has of an object."""
     version = version_of(client, meta)
     return ObjectInfo(meta["path"], meta["size"], version=version, modified=meta["last_modified"])
 

@@ -73,9 +73,10 @@ def client_from_url(
         # A store that takes no such settings refuses even empty ones.
         return from_url(url, **{name: value for name, value in given.items() if value})
     except Exception as error:  # noqa: BLE001 - obstore also raises errors of Python
-        failure = store_error(error, None, None) if type(error).__module__ == "obstore.exceptions" else error
+        failure = store_error(error, None) if type(error).__module__ == "obstore.exceptions" else error
         reason = getattr(failure, "reason", type(error).__name__)
-    raise StackError(f"obstore cannot make this store: {reason}")
+    advice = "its settings are options, or variables such as AZURE_STORAGE_ACCOUNT_NAME"
+    raise StackError(f"obstore cannot make this store: {reason}; {advice}")
 
 
 def named(store: Any) -> str:

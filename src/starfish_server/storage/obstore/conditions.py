@@ -44,37 +44,23 @@ class Conditions:
             self._heeded = {False: False}
 
     async def put(
-        self,
-        client: Any,
-        operation: str,
-        key: str,
-        body: bytes,
-        version: str | None,
-        attributes: Mapping[str, str] | None,
+        self, client: Any, key: str, body: bytes, version: str | None, attributes: Mapping[str, str] | None
     ) -> PutResult:
         """Write if the object has this version, or, for None, if there is none."""
         create = version is None
         if not self._heeded.get(create, True):
-            raise StoreNotSupportedError(
-                "the backend does not heed this if_version", operation=operation, key=key
-            )
+            raise StoreNotSupportedError("the backend does not heed this if_version")
         if version is not None and not is_version(client, version):
-            check_unchanged(version, "another", operation, key)
+            check_unchanged(version, "another")
         if create not in self._heeded:
-            await self._check_now(client, operation, key, version)
-        result = await self._put(client, operation, key, body, version, attributes)
+            await self._check_now(client, key, version)
+        result = await self._put(client, key, body, version, attributes)
         if create not in self._heeded:
-            await self._try(client, operation, key, body, attributes, create)
+            await self._try(client, key, body, attributes, create)
         return result
 
     async def _try(
-        self,
-        client: Any,
-        operation: str,
-        key: str,
-        body: bytes,
-        attributes: Mapping[str, str] | None,
-        create: bool,
+        self, client: Any, key: str, body: bytes, attributes: Mapping[str, str] | None, create: bool
     ) -> None:
         """Find out after a write whether the backend heeds the condition, by writes that it must refuse.
 
@@ -83,38 +69,32 @@ class Conditions:
         never = None if create else _NEVER[self._by_generation]
         try:
             for _ in range(2 if create else 1):
-                await self._put(client, operation, key, body, never, attributes)
+                await self._put(client, key, body, never, attributes)
         except VersionConflictError:
             return
         except StoreNotSupportedError:
             pass
-        except StoreError:  # it tells nothing: the next write is followed by a trial
+        except StoreError:  # it proves nothing: the next write tries again
             return
         self._heeded[create] = False
         reason = "the backend does not heed if_version: it may have replaced a version that it should not"
-        raise StoreNotSupportedError(reason, operation=operation, key=key)
+        raise StoreNotSupportedError(reason)
 
     async def _put(
-        self,
-        client: Any,
-        operation: str,
-        key: str,
-        body: bytes,
-        version: str | None,
-        attributes: Mapping[str, str] | None,
+        self, client: Any, key: str, body: bytes, version: str | None, attributes: Mapping[str, str] | None
     ) -> PutResult:
         mode: PutMode = "create"
         if version is not None:
             mode = {"version": version} if self._by_generation else {"e_tag": version}
         try:
-            return await put(client, operation, key, body, attributes, mode=mode)
+            return await put(client, key, body, attributes, mode=mode)
         except VersionConflictError:
             self._heeded[version is None] = True
             raise
 
-    async def _check_now(self, client: Any, operation: str, key: str, version: str | None) -> None:
+    async def _check_now(self, client: Any, key: str, version: str | None) -> None:
         try:
-            found = await get_info(client, operation, key)
+            found = await get_info(client, key)
         except StoreAccessDeniedError:  # the credentials may be good for writing alone
             return
-        check_unchanged(version, None if found is None else found.version or "another", operation, key)
+        check_unchanged(version, None if found is None else found.version or "another")

@@ -96,19 +96,20 @@ class RangeError(StoreError):
     """The range begins at or after the object's end."""
 
 
-async def ask(
-    operation: str, key: str | None, function: Callable[..., Awaitable[T]], *args: Any, **options: Any
-) -> T:
-    """Await a function of obstore and raise its errors as errors of this library."""
+async def ask(key: str | None, function: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+    """Await a function of obstore and raise its errors as errors of this library, without operation and key.
+
+    key: what obstore was asked for; its text says nothing of the failure.
+    """
     try:
         return await function(*args, **options)
     except tuple(BY_TYPE) as error:
-        failure = store_error(error, operation, key)
+        failure = store_error(error, key)
     # Outside of `except`, so that nothing refers to the original, whose text may hold a signed URL.
     raise failure
 
 
-def store_error(error: Exception, operation: str | None, key: str | None) -> StoreError:
+def store_error(error: Exception, key: str | None) -> StoreError:
     """Return the error of this library for one of obstore; its cause is a copy that holds no secret."""
     text = str(error)
     for before, after in _AROUND_KEY if key else ():  # a key may look like anything
@@ -128,7 +129,7 @@ def store_error(error: Exception, operation: str | None, key: str | None) -> Sto
             if words.lower() in text.lower():
                 kind, reason = other, why
                 break
-    failure = kind(reason, operation=operation, key=key)
+    failure = kind(reason)
     failure.__cause__ = without_secrets(error)
     return failure
 

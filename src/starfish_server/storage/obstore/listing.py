@@ -20,7 +20,6 @@ PAGE = 1000
 
 async def list_all(
     client: Any,
-    operation: str,
     prefix: str,
     start_after: str | None,
     limit: int | None,
@@ -38,7 +37,7 @@ async def list_all(
     offset = _offset(prefix, start_after) if ordered else None
     pages = obstore.list(client, _folder(prefix), offset=offset, chunk_size=PAGE)
     found: list[ObjectMeta] = []
-    while (page := await ask(operation, prefix, anext, pages, None)) is not None:
+    while (page := await ask(prefix, anext, pages, None)) is not None:
         found += [
             meta
             for meta in page
@@ -58,7 +57,7 @@ async def list_level(
     if limit == 0:
         return [], []
     after = start_after or ""
-    level = await ask("list_objects", prefix, obstore.list_with_delimiter_async, client, _folder(prefix))
+    level = await ask(prefix, obstore.list_with_delimiter_async, client, _folder(prefix))
     folders = {f"{path}/" for path in level["common_prefixes"] if is_key(path)}
     objects = {meta["path"]: meta for meta in level["objects"] if is_key(meta["path"])}
     names = sorted(

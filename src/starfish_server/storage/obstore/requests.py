@@ -18,6 +18,7 @@ from starfish_server.errors import (
 )
 from starfish_server.storage.obstore.attributes import found_info
 from starfish_server.storage.obstore.errors import RangeError, T, ask
+from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,11 +33,11 @@ _IN_FLIGHT = 16
 Found = tuple["ObjectInfo", "GetResult | None"]
 
 
-async def get_info(client: Any, operation: str, key: str) -> ObjectInfo | None:
-    """Return what is known of an object besides its body, or None if it is missing."""
+async def get_info(client: Any, key: str) -> ObjectInfo | None:
+    """Return the info of an object, or None if it is missing."""
     for options in ({"head": True}, {"range": (0, 1)}):
         try:
-            result = await _get(client, operation, key, options)
+            result = await ask(key, obstore.get_async, client, key, options=options)
         except ObjectNotFoundError:
             # The reply to HEAD has no body that would tell a missing bucket from a missing object.
             continue
@@ -46,10 +47,10 @@ async def get_info(client: Any, operation: str, key: str) -> ObjectInfo | None:
     return None
 
 
-async def get_range(client: Any, operation: str, key: str, start: int, stop: int | None) -> Found | None:
+async def get_range(client: Any, key: str, start: int, stop: int | None) -> Found | None:
     """Return the object's info and obstore's reply with the range, which is None for an empty range."""
     if stop == start:
-        info = await get_info(client, operation, key)
+        info = await get_info(client, key)
         return None if info is None else (info, None)
     options: dict[str, Any] = {}
     if stop is not None:
@@ -57,24 +58,19 @@ async def get_range(client: Any, operation: str, key: str, start: int, stop: int
     elif start:
         options["range"] = {"offset": start}
     try:
-        result = await _get(client, operation, key, options)
+        result = await ask(key, obstore.get_async, client, key, options=options or None)
     except ObjectNotFoundError:
         return None
     except RangeError as error:
-        info = await get_info(client, operation, key)
+        info = await get_info(client, key)
         if info is not None and (info.size is None or start < info.size):
             reason = "the object was replaced during the read"
-            raise StoreUnavailableError(reason, operation=operation, key=key) from error
+            raise StoreUnavailableError(reason) from error
         return None if info is None else (info, None)
     return found_info(client, key, result), result
 
 
-async def _get(client: Any, operation: str, key: str, options: dict[str, Any]) -> GetResult:
-    return await ask(operation, key, obstore.get_async, client, key, options=options or None)
-
-
 async def change(
-    operation: str,
     key: str | None,
     function: Callable[..., Awaitable[T]],
     client: Any,
@@ -83,18 +79,13 @@ async def change(
 ) -> T:
     """Await a function of obstore that writes, on a LocalStore to its end however often cancelled.
 
-    There it goes on in a thread when cancelled, and could undo what is written later.
+    A cancelled function of a LocalStore continues in its thread, and could undo a later write.
     """
-    asked = ask(operation, key, function, client, *args, **options)
+    asked = ask(key, function, client, *args, **options)
     if not isinstance(client, LocalStore):
         return await asked
     task = asyncio.ensure_future(asked)
-    cancelled = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await wait_to_end(task)
     if cancelled is not None:
         task.exception()  # retrieved, or asyncio would report it
         raise cancelled
@@ -103,7 +94,6 @@ async def change(
 
 async def put(
     client: Any,
-    operation: str,
     key: str,
     body: Any,
     attributes: Mapping[str, str] | None,
@@ -115,19 +105,19 @@ async def put(
     """Write an object, in one request unless `use_multipart`."""
     options |= {"attributes": attributes, "mode": mode, "use_multipart": use_multipart}
     try:
-        return await change(operation, key, obstore.put_async, client, key, body, **options)
+        return await change(key, obstore.put_async, client, key, body, **options)
     except ObjectNotFoundError as error:
         if isinstance(mode, dict):
             reason = "the object no longer exists, nothing was written; read it and try again"
-            raise VersionConflictError(reason, operation=operation, key=key) from error.__cause__
+            raise VersionConflictError(reason) from error.__cause__
         reason = "the bucket does not exist"
-        raise BucketNotFoundError(reason, operation=operation, key=key) from error.__cause__
+        raise BucketNotFoundError(reason) from error.__cause__
 
 
-async def delete_one(client: Any, operation: str, key: str) -> None:
+async def delete_one(client: Any, key: str) -> None:
     """Delete an object; a missing one is no error."""
     try:
-        await change(operation, key, obstore.delete_async, client, key)
+        await change(key, obstore.delete_async, client, key)
     except ObjectNotFoundError:
         return
 
@@ -135,8 +125,8 @@ async def delete_one(client: Any, operation: str, key: str) -> None:
 async def delete_many(client: Any, keys: Sequence[str]) -> None:
     """Delete objects, many in a request where the backend can.
 
-    obstore tells the first failure only. Where trying again makes sense at all, the keys of the request that
-    failed are deleted one by one, so that each has an error of its own.
+    obstore reports the first failure only. Unless the failure is of all keys, as in an outage, the keys of
+    that request are then deleted one by one, so that each has an error of its own.
     """
     failures: dict[str, Exception] = {}
     permits = asyncio.Semaphore(_IN_FLIGHT)
@@ -144,15 +134,17 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
     async def delete(key: str) -> None:
         async with permits:
             try:
-                await delete_one(client, "delete_many", key)
+                await delete_one(client, key)
             except StoreError as error:
+                error.operation, error.key = "delete_many", key
                 failures[key] = error
 
     for start in range(0, len(keys), _KEYS_IN_REQUEST):
         some = keys[start : start + _KEYS_IN_REQUEST]
         try:
-            await change("delete_many", None, obstore.delete_async, client, list(some))
+            await change(None, obstore.delete_async, client, list(some))
         except (StoreUnavailableError, BucketNotFoundError) as error:
+            error.operation = "delete_many"
             failures |= dict.fromkeys(some, error)
         except StoreError:
             async with asyncio.TaskGroup() as tasks:

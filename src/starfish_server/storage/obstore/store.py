@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 from weakref import WeakSet
@@ -126,70 +127,65 @@ class ObstoreObjectStore(Leaf):
         return super().supports(operation)
 
     async def _get_string(self, call: GetString) -> str | None:
-        found = await self._read(Read(call.key), "get_string")
+        found = await self._read(Read(call.key))
         return None if found is None else decode_text(found.body, "get_string", call.key)
 
     async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        found = await self._read(Read(call.key), "get_bytes")
+        found = await self._read(Read(call.key))
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
     async def _put(self, call: Put) -> None:
         encode_text(call.body, "put", call.key)
-        await self._write(Write(call.key, call.body, call.content_type, call.cache_control), "put")
+        await self._write(Write(call.key, call.body, call.content_type, call.cache_control))
 
     async def _put_bytes(self, call: PutBytes) -> None:
         body = copy_bytes(call.body, "put_bytes")
-        await self._write(Write(call.key, body, call.content_type, call.cache_control), "put_bytes")
+        await self._write(Write(call.key, body, call.content_type, call.cache_control))
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return [meta["path"] for meta in await self._list(call)]
 
     async def _delete(self, call: Delete) -> None:
-        await delete_one(self._clients.current(), "delete", call.key)
+        await delete_one(self._clients.current(), call.key)
 
     async def _delete_many(self, call: DeleteMany) -> None:
         await delete_many(self._clients.current(), check_keys(call.keys, self._check_key))
 
     async def _stat(self, call: Stat) -> ObjectInfo | None:
-        return await get_info(self._clients.current(), "stat", call.key)
+        return await get_info(self._clients.current(), call.key)
 
-    async def _read(self, call: Read, operation: str = "read") -> StoredObject | None:
-        found = await get_range(self._clients.current(), operation, call.key, call.start, call.stop)
+    async def _read(self, call: Read) -> StoredObject | None:
+        found = await get_range(self._clients.current(), call.key, call.start, call.stop)
         if found is None:
             return None
         info, result = found
-        body = b"" if result is None else bytes(await ask(operation, call.key, result.bytes_async))
+        body = b"" if result is None else bytes(await ask(call.key, result.bytes_async))
         return StoredObject(info, body)
 
     async def _open(self, call: Open) -> ObjectReader | None:
-        found = await get_range(self._clients.current(), "open", call.key, call.start, call.stop)
+        found = await get_range(self._clients.current(), call.key, call.start, call.stop)
         return None if found is None else make_reader(*found, self._downloads)
 
-    async def _write(self, call: Write, operation: str = "write") -> ObjectInfo:
+    async def _write(self, call: Write) -> ObjectInfo:
         client, key = self._clients.current(), call.key
-        content = encode_body(call.body, operation, key)
+        content = encode_body(call.body, "write", key)
         kind = type_or_default(call.content_type, call.body)
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata, operation, key)
+        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
         if call.if_version is ANY:
-            result = await put(client, operation, key, content, attributes)
+            result = await put(client, key, content, attributes)
         else:
-            result = await self._conditions.put(client, operation, key, content, call.if_version, attributes)
+            result = await self._conditions.put(client, key, content, call.if_version, attributes)
         return stored_info(client, key, len(content), attributes, result)
 
     async def _upload(self, call: Upload) -> ObjectInfo:
         """Store the chunks in parts of 8 MiB, four in flight. A conditional upload is gathered in memory."""
         client, key = self._clients.current(), call.key
         kind = type_or_default(call.content_type, b"")
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata, "upload", key)
+        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
         if call.if_version is not ANY:
-            options: dict[str, Any] = {"content_type": kind, "cache_control": call.cache_control}
-            options |= {"metadata": call.metadata, "if_version": call.if_version}
-            return await derived.upload(self, key, call.chunks, options)
-        parts = grouped(call.chunks, "upload")
-        try:
-            result, size = await send_parts(client, "upload", key, parts, attributes)
-        finally:
-            await parts.aclose()
+            return await derived.upload(self, call)
+        async with aclosing(grouped(call.chunks)) as parts:
+            result, size = await send_parts(client, key, parts, attributes)
         return stored_info(client, key, size, attributes, result)
 
     async def _copy(self, call: Copy) -> ObjectInfo:
@@ -201,10 +197,10 @@ class ObstoreObjectStore(Leaf):
         missing = ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
         if source != target:
             try:
-                await change("copy", source, obstore.copy_async, client, source, target)
+                await change(source, obstore.copy_async, client, source, target)
             except ObjectNotFoundError:
                 raise missing from None
-        info = await get_info(client, "copy", target)
+        info = await get_info(client, target)
         if info is None:
             raise missing
         return info
@@ -229,7 +225,7 @@ class ObstoreObjectStore(Leaf):
             )
             raise StoreNotSupportedError(f"obstore cannot {what}")
         client, lifetime = self._clients.current(), timedelta(seconds=call.expires)
-        return await ask("signed_url", call.key, obstore.sign_async, client, call.method, call.key, lifetime)
+        return await ask(call.key, obstore.sign_async, client, call.method, call.key, lifetime)
 
     async def close(self) -> None:
         """Refuse further operations and end open readers. obstore closes connections once they are idle."""
@@ -239,6 +235,4 @@ class ObstoreObjectStore(Leaf):
 
     async def _list(self, call: ListKeys | ListObjects) -> list[ObjectMeta]:
         page = (call.prefix, call.start_after, call.limit)
-        return await list_all(
-            self._clients.current(), call.name, *page, ordered=self._ordered, is_key=self._is_key
-        )
+        return await list_all(self._clients.current(), *page, ordered=self._ordered, is_key=self._is_key)

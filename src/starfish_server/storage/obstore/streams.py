@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
-from starfish_server.checks import checked_chunks
-from starfish_server.errors import StoreClosedError
-from starfish_server.objects import ObjectReader
+from starfish_server.chunks import checked_chunks
+from starfish_server.errors import StoreClosedError, StoreError
+from starfish_server.objects import ObjectReader, reader_of
 from starfish_server.storage.obstore.errors import ask
 from starfish_server.storage.obstore.requests import put
 
@@ -35,10 +36,13 @@ class Download:
 
     async def fetch(self) -> bytes:
         """Return the next chunk, b"" at the end."""
-        chunk: Any = b"" if self._stream is None else await ask("open", self._key, anext, self._stream, b"")
-        if self._store_closed:
-            reason = "this ObstoreObjectStore was closed"
-            raise StoreClosedError(reason, operation="open", key=self._key)
+        try:
+            chunk: Any = b"" if self._stream is None else await ask(self._key, anext, self._stream, b"")
+            if self._store_closed:
+                raise StoreClosedError("this ObstoreObjectStore was closed")
+        except StoreError as error:
+            error.operation, error.key = "open", self._key
+            raise
         return bytes(chunk)
 
     async def close(self) -> None:
@@ -54,14 +58,10 @@ class Download:
 def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
     """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
     if result is None:
-        return ObjectReader(info, _nothing)
+        return reader_of(info, b"")
     download = Download(info.key, result)
     downloads.add(download)
     return ObjectReader(info, download.fetch, download.close)
-
-
-async def _nothing() -> bytes:
-    return b""
 
 
 class Parts:
@@ -98,24 +98,21 @@ class Parts:
         self._queue.put_nowait(b"")
 
 
-async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> AsyncGenerator[bytes]:
+async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     """Yield the chunks joined to parts of at least `PART_BYTES`; the last one may be shorter."""
     part = bytearray()
-    async for chunk in checked_chunks(chunks, operation):
-        part += chunk
-        if len(part) >= PART_BYTES:
-            yield bytes(part)
-            part.clear()
+    async with aclosing(checked_chunks(chunks, "upload")) as checked:
+        async for chunk in checked:
+            part += chunk
+            if len(part) >= PART_BYTES:
+                yield bytes(part)
+                part.clear()
     if part:
         yield bytes(part)
 
 
 async def send_parts(
-    client: Any,
-    operation: str,
-    key: str,
-    source: AsyncIterator[bytes],
-    attributes: Mapping[str, str] | None,
+    client: Any, key: str, source: AsyncIterator[bytes], attributes: Mapping[str, str] | None
 ) -> tuple[PutResult, int]:
     """Upload the parts as one object; return what obstore does, and the object's size.
 
@@ -123,12 +120,11 @@ async def send_parts(
     """
     first = await anext(source, b"")
     if len(first) < PART_BYTES:
-        return await put(client, operation, key, first, attributes), len(first)
+        return await put(client, key, first, attributes), len(first)
     parts, size = Parts(), len(first)
     sending = asyncio.ensure_future(
         put(
             client,
-            operation,
             key,
             parts,
             attributes,

@@ -31,10 +31,10 @@ current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
 
 # As they are, without a type that aiohttp would guess and that the signature would not cover.
 UNTYPED = ("Content-Type",)
-# What a socket's send buffer takes at once; a longer body is sent in pieces, each within the time limit.
+# A socket's send buffer takes this much; a longer body is sent in pieces, each within the time limit.
 SMALL_BODY_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
-# As much as a socket is read for at once. With less, reading a large body pauses and resumes all the time.
+# As many bytes as one read of a socket takes. With less, reading a large body pauses and resumes constantly.
 _READ_BUFFER_BYTES = 256 * 1024
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024

@@ -112,7 +112,7 @@ def read_key_page(reply: Reply) -> Page:
 
 
 def read_object_page(reply: Reply) -> Page:
-    """Return the page with what it tells of each object, and with the folders among them."""
+    """Return the page with the info of each object, and with the folders among them."""
     root, keys, entries = _split(reply)
     infos = {key: _info(key, entry) for key, entry in zip(_decoded(keys, root), entries, strict=True)}
     folders = [text_of(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]

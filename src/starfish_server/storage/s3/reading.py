@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreError, StoreUnavailableError
-from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
+from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject, reader_of
 from starfish_server.storage.s3.errors import (
     IncompleteReplyError,
     InvalidRangeError,
@@ -124,11 +124,7 @@ async def open_object(
         return await transport.attempts(attempt)
 
     found = await _get_range(transport, key, start, stop, begin)
-    return ObjectReader(found, _nothing) if isinstance(found, ObjectInfo) else found
-
-
-async def _nothing() -> bytes:
-    return b""
+    return reader_of(found, b"") if isinstance(found, ObjectInfo) else found
 
 
 async def _get_range(

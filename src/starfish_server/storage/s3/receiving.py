@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.sessions import InFlight
 
-# The sizes of bodies for which this is worth it; for larger ones no memory is taken on the word of a reply.
+# Smaller bodies gain nothing; for larger ones no memory is allocated just because a reply claims a size.
 RECEIVED_BYTES = range(2**18, 2**30)
 
 
 async def receive(
     content: aiohttp.StreamReader, size: int, transport: asyncio.Transport, request: InFlight
 ) -> bytes:
-    """Return a body of which all that is not in `content` yet is to come from `transport`.
+    """Return a body: what `content` holds of it, then the rest from `transport`.
 
     Raises `IncompleteReplyError` if it is cut short.
     """
@@ -47,8 +47,8 @@ class _Receiver(asyncio.BufferedProtocol):
     """Takes the place of a connection's protocol until the body is whole or the connection ends.
 
     memory: for the body and one byte more.
-    at: how much of it is filled.
-    ended: a future that is done then.
+    at: bytes of it that are filled.
+    ended: done when the body is whole or the connection has ended.
     """
 
     def __init__(self, memory: memoryview, at: int, transport: asyncio.Transport, request: InFlight) -> None:
@@ -76,7 +76,7 @@ class _Receiver(asyncio.BufferedProtocol):
         self._end()
 
     def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.pause_reading()  # one that is reading may go on with the protocol it has
+        self._transport.pause_reading()  # a transport that is reading may keep its old protocol
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 

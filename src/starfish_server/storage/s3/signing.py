@@ -57,7 +57,7 @@ class Signer:
     def signed_query(
         self, method: str, target: str, headers: Mapping[str, str], expires: int, now: float
     ) -> str:
-        """Return the query that lets a request with these headers through until `expires` s from now.
+        """Return the query that signs a request with these headers for `expires` seconds from `now`.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
         """

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starfish_server.checks import checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.errors import NoSuchUploadError

@@ -1,0 +1,47 @@
+"""The chunks of an upload: checked, and read from either kind of iterable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+
+def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> None:
+    """Raise `TypeError` unless `chunks` can be iterated and is not itself one body."""
+    if isinstance(chunks, str | bytes | bytearray | memoryview) or not (
+        hasattr(chunks, "__aiter__") or hasattr(chunks, "__iter__")
+    ):
+        raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
+
+
+async def checked_chunks(
+    chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
+) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
+    async with aclosing(asynchronous(chunks)) as source:
+        async for chunk in source:
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
+            if len(chunk):
+                yield bytes(chunk)
+
+
+async def asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the items of either kind of iterable; a generator is closed with this one."""
+    if not isinstance(items, AsyncIterable):
+        for item in items:
+            yield item
+        return
+    iterator = aiter(items)
+    try:
+        async for item in iterator:
+            yield item
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()

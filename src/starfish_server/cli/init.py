@@ -1,0 +1,49 @@
+"""`starfish init`: the files to start from."""
+
+import os
+import secrets
+import string
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from starfish_server.cli.arguments import AsJson
+from starfish_server.cli.output import print_json, print_line
+
+_STARTER = resources.files("starfish_server.cli") / "starter"
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to write them; by default here.")
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace these files.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a commented stack file, a compose file, and a file with their secrets.
+
+    stack.toml puts the usual layers over an S3 bucket. `docker compose up` serves it beside an S3 server and
+    Redis, as compose.yaml says. .env has new secrets for both. Nothing is written if one of the files exists.
+    """
+    environment = string.Template((_STARTER / "environment").read_text())
+    texts = {
+        "stack.toml": (_STARTER / "stack.toml").read_text(),
+        "compose.yaml": (_STARTER / "compose.yaml").read_text(),
+        ".env": environment.substitute(secret=secrets.token_urlsafe(32), token=secrets.token_urlsafe(24)),
+    }
+    for path in [folder / name for name in texts if os.path.lexists(folder / name)]:
+        if not force:
+            raise FileExistsError(f"{path} exists, so nothing was written; --force replaces it")
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        path = folder / name
+        mode = 0o600 if name == ".env" else 0o666
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            file.write(text)
+        if json:
+            print_json({"path": str(path)})
+        else:
+            print_line(str(path))

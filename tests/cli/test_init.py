@@ -1,0 +1,119 @@
+"""init: the files it writes are valid, fit together and work, and none is overwritten."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from cli.program import running, starfish
+from cli.test_serve import Server
+from redis_server import RedisServer
+from starfish_server import explain, load_stack
+from starfish_server.store_url import SERVER_TABLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import S3Server
+
+FILES = ("stack.toml", "compose.yaml", ".env")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that init has written."""
+    ended = starfish("init", "new/folder", cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.decode().split() == [f"new/folder/{name}" for name in FILES]
+    return tmp_path / "new/folder"
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """What `. ./.env` in a shell sets."""
+    lines = shlex.split((folder / ".env").read_text(), comments=True)
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_stack_file_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for name, value in environment_of(folder).items():
+        monkeypatch.setenv(name, value)
+    shown = explain(load_stack("stack.toml", other_tables=SERVER_TABLES))
+    layers = ("AccessLog", "Tracing", "Metrics", "Caching", "CircuitBreaker", "Retry", "Timeout")
+    assert [name for name in layers if f"{name}(" not in shown] == []
+    assert "S3ObjectStore(bucket='objects'" in shown
+
+
+def test_what_is_commented_out_in_the_stack_file_loads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (environment_of(folder) | {"STARFISH_KEY_2026": "ab" * 32}).items():
+        monkeypatch.setenv(name, value)
+    text = (folder / "stack.toml").read_text()
+    text = re.sub(r"^\[leaf\]\n(?:.+\n)+", "", text, flags=re.MULTILINE)
+    uncommented = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    uncommented = uncommented.replace(
+        'namespace = "starfish"}', f'namespace = "starfish", secret = "{"ab" * 32}"}}'
+    )
+    (tmp_path / "changed.toml").write_text(uncommented)
+    shown = explain(load_stack("changed.toml", other_tables=SERVER_TABLES))
+    assert ("Encryption(" in shown, "FilesystemObjectStore(" in shown) == (True, True)
+
+
+def test_the_compose_file_fits_the_others(folder: Path) -> None:
+    text = (folder / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    assert set(services) == {"starfish", "seaweedfs", "redis"}
+    variables = set(environment_of(folder))
+    for file in (text, (folder / "stack.toml").read_text()):
+        needed = re.findall(r"^[^#]*?\$\{(\w+)", file, flags=re.MULTILINE)
+        assert set(needed) <= variables
+    assert services["starfish"]["command"][:2] == ["starfish", "serve"]
+    assert services["starfish"]["env_file"] == ".env"
+
+
+def test_the_stack_serves_from_s3_with_redis(folder: Path, seaweedfs: S3Server, tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis:
+        environment = environment_of(folder) | {
+            "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+            "S3_ENDPOINT": seaweedfs.endpoint,
+            "S3_BUCKET": seaweedfs.make_bucket(),
+            "REDIS_URL": redis.url,
+        }
+        command = ("serve", "--config", "stack.toml", "--port", "0")
+        with running(*command, cwd=folder, env=environment) as process:
+            server, token = Server(process), environment["ALICE_TOKEN"]
+            note = {"data": {"text": "hello"}, "baseHash": None}
+            assert server.ask("POST", "/push/notes/alice", token, note)[0] == 200
+            assert server.ask("GET", "/pull/notes/alice", token)[1]["data"] == {"text": "hello"}
+            assert server.end() == 0
+    assert (folder / "audit.jsonl").read_text().count('"outcome":"ok"') == 1
+
+
+def test_the_secrets_are_new_and_for_their_owner_alone(folder: Path, tmp_path: Path) -> None:
+    starfish("init", "other", cwd=tmp_path)
+    first, second = environment_of(folder), environment_of(tmp_path / "other")
+    assert {name for name in first if first[name] != second[name]} == {"AWS_SECRET_ACCESS_KEY", "ALICE_TOKEN"}
+    assert (folder / ".env").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_written_where_one_of_the_files_exists(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("nowhere")
+    ended = starfish("init", cwd=tmp_path)
+    message = f"starfish: {name} exists, so nothing was written; --force replaces it\n"
+    assert (ended.code, ended.out, ended.err) == (1, b"", message)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_force_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    (tmp_path / ".env").symlink_to("kept")
+    assert starfish("init", "--force", cwd=tmp_path).code == 0
+    assert ((tmp_path / "kept").read_text(), (tmp_path / ".env").is_symlink()) == ("mine", False)
