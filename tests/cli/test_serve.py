@@ -138,6 +138,20 @@ def test_the_file_of_the_page_takes_the_request_of_the_page(tmp_path: Path) -> N
         assert server.end() == 0
 
 
+def test_the_tenants_of_the_page_are_kept_apart(tmp_path: Path) -> None:
+    files = [snippet.code for snippet in snippets("toml") if snippet.page == "docs/cli.md"]
+    (tmp_path / "server.toml").write_text(files[1])
+    note = {"data": {"n": 1}, "baseHash": None}
+    command = ("serve", "--config", "server.toml", "--port", "0")
+    with running(*command, cwd=tmp_path, env={"ALICE_TOKEN": ALICE}) as process:
+        server = Server(process)
+        assert server.ask("POST", "/acme/push/notes/1", ALICE, note)[0] == 200
+        assert server.ask("POST", "/emca/push/notes/1", ALICE, note)[0] == 403
+        assert server.ask("GET", "/emca/pull/notes/1", ALICE)[0] == 403
+        assert server.end() == 0
+    assert starfish("ls", "data", cwd=tmp_path).out == b"tenants/acme/notes/1\n"
+
+
 def test_a_request_in_flight_is_finished_before_the_end(tmp_path: Path) -> None:
     with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
         server = Server(process)
@@ -263,7 +277,7 @@ def test_a_second_signal_ends_a_process_whose_threads_hang_when_the_store_is_clo
         ("[[auth.token]]", "[[auht.token]]", 17, r"unknown: 'auht'; did you mean 'auth'\?"),
         ("maxBodyBytes = 1000", "", 10, "the option 'maxBodyBytes' is missing"),
         ("maxBodyBytes = 1000", 'maxBodyBytes = "1 kB"', 15, "maxBodyBytes must be a valid integer"),
-        ("= 1000", '= 1000\nencryption = "aes"', 16, "encryption must be 'none'"),
+        ("= 1000", '= 1000\nencryption = "aes"', 16, "the layer Encryption encrypts"),
         ("= 1000", "= 1000\nlistabel = true", 16, r"unknown option 'listabel'; .*did you mean 'listable'\?"),
         ('readRoles = ["reader"]', 'readRoles = "reader"', 13, "readRoles must be a valid array"),
         ("[[sync.collections]]", "[[snyc.collections]]", None, r"a \[sync\] table is missing"),

@@ -8,18 +8,20 @@ import os
 import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 
 from cli.program import running, starfish
 from cli.test_serve import ALICE, CONFIG, TOKENS, Server, stalled_upload
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -252,6 +254,30 @@ def test_each_worker_has_metrics_of_its_own_that_survive_no_restart(tmp_path: Pa
         server.wait_for("all workers are replaced")
         assert requests() == [0, 0]
         assert server.end() == 0
+
+
+def test_metrics_are_answered_although_a_meter_provider_is_set_already() -> None:
+    """As under `opentelemetry-instrument`; the first provider of a process cannot be replaced."""
+    program = """
+import asyncio
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import generate_latest
+from starfish_server import MemoryObjectStore
+from starfish_server.cli.prometheus import prometheus
+from starfish_server.layers import Metrics
+
+set_meter_provider(MeterProvider())
+store = Metrics(MemoryObjectStore(data={}))
+prometheus(store)
+asyncio.run(store.put("k", "v"))
+print(b"objectstore_operation_duration" in generate_latest())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if hasattr(MeterProvider, "add_metric_reader"):
+        assert (ended.stdout, ended.stderr) == ("True\n", "")
+    else:
+        assert "needs a newer opentelemetry-sdk" in ended.stderr
 
 
 def test_metrics_need_a_layer_that_measures(tmp_path: Path) -> None:

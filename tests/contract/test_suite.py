@@ -18,6 +18,7 @@ from starfish_server import (
     ObjectList,
     StoreContext,
     StoredObject,
+    StoreNotSupportedError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
@@ -226,3 +227,15 @@ async def test_a_faulty_store_can_break_a_stream_after_some_bytes() -> None:
     again = await store.open("k")
     assert again is not None
     assert await again.read() == b"12345"
+
+
+async def test_check_store_names_what_the_store_lacks() -> None:
+    class Unfinished(MemoryObjectStore):
+        async def write(self, *arguments: Any, **options: Any) -> Any:
+            raise StoreNotSupportedError("not written yet")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await check_store(lambda: Unfinished(data={}), lacks={"bytes"})
+    assert raised.value.__notes__ == [
+        "if the store does without them on purpose, pass lacks=['conditional_writes', 'metadata']"
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +62,20 @@ def test_a_link_to_a_missing_file_is_an_error(tmp_path: Path) -> None:
     page.write_text("![chart](nope.svg)")
     with pytest.raises(SystemExit, match=r"nope\.svg"):
         relinked(page, {page: "a.md"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: path.name)
+def test_options_are_described_one_a_line(path: Path) -> None:
+    """The site refuses any other docstring; here that is seen without building it."""
+    option = re.compile(r"(\w+(?:, \w+)*): ")
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        names = {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}
+        names |= {ast.unparse(each.target) for each in node.body if isinstance(each, ast.AnnAssign)}
+        for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+            found = [option.match(line) for line in re.split(r"\n(?! )", paragraph)]
+            if found[0] and names.issuperset(found[0][1].split(", ")) and not all(found):
+                wrong.append(f"{node.name}: {paragraph}")
+    assert wrong == []

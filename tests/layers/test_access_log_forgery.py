@@ -15,6 +15,8 @@ from starfish_server.audit.sinks import LoggingSink
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 RECORDS = 10_000
 
 
@@ -88,6 +90,12 @@ def test_a_logged_record_has_its_fields_as_extra() -> None:
     assert {name: line.__dict__[name] for name in expected._fields} == {
         name: getattr(expected, name) for name in expected._fields
     }
+
+
+def test_a_logged_line_tells_what_explains_its_duration(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    LoggingSink()(record("a/b")._replace(attempts=4, cache="miss", source="backup"))
+    assert caplog.messages[0].endswith(" bytes=3 1.5 ms attempts=4 cache='miss' source='backup'")
 
 
 def test_nothing_is_formatted_for_a_level_that_is_off() -> None:

@@ -266,6 +266,21 @@ async def test_objects_of_the_2x_server_are_read_with_a_legacy_key_only() -> Non
         await store.get_string("plain")
 
 
+async def test_an_object_of_another_legacy_secret_never_passes_for_a_plain_one() -> None:
+    """It would be encrypted a second time, and nobody could read it once its secret is gone."""
+    nonce = os.urandom(12)
+    sealed = nonce + AESGCM(hkdf(b"secret", b"salt", b"starfish-data")).encrypt(nonce, b"", None)
+    leaf = MemoryObjectStore(
+        data={"sealed": base64.b64encode(sealed).decode(), "plain": "text", "short": "dGV4dA=="}
+    )
+    store = Encryption(leaf, RING, legacy=LegacyKey("other", "salt"), allow_plain=True)
+    assert await store.get_string("plain") == "text"
+    assert await store.get_string("short") == "dGV4dA=="
+    report = await store.rotate()
+    assert (report.reencrypted, [*report.failed]) == (2, ["sealed"])
+    assert await Encryption(leaf, RING, legacy=LegacyKey("secret", "salt")).get_string("sealed") == ""
+
+
 async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> None:
     class Replaces(Layer):
         """Replaces the object after its header was read."""

@@ -65,7 +65,7 @@ def test_null_is_as_good_as_absent() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encryption": "server"}, "Input should be 'none'"),
+        ({"encryption": "server"}, "the layer Encryption encrypts"),
         ({"appendOnly": True}, "appendOnly\n  Extra inputs are not permitted"),
         ({"rateLimit": {}}, "rateLimit\n  Extra inputs are not permitted"),
         ({"clientEncrypted": False}, "clientEncrypted\n  Extra inputs are not permitted"),

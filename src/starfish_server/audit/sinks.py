@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "LoggingSink", "shown_sink"]
 
 _SHOWN_KEYS = 5
-_MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s"
+_MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s%s"
 
 _logger = logging.getLogger(__package__)
 
@@ -34,7 +34,8 @@ class LoggingSink:
 
     Texts with a character that is not printable (control characters, line separators, marks that reorder
     text) are escaped as in Python source, in `extra` as in the message, so that no handler's line can be
-    forged. The message quotes every text and shows at most five keys; `extra` has all of them. Handlers
+    forged. The message quotes every text and shows at most five keys; `extra` has all of them. It shows
+    attempts, cache and source only where there is something to tell. Handlers
     report their failures to the logging module alone, so `on_sink_failure="fail"` does not see them.
     """
 
@@ -60,7 +61,8 @@ class LoggingSink:
         target = _quoted(record.keys) if record.prefix is None else repr(record.prefix)
         error = f" {record.error_type}" if record.error_type else ""
         by = (record.action, record.identity, record.collection, record.namespace)
-        values = (record.operation, target, record.outcome, *by, record.bytes, record.duration * 1000, error)
+        measured = (record.bytes, record.duration * 1000, _explained(record))
+        values = (record.operation, target, record.outcome, *by, *measured, error)
         # Not logger.log, which would search the stack for a caller that is always this line.
         line = self._logger.makeRecord(self._logger.name, self._level, __file__, 0, _MESSAGE, values, None)
         # What `extra` does, without its check for names that the logging module uses itself: none of these.
@@ -84,6 +86,13 @@ class LoggingSink:
             source=record.source,
         )
         self._logger.handle(line)
+
+
+def _explained(record: AccessRecord) -> str:
+    """Return what explains a duration: attempts after the first, the cache and the source."""
+    attempts = record.attempts if record.attempts > 1 else None
+    facts = {"attempts": attempts, "cache": record.cache, "source": record.source}
+    return "".join(f" {name}={value!r}" for name, value in facts.items() if value is not None)
 
 
 def _quoted(keys: tuple[str, ...]) -> str:

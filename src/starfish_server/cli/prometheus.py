@@ -24,10 +24,16 @@ def prometheus(store: AbstractObjectStore) -> ASGIApp:
         raise StackError('--metrics-port needs a [[layer]] with type = "Metrics" in the stack')
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from opentelemetry.metrics import set_meter_provider
+        from opentelemetry.metrics import get_meter_provider, set_meter_provider
         from opentelemetry.sdk.metrics import MeterProvider
         from prometheus_client import make_asgi_app
     except ImportError as error:
         raise ImportError("--metrics-port needs: pip install 'starfish-server[metrics]'") from error
-    set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+    reader, provider = PrometheusMetricReader(), get_meter_provider()
+    if not isinstance(provider, MeterProvider):
+        set_meter_provider(MeterProvider([reader]))
+    elif hasattr(provider, "add_metric_reader"):  # set by opentelemetry-instrument; another would be ignored
+        provider.add_metric_reader(reader)
+    else:
+        raise ImportError("--metrics-port under opentelemetry-instrument needs a newer opentelemetry-sdk")
     return make_asgi_app()

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from starfish_server.checks import is_key
@@ -122,6 +122,12 @@ def _check_media_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
     return ranges
 
 
+def _check_encryption(value: object) -> object:
+    if value != "none":
+        raise ValueError(f'not {value!r} but "none": the layer Encryption encrypts, whatever the collection')
+    return value
+
+
 class CollectionConfig(_Frozen):
     """One kind of document (or blob), where it is stored, and who may read and write it.
 
@@ -152,7 +158,7 @@ class CollectionConfig(_Frozen):
     listable: bool = False
     pull_only: bool = False
     push_only: bool = False
-    encryption: Literal["none"] = "none"
+    encryption: Annotated[Literal["none"], BeforeValidator(_check_encryption)] = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> CollectionConfig:

@@ -49,6 +49,9 @@ class AbstractObjectStore(ABC):
     True by default for a class whose operations take the context; set it to False if they ignore it.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         declared = any("context_dependent" in vars(base) for base in cls.__mro__ if base not in _OWN_BASES)

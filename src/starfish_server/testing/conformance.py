@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starfish_server.errors import StoreNotSupportedError
+
 # Each of these modules registers its behaviours.
 from starfish_server.testing import conditional, content, keys, lifetime, listing, objects  # noqa: F401
 from starfish_server.testing.behaviour import REGISTERED, Behaviour, Capability
@@ -35,6 +37,8 @@ async def check_store(
 ) -> None:
     """Run the whole suite and raise an `ExceptionGroup` of all behaviours that fail.
 
+    Where the store raises `StoreNotSupportedError`, a note names the capabilities to pass as `lacks`.
+
     make_store: called for each behaviour; returns a new, empty store, or an async context manager that
         yields one, as in `lambda: MemoryObjectStore(data={})`.
     lacks: the capabilities that the store lacks, of these; none by default.
@@ -48,6 +52,7 @@ async def check_store(
     - "closing": `StoreClosedError` after `close()`
     """
     failures: list[Exception] = []
+    missing: set[Capability] = set()
     for behaviour in behaviours(lacks=lacks):
         try:
             async with make_store() as store:
@@ -55,5 +60,10 @@ async def check_store(
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this behaviour's failure
             error.add_note(f"in the behaviour {behaviour.name}")
             failures.append(error)
+            if isinstance(error, StoreNotSupportedError) and len(behaviour.needs) == 1:
+                missing |= behaviour.needs
     if failures:
-        raise ExceptionGroup("the store does not conform", failures)
+        group = ExceptionGroup("the store does not conform", failures)
+        if missing:
+            group.add_note(f"if the store does without them on purpose, pass lacks={sorted(missing)}")
+        raise group

@@ -67,7 +67,8 @@ class Encryption(Transform):
     keys: a `KeyRing`, or a `KeyProvider` such as a key management service.
     allow_plain: return unencrypted objects unchanged. False by default, since anyone with write access to the
         backend could replace an encrypted object with a plain one.
-    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default.
+    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default. What another secret of
+        2.x encrypted is refused, with `allow_plain` as well, so that `rotate` does not encrypt it twice.
 
     `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
     """
@@ -306,7 +307,7 @@ class Encryption(Transform):
         body: bytes | None = stored.body
         if self._legacy is not None:
             body = self._legacy.decrypt(stored.body)
-            if body is None and self._allow_plain:
+            if body is None and self._allow_plain and not self._legacy.may_be_sealed(stored.body):
                 body = stored.body
             if body is None:
                 raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
@@ -111,17 +110,30 @@ class LegacyKey:
 
     def decrypt(self, body: bytes) -> bytes | None:
         """Return the plain body, or None if it is damaged or was encrypted otherwise."""
+        sealed = _legacy(body)
         try:
-            sealed = base64.b64decode(body, validate=True)
-            return self._aead.decrypt(sealed[:12], sealed[12:], None)
-        except (binascii.Error, ValueError, InvalidTag):
+            return sealed and self._aead.decrypt(sealed[:12], sealed[12:], None)
+        except InvalidTag:
             return None
+
+    def may_be_sealed(self, body: bytes) -> bool:
+        """Return whether a body has the form of what 2.x encrypted, with whatever secret."""
+        return _legacy(body) is not None
 
     def __repr__(self) -> str:
         return "LegacyKey(***)"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a LegacyKey holds a secret and is not pickled or copied")
+
+
+def _legacy(body: bytes) -> bytes | None:
+    """Return nonce, ciphertext and tag, 12, any number and 16 bytes in base64; None for anything else."""
+    try:
+        sealed = base64.b64decode(body, validate=True)
+    except ValueError:
+        return None
+    return sealed if len(sealed) >= 28 else None
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
