@@ -99,6 +99,8 @@ def test_ctrl_c_ends_a_put_that_waits_for_more(store: str) -> None:
 class Broken(MemoryObjectStore):
     """Its readers break after a chunk."""
 
+    context_dependent = False
+
     async def open(self, key: str, **_: object) -> ObjectReader:
         chunks = [b"half"]
 

@@ -176,6 +176,8 @@ def test_what_is_not_supported_is_no_failure(examined: Examined) -> None:
 class Locked(MemoryObjectStore):
     """Denies every write."""
 
+    context_dependent = False
+
     async def put(self, *arguments: Any, **options: Any) -> None:
         raise StoreAccessDeniedError("denied", operation="put")
 

@@ -29,6 +29,8 @@ class GatedStore(MemoryObjectStore):
     data: what is stored, live. failure: raised in place of the next reply, after the work was done.
     """
 
+    context_dependent = False
+
     def __init__(self, data: dict[str, str | bytes] | None = None) -> None:
         self.data: dict[str, str | bytes] = {} if data is None else data
         super().__init__(data=self.data)

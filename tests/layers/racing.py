@@ -32,6 +32,8 @@ class Racing(MemoryObjectStore):
     ended: when the caller of a write knew its outcome, whichever, by name.
     """
 
+    context_dependent = False
+
     def __init__(self, seed: int) -> None:
         self.data: dict[str, str | bytes] = {}
         super().__init__(data=self.data)

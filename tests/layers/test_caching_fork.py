@@ -50,6 +50,8 @@ exit_with(child)
 
 WHILE_A_WRITE_IS_IN_FLIGHT = """
 class Slow(MemoryObjectStore):
+    context_dependent = False
+
     async def put(self, *args, **options):
         await asyncio.get_running_loop().create_future()
 

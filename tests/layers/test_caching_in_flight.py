@@ -225,6 +225,8 @@ async def test_backend_read_sees_the_context_of_the_first_caller() -> None:
     variable: ContextVar[str] = ContextVar("variable")
 
     class Seeing(MemoryObjectStore):
+        context_dependent = False
+
         async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
             seen.append((variable.get(), context))
             return None

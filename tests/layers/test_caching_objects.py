@@ -135,6 +135,8 @@ async def test_operation_that_the_store_does_not_have_is_not_answered() -> None:
 
 async def test_signed_urls_are_made_by_the_backend() -> None:
     class Signing(GatedStore):
+        context_dependent = False
+
         async def signed_url(self, key: str, **_: Any) -> str:
             self.calls.append("signed_url")
             return "https://example.org"

@@ -376,6 +376,8 @@ def test_an_abandoned_write_may_be_collected_while_the_cache_is_at_work() -> Non
     collected: list[bool] = []
 
     class Stuck(MemoryObjectStore):
+        context_dependent = False
+
         async def put(self, *_: Any, **__: Any) -> None:
             await asyncio.get_running_loop().create_future()
 

@@ -300,6 +300,8 @@ async def test_a_chunk_that_fails_in_a_probe_opens_the_circuit() -> None:
 
 async def test_a_signed_url_passes_an_open_circuit_and_counts_for_nothing() -> None:
     class Signing(MemoryObjectStore):
+        context_dependent = False
+
         async def signed_url(self, key: str, **_: Any) -> str:
             return f"memory:{key}"
 

@@ -152,6 +152,8 @@ async def test_a_stop_iteration_is_a_mistake_and_not_a_result(limited: Limit, wa
 @pytest.mark.parametrize("layer", [Timeout, Retry])
 async def test_an_operation_may_return_any_awaitable(layer: Callable[..., AbstractObjectStore]) -> None:
     class Tasks(MemoryObjectStore):
+        context_dependent = False
+
         def get_string(self, key: str, *, context: StoreContext | None = None) -> Any:
             return asyncio.ensure_future(super().get_string(key, context=context))
 

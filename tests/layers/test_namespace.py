@@ -28,6 +28,8 @@ def context(namespace: str | None = "t1", **params: str) -> StoreContext:
 class ContextSeen(GatedStore):
     """Keeps the context of each call."""
 
+    context_dependent = False
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[StoreContext | None] = []
@@ -130,6 +132,8 @@ async def test_call_without_a_context_is_refused() -> None:
 
 async def test_foreign_key_in_a_list_is_an_error_that_does_not_name_it() -> None:
     class Leaky(GatedStore):
+        context_dependent = False
+
         async def list_keys(self, prefix: str, **_: Any) -> list[str]:
             return [f"{prefix}mine", "tenants/t10/theirs"]
 

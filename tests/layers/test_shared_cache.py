@@ -400,6 +400,8 @@ async def test_any_text_can_be_a_key(process: Processes) -> None:
     data = {key: f"value {number}" for number, key in enumerate(keys)}
 
     class AnyKeys(MemoryObjectStore):
+        context_dependent = False
+
         async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
             return data.get(key)
 
@@ -429,6 +431,8 @@ async def test_any_text_can_be_a_key(process: Processes) -> None:
 )
 async def test_what_is_known_of_an_object_survives(process: Processes, info: ObjectInfo) -> None:
     class Leaf(MemoryObjectStore):
+        context_dependent = False
+
         async def read(self, key: str, **_: Any) -> StoredObject:
             return StoredObject(info, b"x")
 

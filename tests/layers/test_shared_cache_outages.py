@@ -330,6 +330,8 @@ from starfish_server import MemoryObjectStore
 from starfish_server.layers import Caching, RedisCache
 
 class Dying(MemoryObjectStore):
+    context_dependent = False
+
     async def put(self, *args, **options):
         os._exit(7)
 

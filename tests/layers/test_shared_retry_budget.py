@@ -199,6 +199,8 @@ def test_repr_shows_where_it_is_shared_and_no_password(fleet: Fleet) -> None:
 class Gated(MemoryObjectStore):
     """Fails reads in flight when it is opened."""
 
+    context_dependent = False
+
     def __init__(self) -> None:
         super().__init__(data={})
         self.reading, self.opened = asyncio.Event(), asyncio.Event()

@@ -49,6 +49,8 @@ def spans(caplog: pytest.LogCaptureFixture) -> Iterator[Spans]:
 class LikeS3(MemoryObjectStore):
     """A leaf that says how its spans are named and what its server called its requests."""
 
+    context_dependent = False
+
     def span_of(self, operation: str) -> tuple[str, Mapping[str, str], str | None]:
         method = {"get_string": "GetObject", "list_keys": "ListObjectsV2"}.get(operation, "Other")
         fixed = {"rpc.system.name": "aws-api", "rpc.method": method, "aws.s3.bucket": "data"}

@@ -101,6 +101,8 @@ async def test_the_document_describes_each_route_once(client: httpx.AsyncClient)
 class Hanging(MemoryObjectStore):
     """Never answers a read."""
 
+    context_dependent = False
+
     def __init__(self) -> None:
         super().__init__(data={})
         self.asked = asyncio.Event()

@@ -199,6 +199,8 @@ async def test_an_error_of_the_store_is_the_error_of_its_document(caplog: pytest
 class Gate(MemoryObjectStore):
     """Counts reads in flight, and lets none end before it is opened."""
 
+    context_dependent = False
+
     def __init__(self) -> None:
         super().__init__(data={})
         self.full, self.opened = asyncio.Event(), asyncio.Event()

@@ -120,6 +120,8 @@ async def test_a_range_is_sent_only_of_the_version_that_if_range_names(
 class ReplacedMeanwhile(MemoryObjectStore):
     """Another writer replaces the object before the first `open`."""
 
+    context_dependent = False
+
     async def open(self, key: str, **options: Any) -> ObjectReader | None:
         if await self.get_string(key) != "new":
             await self.put(key, "new")
@@ -224,6 +226,8 @@ async def test_a_push_may_create_only(
 
 class ChangedMeanwhile(MemoryObjectStore):
     """Another writer replaces the object right after each `stat`."""
+
+    context_dependent = False
 
     async def stat(self, key: str, **options: Any) -> Any:
         info = await super().stat(key, **options)

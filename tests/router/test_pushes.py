@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Slow(MemoryObjectStore):
     """Lets other tasks run inside every operation, as a store over a network does."""
 
+    context_dependent = False
+
     async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
         await asyncio.sleep(0)
         return await super().get_string(key)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Leaf(MemoryObjectStore):
     """Counts its `stat` operations, and lets them fail or hang."""
 
+    context_dependent = False
+
     def __init__(self, error: type[Exception] | None = None, *, hangs: bool = False) -> None:
         super().__init__(data={})
         self.error, self.hangs, self.asked = error, hangs, 0
@@ -105,7 +107,7 @@ async def test_a_backend_that_cannot_be_cancelled_keeps_no_probe_waiting_and_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("starfish_server.router.readiness._SECONDS", 0.01)
-    monkeypatch.setattr("starfish_server.router.readiness._KEPT_SECONDS", 0.0)
+    monkeypatch.setattr("starfish_server.router.readiness._CACHED_SECONDS", 0.0)
     leaf = Deaf()
     async with client_of(make_app(leaf)) as client, asyncio.timeout(10):
         for _ in range(2):

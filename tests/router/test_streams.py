@@ -45,6 +45,8 @@ class Readable(MemoryObjectStore):
     reached: set at that chunk. closed: set at the end of the reader's close, which takes a moment.
     """
 
+    context_dependent = False
+
     def __init__(self, *, breaks_at: int = -1, error: Exception | None = None) -> None:
         super().__init__(data={})
         self.given = 0
@@ -190,6 +192,8 @@ class Writable(MemoryObjectStore):
 
     taken: bytes so far. begun: set with the first. ended: the error that ended an upload, or None.
     """
+
+    context_dependent = False
 
     def __init__(self) -> None:
         super().__init__(data={})

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from starfish_server import AbstractObjectStore, StoreContext, StoreNotSupportedError
+from starfish_server import (
+    AbstractObjectStore,
+    MemoryObjectStore,
+    StackError,
+    StoreContext,
+    StoreNotSupportedError,
+)
+from starfish_server.layers import Caching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -196,6 +203,20 @@ def test_a_store_that_takes_the_context_depends_on_it_until_it_says_otherwise() 
 
     stores: list[AbstractObjectStore] = [WithoutContext(), Child(), TakesContext(), SaysOtherwise()]
     assert [store.context_dependent for store in stores] == [False, False, True, False]
+
+
+def test_a_leaf_whose_subclass_reads_by_the_context_depends_on_it() -> None:
+    class Personal(MemoryObjectStore):
+        async def get_string(self, key: str, *, context: StoreContext | None = None) -> str | None:
+            return context.identity if context else None
+
+    class Watching(MemoryObjectStore):
+        async def put(self, key: str, body: str, **options: Any) -> None:
+            await super().put(key, body, **options)
+
+    assert [Personal({}).context_dependent, Watching({}).context_dependent] == [True, False]
+    with pytest.raises(StackError, match="vary_by"):
+        Caching(Personal({}))
 
 
 async def test_a_method_that_takes_any_keyword_gets_the_context() -> None:

@@ -60,29 +60,30 @@ def serve(
     from starfish_server.cli.serving import embedded_notice
     from starfish_server.cli.workers import Workers
 
-    listener = _listen(host, port)
-    metrics = []
+    listeners = [_listen(host, port)]
     if metrics_port is not None:
-        metrics = [_listen(host, metrics_port and metrics_port + number) for number in range(workers or 1)]
+        listeners += [_listen(host, metrics_port and metrics_port + number) for number in range(workers or 1)]
+    url, *metrics_urls = map(_url, listeners)
+    # The descriptors belong to the server from here on.
+    descriptor, *metrics = [each.detach() for each in listeners]
     notice = embedded_notice(workers=workers is not None) if config is None else []
     settings = Settings(
         config=None if config is None else str(config),
-        listener=listener.fileno(),
+        listener=descriptor,
         access_log=access_log,
         workers=workers is not None,
     )
 
     def started() -> None:
-        places = [f"Metrics on {_url(each)}/metrics" for each in metrics]
-        for text in (*notice, *places, f"Running on {_url(listener)} (Ctrl-C to stop)"):
+        places = [f"Metrics on {each}/metrics" for each in metrics_urls]
+        for text in (*notice, *places, f"Running on {url} (Ctrl-C to stop)"):
             sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
-    numbers = [each.fileno() for each in metrics]
     if workers is None:
-        alone = replace(settings, metrics=next(iter(numbers), None))
+        alone = replace(settings, metrics=next(iter(metrics), None))
         return run(serve_here(alone, started))
-    return asyncio.run(Workers(settings, workers, numbers).run(started))
+    return asyncio.run(Workers(settings, workers, metrics).run(started))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -46,7 +46,7 @@ class AbstractObjectStore(ABC):
     context_dependent: bool = False
     """Whether results may depend on the caller, so that a cache must keep callers apart.
 
-    True by default for a class whose operations take the context; set it to False if they ignore it.
+    True by default for a class whose reads or lists take the context; set it to False if they ignore it.
     """
 
     def __repr__(self) -> str:
@@ -54,17 +54,18 @@ class AbstractObjectStore(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        declared = any("context_dependent" in vars(base) for base in cls.__mro__ if base not in _OWN_BASES)
+        declared = _place(cls, "context_dependent")
         for name in OPERATIONS:
-            owner = next(base for base in cls.__mro__ if name in vars(base))
+            place = _place(cls, name)
             method = getattr(cls, name)
-            if (owner is not cls and issubclass(owner, AbstractObjectStore)) or hasattr(
-                method, _IGNORES_CONTEXT
-            ):
+            inherited = place > 0 and issubclass(cls.__mro__[place], AbstractObjectStore)
+            if inherited or hasattr(method, _IGNORES_CONTEXT):
                 continue  # inherited from a class that has been through this
             if not accepts_context(method):
                 setattr(cls, name, _ignoring_context(method))
-            elif not declared:
+            elif (
+                place < declared and not OPERATIONS[name].writes
+            ):  # by a class that does not know this method
                 cls.context_dependent = True
 
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
@@ -312,7 +313,9 @@ class AbstractObjectStore(ABC):
         raise StoreNotSupportedError(reason, operation=operation, key=key)
 
 
-_OWN_BASES = (AbstractObjectStore, ABC, object)
+def _place(cls: type, name: str) -> int:
+    """Return the place in the method resolution order of the class that defines `name`."""
+    return next(place for place, base in enumerate(cls.__mro__) if name in vars(base))
 
 
 async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
