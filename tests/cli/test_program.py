@@ -45,7 +45,7 @@ def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
         ("get", "memory:", "../key"),
         ("get", "nowhere:", "key"),
         ("get", "missing.toml", "key"),
-        ("serve", "--config", "missing.toml"),
+        ("serve", "--port", "0", "--config", "missing.toml"),
         ("serve", "--port", "99999"),
     ],
 )

@@ -197,7 +197,9 @@ def test_workers_end_after_their_parent_was_killed(tmp_path: Path) -> None:
 
 def test_what_cannot_start_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text(CONFIG.replace('"filesystem"', '"floppy"'))
-    ended = starfish("serve", "--config", "server.toml", "--workers", "2", cwd=tmp_path, env=TOKENS)
+    ended = starfish(
+        "serve", "--port", "0", "--config", "server.toml", "--workers", "2", cwd=tmp_path, env=TOKENS
+    )
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "unknown type 'floppy'" in ended.err
 
