@@ -116,6 +116,41 @@ curl http://127.0.0.1:8000/push/notes/alice -H "Authorization: Bearer $ALICE_TOK
     -H "Content-Type: application/json" -d '{"data": {"text": "hello"}, "baseHash": null}'
 ```
 
+Collections of a tenant are under its namespace, and served below `/acme`. The [`Namespace`](a-prefix-per-namespace.md) layer
+keeps the objects of each tenant apart:
+
+```toml
+[leaf]
+type = "filesystem"
+base_dir = "data"
+
+[[layer]]
+type = "Namespace"
+prefix = "tenants/{namespace}/"
+
+[[sync.namespaces.acme.collections]]
+name = "notes"
+storagePath = "notes/{id}"
+readRoles = ["acme"]
+writeRoles = ["acme"]
+maxBodyBytes = 65536
+
+[[sync.namespaces.emca.collections]]
+name = "notes"
+storagePath = "notes/{id}"
+readRoles = ["emca"]
+writeRoles = ["emca"]
+maxBodyBytes = 65536
+
+[[auth.token]]
+identity = "alice"
+roles = ["acme"]
+token = "${ALICE_TOKEN}"
+```
+
+A caller is the same in all namespaces, and so are its roles. Name roles after tenants, as here: with the role "member" in both,
+alice could read what the other tenant stored, and with "self" she could store documents there.
+
 Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or are new ones.
 
 One process writes an audit log. A second server with the same log, or a second worker, stops with an error that says so.

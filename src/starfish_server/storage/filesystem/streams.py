@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.filesystem.reading import OpenObject
 
 CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
+_LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # of a system call
 
 
 class FileStream:
@@ -35,7 +36,7 @@ class FileStream:
         self._status = found.status
         self._base_dir = base_dir
         self._key = key
-        self._at = min(start, found.status.st_size)
+        self._at = min(start, _LAST_OFFSET)
         self._stop = stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
