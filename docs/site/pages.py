@@ -51,7 +51,7 @@ def relinked(page: Path, placed: dict[Path, str]) -> str:
 
 
 def main() -> None:
-    """Write all pages anew, and the configuration beside them."""
+    """Replace all pages, and copy the configuration."""
     shutil.rmtree(BUILT, ignore_errors=True)
     BUILT.mkdir(parents=True)
     shutil.copyfile(HERE / "zensical.toml", BUILT.parent / "zensical.toml")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 10
 STARTED = b"s"
-# After a signal, a kept-alive connection stays open for this long. A response sent meanwhile closes it.
+# After a signal, a kept-alive connection stays open for this long. A response sent in that time closes it.
 _LINGER_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 
