@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
-from starfish_server.checks import check_any_key, check_headers, flag
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text, flag
 from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.encryption.found import Found, integrity
+from starfish_server.layers.encryption.found import TOO_SHORT, Found, integrity
 from starfish_server.layers.encryption.key_ring import (
     DataKey,
     KeyProvider,
@@ -20,9 +21,7 @@ from starfish_server.layers.encryption.key_ring import (
 from starfish_server.layers.encryption.rotation import Rotation, RotationReport
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
-    SEALED_SEGMENT,
     SEGMENT,
-    DamagedError,
     Header,
     Sealer,
     new_header,
@@ -31,16 +30,17 @@ from starfish_server.layers.encryption.sealed import (
     segments_of,
 )
 from starfish_server.layers.transform import Transform, work_on
-from starfish_server.objects import ObjectReader, StoredObject, reader_of
-from starfish_server.operations import Open, Operation, Read
+from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject, reader_of
+from starfish_server.operations import Read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from starfish_server.context import StoreContext
-    from starfish_server.objects import ObjectInfo
-    from starfish_server.operations import Stat, Upload, Write
+    from starfish_server.operations import Open, Stat, Upload, Write
     from starfish_server.storage.base import AbstractObjectStore
+
+    _Reads = Open | Read | Stat
 
 __all__ = [
     "DataKey",
@@ -51,8 +51,6 @@ __all__ = [
     "RotationReport",
     "UnknownKeyError",
 ]
-
-T = TypeVar("T")
 
 
 class Encryption(Transform):
@@ -129,209 +127,183 @@ class Encryption(Transform):
         return found
 
     async def encode(self, body: bytes, key: str) -> bytes:
-        return await self._seal(body, key, "application/octet-stream")
+        return await self._sealed(body, key, DEFAULT_BYTES_TYPE)
 
     async def decode(self, body: bytes, key: str) -> bytes:
-        read = Read(key)
-        with integrity(read):
-            header = parse_header(body)
-            if header is None:
-                raise DamagedError("it is not encrypted")
-            sealer = await self._sealer(read, header)
-            sealer.check_header(body)
-            last = segments_of(plain_size(header, len(body))) - 1
-        return await self._run(read, len(body), lambda: sealer.open_all(body[header.length :], 0, last))
+        return (await self._opened(Read(key), StoredObject(ObjectInfo(key), body))).body
 
     async def write_plain(self, operation: Write) -> ObjectInfo:
-        check_any_key(operation.key, operation.name)
-        check_headers(operation.content_type, operation.cache_control)
+        check_text("key", operation.key, operation.name)
+        content_type = operation.content_type or ""
+        check_header("content_type", content_type)
         plain = cast("bytes", operation.body)
-        sealed = await self._seal(plain, operation.key, operation.content_type or "")
+        sealed = await self._sealed(plain, operation.key, content_type)
         info = await self._inner.perform(operation.replace(body=sealed))
-        return info.resized(len(plain), operation.content_type)
+        return info.resized(len(plain), content_type)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
-        check_any_key(operation.key, operation.name)
+        check_text("key", operation.key, operation.name)
         check_chunks(operation.chunks, "upload")
-        content_type = operation.content_type or "application/octet-stream"
-        check_headers(content_type, operation.cache_control)
+        content_type = operation.content_type or DEFAULT_BYTES_TYPE
+        check_header("content_type", content_type)
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, None), operation.key)
         size = 0
 
         async def sealed() -> AsyncIterator[bytes]:
             nonlocal size
-            yield sealer.header.raw + sealer.header_tag()
+            yield sealer.start()
             number, buffer = 0, bytearray()
             async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
                 async for chunk in chunks:
                     size += len(chunk)
                     buffer += chunk
                     while len(buffer) > SEGMENT:  # what is left at the end is the last segment
-                        yield sealer.seal(number, bytes(buffer[:SEGMENT]), last=False)
+                        yield sealer.seal(number, bytes(buffer[:SEGMENT]), 0)
                         del buffer[:SEGMENT]
                         number += 1
-            yield sealer.seal(number, bytes(buffer), last=True)
+            yield sealer.seal(number, bytes(buffer), 1)
 
         info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
         return info.resized(size, content_type)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
-        found = await self._begin(operation, operation.key)
+        found = await self._find(operation)
         return None if found is None else found.info
 
     async def read_plain(self, operation: Read) -> StoredObject | None:
-        whole = operation.start == 0 and operation.stop is None
-        found = await self._begin(operation, operation.key, whole=whole)
+        if operation.start == 0 and operation.stop is None:
+            stored = await self._inner.perform(operation)
+            return None if stored is None else await self._opened(operation, stored)
+        found = await self._find(operation)
         if found is None:
             return None
-        if found.plain is not None:
-            return StoredObject(found.info, found.plain[operation.start : operation.stop])
+        if isinstance(found, StoredObject):
+            return StoredObject(found.info, found.body[operation.start : operation.stop])
         first, stop, last = found.segments(operation.start, operation.stop)
         if first == stop:
             return StoredObject(found.info, b"")
-        at = found.sealer.header.length
-        begin, end = at + first * SEALED_SEGMENT, at + stop * SEALED_SEGMENT
-        if len(found.start) >= min(end, found.stored):
-            sealed: bytes | memoryview = memoryview(found.start)[begin:end]
-        else:
-            read = operation.replace(start=begin, stop=end)
-            sealed = self._same(operation, found, await self._inner.perform(read)).body
-            if len(sealed) != min(end, found.stored) - begin:
-                raise operation.error(StoreIntegrityError, "it is too short")
-        opened = await self._run(operation, len(sealed), lambda: found.sealer.open_all(sealed, first, last))
-        skip = operation.start - first * SEGMENT
-        length = None if operation.stop is None else operation.stop - operation.start
-        body = opened[skip:] if length is None else opened[skip : skip + length]
-        return StoredObject(found.info, body)
+        sealed = await self._read_segments(operation, found, first, stop)
+        with integrity(operation):
+            work = partial(found.sealer.open_all, sealed, first, last)
+            opened = await work_on(len(sealed), work, operation.key)
+        begin = first * SEGMENT
+        end = None if operation.stop is None else operation.stop - begin
+        return StoredObject(found.info, opened[operation.start - begin : end])
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
-        found = await self._begin(operation, operation.key)
+        found = await self._find(operation)
         if found is None:
             return None
-        if found.plain is not None:
-            return reader_of(found.info, found.plain[operation.start : operation.stop])
+        if isinstance(found, StoredObject):
+            return reader_of(found.info, found.body[operation.start : operation.stop])
         first, stop, last = found.segments(operation.start, operation.stop)
         if first == stop:
             return reader_of(found.info, b"")
-        at = found.sealer.header.length
-        inner = await self._inner.perform(
-            operation.replace(start=at + first * SEALED_SEGMENT, stop=at + stop * SEALED_SEGMENT)
-        )
+        part = operation.replace(start=found.offset(first), stop=found.offset(stop))
+        inner = await self._inner.perform(part)
         try:
-            reader = self._same(operation, found, inner)
-        except BaseException:
+            reader = found.check_same(operation, inner)
+        except VersionConflictError:
             if inner is not None:
                 await inner.aclose()
             raise
-        end = found.size if operation.stop is None else min(operation.stop, found.size)
         number, buffer = first, bytearray()
 
         async def fetch() -> bytes:
             nonlocal number
             if number == stop:
                 return b""
-            length = min(SEALED_SEGMENT, found.stored - at - number * SEALED_SEGMENT)
+            length = found.offset(number + 1) - found.offset(number)
             while len(buffer) < length:
                 chunk = await reader.next_chunk()
                 if not chunk:
-                    raise operation.error(StoreIntegrityError, "it is too short")
+                    raise operation.error(StoreIntegrityError, TOO_SHORT)
                 buffer.extend(chunk)
             sealed = bytes(buffer[:length])
             del buffer[:length]
             with integrity(operation):
-                opened = found.sealer.open(number, sealed, last=number == last)
+                opened = found.sealer.open(number, sealed, number == last)
             begin = number * SEGMENT
             number += 1
-            return opened[max(0, operation.start - begin) : end - begin] or await fetch()
+            end = None if operation.stop is None else operation.stop - begin
+            return opened[max(0, operation.start - begin) : end] or await fetch()
 
         return ObjectReader(found.info, fetch, reader.aclose)
 
-    async def _seal(self, body: bytes, key: str, content_type: str) -> bytes:
+    async def _sealed(self, body: bytes, key: str, content_type: str) -> bytes:
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, len(body)), key)
-        return await work_on(len(body), lambda: sealer.seal_all(body), key)
+        return await work_on(len(body), partial(sealer.seal_all, body), key)
 
-    async def _begin(self, operation: Operation[Any], key: str, *, whole: bool = False) -> Found | None:
-        """Read the start of an object, or all of it, and authenticate its length."""
-        stop = None if whole else MAX_HEADER
-        read = Read(key, 0, stop, operation.context, operation.notes)
+    async def _opened(self, operation: _Reads, stored: StoredObject) -> StoredObject:
+        """Return the plain object for one that was read whole."""
+        sealed = stored.body
+        with integrity(operation):
+            header = parse_header(sealed)
+            if header is None:
+                return self._plain(operation, stored)
+            sealer = await self._sealer(operation, header)
+            sealer.check_header(sealed)
+            size = plain_size(header, len(sealed))
+            segments = memoryview(sealed)[header.length :]
+            work = partial(sealer.open_all, segments, 0, segments_of(size) - 1)
+            body = await work_on(size, work, operation.key)
+        return StoredObject(stored.info.resized(size, header.content_type), body)
+
+    async def _find(self, operation: _Reads) -> StoredObject | Found | None:
+        """Return the plain object if it is small or cannot be read in parts, else what its header tells."""
+        read = Read(operation.key, 0, MAX_HEADER, operation.context, operation.notes)
         stored = await self._inner.perform(read)
         if stored is None:
             return None
+        if len(stored.body) < MAX_HEADER:
+            return await self._opened(operation, stored)
         with integrity(operation):
-            header = parse_header(stored.body)
+            header, total = parse_header(stored.body), stored.info.size
             if header is None:
                 self._check_plain_allowed(operation)
-            size = stored.info.size
-            cut = len(stored.body) == stop if size is None else len(stored.body) < size
-            if cut and (header is None or size is None):
-                # Others may have replaced it by now, so the header counts that this read finds.
-                stored = await self._inner.perform(read.replace(stop=None))
-                if stored is None:
-                    return None
-                header = parse_header(stored.body)
-            if header is None:
-                return self._plain(operation, stored)
-            total = len(stored.body) if stored.info.size is None else stored.info.size
+            if header is None or total is None:
+                return await self.read_plain(read.replace(stop=None))
             sealer = await self._sealer(operation, header)
             sealer.check_header(stored.body)
             size = plain_size(header, total)
-        info = stored.info.resized(size, header.content_type)
-        found = Found(info, stored.body, total, size, sealer)
-        if whole and len(stored.body) != total:
-            raise operation.error(StoreIntegrityError, "it is too short")
-        if header.size is None and not whole:
-            await self._check_end(operation, found, read)
+            found = Found(stored.info.resized(size, header.content_type), total, size, sealer)
+            if header.size is None:  # a stream: its end authenticates its length
+                last = segments_of(size) - 1
+                sealer.open(last, await self._read_segments(operation, found, last, last + 1), 1)
         return found
 
-    async def _check_end(self, operation: Operation[Any], found: Found, read: Read) -> None:
-        """Authenticate the end of an uploaded stream, whose header does not hold its length."""
-        last = segments_of(found.size) - 1
-        begin = found.sealer.header.length + last * SEALED_SEGMENT
-        sealed = found.start[begin:]
-        if len(found.start) < found.stored:
-            end = await self._inner.perform(read.replace(start=begin, stop=None))
-            sealed = self._same(operation, found, end).body
-        with integrity(operation):
-            found.sealer.open(last, sealed, last=True)
+    async def _read_segments(self, operation: _Reads, found: Found, first: int, stop: int) -> bytes:
+        """Read sealed segments, all of them, of the version that was found."""
+        begin, end = found.offset(first), found.offset(stop)
+        read = Read(operation.key, begin, end, operation.context, operation.notes)
+        sealed = found.check_same(operation, await self._inner.perform(read)).body
+        if len(sealed) != end - begin:
+            raise operation.error(StoreIntegrityError, TOO_SHORT)
+        return sealed
 
-    def _check_plain_allowed(self, operation: Operation[Any]) -> None:
+    def _check_plain_allowed(self, operation: _Reads) -> None:
         if not self._allow_plain and self._legacy is None:
             reason = "it is not encrypted; allow_plain=True would return it as it is"
             raise operation.error(StoreIntegrityError, reason)
 
-    def _plain(self, operation: Operation[Any], stored: StoredObject) -> Found:
+    def _plain(self, operation: _Reads, stored: StoredObject) -> StoredObject:
         """Return a whole object that is not encrypted in this format, if the options let it through."""
         self._check_plain_allowed(operation)
-        body: bytes | None = stored.body
-        if self._legacy is not None:
-            body = self._legacy.decrypt(stored.body)
-            if body is None and self._allow_plain and not self._legacy.may_be_sealed(stored.body):
-                body = stored.body
-            if body is None:
-                raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")
-        info = stored.info.resized(len(body or b""))
-        return Found(info, b"", 0, 0, cast("Sealer", None), body)
+        if self._legacy is None:
+            return StoredObject(stored.info.resized(len(stored.body)), stored.body)
+        body = self._legacy.decrypt(stored.body)
+        if body is None and self._allow_plain and not self._legacy.may_be_sealed(stored.body):
+            body = stored.body
+        if body is None:
+            raise operation.error(StoreIntegrityError, "the legacy key does not decrypt it")
+        return StoredObject(stored.info.resized(len(body)), body)
 
-    async def _sealer(self, operation: Operation[Any], header: Header) -> Sealer:
+    async def _sealer(self, operation: _Reads, header: Header) -> Sealer:
         try:
             secret = await self._keys.unwrap(header.key_id, header.wrapped)
         except UnknownKeyError:
             reason = f"there is no key {header.key_id[:100]!r} to decrypt it with"
             raise operation.error(StoreIntegrityError, reason) from None
-        return Sealer(secret, header, operation.keys[0])
-
-    def _same(self, operation: Operation[Any], found: Found, later: Any) -> Any:
-        """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
-        if (
-            later is None
-            or later.info.version != found.info.version
-            or later.info.size not in (None, found.stored)
-        ):
-            raise operation.error(VersionConflictError, "the object was replaced while it was read")
-        return later
-
-    async def _run(self, operation: Operation[Any], size: int, work: Callable[[], T]) -> T:
-        with integrity(operation):
-            return await work_on(size, work, operation.keys[0])
+        return Sealer(secret, header, operation.key)

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from starfish_server.errors import StoreIntegrityError
-from starfish_server.layers.encryption.sealed import SEGMENT, DamagedError, Sealer, segments_of
+from starfish_server.errors import StoreIntegrityError, VersionConflictError
+from starfish_server.layers.encryption.sealed import (
+    SEALED_SEGMENT,
+    SEGMENT,
+    DamagedError,
+    Sealer,
+    segments_of,
+)
 
 if TYPE_CHECKING:
-    from starfish_server.objects import ObjectInfo
+    from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
     from starfish_server.operations import Operation
+
+TOO_SHORT = "it is too short"
+R = TypeVar("R", bound="ObjectReader | StoredObject")
 
 
 class Found(NamedTuple):
-    """An object whose header is authentic.
+    """An object whose header and length are authentic.
 
-    info: with the plain size. start: what was read of it so far. stored: its bytes in the store inside.
-    plain: the body of an object that is not encrypted in this format; None for others.
+    info: with the plain size. stored: its bytes in the store inside. size: the plain size.
     """
 
     info: ObjectInfo
-    start: bytes
     stored: int
     size: int
     sealer: Sealer
-    plain: bytes | None = None
+
+    def offset(self, segment: int) -> int:
+        """Return where a segment begins in the store inside; where the last one ends, for those behind it."""
+        return min(self.sealer.header.length + segment * SEALED_SEGMENT, self.stored)
 
     def segments(self, start: int, stop: int | None) -> tuple[int, int, int]:
         """Return the first segment of a range, the one after its last, and the last of the object."""
         last = segments_of(self.size) - 1
         end = self.size if stop is None else min(stop, self.size)
-        if start == 0 and end == self.size:
-            return 0, last + 1, last  # of an empty body too: it has one empty segment
-        if start >= end:
-            return 0, 0, last
-        return start // SEGMENT, segments_of(end), last
+        return (start // SEGMENT, segments_of(end), last) if start < end else (0, 0, last)
+
+    def check_same(self, operation: Operation[Any], later: R | None) -> R:
+        """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
+        if later is not None:
+            info = later.info
+            if info.version == self.info.version and info.size in (None, self.stored):
+                return later
+        raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
 
 class integrity:  # noqa: N801 - used as a function; `contextmanager` would take five times as long

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.bulk import scan
 from starfish_server.checks import flag, positive_int
-from starfish_server.errors import StoreIntegrityError, StoreNotSupportedError, VersionConflictError
-from starfish_server.layers.encryption.sealed import MAX_HEADER, DamagedError, Sealer, parse_header
+from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.layers.encryption.found import integrity
+from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, parse_header
 from starfish_server.objects import ANY
 from starfish_server.operations import Read
 
@@ -115,14 +116,12 @@ class Rotation:
         found = await self.layer.inner.perform(read)
         if found is None:
             return False
-        try:
+        with integrity(read):
             header = parse_header(found.body)
             if header is None or header.key_id != self.active:
                 return False
             secret = await self.keys.unwrap(header.key_id, header.wrapped)
             Sealer(secret, header, key).check_header(found.body)
-        except DamagedError as error:
-            raise read.error(StoreIntegrityError, str(error)) from error
         return True
 
     async def _encrypt(self, key: str) -> bool:

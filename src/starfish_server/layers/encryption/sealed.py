@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,11 +33,10 @@ SEALED_SEGMENT = SEGMENT + TAG
 MAX_HEADER = 4096
 _VERSION = 1
 _STREAM = 2**64 - 1
-_FIXED = struct.Struct(">8sBHQ32s7s")
+_FIXED = struct.Struct(">8sBHQ39s")
+_SALT, _PREFIX = slice(19, 51), slice(51, 58)
 _NONCE = struct.Struct(">7sIB")
 _HEADER_NUMBER, _HEADER_FLAG = 2**32 - 1, 2  # a nonce that no segment has
-
-
 _DAMAGED = "it is damaged, was tampered with, or belongs to another key"
 
 
@@ -52,8 +52,6 @@ class Header(NamedTuple):
     """
 
     size: int | None
-    salt: bytes
-    prefix: bytes
     key_id: str
     content_type: str
     wrapped: bytes
@@ -67,16 +65,13 @@ class Header(NamedTuple):
 
 def new_header(data_key: DataKey, content_type: str, size: int | None) -> Header:
     """Make the header of a new object, with a salt and a nonce prefix of its own."""
-    drawn = os.urandom(39)
-    salt, prefix = drawn[:32], drawn[32:]
-    tail = b""
-    for part in (data_key.key_id.encode(), content_type.encode(), data_key.wrapped):
-        tail += len(part).to_bytes(2, "big") + part
+    tail = _make_tail(data_key.key_id, content_type, data_key.wrapped)
     length = _FIXED.size + len(tail) + TAG
     if length > MAX_HEADER:
         raise ValueError(f"key id, content type and wrapped key take {length} of {MAX_HEADER} bytes")
-    fixed = _FIXED.pack(MAGIC, _VERSION, length, _STREAM if size is None else size, salt, prefix)
-    return Header(size, salt, prefix, data_key.key_id, content_type, data_key.wrapped, fixed + tail)
+    stated = _STREAM if size is None else size
+    fixed = _FIXED.pack(MAGIC, _VERSION, length, stated, os.urandom(39))
+    return Header(size, data_key.key_id, content_type, data_key.wrapped, fixed + tail)
 
 
 def parse_header(start: bytes) -> Header | None:
@@ -84,55 +79,70 @@ def parse_header(start: bytes) -> Header | None:
     if not start.startswith(MAGIC):
         return None
     try:
-        _, version, length, size, salt, prefix = _FIXED.unpack_from(start)
+        _, version, length, size, _ = _FIXED.unpack_from(start)
         raw = start[: length - TAG]
         if version != _VERSION or not _FIXED.size < len(raw) == length - TAG <= MAX_HEADER:
             raise ValueError
-        parts, at = [], _FIXED.size
-        for _ in range(3):
-            end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
-            parts.append(raw[at + 2 : end])
-            at = end
-        if at != len(raw):
-            raise ValueError
-        key_id, content_type = parts[0].decode(), parts[1].decode("ascii")
+        key_id, content_type, wrapped = _parse_tail(raw[_FIXED.size :])
     except (struct.error, ValueError):
         raise DamagedError("the header is damaged") from None
-    return Header(None if size == _STREAM else size, salt, prefix, key_id, content_type, parts[2], raw)
+    return Header(None if size == _STREAM else size, key_id, content_type, wrapped, raw)
+
+
+# The tails of most objects are the same.
+@lru_cache(maxsize=64)
+def _make_tail(key_id: str, content_type: str, wrapped: bytes) -> bytes:
+    parts = (key_id.encode(), content_type.encode(), wrapped)
+    return b"".join([len(part).to_bytes(2, "big") + part for part in parts])
+
+
+@lru_cache(maxsize=64)
+def _parse_tail(tail: bytes) -> tuple[str, str, bytes]:
+    parts, at = [], 0
+    for _ in range(3):
+        end = at + 2 + int.from_bytes(tail[at : at + 2], "big")
+        parts.append(tail[at + 2 : end])
+        at = end
+    if at != len(tail):
+        raise ValueError
+    return parts[0].decode(), parts[1].decode("ascii"), parts[2]
 
 
 class Sealer:
     """Seals and opens the segments of one object."""
 
     def __init__(self, secret: bytes, header: Header, key: str) -> None:
-        name = key.encode()
-        info = b"starfish-server encryption\0" + len(name).to_bytes(2, "big") + name + header.raw
-        self._aead = AESGCM(hkdf(secret, header.salt, info))
-        self._prefix = header.prefix
+        name, raw = key.encode(), header.raw
+        info = b"starfish-server encryption\0" + len(name).to_bytes(2, "big") + name + raw
+        self._aead = AESGCM(hkdf(secret, raw[_SALT], info))
+        self._prefix = raw[_PREFIX]
         self.header = header
 
-    def header_tag(self) -> bytes:
-        """Return the tag that ends the header."""
-        return self._aead.encrypt(self._nonce(_HEADER_NUMBER, _HEADER_FLAG), b"", None)
+    def start(self) -> bytes:
+        """Return the header and its tag, which begin the object."""
+        return self.header.raw + self.seal(_HEADER_NUMBER, b"", _HEADER_FLAG)
 
     def check_header(self, start: bytes) -> None:
         """Raise `DamagedError` unless the header at the start of an object ends with its tag."""
-        self._open(_HEADER_NUMBER, _HEADER_FLAG, start[len(self.header.raw) : self.header.length])
+        self.open(_HEADER_NUMBER, start[len(self.header.raw) : self.header.length], _HEADER_FLAG)
 
-    def seal(self, number: int, segment: bytes | memoryview, *, last: bool) -> bytes:
-        """Return the sealed segment."""
-        return self._aead.encrypt(self._nonce(number, last), segment, None)
+    def seal(self, number: int, segment: bytes | memoryview, last: int) -> bytes:
+        """Return the sealed segment; `last` is 1 if it is the object's last one, else 0."""
+        return self._aead.encrypt(_NONCE.pack(self._prefix, number, last), segment, None)
 
-    def open(self, number: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
+    def open(self, number: int, sealed: bytes | memoryview, last: int) -> bytes:
         """Return the plain segment. Raises `DamagedError`."""
-        return self._open(number, last, sealed)
+        try:
+            return self._aead.decrypt(_NONCE.pack(self._prefix, number, last), sealed, None)
+        except (InvalidTag, ValueError):
+            raise DamagedError(_DAMAGED) from None
 
     def seal_all(self, body: bytes) -> bytes:
         """Return the whole object for a body."""
-        start = self.header.raw + self.header_tag()
+        start = self.start()
+        if len(body) <= SEGMENT:
+            return start + self.seal(0, body, 1)
         count = segments_of(len(body))
-        if count == 1:
-            return start + self.seal(0, body, last=True)
         sealed = BytesIO(bytes(len(start) + len(body) + count * TAG))
         sealed.write(start)
         at = len(start)
@@ -140,21 +150,22 @@ class Sealer:
             for number in range(count):
                 segment = plain[number * SEGMENT : (number + 1) * SEGMENT]
                 end = at + len(segment) + TAG
-                self._aead.encrypt_into(self._nonce(number, number == count - 1), segment, None, out[at:end])
+                nonce = _NONCE.pack(self._prefix, number, number == count - 1)
+                self._aead.encrypt_into(nonce, segment, None, out[at:end])
                 at = end
         return sealed.getvalue()  # no copy, since no view of it is left
 
     def open_all(self, sealed: bytes | memoryview, first: int, last: int) -> bytes:
         """Return the plain bytes of consecutive segments; `last` is the number of the object's last one."""
+        if len(sealed) <= SEALED_SEGMENT:
+            return self.open(first, sealed, first == last)
         count = -(-len(sealed) // SEALED_SEGMENT)
-        if count == 1:
-            return self.open(first, sealed, last=first == last)
         plain = BytesIO(bytes(max(0, len(sealed) - count * TAG)))
         at = 0
         with memoryview(sealed) as view, plain.getbuffer() as out:
             for index in range(count):
                 segment = view[index * SEALED_SEGMENT : (index + 1) * SEALED_SEGMENT]
-                nonce = self._nonce(first + index, first + index == last)
+                nonce = _NONCE.pack(self._prefix, first + index, first + index == last)
                 end = at + len(segment) - TAG
                 try:
                     self._aead.decrypt_into(nonce, segment, None, out[at:end])
@@ -162,15 +173,6 @@ class Sealer:
                     raise DamagedError(_DAMAGED) from None
                 at = end
         return plain.getvalue()  # no copy, since no view of it is left
-
-    def _nonce(self, number: int, flag: int) -> bytes:
-        return _NONCE.pack(self._prefix, number, flag)
-
-    def _open(self, number: int, flag: int, sealed: bytes | memoryview) -> bytes:
-        try:
-            return self._aead.decrypt(self._nonce(number, flag), sealed, None)
-        except (InvalidTag, ValueError):
-            raise DamagedError(_DAMAGED) from None
 
 
 def segments_of(size: int) -> int:
