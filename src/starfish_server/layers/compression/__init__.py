@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.checks import positive_int
 from starfish_server.chunks import check_chunks, checked_chunks
@@ -24,7 +25,7 @@ from starfish_server.layers.compression.frame import (
     parse_edge,
 )
 from starfish_server.layers.transform import Transform, work_on
-from starfish_server.objects import ObjectReader, StoredObject
+from starfish_server.objects import ObjectReader, StoredObject, reader_of
 from starfish_server.operations import Read
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.compression.frame import Decompressor
     from starfish_server.objects import ObjectInfo
-    from starfish_server.operations import Copy, Open, Operation, Stat, Upload, Write
+    from starfish_server.operations import Copy, Open, Operation, Stat, Upload
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Compression"]
 
 _GATHERED = 32 * 2**20  # bytes of an upload that are gathered to be compressed
 _CHUNK = 2**20
+_DAMAGED = "the compressed object is damaged"
 
 
 class Compression(Transform):
@@ -90,7 +92,7 @@ class Compression(Transform):
     async def encode(self, body: bytes, key: str) -> bytes:
         frame = body
         if self._min_bytes <= len(body) <= self._max_bytes:
-            frame = await work_on(len(body), lambda: compressed(self._algorithm, self._level, body), key)
+            frame = await work_on(len(body), partial(compressed, self._algorithm, self._level, body), key)
         if len(frame) < len(body):
             return frame
         return framed(STORED, body, len(body)) if looks_framed(body) else body
@@ -99,7 +101,7 @@ class Compression(Transform):
         return await self._decoded(Read(key), body)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
-        found = await self._begin(operation)
+        found = await self._find(operation)
         return None if found is None else found.info
 
     async def read_plain(self, operation: Read) -> StoredObject | None:
@@ -109,20 +111,21 @@ class Compression(Transform):
                 return None
             body = await self._decoded(operation, stored.body)
             return StoredObject(stored.info.resized(len(body)), body)
-        found = await self._begin(operation)
-        if found is None:
-            return None
-        if found.algorithm is None:
-            part = await self._inner.perform(operation)
-            self._check_same(operation, found, part)
-            return part
-        whole = await self.read_plain(operation.replace(start=0, stop=None))
-        return whole and StoredObject(whole.info, whole.body[operation.start : operation.stop])
+        found = await self._find(operation)
+        if isinstance(found, _Found):
+            if found.algorithm is None:
+                part = await self._inner.perform(operation)
+                self._check_same(operation, found, part)
+                return part
+            found = await self.read_plain(operation.replace(start=0, stop=None))
+        return found and StoredObject(found.info, found.body[operation.start : operation.stop])
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
-        found = await self._begin(operation)
+        found = await self._find(operation)
         if found is None:
             return None
+        if isinstance(found, StoredObject):
+            return reader_of(found.info, found.body[operation.start : operation.stop])
         inside = operation
         if found.algorithm is not None:
             inside = operation.replace(start=EDGE, stop=found.stored - EDGE)
@@ -130,11 +133,12 @@ class Compression(Transform):
         try:
             self._check_same(operation, found, reader)
         except VersionConflictError:
-            await cast("ObjectReader", reader).aclose()
+            if reader is not None:
+                await reader.aclose()
             raise
         if reader is None or found.algorithm is None:
             return reader
-        size = cast("int", found.info.size)
+        size = found.info.size or 0
         plain = _plain_chunks(operation, reader, decompressor(found.algorithm), size)
         stop = size if operation.stop is None else min(operation.stop, size)
         at = 0
@@ -154,11 +158,6 @@ class Compression(Transform):
             await reader.aclose()
 
         return ObjectReader(found.info, fetch, close)
-
-    async def write_plain(self, operation: Write) -> ObjectInfo:
-        size = len(operation.body)
-        body = await self.encode(cast("bytes", operation.body), operation.key)
-        return (await self._inner.perform(operation.replace(body=body))).resized(size)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_chunks(operation.chunks, "upload")
@@ -198,29 +197,26 @@ class Compression(Transform):
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         return (await self._inner.perform(operation)).resized(None)  # a frame fits every key
 
-    async def _begin(self, operation: Operation[Any]) -> _Found | None:
-        """Read enough of an object to tell whether it is compressed, and its plain size."""
-        read = Read(operation.keys[0], 0, EDGE, operation.context, operation.notes)
+    async def _find(self, operation: Open | Read | Stat) -> StoredObject | _Found | None:
+        """Tell from an object's start whether it is compressed; return all of it if its size is unknown."""
+        read = Read(operation.key, 0, EDGE, operation.context, operation.notes)
         start = await self._inner.perform(read)
         if start is None:
             return None
-        if start.info.size is None and len(start.body) == read.stop:
-            start = await self._inner.perform(read.replace(stop=None))
-            if start is None:
-                return None
-        stored = len(start.body) if start.info.size is None else start.info.size
-        frame = parse_edge(start.body)
+        frame, stored = parse_edge(start.body), start.info.size
+        if stored is None:
+            return await self.read_plain(read.replace(stop=None))
         if frame is not None:
             if stored < 2 * EDGE:
-                raise operation.error(StoreIntegrityError, "the compressed object is damaged")
+                raise operation.error(StoreIntegrityError, _DAMAGED)
             self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
-        found = _Found(start.info.resized(stored), stored, None)
+        found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged one
             end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
             self._check_same(operation, found, end)
             if end is not None and parse_edge(end.body) is not None:
-                raise operation.error(StoreIntegrityError, "the compressed object is damaged")
+                raise operation.error(StoreIntegrityError, _DAMAGED)
         return found
 
     def _check_same(
@@ -232,18 +228,18 @@ class Compression(Transform):
         if later.info.version != found.info.version or later.info.size not in (None, found.stored):
             raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
-    async def _decoded(self, operation: Operation[Any], body: bytes) -> bytes:
-        frame, end = parse_edge(body), parse_edge(body[-EDGE:])
-        if frame is None and (end is None or len(body) == EDGE):
+    async def _decoded(self, operation: Read, body: bytes) -> bytes:
+        frame, edge = parse_edge(body), body[-EDGE:]
+        if frame is None and (parse_edge(edge) is None or len(body) == EDGE):
             return body
-        if frame is None or frame != end or len(body) < 2 * EDGE:
-            raise operation.error(StoreIntegrityError, "the compressed object is damaged")
+        if frame is None or not body.startswith(edge) or len(body) < 2 * EDGE:
+            raise operation.error(StoreIntegrityError, _DAMAGED)
         algorithm, size = frame
         self._check_size(operation, algorithm, size)
-        payload = body[EDGE:-EDGE]
-        plain = await work_on(size, lambda: decompressed(algorithm, payload, size), operation.keys[0])
+        work = partial(decompressed, algorithm, body[EDGE:-EDGE], size)
+        plain = await work_on(size, work, operation.key)
         if plain is None:
-            raise operation.error(StoreIntegrityError, "the compressed object is damaged")
+            raise operation.error(StoreIntegrityError, _DAMAGED)
         return plain
 
     def _check_size(self, operation: Operation[Any], algorithm: int, size: int) -> None:
@@ -275,6 +271,6 @@ async def _plain_chunks(
                     break
                 yield part
     except codec_errors() as error:
-        raise operation.error(StoreIntegrityError, "the compressed object is damaged") from error
+        raise operation.error(StoreIntegrityError, _DAMAGED) from error
     if made != size or not codec.ended():
-        raise operation.error(StoreIntegrityError, "the compressed object is damaged")
+        raise operation.error(StoreIntegrityError, _DAMAGED)

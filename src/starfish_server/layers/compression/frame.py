@@ -133,16 +133,11 @@ def looks_framed(body: bytes) -> bool:
 def decompressed(algorithm: int, payload: bytes, size: int) -> bytes | None:
     """Return the plain body; None if it is damaged or not of `size` bytes. Decompresses one byte more."""
     codec = decompressor(algorithm)
-    parts, left = [], size + 1
     try:
-        part = codec.decompress(payload, left)
-        while part:
-            parts.append(part)
-            left -= len(part)
-            part = codec.decompress(b"", left) if left > 0 else b""
+        plain = codec.decompress(payload, size + 1)
     except codec_errors():
         return None
-    return b"".join(parts) if left == 1 and codec.ended() else None
+    return plain if len(plain) == size and codec.ended() else None
 
 
 def codec_errors() -> tuple[type[Exception], ...]:
