@@ -152,7 +152,7 @@ class Cache:
             self._forget_undetermined()
             undetermined = _may_change(self._undetermined, subject)
             latest = self._in_flight.get(subject, {}).get(place)
-            if latest is not None and not latest.shareable:
+            if latest is not None and latest.task.cancelling():
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
@@ -165,7 +165,7 @@ class Cache:
                 self._in_flight.setdefault(subject, {})[place] = read
         operation.note("cache", "shared" if shared else "miss")
         if not shared:
-            read.start(self._fill(entry_key, read, operation, store), partial(self._ended, place, read))
+            read.start(self._fill(entry_key, read, operation, store), partial(self._remove, place, read))
         return await read.result(shared=shared)
 
     async def read_uncached(self, operation: Operation[T], store: Source, *, counted: bool) -> T:
@@ -217,9 +217,9 @@ class Cache:
         """Share no read in flight of the subject that began longer ago."""
         with self._lock:
             oldest = self._clock() - seconds
-            for read in self._in_flight.get(subject, {}).values():
+            for place, read in [*self._in_flight.get(subject, {}).items()]:
                 if read.began is not None and read.began < oldest:
-                    read.shareable = False
+                    self._remove(place, read)
 
     def stats(self) -> CacheStats:
         with self._lock:
@@ -252,9 +252,9 @@ class Cache:
             age = self._object_age if isinstance(entry_key[0], str) else self._list_age
         with self._lock:
             self._entries.pop(entry_key, None)
-            for place, other in self._in_flight.get(entry_key[0], {}).items():
+            for place, other in [*self._in_flight.get(entry_key[0], {}).items()]:
                 if place[0] == entry_key and other is not read:
-                    other.cacheable = other.shareable = False
+                    self._remove(place, other)
             if read.cacheable and age > aged:
                 # The age counts from when the read began: the result may be as old as that.
                 self._entries.add(entry_key, result, began + age - aged)
@@ -266,9 +266,11 @@ class Cache:
             for read in self._in_flight.pop(subject, {}).values():
                 read.cacheable = False
 
-    def _ended(self, place: Place, read: InFlightRead[Any]) -> None:
+    def _remove(self, place: Place, read: InFlightRead[Any]) -> None:
+        """Neither cache nor share a read in flight from now on."""
         subject = place[0][0]
         with self._lock:
+            read.cacheable = False
             reads = self._in_flight.get(subject, {})
             if reads.get(place) is read:
                 del reads[place]

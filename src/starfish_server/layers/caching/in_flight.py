@@ -17,19 +17,17 @@ class InFlightRead(Generic[T]):
     """One backend read that any number of callers of one event loop wait for.
 
     began: when it began, by the cache's clock, or None. cacheable: whether its result may be cached.
-    shareable: whether a later caller may share it; False if it may be outdated or all callers were cancelled.
     after: the read that must end before this one begins, or None.
     """
 
-    __slots__ = ("_waiting", "after", "began", "cacheable", "shareable", "task")
+    __slots__ = ("_waiting", "after", "began", "cacheable", "task")
     task: asyncio.Task[T]
 
     def __init__(self, *, cacheable: bool, after: InFlightRead[T] | None) -> None:
         self.cacheable = cacheable
-        self.shareable = True
+        self._waiting = 0
         self.after = after
         self.began: float | None = None
-        self._waiting = 0
 
     def start(self, read: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
         """Run `read` in a copy of the first caller's context variables, then call `ended`."""
@@ -49,7 +47,6 @@ class InFlightRead(Generic[T]):
             await asyncio.wait([self.task])
         except asyncio.CancelledError:
             if self._waiting == 1:
-                self.shareable = False
                 self.task.cancel()
                 # As without a cache: a cancelled caller leaves nothing running behind.
                 await asyncio.wait([self.task])
