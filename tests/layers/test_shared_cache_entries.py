@@ -62,7 +62,7 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda value: value[:-1],
     "cut in the header": lambda value: value[:20],
     "length too large": lambda value: value[:4] + b"\xff\xff\xff\xff" + value[8:],
-    "header not JSON": lambda value: value[:8] + b"}" + value[9:],
+    "header not JSON": lambda value: flip(value, 8),
     "header of another shape": lambda value: b"\x00SC1\x00\x00\x00\x02[]",
     "header without fields": lambda value: b"\x00SC1\x00\x00\x00\x02{}",
     "deeply nested": lambda value: b"\x00SC1\x00\x01\x86\xa0" + b"[" * 100_000,

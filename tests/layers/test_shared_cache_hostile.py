@@ -15,7 +15,7 @@ from redis_server import Proxy, RedisServer
 from starfish_server import MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import RedisCache
-from starfish_server.layers.caching import cache, member, shared
+from starfish_server.layers.caching import cache, member, remote_writes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,7 +211,7 @@ async def test_messages_that_contradict_each_other_leave_every_key_cacheable(
 async def test_more_writes_of_others_than_can_be_kept_end_the_session(
     process: Processes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "MAX_REMOTE_KEYS", 3)
+    monkeypatch.setattr(remote_writes, "MAX_REMOTE_KEYS", 3)
     store = process(MemoryObjectStore(data={"k": "v"}))
     await settled(store)
     publish(server, "begin", "other", "1", ["a", "b"], [])

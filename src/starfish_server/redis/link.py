@@ -66,7 +66,7 @@ class Link:
         self._user = user
         self._pause = _FIRST_PAUSE
         self._warned = False
-        self._attempted: asyncio.Future[None] = self.loop.create_future()
+        self._attempted = asyncio.Event()
         # In an empty context: it outlives the operation that needs it first.
         self._task = self.loop.create_task(self._run(), context=Context())
 
@@ -79,9 +79,11 @@ class Link:
 
         Operations that come during the first attempt to connect wait for it, until their deadline.
         """
-        if not self._attempted.done():
-            await asyncio.wait([self._attempted], timeout=deadline - self.loop.time())
-            self._end_first_attempt()
+        if not self._attempted.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._attempted.wait()
+            self._attempted.set()
         session = self.session
         return None if session is None or session.stalled else session
 
@@ -105,7 +107,7 @@ class Link:
                     what, where = self._user.name, fields["address"]
                     _log.warning("%s at %s is not used: %s", what, where, _reason(error), extra=fields)
             finally:
-                self._end_first_attempt()
+                self._attempted.set()
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -117,7 +119,7 @@ class Link:
             try:
                 self.session = session
                 self._user.began()
-                self._end_first_attempt()
+                self._attempted.set()
                 address = printable(self._server.address)
                 _log.info("%s at %s is used", self._user.name, address, extra={"address": address})
                 await session.serve(self._user)
@@ -125,15 +127,11 @@ class Link:
                 self.session = None
                 if session.age > _LONGEST_PAUSE:
                     self._pause, self._warned = _FIRST_PAUSE, False
-                session.end()
                 self._user.lost()
+                session.end()
         finally:
             await connection.disconnect(nowait=True)
             await asyncio.sleep(0)  # the transport closes its socket in a callback
-
-    def _end_first_attempt(self) -> None:
-        if not self._attempted.done():
-            self._attempted.set_result(None)
 
 
 def _reason(error: BaseException) -> str:

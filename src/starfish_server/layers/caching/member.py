@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer
 from starfish_server.layers.caching.protocol import LEASED, WRITER, Run
+from starfish_server.layers.caching.remote_writes import RemoteWrites
 from starfish_server.operations import Open, Operation, Read, Stat
 from starfish_server.redis.link import Link, LinkUser
 from starfish_server.redis.session import RedisDownError
@@ -81,6 +82,7 @@ class Member(LinkUser):
         self._run = Run(self._channel, "")
         self._writes: set[SharedWrite] = set()  # in flight, or ended and not confirmed yet
         self._unconfirmed = 0  # keys of those that ended
+        self._remote = RemoteWrites(level.cache)
         self._tokens = 0
         self.link = Link(level.options, self)
 
@@ -258,12 +260,13 @@ class Member(LinkUser):
         self._run = run
 
     def began(self) -> None:
-        self._level.flush()
+        self._level.cache.drop({None})  # messages may be missing
         for write in list(self._writes):
             self._tell(write)
 
     def lost(self) -> None:
-        self._level.lost()
+        self._level.cache.drop({None})
+        self._remote.give_up()
 
     def received(self, message: bytes) -> None:
         try:
@@ -277,15 +280,15 @@ class Member(LinkUser):
             return  # not a message of this format: any client may publish anything
         if client != self._level.client and isinstance(token, str):
             if kind == "begin":
-                self._level.began(token, keys)
+                self._remote.began(token, keys)
             elif kind == "end":
-                self._level.ended(token, keys, undetermined)
+                self._remote.ended(token, keys, undetermined)
 
     def tick(self) -> None:
-        self._level.expire()
-        due = time.monotonic() - RENEW_SECONDS
+        now = time.monotonic()
+        self._remote.give_up(now)
         for write in list(self._writes):
-            if write.told < due:
+            if write.told < now - RENEW_SECONDS:
                 self._tell(write)
 
     def _token(self) -> str:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StackError
 from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Slot, stores_of
-from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.member import Member
 from starfish_server.layers.caching.redis import RedisCache
 from starfish_server.redis.link import PerLoop
-from starfish_server.redis.session import RedisDownError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
     from starfish_server.layers.caching.cache import Cache, Keys
     from starfish_server.layers.caching.entries import Subject
     from starfish_server.layers.caching.member import SharedWrite
@@ -27,16 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_REMOTE_KEYS = 1_000_000  # of the writes of other processes in flight; more end the session
-
 
 class SharedLevel:
     """The second level of one `Caching` layer, for all its event loops and threads.
 
     Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`. Each event
-    loop has a `Member`, which talks to Redis. It reports the writes of other processes here, and they
-    invalidate the first level. Raises `StackError` if bodies that are encrypted inside would be plain in
-    Redis.
+    loop has a `Member`, which talks to Redis. Raises `StackError` if bodies that are encrypted inside would
+    be plain in Redis.
     """
 
     def __init__(self, shared: RedisCache, cache: Cache, inner: AbstractObjectStore, ttl: float) -> None:
@@ -58,13 +50,10 @@ class SharedLevel:
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Start as a new process, which knows of no writes."""
+        """Start as a new process, with another name."""
         self.client = secrets.token_hex(8)
         self.remote_hits = self.remote_damaged = 0
-        # Writes of other processes in flight, by token: their keys, and when they are overdue.
-        self._remote: dict[str, tuple[Keys, float]] = {}
-        self._remote_keys = 0
-        self._lock = threading.RLock()  # held for moments, never across an await
+        self._lock = threading.Lock()
 
     def trusted(self, subject: Subject) -> bool:
         """Return whether what the first level has may be returned.
@@ -105,52 +94,3 @@ class SharedLevel:
     def count_damaged(self) -> None:
         with self._lock:
             self.remote_damaged += 1
-
-    def flush(self) -> None:
-        """Empty the first level, because messages may be missing."""
-        self.cache.drop({None})
-
-    def lost(self) -> None:
-        """Handle the end of a session."""
-        with self._lock:
-            self.flush()
-            if not self.connected:
-                self._give_up(list(self._remote))
-
-    def began(self, token: str, keys: Keys) -> None:
-        """Handle the message that a write of another process began, or goes on."""
-        with self._lock:
-            known, _ = self._remote.get(token, (None, 0.0))
-            if known is None:
-                if self._remote_keys + len(keys) > MAX_REMOTE_KEYS:
-                    raise RedisDownError("it tells of too many writes")
-                self._remote_keys += len(keys)
-                self.cache.begin_write(keys)
-            self._remote[token] = (known or keys, time.monotonic() + protocol.WRITER_SECONDS)
-
-    def ended(self, token: str, keys: Keys, undetermined: Collection[str | None]) -> None:
-        """Handle the message that a write of another process ended."""
-        with self._lock:
-            if token in self._remote:
-                keys = self._forget(token)  # what began, whatever the message says
-            else:
-                self.cache.begin_write(keys)
-            self.cache.end_write(keys, undetermined)
-
-    def expire(self) -> None:
-        """End the writes of other processes that are overdue."""
-        if self._remote:
-            with self._lock:
-                now = time.monotonic()
-                self._give_up([token for token, (_, until) in self._remote.items() if until <= now])
-
-    def _give_up(self, tokens: Iterable[str]) -> None:
-        """End writes of other processes whose outcome is undetermined."""
-        for token in tokens:
-            keys = self._forget(token)
-            self.cache.end_write(keys, keys)
-
-    def _forget(self, token: str) -> Keys:
-        keys, _ = self._remote.pop(token)
-        self._remote_keys -= len(keys)
-        return keys
