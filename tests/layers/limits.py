@@ -34,6 +34,10 @@ class Fleet:
         leaf = MemoryObjectStore(data={})
         return RateLimit(leaf, shared=self.limits(**(limits or {})), **chosen | options)
 
+    def connected(self) -> bool:
+        """Whether all of them are connected."""
+        return all(limits.connected for limits in self._made)
+
     async def __aenter__(self) -> Self:
         return self
 

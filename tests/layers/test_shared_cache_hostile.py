@@ -245,10 +245,22 @@ async def test_a_write_that_another_thread_ends_is_told_at_the_next_tick(
 ) -> None:
     """The garbage collector may end an abandoned write in any thread."""
     monkeypatch.setattr(member, "RENEW_SECONDS", 0.0)
-    store = process(MemoryObjectStore(data={}), cache={"max_delay": 0.1})
-    level: Any = store._shared
-    write = await level.open_write({"k"})
-    await write.confirmed()
-    assert any(":w:" in name for name in server.names())
-    await asyncio.to_thread(write.end, ())
-    await eventually(lambda: server.names() == [])
+    leaf = GatedStore({})
+    leaf.gate.clear()
+    store = process(leaf, cache={"max_delay": 0.1})
+    writing: Any = store.put("k", "v")
+    while not leaf.calls:  # as a task would run it, but a task cannot be abandoned in another thread
+        waiting = writing.send(None)
+        waiting._asyncio_future_blocking = False
+        if not leaf.calls:
+            await asyncio.wait([waiting])
+    with server.client() as client:
+        messages = client.pubsub()
+        messages.subscribe("test:1")
+        await asyncio.to_thread(writing.close)
+
+        def ended() -> bool:
+            message = messages.get_message(ignore_subscribe_messages=True)
+            return message is not None and b'["end"' in message["data"]
+
+        await eventually(ended)

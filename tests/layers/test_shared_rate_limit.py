@@ -159,8 +159,7 @@ async def test_when_redis_dies_processes_count_alone_and_together_again_when_it_
         fragile.kill()
         assert [await passed(layer, 10) for layer in layers] == [5, 5]
         fragile.start()
-        for layer in layers:
-            await eventually(lambda layer=layer: layer._shared.connected)  # type: ignore[misc]
+        await eventually(fleet.connected)
         assert [await passed(layer, 3) for layer in layers] == [3, 2]
 
 
@@ -327,14 +326,14 @@ def test_a_forked_child_has_a_connection_of_its_own(server: RedisServer) -> None
         from starfish_server import MemoryObjectStore
         from starfish_server.layers import RateLimit, RedisLimits
 
-        layer = RateLimit(MemoryObjectStore(data={}), rate=0.001, burst=2,
-                          shared=RedisLimits(sys.argv[1], namespace="test", timeout=10.0))
+        limits = RedisLimits(sys.argv[1], namespace="test", timeout=10.0)
+        layer = RateLimit(MemoryObjectStore(data={}), rate=0.001, burst=2, shared=limits)
 
         async def once():
             await layer.get_string("k")
 
         async def in_child():
-            assert not layer._shared.connected
+            assert not limits.connected
             await once()
             await layer.close()
 

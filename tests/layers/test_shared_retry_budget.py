@@ -114,7 +114,7 @@ async def test_when_redis_dies_each_process_goes_on_with_what_was_left(fragile: 
         fragile.kill()
         assert [await two.take(DOWN) for _ in range(3)] == [5, 5, 0]
         fragile.start()
-        await eventually(lambda: two._shared is not None and two._shared.connected)
+        await eventually(fleet.connected)
         assert await two.take(DOWN) == 5  # of 20 again, less the 10 that it took alone
         assert two.tokens == 5
 
@@ -142,7 +142,7 @@ async def test_a_retry_that_is_cancelled_while_it_asks_forgets_nothing(fragile: 
         await asyncio.wait([taking])
         fragile.kill()
         fragile.start()
-        await eventually(lambda: budget._shared is not None and budget._shared.connected)
+        await eventually(fleet.connected)
         with fragile.client() as client:
             client.set("test:1:budget", 0)
         assert await budget.take(DOWN) == 5
