@@ -91,7 +91,7 @@ async def test_a_write_that_the_process_did_not_finish_is_pending_after_its_rest
 
 async def test_a_line_that_a_crash_cut_short_is_of_a_write_that_had_not_begun(path: Path) -> None:
     await behind(path, "a")
-    append(path, '["+", 1, "cut sh')
+    append(path, '[1, "cut sh')
     store = Mirror(memory(), memory(), pending_log=path)
     assert store.pending() == {(1, "a")}
     await store.put("b", "v")
@@ -100,7 +100,7 @@ async def test_a_line_that_a_crash_cut_short_is_of_a_write_that_had_not_begun(pa
 
 
 def test_a_line_that_is_not_an_entry_is_not_passed_over(path: Path) -> None:
-    path.write_text('["+", 1, "a", 0.0]\nnot an entry\n["+", 1, "b", 0.0]\n')
+    path.write_text('[1, "a", 0.0]\nnot an entry\n[1, "b", 0.0]\n')
     with pytest.raises(StoreIntegrityError, match="line 2 is not an entry"):
         Mirror(memory(), memory(), pending_log=path)
 
@@ -271,7 +271,7 @@ async def test_a_write_that_ends_after_close_does_not_rewrite_the_file_of_the_ne
 
 
 def test_an_entry_that_was_removed_twice_does_not_keep_the_file_from_being_read(path: Path) -> None:
-    path.write_text('["+", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["-", 1, "a", 0.0]\n["+", 1, "b", 0.0]\n')
+    path.write_text('[1, "a", 0.0]\n[1, "a", null]\n[1, "a", null]\n[1, "b", 0.0]\n')
     assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "b")}
 
 
@@ -302,7 +302,7 @@ async def test_a_delete_many_of_one_key_is_not_put_into_the_file(path: Path, key
 
 async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(path: Path) -> None:
     await behind(path, "a")
-    append(path, '["+", 7, "k", 0.0]\n')
+    append(path, '[7, "k", 0.0]\n')
     store = Mirror(memory(), memory(), pending_log=path)
     report = await store.repair()
     assert str(report.failed[7, "k"]) == "repair 'k': the mirror has no replica 7 now"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
 
-    from starfish_server.layers.mirror.pending import Entry
+    from starfish_server.layers.mirror.pending import Changes, Entry
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["Mirror", "RepairReport"]
@@ -113,10 +113,10 @@ class Mirror(Layer):
                 result = await self._inner.perform(operation)
             except Exception as error:
                 refused = {entry: previous[entry] for entry in missed if _is_refusal(error, entry[1])}
-                self._pending.restore(refused)
+                self._pending.change(refused)
                 raise
             failures = await self._replicate(operation, keys)
-            self._pending.remove(missed - failures.keys())
+            self._pending.change(dict.fromkeys(missed - failures.keys()))
         if failures:
             self._report(operation, failures)
         return result
@@ -162,7 +162,7 @@ class Mirror(Layer):
         finally:
             self._pending.close()
 
-    def _add(self, operation: Operation[Any], entries: set[Entry]) -> dict[Entry, float | None]:
+    def _add(self, operation: Operation[Any], entries: set[Entry]) -> Changes:
         """Add entries to the log before anything is written, or refuse the operation."""
         try:
             return self._pending.add(entries)
@@ -189,7 +189,7 @@ class Mirror(Layer):
                 return
             getattr(report, outcome).add(entry)
             if outcome != "ahead":
-                self._pending.remove({entry})
+                self._pending.change({entry: None})
 
     async def _replicate(
         self, operation: Operation[Any], keys: Iterable[str]

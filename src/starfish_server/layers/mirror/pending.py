@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,18 +15,19 @@ from starfish_server.errors import StoreClosedError, StoreIntegrityError
 from starfish_server.forks import reset_in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 Entry = tuple[int, str]
 """The number of a replica, from 1, and a key."""
-Line = tuple[str, int, str, float]
+Changes = Mapping[Entry, float | None]
+"""Entries with the time of the write; None for those that are not pending."""
 
 _log = logging.getLogger(__package__)
 _MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 
 class PendingLog:
-    """Entries with the time of the write, and the file that they are appended to.
+    """Entries with the time of the write, and the file that changes of them are appended to.
 
     A lock on `path.lock` makes this process the only one that changes the file. It is taken by the first
     change and held until `close`, so a stack that only reads can be opened at any time. Thread-safe.
@@ -37,7 +39,6 @@ class PendingLog:
         self._path = None if path is None else Path(path)
         self._clock = clock
         self._entries: dict[Entry, float] = {}
-        self._owner = 0
         self._lines = 0
         self._file_is_behind = False
         self._closed = False
@@ -53,6 +54,7 @@ class PendingLog:
 
     def reset_after_fork(self) -> None:
         self._threads = threading.Lock()
+        self._unlock()  # the parent keeps its lock
 
     def entries(self) -> Mapping[Entry, float]:
         """Return the pending entries, read anew from the file while another process may change it."""
@@ -70,36 +72,30 @@ class PendingLog:
         with self._threads:
             self._hold()
 
-    def add(self, entries: Iterable[Entry]) -> dict[Entry, float | None]:
-        """Add entries with the time of now; return those of before, for `restore`. Raises `OSError`."""
+    def add(self, entries: Iterable[Entry]) -> Changes:
+        """Add entries with the time of now; return those of before, for `change`. Raises `OSError`."""
         now = self._clock()
         with self._threads:
             self._hold()
             previous = {entry: self._entries.get(entry) for entry in entries}
-            self._entries.update(dict.fromkeys(previous, now))
+            added = dict.fromkeys(previous, now)
+            self._apply(added)
             try:
-                self._append([("+", *entry, now) for entry in previous])
+                self._append(added)
             except BaseException:
-                self._put_back(previous)
+                self._apply(previous)
                 raise
         return previous
 
-    def restore(self, previous: Mapping[Entry, float | None]) -> None:
-        """Undo `add` for these entries."""
+    def change(self, changes: Changes) -> None:
+        """Change entries that are pending, or remove them."""
         with self._threads:
-            self._put_back(previous)
-            self._append_or_warn(
-                [
-                    ("-", *entry, 0.0) if since is None else ("+", *entry, since)
-                    for entry, since in previous.items()
-                ]
-            )
-
-    def remove(self, entries: Iterable[Entry]) -> None:
-        """Remove entries; those that are not there are no error."""
-        with self._threads:
-            removed = [entry for entry in entries if self._entries.pop(entry, None) is not None]
-            self._append_or_warn([("-", *entry, 0.0) for entry in removed])
+            changes = {entry: since for entry, since in changes.items() if entry in self._entries}
+            self._apply(changes)
+            try:
+                self._append(changes)
+            except OSError as error:  # the write is done; a needless entry costs the repair one comparison
+                _log.warning("the pending log was not written, and has more than is pending: %s", error)
 
     def close(self) -> None:
         """Give the file up; nothing can be added from now on, and what is removed stays in the file."""
@@ -110,9 +106,8 @@ class PendingLog:
     def _hold(self) -> None:
         if self._closed:
             raise StoreClosedError("the store is closed")
-        if self._path is None or self._is_writer():
+        if self._path is None or self._lock is not None:
             return
-        self._unlock()
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             try:
@@ -126,42 +121,31 @@ class PendingLog:
         except BaseException:
             os.close(lock)
             raise
-        self._lock, self._owner = lock, os.getpid()
+        self._lock = lock
 
-    def _is_writer(self) -> bool:
-        return self._lock is not None and self._owner == os.getpid()
-
-    def _put_back(self, previous: Mapping[Entry, float | None]) -> None:
-        for entry, since in previous.items():
+    def _apply(self, changes: Changes) -> None:
+        for entry, since in changes.items():
             if since is None:
                 self._entries.pop(entry, None)
             else:
                 self._entries[entry] = since
 
-    def _append_or_warn(self, lines: list[Line]) -> None:
-        try:
-            self._append(lines)
-        except OSError as error:  # the write is done; a needless entry costs the repair one comparison
-            _log.warning("the pending log was not written, and has more than is pending: %s", error)
-
-    def _append(self, lines: list[Line]) -> None:
-        if self._path is None or not lines:
-            return
-        if not self._is_writer():
-            return  # closed: the file may be another process's, and what this one has pending stays in it
+    def _append(self, changes: Changes) -> None:
+        if self._path is None or self._lock is None:
+            return  # if closed, the file may be another process's, and what this one has pending stays in it
         if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return
         self._file_is_behind = True  # unless all of it is written: a full disk leaves part of a line
         with self._path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.writelines(_lines(changes))
         self._file_is_behind = False
-        self._lines += len(lines)
+        self._lines += len(changes)
 
     def _rewrite(self, path: Path) -> None:
         fresh = path.with_name(f"{path.name}.new")
         with fresh.open("w") as file:
-            file.writelines(json.dumps(("+", *entry, since)) + "\n" for entry, since in self._entries.items())
+            file.writelines(_lines(self._entries))
         fresh.replace(path)
         self._lines = len(self._entries)
         self._file_is_behind = False
@@ -169,9 +153,11 @@ class PendingLog:
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
-            if self._owner == os.getpid():
-                fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)  # in a forked child, the parent keeps its lock
+            os.close(lock)
+
+
+def _lines(changes: Changes) -> Iterable[str]:
+    return (json.dumps((*entry, since)) + "\n" for entry, since in changes.items())
 
 
 def _read(path: Path) -> dict[Entry, float]:
@@ -180,11 +166,11 @@ def _read(path: Path) -> dict[Entry, float]:
     text = path.read_text() if path.exists() else ""
     for place, line in enumerate(text.split("\n")[:-1], 1):
         try:
-            sign, number, key, since = json.loads(line)
-            if sign == "+":
-                entries[number, key] = since
-            else:
+            number, key, since = json.loads(line)
+            if since is None:
                 entries.pop((number, key), None)
+            else:
+                entries[number, key] = since
         except (ValueError, TypeError) as error:
             raise StoreIntegrityError(f"{path}: line {place} is not an entry of a pending log") from error
     return entries
