@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.checks import check_page, check_range, positive_int, positive_number
+from starfish_server.checks import check_page, positive_int, positive_number
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     ContextRequiredError,
@@ -25,14 +25,14 @@ from starfish_server.errors import (
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
-from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, own_list
+from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, is_whole, own_list
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
 from starfish_server.logs import log_failure
-from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects, Read
+from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
-    from starfish_server.layers.caching.cache import Source
+    from starfish_server.layers.caching.cache import Perform
     from starfish_server.layers.caching.entries import Entry, Subject
     from starfish_server.layers.caching.member import SharedWrite
     from starfish_server.layers.caching.redis import RedisCache
@@ -141,14 +141,15 @@ class Caching(Layer):
             stale_seconds=_seconds("stale_if_error", stale_if_error),
         )
         self._shared: SharedLevel | None = None
-        self._source: Source = inner
+        self._read: Perform = inner.perform
         if shared is not None:
             from starfish_server.layers.caching.shared import SharedLevel
 
             if vary_by is not None:
                 raise StackError("shared= caches one result for all callers, so it does not go with vary_by=")
             self._settings["shared"] = shared
-            self._shared = self._source = SharedLevel(shared, self._cache, inner, ttl)
+            self._shared = SharedLevel(shared, self._cache, inner, ttl)
+            self._read = self._shared.read
 
     def settings(self) -> dict[str, object]:
         return self._settings
@@ -158,12 +159,7 @@ class Caching(Layer):
         stats, shared = self._cache.stats(), self._shared
         if shared is None:
             return stats
-        return replace(
-            stats,
-            remote_hits=shared.remote_hits,
-            remote_damaged=shared.remote_damaged,
-            connected=shared.connected,
-        )
+        return replace(stats, connected=shared.connected, **shared.counts)
 
     async def close(self) -> None:
         """Empty the cache and close the store inside. Later reads ask the store."""
@@ -188,7 +184,7 @@ class Caching(Layer):
         elif operation.writes:
             return await self._write(operation)
         else:
-            return await self._cache.read_uncached(operation, self._source, counted=False)
+            return await self._cache.read_uncached(operation, self._read, counted=False)
         entry_key = (subject, page, None if self._variant is None else self._variant(operation.context))
         entry: Entry | None = None
         if self._shared is None or self._shared.trusted(subject):
@@ -200,9 +196,9 @@ class Caching(Layer):
                 return entry.value  # type: ignore[no-any-return]  # of the same kind of operation
             return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
         try:
-            if needed == WHOLE and not _is_whole_read(operation):
-                return await self._cache.read_uncached(operation, self._source, counted=True)
-            return own_list(await self._cache.read(entry_key, operation, self._source))  # type: ignore[no-any-return]  # a copy
+            if not is_whole(operation):
+                return await self._cache.read_uncached(operation, self._read, counted=True)
+            return own_list(await self._cache.read(entry_key, operation, self._read))  # type: ignore[no-any-return]  # a copy
         except StoreUnavailableError as error:
             entry = self._cache.find_stale(entry_key, needed)
             if entry is None:
@@ -235,13 +231,6 @@ class Caching(Layer):
 
 def _seconds(name: str, value: float) -> float:
     return positive_number(name, value) if value else 0.0
-
-
-def _is_whole_read(operation: Any) -> bool:
-    if type(operation) is not Read:
-        return False
-    check_range(operation.start, operation.stop)  # an invalid one must not be shared
-    return operation.start == 0 and operation.stop is None
 
 
 def _page(operation: Any) -> Hashable:

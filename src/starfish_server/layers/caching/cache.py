@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.forks import reset_in_child
@@ -15,11 +16,13 @@ from starfish_server.layers.caching.in_flight import InFlightRead
 from starfish_server.operations import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable, KeysView
+    from collections.abc import Collection, Iterable, KeysView
 
 T = TypeVar("T")
 Keys = set[str | None]
 """Keys of a write; None stands for every key."""
+Perform = Callable[[Operation[Any]], Coroutine[Any, Any, Any]]
+"""Where reads go: the store inside, or a second level in front of it, which may return `Aged` results."""
 Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
 """What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
 # The request of a write with an undetermined outcome may still arrive. Its keys are not cached for so many
@@ -54,12 +57,6 @@ class CacheStats:
     remote_hits: int = 0
     remote_damaged: int = 0
     connected: bool = False
-
-
-class Source(Protocol):
-    """Where reads go: the store inside, or a second level in front of it, which may return `Aged` results."""
-
-    def perform(self, operation: Operation[T], /) -> Coroutine[Any, Any, T]: ...
 
 
 class Cache:
@@ -145,7 +142,7 @@ class Cache:
             self._stale += 1
             return entry
 
-    async def read(self, entry_key: EntryKey, operation: Operation[T], store: Source) -> T:
+    async def read(self, entry_key: EntryKey, operation: Operation[T], perform: Perform) -> T:
         """Return the result of `operation`, shared with concurrent callers, and cache it if allowed."""
         subject, place = entry_key[0], (entry_key, type(operation), asyncio.get_running_loop())
         with self._lock:
@@ -165,10 +162,10 @@ class Cache:
                 self._in_flight.setdefault(subject, {})[place] = read
         operation.note("cache", "shared" if shared else "miss")
         if not shared:
-            read.start(self._fill(entry_key, read, operation, store), partial(self._remove, place, read))
+            read.start(self._fill(entry_key, read, operation, perform), partial(self._remove, place, read))
         return await read.result(shared=shared)
 
-    async def read_uncached(self, operation: Operation[T], store: Source, *, counted: bool) -> T:
+    async def read_uncached(self, operation: Operation[T], perform: Perform, *, counted: bool) -> T:
         """Return the result of `operation` without caching it, and drop the entries of its keys."""
         if counted:
             with self._lock:
@@ -176,13 +173,14 @@ class Cache:
             operation.note("cache", "miss")
         newer = [key for key in operation.keys if isinstance(key, str)]
         try:
-            return await store.perform(operation)
+            result: T = await perform(operation)
         except (StoreUnavailableError, asyncio.CancelledError):
             newer.clear()
             raise
         finally:
             with self._lock:
                 self._forget(newer)
+        return result
 
     def begin_write(self, keys: Keys) -> None:
         """Drop what a write of `keys` may change, and cache none of it until `end_write`."""
@@ -229,14 +227,14 @@ class Cache:
             )
 
     async def _fill(
-        self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], store: Source
+        self, entry_key: EntryKey, read: InFlightRead[T], operation: Operation[T], perform: Perform
     ) -> T:
         if read.after is not None:
             await asyncio.wait([read.after.task])
             read.after = None
         began = read.began = self._clock()
         try:
-            result = await store.perform(operation)
+            result: T = await perform(operation)
         except StoreUnavailableError:
             raise
         except Exception:

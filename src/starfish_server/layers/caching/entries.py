@@ -115,6 +115,14 @@ def answer(operation: Any, value: Any) -> Any:
     return StoredObject(info, body) if kind is Read else reader_of(info, body)
 
 
+def is_whole(operation: Any) -> bool:
+    """Return whether the result of an operation is all that it could tell of the object."""
+    if type(operation) is Read:
+        check_range(operation.start, operation.stop)  # an invalid one must not be shared
+        return operation.start == 0 and operation.stop is None
+    return type(operation) not in (Stat, Open)
+
+
 def own_list(result: Any) -> Any:
     """Return a copy of a list, which its caller may change, or any other result unchanged."""
     if isinstance(result, list):

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.layers.caching import protocol
-from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer
+from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer, is_whole
 from starfish_server.layers.caching.protocol import LEASED, WRITER, Run
 from starfish_server.layers.caching.remote_writes import RemoteWrites
-from starfish_server.operations import Open, Operation, Read, Stat
 from starfish_server.redis.link import Link, LinkUser
 from starfish_server.redis.session import RedisDownError
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching.cache import Keys
     from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.layers.caching.wire import Shared
+    from starfish_server.operations import Operation
     from starfish_server.redis.session import Session
 
 T = TypeVar("T")
@@ -112,9 +112,9 @@ class Member(LinkUser):
             self._drop(operation.keys)
             return result
         found = await self._find(session, key, deadline)
-        whole = _is_whole(operation)
+        whole = is_whole(operation)
         if found is not None and found.knows >= NEEDS[kind]:
-            self._level.count_hit()
+            self._level.count("remote_hits")
             operation.note("cache", "remote-hit")
             result = answer(operation, found.value)
             return Aged(result, session.latest_time() - found.read) if whole else result
@@ -133,7 +133,7 @@ class Member(LinkUser):
             return None
         found = codec.decode(key, raw)
         if found is None:
-            self._level.count_damaged()
+            self._level.count("remote_damaged")
             self._drop([key])
             return None
         in_time = 0 <= session.latest_time() - found.read < self._level.ttl
@@ -294,12 +294,6 @@ class Member(LinkUser):
     def _token(self) -> str:
         self._tokens += 1
         return f"{self._level.client}-{id(self):x}-{self._tokens}"
-
-
-def _is_whole(operation: Any) -> bool:
-    if type(operation) is Read:
-        return operation.start == 0 and operation.stop is None
-    return type(operation) not in (Stat, Open)
 
 
 def _runs(loop: asyncio.AbstractEventLoop) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import StackError
 from starfish_server.forks import reset_in_child
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
 
-T = TypeVar("T")
-
 
 class SharedLevel:
     """The second level of one `Caching` layer, for all its event loops and threads.
 
-    Reads go through `perform`, which asks Redis and then `inner`; writes through `open_write`. Each event
+    Reads go through `read`, which asks Redis and then `inner`; writes through `open_write`. Each event
     loop has a `Member`, which talks to Redis. Raises `StackError` if bodies that are encrypted inside would
     be plain in Redis.
     """
@@ -52,7 +50,7 @@ class SharedLevel:
     def reset_after_fork(self) -> None:
         """Start as a new process, with another name."""
         self.client = secrets.token_hex(8)
-        self.remote_hits = self.remote_damaged = 0
+        self.counts = {"remote_hits": 0, "remote_damaged": 0}
         self._lock = threading.Lock()
 
     def trusted(self, subject: Subject) -> bool:
@@ -73,7 +71,7 @@ class SharedLevel:
     def connected(self) -> bool:
         return any(member.link.session is not None for member in self._members)
 
-    async def perform(self, operation: Operation[T]) -> Any:
+    async def read(self, operation: Operation[Any]) -> Any:
         """Return the result of a read, from Redis if it has it; `Aged` for one that may be cached."""
         if self._closed:
             return await self.inner.perform(operation)
@@ -87,10 +85,6 @@ class SharedLevel:
         self._closed = True
         await self._members.close()
 
-    def count_hit(self) -> None:
+    def count(self, name: str) -> None:
         with self._lock:
-            self.remote_hits += 1
-
-    def count_damaged(self) -> None:
-        with self._lock:
-            self.remote_damaged += 1
+            self.counts[name] += 1
