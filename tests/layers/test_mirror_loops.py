@@ -139,6 +139,26 @@ async def test_a_writer_whose_event_loop_was_closed_leaves_the_key_to_the_next_o
     assert await replica.get_string("k") == "3"
 
 
+async def test_a_cancelled_writer_of_several_keys_leaves_those_that_it_had_to_the_next_one() -> None:
+    replica = Held(memory())
+    store = Mirror(memory(), replica)
+    async with InThread(store.put("a", "1"), replica):
+        cancelled, last = await begin(store.delete_many(["a", "b"])), await begin(store.put("b", "3"))
+        assert not last.done()
+        cancelled.cancel()
+        assert await asyncio.wait_for(last, TIMEOUT) is None
+    assert [await replica.get_string(key) for key in ("a", "b")] == ["1", "3"]
+
+
+async def test_writers_of_the_same_keys_in_another_order_do_not_wait_for_each_other_for_ever() -> None:
+    replica = Held(memory())
+    store = Mirror(memory(), replica)
+    async with InThread(store.put("a", "1"), replica):
+        deletes = [await begin(store.delete_many(keys)) for keys in (["a", "b"], ["b", "a"], ["b"])]
+    await asyncio.wait_for(asyncio.gather(*deletes), TIMEOUT)
+    assert store.pending() == set()
+
+
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
     before = sys.getswitchinterval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,9 +103,7 @@ class Mirror(Layer):
             (asked.target,) if isinstance(asked, Copy) else operation.keys,
             lambda key, _: check_text("key", key, operation.name),
         )
-        async with contextlib.AsyncExitStack() as stack:
-            for key in sorted(keys):
-                await stack.enter_async_context(self._locks.hold(key))
+        async with self._locks.hold(*keys):
             missed = {(number, key) for number in self._replicas for key in keys}
             previous = self._add(operation, missed)
             try:

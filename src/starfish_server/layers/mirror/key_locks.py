@@ -6,14 +6,22 @@ import asyncio
 import threading
 from collections import deque
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starfish_server.forks import reset_in_child
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
-    Turn = asyncio.Future[None]
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """keys: what it holds or waits for. ready: done when it holds all. missing: how many others hold."""
+
+    keys: Collection[str]
+    ready: asyncio.Future[None]
+    missing: int = 0
 
 
 class KeyLocks:
@@ -29,41 +37,47 @@ class KeyLocks:
     def reset_after_fork(self) -> None:
         # Reentrant: the garbage collector may end an abandoned holder anywhere.
         self._lock = threading.RLock()
-        self._queues: dict[str, deque[Turn]] = {}  # the holder of each key, then those that wait for it
+        self._queues: dict[str, deque[_Turn]] = {}  # the holder of each key, then those that wait for it
 
     @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the key and hold it."""
-        turn: Turn = asyncio.get_running_loop().create_future()
-        with self._lock:
-            queue = self._queues.setdefault(key, deque())
-            queue.append(turn)
-            waits = queue[0] is not turn
+    async def hold(self, *keys: str) -> AsyncIterator[None]:
+        """Wait for all keys, each given once, and hold them."""
+        turn = _Turn(keys, asyncio.get_running_loop().create_future())
+        with self._lock:  # for all keys together, so that no two turns wait for each other
+            for key in keys:
+                queue = self._queues.setdefault(key, deque())
+                queue.append(turn)
+                turn.missing += queue[0] is not turn
         try:
-            if waits:
-                await turn
+            if turn.missing:
+                await turn.ready
             yield
         finally:
-            self._leave(key, turn)
+            self._leave(turn)
 
-    def _leave(self, key: str, turn: Turn) -> None:
+    def _leave(self, turn: _Turn) -> None:
         with self._lock:
-            queue = self._queues.get(key)
-            if queue is None or turn not in queue:
-                return  # in a forked child, an operation of its parent
-            held = queue[0] is turn
-            queue.remove(turn)
-            while held and queue:
-                try:
-                    queue[0].get_loop().call_soon_threadsafe(_wake, queue[0])
-                except RuntimeError:  # that event loop was closed
-                    queue.popleft()
-                else:
-                    return
-            if not queue:
-                del self._queues[key]
+            for key in turn.keys:
+                queue = self._queues.get(key)
+                if queue is None or turn not in queue:
+                    continue  # in a forked child, an operation of its parent
+                held = queue[0] is turn
+                queue.remove(turn)
+                if not queue:
+                    del self._queues[key]
+                elif held:
+                    self._grant(queue[0])
+
+    def _grant(self, turn: _Turn) -> None:
+        """Give a turn one more of its keys."""
+        turn.missing -= 1
+        if not turn.missing:
+            try:
+                turn.ready.get_loop().call_soon_threadsafe(_wake, turn.ready)
+            except RuntimeError:  # that event loop was closed
+                self._leave(turn)
 
 
-def _wake(turn: Turn) -> None:
-    if not turn.done():
-        turn.set_result(None)
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
