@@ -15,7 +15,7 @@ from starfish_server import MemoryObjectStore
 from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.base import Layer
 from starfish_server.layers.encryption import Encryption
-from starfish_server.layers.encryption.key_ring import hkdf
+from starfish_server.layers.hkdf import hkdf
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
 

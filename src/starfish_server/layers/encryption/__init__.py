@@ -234,6 +234,8 @@ class Encryption(Transform):
     async def _sealed(self, body: bytes, key: str, content_type: str) -> bytes:
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, len(body)), key)
+        if len(body) <= SEGMENT:
+            return sealer.seal_all(body)
         return await work_on(len(body), partial(sealer.seal_all, body), key)
 
     async def _opened(self, operation: _Reads, stored: StoredObject) -> StoredObject:
@@ -247,8 +249,11 @@ class Encryption(Transform):
             sealer.check_header(sealed)
             size = plain_size(header, len(sealed))
             segments = memoryview(sealed)[header.length :]
-            work = partial(sealer.open_all, segments, 0, segments_of(size) - 1)
-            body = await work_on(size, work, operation.key)
+            if size <= SEGMENT:
+                body = sealer.open(0, segments, 1)
+            else:
+                work = partial(sealer.open_all, segments, 0, segments_of(size) - 1)
+                body = await work_on(size, work, operation.key)
         return StoredObject(stored.info.resized(size, header.content_type), body)
 
     async def _find(self, operation: _Reads) -> StoredObject | Found | None:

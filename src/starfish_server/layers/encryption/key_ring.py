@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 try:
@@ -14,6 +13,7 @@ except ImportError as error:
     raise ImportError("Encryption needs cryptography: pip install 'starfish-server[encryption]'") from error
 
 from starfish_server.checks import secret_bytes
+from starfish_server.layers.hkdf import hkdf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
 
 MIN_SECRET_BYTES = 32
-_BLOCK = 64  # bytes of a block of SHA-256
-_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 class UnknownKeyError(Exception):
@@ -134,16 +132,3 @@ def _legacy(body: bytes) -> bytes | None:
     except ValueError:
         return None
     return sealed if len(sealed) >= 28 else None
-
-
-def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """Derive 32 bytes by HKDF with SHA-256 (RFC 5869): one block, which is two HMACs."""
-    return _hmac(_hmac(salt, secret), info + b"\x01")
-
-
-def _hmac(key: bytes, message: bytes) -> bytes:
-    """HMAC with SHA-256 (RFC 2104), in a third of the time of `hmac.digest`, which looks its hash up."""
-    if len(key) > _BLOCK:
-        key = sha256(key).digest()
-    key = key.ljust(_BLOCK, b"\0")
-    return sha256(key.translate(_OUTER) + sha256(key.translate(_INNER) + message).digest()).digest()
