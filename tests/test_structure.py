@@ -48,13 +48,14 @@ HOMES = {
 
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
 KERNEL = {
-    *("context", "errors", "objects", "operations"),
+    *("context", "errors", "frozen", "objects", "operations"),
     *("checks", "chunks", "printable", "forks", "logs", "threads"),
 }
 ALLOWED = {
     "errors": set(),
-    "context": {"errors"},
-    "objects": set(),
+    "context": {"errors", "frozen"},
+    "frozen": set(),
+    "objects": {"frozen"},
     "printable": set(),
     "logs": {"errors", "printable"},
     "forks": set(),
