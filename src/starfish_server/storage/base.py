@@ -72,7 +72,7 @@ class AbstractObjectStore(ABC):
         """Perform `operation` by calling the method of its name."""
         if operation.notes is None:
             return operation.send(self)
-        return _send_noted(operation, self)
+        return perform_noted(operation, lambda _: operation.send(self))
 
     def native(self, operation: str) -> bool:
         """Return whether this store implements the operation itself rather than deriving it."""
@@ -318,11 +318,11 @@ def _place(cls: type, name: str) -> int:
     return next(place for place, base in enumerate(cls.__mro__) if name in vars(base))
 
 
-async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
+async def perform_noted(operation: Operation[T], perform: Callable[[Operation[T]], Result[T]]) -> T:
     """Perform an observed operation, so that the leaf's `note` reaches the observer."""
     token = notes_of_call.set(operation.notes)
     try:
-        return await operation.send(store)
+        return await perform(operation)
     finally:
         try:  # noqa: SIM105 - every observed operation comes here, and suppress takes longer
             notes_of_call.reset(token)
