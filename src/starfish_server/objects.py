@@ -163,6 +163,9 @@ class ObjectReader:
             return b""
         try:
             chunk = await self._fetch()
+        except GeneratorExit:
+            self._ended = True  # nothing can be awaited here, so it is closed by `aclose` or as garbage
+            raise
         except BaseException:
             with suppress(Exception):  # the error that ended the stream is the one to raise
                 await self.aclose()

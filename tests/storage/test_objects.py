@@ -1,7 +1,8 @@
-"""`ObjectInfo`, the value that says everything about an object but its body."""
+"""`ObjectInfo` is immutable, and an `ObjectReader` ends cleanly."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from starfish_server import MemoryObjectStore, ObjectInfo
+from starfish_server import MemoryObjectStore, ObjectInfo, ObjectReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,3 +69,19 @@ def test_each_parameter_is_a_field_of_its_name() -> None:
     assert list(signature(ObjectInfo).parameters) == [field.name for field in fields(ObjectInfo)]
     values: Any = ("k", 1, "text/plain", "no-store", {"author": "alice"}, "v1", None)
     assert tuple(getattr(ObjectInfo(*values), field.name) for field in fields(ObjectInfo)) == values
+
+
+async def test_a_fetch_that_is_abandoned_ends_at_once_and_the_reader_can_still_be_closed() -> None:
+    closed: list[bool] = []
+
+    async def close() -> None:
+        await asyncio.sleep(0)
+        closed.append(True)
+
+    reader = ObjectReader(info(), asyncio.Event().wait, close)  # type: ignore[arg-type]  # it never returns
+    fetching = reader.next_chunk()
+    fetching.send(None)
+    fetching.close()
+    assert await reader.next_chunk() == b""
+    await reader.aclose()
+    assert closed == [True]

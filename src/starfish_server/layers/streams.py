@@ -84,7 +84,10 @@ class CountedChunks:
     """The chunks of an upload, counted on their way to the leaf.
 
     counted: called with the bytes so far, before each chunk is passed on; an exception ends the upload.
+    failure: the error of the source or of `counted`, which says nothing of the backend.
     """
+
+    failure: Exception | None = None
 
     def __init__(
         self,
@@ -96,9 +99,13 @@ class CountedChunks:
         self.size = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with aclosing(asynchronous(self._chunks)) as chunks:
-            async for chunk in chunks:
-                self.size += len(chunk)
-                if self._counted is not None:
-                    self._counted(self.size)
-                yield chunk
+        try:
+            async with aclosing(asynchronous(self._chunks)) as chunks:
+                async for chunk in chunks:
+                    self.size += len(chunk)
+                    if self._counted is not None:
+                        self._counted(self.size)
+                    yield chunk
+        except Exception as error:
+            self.failure = error
+            raise
