@@ -111,7 +111,7 @@ class CircuitBreaker(Layer):
                 operation = operation.replace(chunks=source)
             result = await self._inner.perform(operation)
         except BaseException as error:
-            self._count(phase, _is_failure(error) if source is None or error is not source.failure else None)
+            self._count(phase, None if source is not None and source.failed else _is_failure(error))
             raise
         self._count(phase, failed=False)
         return result if bodies is not _READER else self._counting_chunks(result, phase)

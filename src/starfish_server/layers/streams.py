@@ -84,10 +84,8 @@ class CountedChunks:
     """The chunks of an upload, counted on their way to the leaf.
 
     counted: called with the bytes so far, before each chunk is passed on; an exception ends the upload.
-    failure: the error of the source or of `counted`, which says nothing of the backend.
+    failed: whether the source or `counted` raised, so that the upload's error says nothing of the backend.
     """
-
-    failure: Exception | None = None
 
     def __init__(
         self,
@@ -97,6 +95,7 @@ class CountedChunks:
         self._chunks = chunks
         self._counted = counted
         self.size = 0
+        self.failed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -106,6 +105,6 @@ class CountedChunks:
                     if self._counted is not None:
                         self._counted(self.size)
                     yield chunk
-        except Exception as error:
-            self.failure = error
+        except Exception:
+            self.failed = True
             raise
