@@ -16,14 +16,13 @@ from starfish_server.checks import positive_number
 from starfish_server.errors import StoreClosedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import (
+    WatchedReader,
     outcome_of_error,
     outcome_of_result,
     size_of_body,
-    size_of_result,
     size_written,
-    watched,
 )
-from starfish_server.layers.streams import CountedChunks, WatchedReader
+from starfish_server.layers.streams import CountedChunks
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import name_of
@@ -166,8 +165,8 @@ class AccessLog(Layer):
         if isinstance(result, ObjectReader):
             reader: T = self._recorded_reader(result, record)
             return reader
-        size = size_written(operation) if operation.writes else size_of_result(operation, result)
-        await self._keep(record(outcome_of_result(operation, result), None, size), "though it was done")
+        outcome, size = outcome_of_result(operation, result)
+        await self._keep(record(outcome, None, size), "though it was done")
         return result
 
     def _recorded_reader(self, reader: ObjectReader, record: Callable[..., AccessRecord]) -> Any:
@@ -178,7 +177,7 @@ class AccessLog(Layer):
             if self._wants(finished):
                 self._delivery.hand_over(finished)
 
-        made = watched(reader, ended)
+        made = WatchedReader(reader, ended)
         self._readers.add(made)
         return made
 

@@ -168,8 +168,8 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
         plain = copy_bytes(operation.body, "put_bytes")
         check_header("content_type", operation.content_type)
     content_type = type_or_default(operation.content_type, operation.body)
-    write = Write(operation.key, plain, content_type, operation.cache_control)
-    await layer.write_plain(write.replace(context=operation.context, notes=operation.notes))
+    given = (operation.key, plain, content_type, operation.cache_control)
+    await layer.write_plain(Write(*given, context=operation.context, notes=operation.notes))
 
 
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
