@@ -121,21 +121,10 @@ class AccessLog(Layer):
         action = without if context is None else context.action
         if action in self._left_out or (self._only is not None and operation.name not in self._only):
             return self._inner.perform(operation)
-        return self._counted(operation)
-
-    async def _counted(self, operation: Operation[T]) -> T:
-        """Perform and record the operation; `close` waits for it."""
-        self._in_flight += 1
-        try:
-            return await self._recorded(operation.observed())
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight and self._idle is not None:
-                loop, idle = self._idle
-                with suppress(RuntimeError):  # that loop is closed, so nothing waits
-                    loop.call_soon_threadsafe(idle.set)
+        return self._recorded(operation.observed())
 
     async def _recorded(self, operation: Operation[T]) -> T:
+        """Perform and record the operation; `close` waits for it."""
         make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
         began = perf_counter()
 
@@ -147,9 +136,10 @@ class AccessLog(Layer):
             attempts, cache, source = notes.get("attempts", 0), notes.get("cache"), notes.get("source")
             return make(outcome, error_type, duration, size, attempts, cache, source)
 
-        if operation.bodies is _CHUNKS:
-            operation = operation.replace(chunks=CountedChunks(operation.chunks))
+        self._in_flight += 1
         try:
+            if operation.bodies is _CHUNKS:
+                operation = operation.replace(chunks=CountedChunks(operation.chunks))
             if self._must_keep and (operation.writes or operation.bodies is _READER):
                 started = record("started", None, size_of_body(operation.body))
                 await self._keep(started, "nothing was done")
@@ -162,12 +152,19 @@ class AccessLog(Layer):
                 else:
                     self._delivery.hand_over(failed)
             raise
-        if isinstance(result, ObjectReader):
-            reader: T = self._recorded_reader(result, record)
-            return reader
-        outcome, size = outcome_of_result(operation, result)
-        await self._keep(record(outcome, None, size), "though it was done")
-        return result
+        else:
+            if isinstance(result, ObjectReader):
+                reader: T = self._recorded_reader(result, record)
+                return reader
+            outcome, size = outcome_of_result(operation, result)
+            await self._keep(record(outcome, None, size), "though it was done")
+            return result
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None:
+                loop, idle = self._idle
+                with suppress(RuntimeError):  # that loop is closed, so nothing waits
+                    loop.call_soon_threadsafe(idle.set)
 
     def _recorded_reader(self, reader: ObjectReader, record: Callable[..., AccessRecord]) -> Any:
         def ended(
