@@ -43,7 +43,7 @@ class Leaf(NamedMethods):
     _methods: Mapping[str, Method]
     """What performs each operation that the leaf has itself."""
     _direct: frozenset[str]
-    """The operations whose named method no subclass overrides, so that nothing need be called in between."""
+    """The operations whose named method no subclass overrides: `perform` need not call it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
