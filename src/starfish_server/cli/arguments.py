@@ -16,6 +16,9 @@ StoreURL = Annotated[
     ),
 ]
 StackFile = Annotated[str, typer.Argument(metavar="STACK", help="A stack file (*.toml).")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", metavar="COUNT", min=1, max=256, help="Objects in flight.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 ContextFields = Annotated[
     list[str] | None,

@@ -1,20 +1,18 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
 import sys
-from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TimeElapsedColumn
 
 from starfish_server.bulk import scan
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import (
     ExitCode,
     described,
-    one_line,
     print_cells,
     print_error,
+    print_failures,
     print_json,
     print_line,
     progress,
@@ -24,6 +22,9 @@ from starfish_server.context import StoreContext
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo
 from starfish_server.storage.base import AbstractObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PAGE = 10_000
 _WIDTHS = (12, 20, 24)
@@ -69,9 +70,9 @@ async def ls(
                 break
         left_out = await list_left_out(opened, prefix, asked)
     if start_after is not None:
-        left_out = [found for found in left_out if found[0] > start_after]
+        left_out = {path: reason for path, reason in left_out.items() if path > start_after}
     if limit is not None and count == limit:
-        left_out = [found for found in left_out if found[0] < (last or "")]
+        left_out = {path: reason for path, reason in left_out.items() if path < (last or "")}
     if sys.stdout.isatty() and not json:
         sys.stderr.write(f"{count} {'entries' if folders else 'objects'}\n")
     print_left_out(left_out)
@@ -185,15 +186,15 @@ async def rm(
             if page and not yes:
                 _confirm(len(page))
         try:
-            with progress("deleted", "{task.completed} objects", TimeElapsedColumn()) as display:
-                task = display.add_task("", total=None)
+            async with progress("deleting", lambda: (deleted, None, "")):
                 while page:
-                    failures = await _delete(opened, page, asked)
-                    for key, failure in failures.items():
-                        print_error(f"{key}: {one_line(failure)}")
-                        failed.append({"key": key, "error": one_line(failure)})
+                    failures: Mapping[str, Exception] = {}
+                    try:
+                        await opened.delete_many(page, context=asked)
+                    except DeleteManyError as error:
+                        failures = error.failures
+                    failed += print_failures(failures)
                     deleted += len(page) - len(failures)
-                    display.update(task, completed=deleted)
                     if prefix is None or len(page) < _PAGE:
                         break
                     page = await opened.list_keys(prefix, start_after=page[-1], limit=_PAGE, context=asked)
@@ -206,17 +207,6 @@ async def rm(
     elif sys.stdout.isatty():
         print_line(f"{deleted} deleted")
     return ExitCode.FAILED if failed else ExitCode.OK
-
-
-async def _delete(
-    store: AbstractObjectStore, keys: list[str], context: StoreContext | None
-) -> Mapping[str, Exception]:
-    """Delete the objects and return the failures."""
-    try:
-        await store.delete_many(keys, context=context)
-    except DeleteManyError as error:
-        return error.failures
-    return {}
 
 
 def _confirm(count: int) -> None:
