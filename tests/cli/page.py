@@ -81,7 +81,8 @@ starfish doctor stack.toml
 starfish serve --config stack.toml
 ```
 
-The image installs version 3 from PyPI. Until it is there, install a wheel that you have built instead.
+The image installs version 3 from PyPI, or a wheel that lies beside `compose.yaml`. Until 3.0 is on PyPI, make one:
+`pip wheel --no-deps --wheel-dir . CLONE`, where `CLONE` is the folder of a clone of this repository.
 """
 _CONFIGURATION = """\
 ### The configuration file

@@ -159,6 +159,7 @@ def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
 
 
 def test_doctor_draws_a_table_on_a_terminal_only(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     drawn = starfish_on_a_terminal("doctor", "file:data", cwd=tmp_path)
     plain = starfish("doctor", "file:data", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out) == (0, True)

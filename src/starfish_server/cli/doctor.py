@@ -19,6 +19,7 @@ from rich.text import Text
 
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
+from starfish_server.cli.sources import open_source
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
@@ -106,7 +107,7 @@ async def explain_store(store: StoreURL, json: AsJson = False) -> int:
 
 
 async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
-    """Try a store and report what works.
+    """Try a store and report what works. A folder must exist.
 
     Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, even
     if interrupted. Exit code 1 if a check failed; an operation that the store does not support is no failure.
@@ -157,7 +158,7 @@ class _Trial(Layer):
 
 async def _examine(url: str, context: list[str] | None) -> list[Finding]:
     checks = {behaviour.name: behaviour for behaviour in behaviours()}
-    async with open_store(url) as store:
+    async with open_source(url) as store:
         trial = _Trial(store, context_of(context, "push"))
         findings = [await _clock(store)]
         try:
