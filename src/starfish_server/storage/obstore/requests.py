@@ -1,4 +1,4 @@
-"""Requests for one object, and for the deletion of many, with what obstore's replies mean."""
+"""Requests for one object, and deletion of many: what the replies and errors of obstore mean."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from starfish_server.storage.obstore.attributes import found_info
 from starfish_server.storage.obstore.errors import RangeError, T, ask
+from starfish_server.storage.obstore.infos import found_info
 from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import ObjectInfo
 
-# More bytes than an object can have; obstore does not take larger numbers than 2**64.
+# More bytes than an object can have. obstore accepts no number over 2**64.
 _MOST_BYTES = 2**60
 _KEYS_IN_REQUEST = 1000
 _IN_FLIGHT = 16
@@ -80,9 +80,9 @@ async def change(
     *args: Any,
     **options: Any,
 ) -> T:
-    """Await a function of obstore that writes, on a LocalStore to its end however often cancelled.
+    """Await a function of obstore that writes. On a LocalStore, cancellation waits for it to end.
 
-    A cancelled function of a LocalStore continues in its thread, and could undo a later write.
+    A cancelled function of a LocalStore would continue in its thread and could undo a later write.
     """
     asked = ask(key, function, client, *args, **options)
     if not isinstance(client, LocalStore):
@@ -90,7 +90,7 @@ async def change(
     task = asyncio.ensure_future(asked)
     cancelled = await wait_to_end(task)
     if cancelled is not None:
-        task.exception()  # retrieved, or asyncio would report it
+        task.exception()  # marks it as retrieved; asyncio would report it otherwise
         raise cancelled
     return task.result()
 
@@ -128,8 +128,8 @@ async def delete_one(client: Any, key: str) -> None:
 async def delete_many(client: Any, keys: Sequence[str]) -> None:
     """Delete objects, many in a request where the backend can.
 
-    obstore reports the first failure only. Unless the failure is of all keys, as in an outage, the keys of
-    that request are then deleted one by one, so that each has an error of its own.
+    obstore reports the first failure only. Unless the failure concerns all keys, as in an outage, the keys of
+    that request are then deleted one by one, so that each key has its own error.
     """
     failures: dict[str, Exception] = {}
     permits = asyncio.Semaphore(_IN_FLIGHT)

@@ -27,7 +27,7 @@ ABORT_SECONDS = 5.0
 
 
 class Download:
-    """The chunks of one reader. Its connection is given back when nothing holds it any more."""
+    """The chunks of one reader. Dropping obstore's stream gives its connection back."""
 
     def __init__(self, key: str, result: GetResult) -> None:
         self._key = key
@@ -50,13 +50,13 @@ class Download:
         self._stream = None
 
     def close_store(self) -> None:
-        """Drop the stream, and let the next fetch say why."""
+        """Drop the stream, and make the next fetch raise `StoreClosedError`."""
         self._store_closed = True
         self._stream = None
 
 
 def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
-    """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
+    """Return a reader of obstore's reply, and add its download to `downloads`; None is an empty range."""
     if result is None:
         return reader_of(info, b"")
     download = Download(info.key, result)
@@ -65,7 +65,7 @@ def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[D
 
 
 class Parts:
-    """Hands the parts of an upload to obstore, one at a time, and fails when told to.
+    """An asynchronous iterator that gives obstore the parts of an upload one at a time.
 
     obstore awaits the parts in a task of its own, which cannot be cancelled. So the caller of the upload
     reads the source, and ends obstore's wait with `put(None)` or `fail`.
@@ -91,7 +91,7 @@ class Parts:
         await self._queue.put(part)
 
     def fail(self) -> None:
-        """Make the upload fail, also if obstore awaits a part now."""
+        """Make the upload fail, even while obstore awaits a part."""
         self._failed = True
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -114,9 +114,9 @@ async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenera
 async def send_parts(
     client: Any, key: str, source: AsyncIterator[bytes], attributes: Mapping[str, str] | None
 ) -> tuple[PutResult, int]:
-    """Upload the parts as one object; return what obstore does, and the object's size.
+    """Upload the parts as one object; return obstore's result and the object's size.
 
-    A short object, which is one part, is written in one request.
+    An object of one part is written in one request.
     """
     first = await anext(source, b"")
     if len(first) < PART_BYTES:
@@ -144,7 +144,7 @@ async def send_parts(
         if not sending.done():
             parts.fail()
             try:
-                # Not cancelled at once: obstore aborts an upload whose source fails.
+                # Not cancelled immediately: obstore aborts the upload once its source fails.
                 await asyncio.wait([sending], timeout=ABORT_SECONDS)
             finally:
                 sending.cancel()
@@ -152,7 +152,7 @@ async def send_parts(
 
 
 async def _unless_ended(sending: asyncio.Future[Any], put: Any) -> None:
-    """Hand over a part, or raise the error of an upload that ended before it was taken."""
+    """Hand over a part, or raise the error of an upload that ended before it took the part."""
     putting = asyncio.ensure_future(put)
     try:
         await asyncio.wait([sending, putting], return_when=asyncio.FIRST_COMPLETED)

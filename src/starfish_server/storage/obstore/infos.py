@@ -1,4 +1,4 @@
-"""What is known of an object besides its body: attributes, and the version that a condition can name."""
+"""Attributes to store with an object, and `ObjectInfo` out of the replies of obstore."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from obstore import GetResult, ObjectMeta, PutResult
 
-# obstore takes these names, in any case, for headers.
+# obstore stores attributes of these names as headers; case does not count.
 _HEADERS = {
     "cache-control", "content-disposition", "content-encoding", "content-language", "content-type",
     "storage-class",
 }  # fmt: skip
 
 
-_ETAG = re.compile(r'"[^"*]+"')  # a strong one: no condition can be put on others
-_GENERATION = re.compile(r"[1-9][0-9]{0,18}")  # 0 would stand for no object
+_ETAG = re.compile(r'"[^"*]+"')  # a strong one: conditions do not work with weak ones
+_GENERATION = re.compile(r"[1-9][0-9]{0,18}")  # 0 would mean that there is no object
 
 
 def is_version(client: Any, version: str) -> bool:
-    """Return whether this may be the version of an object: its generation in GCS, elsewhere its ETag."""
+    """Return whether `version` has the form of a version: a generation in GCS, elsewhere an ETag."""
     return (_GENERATION if isinstance(client, GCSStore) else _ETAG).fullmatch(version) is not None
 
 
 def version_of(client: Any, meta: ObjectMeta | PutResult) -> str | None:
-    """Return the version of an object, or None if it has none that a condition can name."""
+    """Return the version of an object, or None if no condition can use it."""
     version = meta["version"] if isinstance(client, GCSStore) else meta["e_tag"]
     return version if version is not None and is_version(client, version) else None
 
@@ -61,7 +61,7 @@ def attributes_of(
 
 
 def listed_info(client: Any, meta: ObjectMeta) -> ObjectInfo:
-    """Return the info that a list has of an object."""
+    """Return the info of an object in a list."""
     version = version_of(client, meta)
     return ObjectInfo(meta["path"], meta["size"], version=version, modified=meta["last_modified"])
 
