@@ -4,6 +4,7 @@ import heapq
 import json as json_module
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,16 +110,8 @@ def verify(
 
 def _print_verification(file: Path, found: AuditVerification, json: bool) -> None:
     if json:
-        print_json(
-            {
-                "ok": found.ok,
-                "lines": found.lines,
-                "files": [str(path) for path in found.files],
-                "last_hash": found.last_hash,
-                "problems": [str(problem) for problem in found.problems],
-                "unfinished_bytes": found.unfinished_bytes,
-            }
-        )
+        texts = {"files": list(map(str, found.files)), "problems": list(map(str, found.problems))}
+        print_json(asdict(found) | texts)
     else:
         print_line(
             f"{'ok' if found.ok else 'BROKEN'}: {file}, {found.lines} lines in {len(found.files)} files"

@@ -9,9 +9,8 @@ import urllib.request
 from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -72,21 +71,12 @@ _CLOCK_TIMEOUT = 5.0  # seconds
 _SHOWN = 300  # characters of a detail
 
 
-class Verdict(StrEnum):
-    """The result of a check."""
-
-    OK = "ok"
-    FAILED = "failed"
-    NOT_SUPPORTED = "not supported"
-    NOT_CHECKED = "not checked"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check, what was seen, and what to do if it failed."""
 
     check: str
-    verdict: Verdict
+    verdict: Literal["ok", "failed", "not supported", "not checked"]
     detail: str = ""
     hint: str = ""
 
@@ -122,7 +112,7 @@ async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = 
             detail = f": {finding.detail}" if finding.detail else ""
             hint = f" ({finding.hint})" if finding.hint else ""
             print_line(f"{finding.verdict}: {finding.check}{detail}{hint}")
-    failed = any(finding.verdict is Verdict.FAILED for finding in findings)
+    failed = any(finding.verdict == "failed" for finding in findings)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
@@ -164,11 +154,11 @@ async def _examine(url: str, context: list[str] | None) -> list[Finding]:
         try:
             for name, hint in CHECKS.items():
                 readable = name.replace("_", " ")
-                if len(findings) > 1 and findings[1].verdict is not Verdict.OK:
-                    findings.append(Finding(readable, Verdict.NOT_CHECKED, "nothing can be written"))
+                if len(findings) > 1 and findings[1].verdict != "ok":
+                    findings.append(Finding(readable, "not checked", "nothing can be written"))
                 else:
                     findings.append(await _finding(store, readable, checks[name](trial.part(name)), hint))
-            if findings[1].verdict is Verdict.OK:
+            if findings[1].verdict == "ok":
                 latency = _latency(trial.part("latency"))
                 findings.append(await _finding(store, "latency", latency, "small writes and reads fail"))
         finally:
@@ -181,11 +171,11 @@ async def _finding(
     store: AbstractObjectStore, check: str, attempt: Awaitable[str | None], hint: str
 ) -> Finding:
     try:
-        return Finding(check, Verdict.OK, await attempt or "")
+        return Finding(check, "ok", await attempt or "")
     except StoreNotSupportedError as error:
-        return Finding(check, Verdict.NOT_SUPPORTED, one_line(error), hint)
+        return Finding(check, "not supported", one_line(error), hint)
     except Exception as error:  # noqa: BLE001 - whatever a store raises is a finding
-        return Finding(check, Verdict.FAILED, one_line(error)[:_SHOWN], _advice(store, error) or hint)
+        return Finding(check, "failed", one_line(error)[:_SHOWN], _advice(store, error) or hint)
 
 
 def _advice(store: AbstractObjectStore, error: Exception) -> str | None:
@@ -214,12 +204,12 @@ async def _clock(store: AbstractObjectStore) -> Finding:
     endpoint = next(filter(None, endpoints), None)
     skew = await asyncio.to_thread(_skew, endpoint) if endpoint else None
     if skew is None:
-        return Finding("clock", Verdict.NOT_CHECKED, "no server told the time")
+        return Finding("clock", "not checked", "no server told the time")
     seen = f"the server is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) > _MOST_SKEW:
         hint = "set this machine's clock: signatures fail at 15 minutes"
-        return Finding("clock", Verdict.FAILED, seen, hint)
-    return Finding("clock", Verdict.OK, seen)
+        return Finding("clock", "failed", seen, hint)
+    return Finding("clock", "ok", seen)
 
 
 def _skew(endpoint: str) -> float | None:
@@ -242,7 +232,7 @@ def _skew(endpoint: str) -> float | None:
 
 
 def _table(findings: list[Finding]) -> Table:
-    styles = {Verdict.OK: "green", Verdict.FAILED: "bold red"}
+    styles = {"ok": "green", "failed": "bold red"}
     table = Table("check", "", "what was seen", "what to do")
     for finding in findings:
         verdict = Text(finding.verdict, style=styles.get(finding.verdict, "yellow"))

@@ -18,10 +18,8 @@ from starfish_server.cli.output import (
     progress,
 )
 from starfish_server.cli.sources import list_left_out, open_source, print_left_out
-from starfish_server.context import StoreContext
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo
-from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,12 +59,20 @@ async def ls(
     async with open_source(store) as opened:
         while limit is None or count < limit:
             size = _PAGE if limit is None else min(_PAGE, limit - count)
-            page = await _page(opened, prefix, last, size, long, folders, asked)
-            for key, info in page:
-                _print_entry(key, info, long, json)
-            count += len(page)
-            last = page[-1][0] if page else last
-            if len(page) < size:
+            entries: dict[str, ObjectInfo | None]
+            if long or folders:
+                found = await opened.list_objects(
+                    prefix, start_after=last, limit=size, delimiter="/" if folders else None, context=asked
+                )
+                entries = {info.key: info for info in found.objects} | dict.fromkeys(found.prefixes)
+            else:  # much cheaper than a list of infos on some stores
+                keys = await opened.list_keys(prefix, start_after=last, limit=size, context=asked)
+                entries = {key: ObjectInfo(key) for key in keys}
+            for key in sorted(entries):
+                _print_entry(key, entries[key], long, json)
+                last = key
+            count += len(entries)
+            if len(entries) < size:
                 break
         left_out = await list_left_out(opened, prefix, asked)
     if start_after is not None:
@@ -79,28 +85,8 @@ async def ls(
     return ExitCode.FAILED if left_out else ExitCode.OK
 
 
-async def _page(
-    store: AbstractObjectStore,
-    prefix: str,
-    start_after: str | None,
-    limit: int,
-    long: bool,
-    folders: bool,
-    context: StoreContext | None,
-) -> list[tuple[str, ObjectInfo | None]]:
-    """Return a page of keys, each with its info, which is None for a folder."""
-    if not (long or folders):  # much cheaper than a list of infos on some stores
-        keys = await store.list_keys(prefix, start_after=start_after, limit=limit, context=context)
-        return [(key, ObjectInfo(key)) for key in keys]
-    delimiter = "/" if folders else None
-    page = await store.list_objects(
-        prefix, start_after=start_after, limit=limit, delimiter=delimiter, context=context
-    )
-    entries: dict[str, ObjectInfo | None] = {info.key: info for info in page.objects}
-    return sorted((entries | dict.fromkeys(page.prefixes)).items(), key=lambda entry: entry[0])
-
-
 def _print_entry(key: str, info: ObjectInfo | None, long: bool, json: bool) -> None:
+    """Print an object, or a folder, which has no info."""
     if json:
         print_json({"folder": key} if info is None else described(info) if long else {"key": key})
     elif long:
