@@ -1,4 +1,4 @@
-"""`load_stack`: the same stack as a builder's, written in TOML."""
+"""`load_stack`: a stack described in TOML, as `StoreBuilder` describes it in Python."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
 
 
 class StackFile:
-    """A file's name and text, and what its tables make. `at` is where a table stands in the file."""
+    """Builds what a file describes; errors name the line. `at` is the path to a value in the file."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name

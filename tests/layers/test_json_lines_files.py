@@ -45,7 +45,7 @@ async def test_a_log_whose_file_was_deleted_or_renamed_goes_on_in_a_new_one(
     await sink.keep(record("b"))
     await sink.close()
     assert keys(path) == ["b"]
-    assert caplog.messages == ["audit.jsonl: the file was deleted or renamed, the log goes on in a new one"]
+    assert caplog.messages == ["audit.jsonl: the file was deleted or renamed, the log continues in a new one"]
 
 
 @pytest.mark.parametrize("backups", [None, 0])

@@ -182,8 +182,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             version = None if creating else ANY
             await write(self._key(path), body, if_version=version, context=self.context, **headers)
 
-    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **headers: Any) -> None:
-        await self.write_object(path, value, mode, **headers)
+    _pipe_file = write_object
 
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
@@ -230,7 +229,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         return StarfishFile(self, path, mode, **kwargs)
 
     async def _sign(self, path: str, expiration: float = 100, **options: Any) -> str:
-        """Return a URL that holds `expiration` seconds; the options are those of `signed_url`."""
+        """Return a URL that is valid for `expiration` seconds; the options are those of `signed_url`."""
         with os_errors(path):
             return await self.store.signed_url(
                 self._key(path), expires=expiration, context=self.context, **options

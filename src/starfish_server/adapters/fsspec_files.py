@@ -91,7 +91,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         return body
 
     def _upload_chunk(self, final: bool = False) -> bool:
-        """Send the buffer; False keeps it, as of a small object that `commit` writes at once."""
+        """Send the buffer. Return False to keep it: `commit` writes a small object in one request."""
         sends = self._upload is not None or not final
         if sends:
             sync(self.fs.loop, self._send, self.buffer.getvalue())
@@ -104,7 +104,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         sync(self.fs.loop, self._finish)
 
     def discard(self) -> None:
-        """Forget what was written."""
+        """Discard what was written."""
         sync(self.fs.loop, self._abort)
 
     async def _send(self, chunk: bytes | None) -> None:

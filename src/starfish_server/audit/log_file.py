@@ -61,9 +61,9 @@ class LogFile:
         self.close()  # a stack that was refused does not keep the log
 
     def prepare(self) -> bool:
-        """Open the file and its lock if they are not open, or not in their places any more.
+        """Open the file and its lock unless they are open and still at their paths.
 
-        Return whether the file was opened: its last line may not be the one written last.
+        Return whether the file was opened. If so, its last line may differ from the last one written.
         """
         if self._lock != _CLOSED and not _is_at(self._beside("lock"), self._lock):
             self.close()  # another process may have made a new lock, and write
@@ -71,7 +71,7 @@ class LogFile:
             self._lock = self._take_lock()
         if self._file != _CLOSED and not _is_at(self.path, self._file):
             _logger.warning(
-                "%s: the file was deleted or renamed, the log goes on in a new one", self.path.name
+                "%s: the file was deleted or renamed, the log continues in a new one", self.path.name
             )
             self._close_file()
         if self._file != _CLOSED:
@@ -104,7 +104,7 @@ class LogFile:
         return None
 
     def close(self) -> None:
-        """Close the file and give up its lock; twice is fine."""
+        """Close the file and release its lock; closing twice is fine."""
         self._close_file()
         if self._lock != _CLOSED:
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child between fork and exec may have a copy

@@ -28,7 +28,7 @@ __all__ = ["BackgroundSink", "QueuedSink", "WhenFull"]
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
 _logger = logging.getLogger(__package__)
-# How long the end of the process waits for a sink that takes no record.
+# How long process exit waits for a sink that makes no progress.
 _EXIT_SECONDS = 5.0
 
 
@@ -42,8 +42,8 @@ class BackgroundSink:
     max_batch: records given to `_write` in one call, at most.
 
     If `_write` raises, its batch is lost, which is logged, and the callers of `keep` get the error. Queued
-    records are written by `close()` or else at the normal end of the process, which waits as long as there is
-    progress. A forked child has no such thread: there the sink raises `RuntimeError`.
+    records are written by `close()`, or at the normal end of the process, which waits while the sink makes
+    progress. A forked child does not have the thread, and the sink raises `RuntimeError` there.
     """
 
     def __init__(self, *, max_queued: int, when_full: WhenFull, max_batch: int = 10_000) -> None:
@@ -198,7 +198,7 @@ class BackgroundSink:
             left = len(self._entries)
             if futures.wait([self._ended], _EXIT_SECONDS).done:
                 return
-        _log(logging.ERROR, "access records lost, %d or more: the sink takes none", left)
+        _log(logging.ERROR, "access records lost, %d or more: the sink makes no progress", left)
 
 
 class QueuedSink(BackgroundSink):

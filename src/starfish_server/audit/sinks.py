@@ -35,8 +35,8 @@ class LoggingSink:
     Texts with a character that is not printable (control characters, line separators, marks that reorder
     text) are escaped as in Python source, in `extra` as in the message, so that no handler's line can be
     forged. The message quotes every text and shows at most five keys; `extra` has all of them. It shows
-    attempts, cache and source only where there is something to tell. Handlers
-    report their failures to the logging module alone, so `on_sink_failure="fail"` does not see them.
+    attempts after the first, cache and source if there are any. Handlers report their failures to the logging
+    module only, so `on_sink_failure="fail"` does not see them.
     """
 
     def __init__(

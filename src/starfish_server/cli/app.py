@@ -1,4 +1,4 @@
-"""The commands together, and where an error that ends one becomes a line and an exit code."""
+"""The `starfish` application: all commands, and how an error becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def starfish(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command, which may be a coroutine, and return its exit code. No error leaves as a traceback."""
+    """Run one command and return its exit code. An error is printed as one line, without a traceback."""
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # Text that the terminal's encoding does not have must not end the command.
+        # A character that the terminal's encoding lacks must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     try:
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _replace_closed_streams() -> None:
-    """Replace each closed stream by one whose use fails, before the next open takes its descriptor."""
+    """Replace closed standard streams with ones that fail: another file would get their descriptors."""
     for name, mode in (("stdin", "w"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end of the program

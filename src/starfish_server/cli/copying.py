@@ -1,4 +1,4 @@
-"""Copies every object below a prefix from any store to any other, several at a time, each read back."""
+"""`Copying`: copies the objects of any store to any other, concurrently, and reads each back."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ _UNKNOWN = 16 * _MIB
 """The assumed size of an object whose list entry has none."""
 _PAGE = 10_000
 _DIGEST = 32
-"""The shortest version that is taken for a digest of the object: shorter ones may be counters."""
+"""A version of at least this length is taken for a digest of the body; shorter ones may be counters."""
 
 Pair = tuple[ObjectInfo, ObjectInfo | None]
 """An object of the source, and what the destination has under its key."""
@@ -86,12 +86,13 @@ class Budget:
 class Copying:
     """A copy of every object whose key begins with `prefix`.
 
-    An object that the destination already holds with the same bytes, content type, cache control and metadata
-    is left alone, so that an interrupted copy can be continued; one that differs is replaced.
+    An object that the destination already has with the same bytes, content type, cache control and metadata
+    is skipped, so that an interrupted copy can be continued; one that differs is replaced.
 
-    jobs: objects in flight. max_bytes: memory for their bodies, about; one object is always in flight.
-    update: leave an object alone by its size and time, or its version, without reading it.
-    tally: grows while the copy runs.
+    jobs: objects in flight.
+    max_bytes: approximate memory for their bodies; one object is copied even if it needs more.
+    update: skip an object, without reading it, if its size and time or its version show that it is the same.
+    tally: is updated while the copy runs.
     """
 
     source: AbstractObjectStore
@@ -105,9 +106,9 @@ class Copying:
     tally: Tally = field(default_factory=Tally)
 
     async def run(self) -> Tally:
-        """Copy all; the lists of both stores are read while objects are copied, a page at a time.
+        """Copy all objects. The lists of both stores are read page by page meanwhile.
 
-        Raises errors of listing. The error of an object is in the tally, and the other objects are copied.
+        Raises errors of listing. The error of one object is in the tally; the other objects are copied.
         """
         pairs: asyncio.Queue[Pair | None] = asyncio.Queue(_PAGE)
         budget = Budget(self.max_bytes)
@@ -237,7 +238,7 @@ class Copying:
 
 
 def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
-    """Return whether two objects are the same as far as lists tell; None if they must be read."""
+    """Return whether two objects are the same by what lists tell; None if they must be read."""
     if None not in (info.size, there.size) and info.size != there.size:
         return False
     if not update or info.size is None or there.size is None:
@@ -246,7 +247,7 @@ def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
         return True
     if info.modified is None or there.modified is None:
         return None
-    # Some services tell whole seconds: within one, the source may have changed after it was copied.
+    # Some services round times to seconds: the source may have changed later in the second of the copy.
     return there.modified - info.modified >= timedelta(seconds=1)
 
 

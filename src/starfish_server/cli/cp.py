@@ -25,14 +25,14 @@ async def cp(
         typer.Option(
             "--update",
             "-u",
-            help="Leave an object alone, unread, if the one there has the same size and is newer by a second "
-            "or has the same version.",
+            help="Skip an object, without reading it, if the one at the destination has the same size and is "
+            "newer by a second or has the same version.",
         ),
     ] = False,
     jobs: Jobs = 16,
     memory: Annotated[
         int,
-        typer.Option("--memory", metavar="MIB", min=1, help="MiB of bodies in flight, about; at least one."),
+        typer.Option("--memory", metavar="MIB", min=1, help="Approximate MiB of bodies in flight."),
     ] = 256,
     context: ContextFields = None,
     json: AsJson = False,
@@ -40,7 +40,7 @@ async def cp(
     """Copy objects between any two stores, and read each back.
 
     Content type, cache control and metadata are copied; a warning on stderr names any that the destination
-    loses. An identical object at the destination is left alone, one that differs is replaced, and nothing is
+    loses. An identical object at the destination is skipped, one that differs is replaced, and nothing is
     deleted, so an interrupted copy can be run again. Objects that fail are reported on stderr, and the others
     are copied. Files of the source that are not objects, such as a link or a file whose name breaks the key
     rules, are reported as well. In both cases the exit code is 1.

@@ -40,7 +40,7 @@ _PAGES = "pages lose or repeat keys: list without start_after and limit"
 _CONDITIONAL = "run one server process only, or updates are lost"
 CHECKS = {
     "text_comes_back_exactly": "nothing else can be checked until this works",
-    "the_last_write_wins": "readers see old objects; look for a cache between here and the store",
+    "the_last_write_wins": "readers see old objects; look for a cache in front of the store",
     "a_missing_object_is_none": "without the right to list, some services refuse instead: grant it",
     "bytes_come_back_exactly": "images and other blobs are not kept faithfully",
     "the_content_type_is_the_last_writes": "content types are lost",
@@ -57,7 +57,7 @@ CHECKS = {
 }
 """The conformance behaviours that are tried, each with what to do if it fails."""
 
-# By an attribute that tells the leaf, here a folder, S3 or any store.
+# An attribute of the leaves concerned (folders, S3, any store), the error, and what to do.
 _ADVICE = [
     ("base_dir", StoreAccessDeniedError, "check the owner and the permissions of the folder"),
     ("endpoint", StoreAccessDeniedError, "check the credentials in the environment, their rights, the clock"),
@@ -117,7 +117,7 @@ async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = 
 
 
 class _Trial(Layer):
-    """Gives every operation the context of the command line, and notes the keys that are written."""
+    """Gives every operation the context of the command line, and records the keys that are written."""
 
     context_dependent = False
 
@@ -179,7 +179,7 @@ async def _finding(
 
 
 def _advice(store: AbstractObjectStore, error: Exception) -> str | None:
-    """Return what to do about an error of this kind of leaf, or None."""
+    """Return the advice for this error on this kind of leaf, or None."""
     for attribute, kind, advice in _ADVICE:
         if isinstance(error, kind) and any(hasattr(part, attribute) for part in stores_of(store)):
             return advice
@@ -204,7 +204,7 @@ async def _clock(store: AbstractObjectStore) -> Finding:
     endpoint = next(filter(None, endpoints), None)
     skew = await asyncio.to_thread(_skew, endpoint) if endpoint else None
     if skew is None:
-        return Finding("clock", "not checked", "no server told the time")
+        return Finding("clock", "not checked", "no server reports the time")
     seen = f"the server is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) > _MOST_SKEW:
         hint = "set this machine's clock: signatures fail at 15 minutes"
@@ -213,9 +213,9 @@ async def _clock(store: AbstractObjectStore) -> Finding:
 
 
 def _skew(endpoint: str) -> float | None:
-    """Return how many seconds, to about one, the server is ahead; None if it does not tell.
+    """Return how many seconds the server's clock is ahead, accurate to about one; None if it is unknown.
 
-    Asked without credentials: any reply, a refusal too, has a Date.
+    No credentials are needed: every response has a Date header, errors included.
     """
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow http(s) alone
     began = time.time()
@@ -227,7 +227,7 @@ def _skew(endpoint: str) -> float | None:
             date = error.headers["Date"]
     except OSError:
         return None
-    # The header has whole seconds: on average it says half a second too little.
+    # The header has whole seconds: on average it is half a second behind.
     return parsedate_to_datetime(date).timestamp() + 0.5 - (began + time.time()) / 2 if date else None
 
 

@@ -1,4 +1,4 @@
-"""What the help of each command shows as examples."""
+"""The examples in the help of each command."""
 
 EXAMPLES = {
     "init": ("starfish init", "starfish init deployment"),
@@ -24,5 +24,5 @@ EXAMPLES = {
 
 
 def epilog(command: str) -> str:
-    """Return a command's examples as the end of its help; the first character keeps the lines as they are."""
+    """Return a command's examples as the end of its help; click keeps line breaks after a backspace."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command])

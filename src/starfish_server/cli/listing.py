@@ -112,7 +112,7 @@ async def du(
     each object is requested. Files that are not objects are reported on stderr, and the exit code is then 1.
     """
     asked = context_of(context, "list")
-    totals = {prefix: (0, 0)}  # of the folders that the last object is in, outermost first
+    totals = {prefix: (0, 0)}  # of the folders that contain the last object, outermost first
     unknown = 0
     async with open_source(store) as opened:
         async for info in scan(opened, prefix, page_size=_PAGE, context=asked):
@@ -132,7 +132,7 @@ async def du(
     for folder in reversed(totals):
         _print_total(folder, totals[folder], json)
     if unknown:
-        print_error(f"the store does not tell the size of {unknown} objects, which are not in the bytes")
+        print_error(f"the sizes of {unknown} objects are unknown and not counted")
     print_left_out(left_out)
     return ExitCode.FAILED if unknown or left_out else ExitCode.OK
 
@@ -186,7 +186,7 @@ async def rm(
                     page = await opened.list_keys(prefix, start_after=page[-1], limit=_PAGE, context=asked)
         except BaseException:
             if deleted:
-                print_error(f"{deleted} objects were deleted until then")
+                print_error(f"{deleted} objects had been deleted by then")
             raise
     if json:
         print_json({"deleted": deleted, "failed": failed})
@@ -198,5 +198,5 @@ async def rm(
 def _confirm(count: int) -> None:
     objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{objects} would be deleted: say --yes")
+        raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
     typer.confirm(f"Delete {objects}?", abort=True, err=True)

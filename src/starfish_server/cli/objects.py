@@ -196,7 +196,7 @@ def _no_object(key: str) -> ExitCode:
 async def _print_body(reader: ObjectReader) -> bool:
     """Print the body on stdout, and return whether all of it was printed: a terminal gets plain text only."""
     on_terminal = sys.stdout.isatty()
-    # What is not UTF-8 becomes surrogates, which are not printable.
+    # Bytes that are not UTF-8 become surrogates, which are not printable.
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     async for chunk in reader:
         if on_terminal and not decoder.decode(chunk).translate(_SPACES).isprintable():
@@ -215,7 +215,7 @@ def _as_json(body: bytes) -> dict[str, str]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` at the end; a device or a pipe is written as it is."""
+    """Open a file that replaces `path` once it is complete; a device or a pipe is written directly."""
     if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         with path.open("wb") as file:
             yield file

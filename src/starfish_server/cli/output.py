@@ -1,4 +1,4 @@
-"""What commands print and the codes they exit with. Nothing that is printed can take over a terminal."""
+"""Output and exit codes of commands. Control characters are escaped, so no output takes over a terminal."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ MEANINGS = {
     ExitCode.FAILED: "failed: refused, broken, incomplete, or a check found something wrong",
     ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
     ExitCode.NO_OBJECT: "there is no such object",
-    ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
-    ExitCode.CONFLICT: "the object has changed, or exists where there must be none",
+    ExitCode.UNAVAILABLE: "the store is unavailable; try again later",
+    ExitCode.CONFLICT: "the object has changed, or exists already",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
+    ExitCode.CLOSED_PIPE: "the reader of the output closed it, as in `starfish ls data | head`",
 }
 
 
@@ -89,7 +89,7 @@ def print_cells(
 
 
 def described(info: ObjectInfo) -> dict[str, object]:
-    """Return what is known of an object, for JSON."""
+    """Return the info of an object for JSON."""
     modified = info.modified.isoformat() if info.modified else None
     return asdict(info) | {"metadata": dict(info.metadata), "modified": modified}
 

@@ -1,4 +1,4 @@
-"""Stores as commands use them: a folder to read must exist, and what a list leaves out is named."""
+"""Opening a store to read from, writing an object, and reporting the files that lists leave out."""
 
 from __future__ import annotations
 
