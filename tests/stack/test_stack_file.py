@@ -275,6 +275,12 @@ def test_an_option_for_several_stores_must_be_an_array(tmp_path: Path, option: s
         loaded(tmp_path, f'[leaf]\ntype = "memory"\n[[layer]]\ntype = "Mirror"\n{option}\n')
 
 
+@pytest.mark.parametrize("data", ['"x"', '["x"]', "5"])
+def test_the_data_of_a_memory_leaf_must_be_a_table(tmp_path: Path, data: str) -> None:
+    with pytest.raises(StackError, match=r"toml:3: data must be a dict or another MutableMapping, not \w+$"):
+        loaded(tmp_path, f'[leaf]\ntype = "memory"\ndata = {data}\n')
+
+
 def test_a_folder_that_is_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"toml:3: base_dir must be a str or a PathLike of str, not date$"):
         loaded(tmp_path, '[leaf]\ntype = "filesystem"\nbase_dir = 2020-01-01\n')

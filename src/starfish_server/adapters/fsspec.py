@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import aiofiles
 import aiofiles.os
 
 try:
@@ -13,7 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("StarfishFileSystem needs fsspec: pip install 'starfish-server[fsspec]'") from error
 
-from starfish_server.adapters.fsspec_files import StarfishFile, chunks_of, save
+from starfish_server.adapters.fsspec_files import StarfishFile
 from starfish_server.adapters.os_errors import missing, os_errors
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
@@ -192,7 +193,13 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         async with aiofiles.open(lpath, "rb") as file:
             callback.set_size(await file.seek(0, 2))
             await file.seek(0)
-            await self.write_object(rpath, chunks_of(file, callback), **options)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                while chunk := await file.read(2**20):
+                    yield chunk
+                    callback.relative_update(len(chunk))
+
+            await self.write_object(rpath, chunks(), **options)
 
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
@@ -203,7 +210,11 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
                 raise missing(rpath)
-            await save(reader, lpath, callback)
+            callback.set_size(reader.info.size)
+            async with reader, aiofiles.open(lpath, "wb") as file:
+                async for chunk in reader:
+                    await file.write(chunk)
+                    callback.relative_update(len(chunk))
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         with os_errors(path1):

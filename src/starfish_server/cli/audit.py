@@ -13,13 +13,9 @@ import typer
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.examples import epilog
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.layers import AuditVerification, verify_audit_log
 
-audit = typer.Typer(
-    name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
-)
 _COLUMNS = {
     "timestamp": 27,
     "identity": 12,
@@ -37,7 +33,6 @@ LogFiles = Annotated[
 ]
 
 
-@audit.command(epilog=epilog("audit show"))
 def show(
     files: LogFiles,
     identity: Annotated[
@@ -70,7 +65,6 @@ def show(
     return ExitCode.FAILED if broken else ExitCode.OK
 
 
-@audit.command(epilog=epilog("audit verify"))
 def verify(
     files: LogFiles,
     last_hash: Annotated[

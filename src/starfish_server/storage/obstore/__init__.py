@@ -35,9 +35,18 @@ from starfish_server.storage.leaf import Leaf
 from starfish_server.storage.obstore.clients import check_client, client_from_url, named, without_retries
 from starfish_server.storage.obstore.conditions import Conditions
 from starfish_server.storage.obstore.errors import ask
-from starfish_server.storage.obstore.infos import attributes_of, listed_info, stored_info
 from starfish_server.storage.obstore.listing import list_all, list_level
-from starfish_server.storage.obstore.requests import change, delete_many, delete_one, get_info, get_range, put
+from starfish_server.storage.obstore.requests import (
+    attributes_of,
+    change,
+    delete_many,
+    delete_one,
+    get_info,
+    get_range,
+    listed_info,
+    put,
+    stored_info,
+)
 from starfish_server.storage.obstore.streams import Download, grouped, make_reader, send_parts
 
 if TYPE_CHECKING:

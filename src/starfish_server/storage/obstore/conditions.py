@@ -13,8 +13,7 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     VersionConflictError,
 )
-from starfish_server.storage.obstore.infos import is_version
-from starfish_server.storage.obstore.requests import get_info, put
+from starfish_server.storage.obstore.requests import get_info, is_version, put
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
