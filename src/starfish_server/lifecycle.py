@@ -48,7 +48,7 @@ class GracefulShutdownOptions:
     """The steps of a `GracefulShutdown`, and its time limit.
 
     on_shutdown: a callback without arguments, as in `store.close`, or several. An async one runs on the event
-        loop. A plain one runs in a thread of its own, so it may block; an awaitable result is awaited on the
+        loop. A plain one runs in its own thread, so it may block; an awaitable result is awaited on the
         loop.
     timeout_s: seconds for all steps together, 10.0 by default.
     replica_manager, queue: shut down first, with `stop()` and `close()`.

@@ -190,7 +190,7 @@ def _load(group: str, name: object) -> Any:
 
 
 def hint(name: object, known: Collection[str]) -> str:
-    """Return `name` with the known one that is meant, if one is close, or with all of them."""
+    """Return `name` with the closest known name or, if none is close, with all of them."""
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
     return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known)}"
 

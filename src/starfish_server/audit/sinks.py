@@ -148,9 +148,9 @@ class Delivery:
         running: list[asyncio.Task[Exception | None]] = []
         for sink in self._hand_to:
             try:
-                answer = sink(record)
-                if answer is not None and inspect.isawaitable(answer):
-                    task = asyncio.get_running_loop().create_task(self._finish(sink, answer))
+                result = sink(record)
+                if result is not None and inspect.isawaitable(result):
+                    task = asyncio.get_running_loop().create_task(self._finish(sink, result))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
                     running.append(task)
@@ -158,10 +158,10 @@ class Delivery:
                 failures.append(_logged(sink, error))
         return failures, running
 
-    async def _finish(self, sink: Sink, answer: Awaitable[object]) -> Exception | None:
+    async def _finish(self, sink: Sink, result: Awaitable[object]) -> Exception | None:
         try:
             async with asyncio.timeout(self._timeout):
-                await answer
+                await result
         except Exception as error:  # noqa: BLE001 - as in hand_over
             return _logged(sink, error)
         except asyncio.CancelledError:
@@ -183,9 +183,9 @@ class Delivery:
             if close is None or id(sink) in shared:
                 continue
             try:
-                answer = close()
-                if inspect.isawaitable(answer):
-                    await answer
+                result = close()
+                if inspect.isawaitable(result):
+                    await result
             except Exception as error:  # noqa: BLE001 - the other sinks are closed all the same
                 failures.append(_logged(sink, error))
         return failures

@@ -141,7 +141,7 @@ class Copying:
         while (pair := await pairs.get()) is not None:
             try:
                 await self._handle(*pair, budget)
-            except Exception as error:  # noqa: BLE001 - the error of one object leaves the others alone
+            except Exception as error:  # noqa: BLE001 - the other objects are still copied
                 self.tally.failures[pair[0].key] = error
 
     async def _handle(self, info: ObjectInfo, there: ObjectInfo | None, budget: Budget) -> None:

@@ -133,7 +133,7 @@ class _Trial(Layer):
         return self.inner.perform(operation.replace(context=self._context))
 
     def part(self, name: str) -> AbstractObjectStore:
-        """Return an empty store for one check: the objects below a prefix of its own."""
+        """Return an empty store for one check: the objects below its own prefix."""
         return Namespace(self, f"{self.prefix}{name}/")
 
     async def clean_up(self) -> str:
@@ -217,7 +217,7 @@ def _skew(endpoint: str) -> float | None:
 
     No credentials are needed: every response has a Date header, errors included.
     """
-    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow http(s) alone
+    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow only http(s)
     began = time.time()
     try:
         with urllib.request.urlopen(request, timeout=_CLOCK_TIMEOUT) as reply:  # noqa: S310 - as above

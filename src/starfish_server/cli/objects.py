@@ -233,7 +233,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command at once."""
+    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command immediately."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     while True:
         try:

@@ -44,7 +44,7 @@ async def write_object(
     if_version: IfVersion = ANY,
     context: StoreContext | None,
 ) -> ObjectInfo:
-    """Write the object, as a stream if chunks are given and the store has streams of its own.
+    """Write the object; chunks are streamed if the store has native streams.
 
     A body that is not UTF-8 is a `StoreDecodeError` on a store of text only.
     """

@@ -60,7 +60,7 @@ def client_from_url(
     given: dict[str, Any] = {"config": dict(options or {}), "client_options": dict(client_options or {})}
     given["retry_config"] = None if max_retries is None else {"max_retries": max_retries}
     try:
-        # A store that takes no such settings refuses even empty ones.
+        # A store that lacks these settings refuses even empty ones.
         return from_url(url, **{name: value for name, value in given.items() if value})
     except Exception as error:  # noqa: BLE001 - obstore also raises errors of Python
         failure = store_error(error, None) if type(error).__module__ == "obstore.exceptions" else error

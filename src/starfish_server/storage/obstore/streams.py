@@ -67,7 +67,7 @@ def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[D
 class Parts:
     """An asynchronous iterator that gives obstore the parts of an upload one at a time.
 
-    obstore awaits the parts in a task of its own, which cannot be cancelled. So the caller of the upload
+    obstore awaits the parts in its own task, which cannot be cancelled. So the caller of the upload
     reads the source, and ends obstore's wait with `put(None)` or `fail`.
     """
 
