@@ -81,8 +81,8 @@ def test_the_files_name_no_variable_that_is_not_set(folder: Path) -> None:
     for file in ("compose.yaml", "stack.toml"):
         needed = re.findall(r"^[^#]*?\$\{(\w+)", (folder / file).read_text(), flags=re.MULTILINE)
         assert set(needed) <= variables
-    starfish = services(folder)["starfish"]
-    assert (starfish["env_file"], set(starfish["environment"]) <= variables) == (".env", True)
+    server = services(folder)["starfish"]
+    assert (server["env_file"], set(server["environment"]) <= variables) == (".env", True)
 
 
 def test_the_image_passes_the_linter_and_starts_the_program(folder: Path) -> None:
