@@ -180,7 +180,7 @@ def _load(group: str, name: object) -> Any:
     registered = entry_points(group=group)
     known = sorted(registered.names)
     if name is None:
-        raise StackError(f"no type; there are {', '.join(known)}")
+        raise StackError(f"no type; expected one of {', '.join(known)}")
     found = registered.select(name=name) if isinstance(name, str) else ()
     if not found:
         raise StackError(f"unknown type {hint(name, known)}")
@@ -192,7 +192,9 @@ def _load(group: str, name: object) -> Any:
 def hint(name: object, known: Collection[str]) -> str:
     """Return `name` with the closest known name or, if none is close, with all of them."""
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
-    return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known)}"
+    return (
+        f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; expected one of {', '.join(known)}"
+    )
 
 
 def _variable(match: re.Match[str]) -> str:

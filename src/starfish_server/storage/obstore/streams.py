@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreClosedError, StoreError
@@ -64,40 +64,6 @@ def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[D
     return ObjectReader(info, download.fetch, download.close)
 
 
-class Parts:
-    """An asynchronous iterator that gives obstore the parts of an upload one at a time.
-
-    obstore awaits the parts in its own task, which cannot be cancelled. So the caller of the upload
-    reads the source, and ends obstore's wait with `put(None)` or `fail`.
-    """
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        self._failed = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        part = await self._queue.get()
-        if self._failed:
-            raise ConnectionAbortedError("the upload failed")
-        if part is None:
-            raise StopAsyncIteration
-        return part
-
-    async def put(self, part: bytes | None) -> None:
-        """Hand over a part, or None for the end."""
-        await self._queue.put(part)
-
-    def fail(self) -> None:
-        """Make the upload fail, even while obstore awaits a part."""
-        self._failed = True
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put_nowait(b"")
-
-
 async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     """Yield the chunks joined to parts of at least `PART_BYTES`; the last one may be shorter."""
     part = bytearray()
@@ -117,16 +83,27 @@ async def send_parts(
     """Upload the parts as one object; return obstore's result and the object's size.
 
     An object of one part is written in one request.
+
+    obstore awaits the parts in its own task, which cannot be cancelled. So it does not get `source` but a
+    queue, which can end its wait, also with an error.
     """
     first = await anext(source, b"")
     if len(first) < PART_BYTES:
         return await put(client, key, first, attributes), len(first)
-    parts, size = Parts(), len(first)
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+    size, failed = len(first), False
+
+    async def parts() -> AsyncIterator[bytes]:
+        while (part := await queue.get()) is not None:
+            if failed:
+                raise ConnectionAbortedError("the upload failed")
+            yield part
+
     sending = asyncio.ensure_future(
         put(
             client,
             key,
-            parts,
+            parts(),
             attributes,
             use_multipart=True,
             chunk_size=PART_BYTES,
@@ -134,15 +111,18 @@ async def send_parts(
         )
     )
     try:
-        await _unless_ended(sending, parts.put(first))
+        await _unless_ended(sending, queue.put(first))
         async for part in source:
-            await _unless_ended(sending, parts.put(part))
+            await _unless_ended(sending, queue.put(part))
             size += len(part)
-        await _unless_ended(sending, parts.put(None))
+        await _unless_ended(sending, queue.put(None))
         return await sending, size
     finally:
         if not sending.done():
-            parts.fail()
+            failed = True
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(b"")
             try:
                 # Not cancelled immediately: obstore aborts the upload once its source fails.
                 await asyncio.wait([sending], timeout=ABORT_SECONDS)
