@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cli.page import MEANINGS
 from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
 from starfish_server.cli.app import run
-from starfish_server.cli.output import MEANINGS, ExitCode
+from starfish_server.cli.output import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path

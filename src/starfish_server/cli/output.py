@@ -32,7 +32,7 @@ _SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every command; 130 and 141 are what a shell reports for SIGINT and SIGPIPE."""
+    """The exit codes of every command, as `docs/cli.md` explains; 130 and 141 are those of shells."""
 
     OK = 0
     FAILED = 1
@@ -42,18 +42,6 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     INTERRUPTED = 130
     CLOSED_PIPE = 141
-
-
-MEANINGS = {
-    ExitCode.OK: "done",
-    ExitCode.FAILED: "failed: refused, broken, incomplete, or a check found something wrong",
-    ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
-    ExitCode.NO_OBJECT: "there is no such object",
-    ExitCode.UNAVAILABLE: "the store is unavailable; try again later",
-    ExitCode.CONFLICT: "the object has changed, or exists already",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.CLOSED_PIPE: "the reader of the output closed it, as in `starfish ls data | head`",
-}
 
 
 def exit_code_of(error: Exception) -> ExitCode:
