@@ -171,17 +171,17 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         return (await self.read_object(path, start, end)).body
 
     async def write_object(
-        self, path: str, body: bytes | AsyncIterator[bytes], mode: str = "overwrite", **headers: Any
+        self, path: str, value: bytes | AsyncIterator[bytes], mode: str = "overwrite", **headers: Any
     ) -> None:
         """Write a body or upload chunks; `headers` are `content_type`, `cache_control` and `metadata`.
 
         The `mode` is "overwrite" by default; "create" raises `FileExistsError` if there is an object already.
         """
         creating = mode == "create"
-        write: Any = self.store.upload if isinstance(body, AsyncIterator) else self.store.write
+        write: Any = self.store.upload if isinstance(value, AsyncIterator) else self.store.write
         with os_errors(path, creating=creating):
             version = None if creating else ANY
-            await write(self._key(path), body, if_version=version, context=self.context, **headers)
+            await write(self._key(path), value, if_version=version, context=self.context, **headers)
 
     _pipe_file = write_object
 
