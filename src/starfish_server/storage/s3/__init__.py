@@ -210,7 +210,7 @@ class S3ObjectStore(Leaf):
         What is not finished by then raises `StoreClosedError`.
         """
         self._closed = True
-        await self._transport.close()
+        await self._transport.sessions.close()
 
 
 def _info(call: Write | Upload, content_type: str) -> ObjectInfo:

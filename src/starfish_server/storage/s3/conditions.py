@@ -19,7 +19,6 @@ from starfish_server.storage.s3.errors import (
     InvalidPartError,
     NoSuchKeyError,
     NoSuchUploadError,
-    WriteRaceError,
 )
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
@@ -69,13 +68,10 @@ class ConditionalWrites:
             async with multipart_upload(self.transport, key, headers) as upload:
                 await upload.send_body(body)
                 return await self.complete(upload, headers, if_version)
-        request = Request("PUT", key, headers=headers, body=body)
 
         def put(condition: Headers) -> Awaitable[str]:
-            conditional = request._replace(headers={**headers, **condition})
-            return self.transport.attempts(
-                lambda: self.transport.attempt(conditional, require_stored), transient=WriteRaceError
-            )
+            request = Request("PUT", key, headers={**headers, **condition}, body=body)
+            return self.transport.run(request, require_stored)
 
         return await self._write(_PUT, key, if_version, put, put)
 

@@ -65,9 +65,7 @@ def _missing(source: str) -> ObjectNotFoundError:
 
 async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
     headers = _source(transport, info) | condition_headers(if_version)
-    request = Request("PUT", target, headers=headers, body=b"")
-    send = transport.run if if_version is ANY else transport.attempt
-    etag, modified = await send(request, read_written)
+    etag, modified = await transport.run(Request("PUT", target, headers=headers, body=b""), read_written)
     return replace(info, key=target, version=version_or_none(etag), modified=modified)
 
 

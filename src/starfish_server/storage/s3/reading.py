@@ -112,7 +112,7 @@ async def open_object(
 
             async def fetch() -> bytes:
                 try:
-                    if transport.closed:
+                    if transport.sessions.closed:
                         raise closed_error()
                     return await transport.mapped(body.next_chunk())
                 except StoreError as error:

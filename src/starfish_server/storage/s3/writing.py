@@ -90,7 +90,7 @@ async def multipart_upload(
     stay because the service does not answer are left to the bucket's lifecycle rule. A store that is closed
     lets the block finish for a while.
     """
-    async with transport.held() as session:
+    async with transport.sessions.held() as session:
         upload = MultipartUpload(transport, session, key)
         try:
             await upload.begin(headers)
