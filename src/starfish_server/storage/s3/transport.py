@@ -122,13 +122,14 @@ class Transport:
     ) -> T:
         """Run `attempt` until it succeeds, with full-jitter exponential back-off after a `transient` error.
 
-        At most `max_attempts` times; once if a `Retry` layer repeats the operation.
+        At most `max_attempts` times; once if a `Retry` layer repeats the operation. Errors of the HTTP client
+        are raised as errors of the store.
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
         while True:
             try:
-                return await attempt()
+                return await self.mapped(attempt())
             except transient as error:
                 made += 1
                 asked = error.retry_after or 0.0
@@ -141,15 +142,6 @@ class Transport:
                 wait = max(asked, random.uniform(0.0, longest))  # noqa: S311 - it only spreads load
                 log_failure(_log, logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
             await sleep(wait)
-
-    def attempt(
-        self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None
-    ) -> Coroutine[None, None, T]:
-        """Send a request once, or again immediately after learning from the reply; `read` the reply.
-
-        body: takes over the body of a reply that is not an error.
-        """
-        return self.mapped(self._attempt(request, read, body))
 
     async def mapped(self, work: Awaitable[T]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
@@ -187,7 +179,11 @@ class Transport:
         query = signer.signed_query(method, target, headers, int(expires), time.time() + skew)
         return str(address.url(f"{target}?{query}"))
 
-    async def _attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None) -> T:
+    async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
+        """Send a request once, or again immediately after learning from the reply; `read` the reply.
+
+        body: takes over the body of a reply that is not an error.
+        """
         corrections = 0
         while True:
             used = self._learnt

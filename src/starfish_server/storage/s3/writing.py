@@ -187,8 +187,10 @@ class MultipartUpload:
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()
         request = Request("POST", self.key, self._query, condition or {}, body)
-        send = self._transport.attempt if condition else self._transport.run
-        etag, _ = await send(request, read_written)
+        if condition:
+            etag, _ = await self._transport.mapped(self._transport.attempt(request, read_written))
+        else:
+            etag, _ = await self._transport.run(request, read_written)
         return etag
 
     def _part(self, number: int) -> Request:
