@@ -69,12 +69,14 @@ class Writes:
                 await upload.send_body(body)
                 return await self.complete(upload, headers, if_version)
 
-        def put(condition: Headers) -> Awaitable[str]:
-            request = Request("PUT", key, headers={**headers, **condition}, body=body)
-            return self.transport.run(request, require_stored)
-
+        request = Request("PUT", key, headers=headers, body=body)
         if if_version is ANY:
-            return await put({})
+            return await self.transport.run(request, require_stored)
+
+        def put(condition: Headers) -> Awaitable[str]:
+            conditional = request._replace(headers={**headers, **condition})
+            return self.transport.run(conditional, require_stored)
+
         return await self._write(_PUT, key, if_version, put, put)
 
     async def check_completion(self, key: str, if_version: IfVersion) -> None:

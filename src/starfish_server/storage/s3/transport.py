@@ -9,6 +9,7 @@ import re
 import time
 from asyncio import sleep
 from base64 import b64encode
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -113,7 +114,7 @@ class Transport:
         A conditional write is sent again only after an error that says that nothing was written.
         """
         transient = StoreUnavailableError if request.repeatable else WriteRaceError
-        return self.attempts(lambda: self.attempt(request, read), transient)
+        return self.attempts(partial(self.attempt, request, read), transient)
 
     async def attempts(
         self,
