@@ -16,9 +16,9 @@ from bare_server import FOUND, read_request, received, server, store_at
 from servers import make_certificate
 from starfish_server.errors import StoreClosedError, StoreTimeoutError, StoreUnavailableError
 from starfish_server.storage.s3 import sessions
+from starfish_server.storage.s3.bodies import receive
 from starfish_server.storage.s3.credentials import CredentialSource
 from starfish_server.storage.s3.errors import IncompleteReplyError
-from starfish_server.storage.s3.receiving import receive
 from starfish_server.storage.s3.sessions import InFlight, Session
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
+from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, hex_digest, pieces, read_body
 from starfish_server.storage.s3.credentials import Credentials, credential_source
 from starfish_server.storage.s3.errors import (
     Fault,
@@ -29,14 +30,7 @@ from starfish_server.storage.s3.errors import (
     shows_reply,
     store_error,
 )
-from starfish_server.storage.s3.http import (
-    SMALL_BODY_BYTES,
-    UNTYPED,
-    client_opener,
-    hex_digest,
-    pieces,
-    read_body,
-)
+from starfish_server.storage.s3.http import UNTYPED, client_opener
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 from starfish_server.storage.s3.signing import Signer
