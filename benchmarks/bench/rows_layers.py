@@ -12,6 +12,7 @@ WRAPPER = Contender("py-key-value", "peer", "shared", "py_key_value:open_layer")
 BODIES = Contender("starfish", "ours", "", "layers:open_body_layer")
 CODEC = Contender("codec", "floor", "", "layer_floors:open_codec")
 FLOOR = Contender("floor", "floor", "", "layer_floors:open_floor")
+FRAME = ("a coroutine", "an operation")  # what any layer that is a coroutine, or renames, cannot do without
 PASS_THROUGH = Entrant(
     Contender("starfish", "floor", "", "layers:open_layer"), "pass-through", "pass-through"
 )
@@ -35,7 +36,7 @@ def _row(
         *(Entrant(OURS, layer, layer) for layer in ours),
         *(Entrant(NEWEST, f"{layer}, newest Python", layer) for layer in newest),
         *(Entrant(WRAPPER, f"py-key-value {wrapper}", wrapper) for wrapper in peers),
-        *(Entrant(FLOOR, floor, floor) for floor in floors),
+        *(Entrant(FLOOR, floor, floor) for floor in (*floors, *FRAME)),
         PASS_THROUGH,
     )
     goals = tuple(Goal(limit, ours=layer) for layer, limit in ours.items() if limit is not None)

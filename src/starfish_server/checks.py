@@ -46,7 +46,7 @@ _RULE = (
 
 def check_key(key: str, operation: str) -> None:
     """Raise `InvalidKeyError`, as an error of `operation`, unless `key` follows the portable key rules."""
-    if not isinstance(key, str) or not is_key(key):
+    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not is_segments(key):
         raise _invalid("key", key, _RULE, operation)
 
 

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - for get_type_hints(StoreContext)
+from collections.abc import Mapping, Sequence  # noqa: TC003 - for get_type_hints(StoreContext)
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Never, Self
+
+from starfish_server.frozen import FrozenDict
 
 __all__ = ["StoreContext", "note", "notes_of_call", "retries_outside"]
-
-
-class _Params(dict[str, str]):
-    """An immutable, hashable copy of a mapping of text to text.
-
-    A dict, because `json.dumps` and similar code take nothing else.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, items: Mapping[str, str] | Iterable[tuple[str, str]]) -> Self:
-        params = super().__new__(cls)
-        dict.update(params, items)
-        for name, value in params.items():
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise TypeError(
-                    f"params must map str to str, not {type(name).__name__} to {type(value).__name__}"
-                )
-        return params
-
-    def __init__(self, items: object) -> None:
-        pass  # dict's own would add the items again, at any later call too
-
-    def _refuse(self: Any, *args: object, **kwargs: object) -> Never:
-        raise TypeError("params are read-only; dict(params) is a copy that can be changed")
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
-
-    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
-        return hash(frozenset(self.items()))
-
-    def __reduce__(self) -> tuple[type[_Params], tuple[dict[str, str]]]:
-        return _Params, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -69,8 +37,13 @@ class StoreContext:
         if isinstance(self.roles, str):
             raise TypeError("roles must be a tuple of str, not one str")
         object.__setattr__(self, "roles", tuple(self.roles))
-        if not isinstance(self.params, _Params):
-            object.__setattr__(self, "params", _Params(self.params))
+        params = FrozenDict(self.params)
+        for name, value in params.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(
+                    f"params must map str to str, not {type(name).__name__} to {type(value).__name__}"
+                )
+        object.__setattr__(self, "params", params)
 
 
 retries_outside: ContextVar[Sequence[None]] = ContextVar("starfish_retries_outside", default=())

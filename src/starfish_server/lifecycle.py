@@ -48,7 +48,7 @@ class GracefulShutdownOptions:
     """The steps of a `GracefulShutdown`, and its time limit.
 
     on_shutdown: a callback without arguments, as in `store.close`, or several. An async one runs on the event
-        loop. A plain one runs in a thread of its own, so it may block; an awaitable result is awaited on the
+        loop. A plain one runs in its own thread, so it may block; an awaitable result is awaited on the
         loop.
     timeout_s: seconds for all steps together, 10.0 by default.
     replica_manager, queue: shut down first, with `stop()` and `close()`.
@@ -241,7 +241,7 @@ def _stages(options: GracefulShutdownOptions) -> list[dict[str, Callback]]:
 
 
 async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
-    """Wait until all tasks are done or it is `until`, even if cancelled: the steps still to come must run.
+    """Wait until all tasks are done or it is `until`, even if cancelled: the other steps must still run.
 
     Callers are shielded, so a cancellation comes from an event loop that is closing, which waits.
     """
@@ -252,7 +252,7 @@ async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
 
 
 async def _attempt(callback: Callback) -> BaseException | None:
-    """Call it and return what it raised; a SystemExit that a task raised would end the event loop."""
+    """Call a step and return what it raised: raised by a task, SystemExit would end the event loop."""
     try:
         result = callback() if iscoroutinefunction(callback) else await _in_thread(callback)
         if isawaitable(result):
@@ -276,7 +276,7 @@ def _in_thread(callback: Callback) -> asyncio.Future[object]:
     run = copy_context().run
     try:
         threading.Thread(target=run, args=(call,), name="starfish-shutdown", daemon=True).start()
-    except RuntimeError:  # no thread can be started, and a step that blocks is better than one left out
+    except RuntimeError:  # no thread can be started: blocking the loop is better than skipping the step
         run(call)
     return asyncio.wrap_future(outcome)
 

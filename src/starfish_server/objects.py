@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, Self
+
+from starfish_server.frozen import NOTHING, FrozenDict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,7 +43,7 @@ ANY: Final = AnyVersion.ANY
 IfVersion = str | None | Literal[AnyVersion.ANY]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ObjectInfo:
     """Everything about an object except its body.
 
@@ -49,18 +51,39 @@ class ObjectInfo:
     size: bytes of the body; None if unknown.
     content_type: None if unknown, as in lists.
     cache_control: the Cache-Control header it was stored with, or None.
-    metadata: names and values of the user's choice, ASCII text of at most 2 KiB in all.
+    metadata: names and values of the user's choice, ASCII text of at most 2 KiB in all; a read-only copy.
     version: opaque text that changes whenever the object does; None if the backend has no versions.
     modified: time of the last write, an aware datetime in UTC; None if unknown.
     """
 
     key: str
-    size: int | None = None
-    content_type: str | None = None
-    cache_control: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
-    version: str | None = None
-    modified: datetime | None = None
+    size: int | None
+    content_type: str | None
+    cache_control: str | None
+    metadata: Mapping[str, str] = field(hash=False)
+    version: str | None
+    modified: datetime | None
+
+    # Takes half the time of the `__init__` that `dataclass` would write: a list has thousands of infos.
+    def __init__(
+        self,
+        key: str,
+        size: int | None = None,
+        content_type: str | None = None,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] = NOTHING,
+        version: str | None = None,
+        modified: datetime | None = None,
+    ) -> None:
+        if type(metadata) is not FrozenDict:
+            metadata = FrozenDict(metadata) if metadata else NOTHING
+        _set_key(self, key)
+        _set_size(self, size)
+        _set_content_type(self, content_type)
+        _set_cache_control(self, cache_control)
+        _set_metadata(self, metadata)
+        _set_version(self, version)
+        _set_modified(self, modified)
 
     def renamed(self, change: Callable[[str], str]) -> ObjectInfo:
         """Return the same info with its key changed."""
@@ -71,10 +94,15 @@ class ObjectInfo:
         return self._changed(self.key, size, self.content_type if content_type is None else content_type)
 
     def _changed(self, key: str, size: int | None, content_type: str | None) -> ObjectInfo:
-        # Three times as fast as `dataclasses.replace`: a list has thousands of infos.
+        # Faster than `dataclasses.replace`.
         return ObjectInfo(
             key, size, content_type, self.cache_control, self.metadata, self.version, self.modified
         )
+
+
+_set_key, _set_size, _set_content_type, _set_cache_control, _set_metadata, _set_version, _set_modified = (
+    vars(ObjectInfo)[each.name].__set__ for each in fields(ObjectInfo)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +163,9 @@ class ObjectReader:
             return b""
         try:
             chunk = await self._fetch()
+        except GeneratorExit:
+            self._ended = True  # nothing can be awaited here, so it is closed by `aclose` or as garbage
+            raise
         except BaseException:
             with suppress(Exception):  # the error that ended the stream is the one to raise
                 await self.aclose()

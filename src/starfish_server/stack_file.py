@@ -1,4 +1,4 @@
-"""`load_stack`: the same stack as a builder's, written in TOML."""
+"""`load_stack`: a stack described in TOML, as `StoreBuilder` describes it in Python."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
 
 
 class StackFile:
-    """A file's name and text, and what its tables make. `at` is where a table stands in the file."""
+    """Builds what a file describes; errors name the line. `at` is the path to a value in the file."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
@@ -180,7 +180,7 @@ def _load(group: str, name: object) -> Any:
     registered = entry_points(group=group)
     known = sorted(registered.names)
     if name is None:
-        raise StackError(f"no type; there are {', '.join(known)}")
+        raise StackError(f"no type; expected one of {', '.join(known)}")
     found = registered.select(name=name) if isinstance(name, str) else ()
     if not found:
         raise StackError(f"unknown type {hint(name, known)}")
@@ -190,9 +190,11 @@ def _load(group: str, name: object) -> Any:
 
 
 def hint(name: object, known: Collection[str]) -> str:
-    """Return `name` with the known one that is meant, if one is close, or with all of them."""
+    """Return `name` with the closest known name or, if none is close, with all of them."""
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
-    return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known)}"
+    return (
+        f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; expected one of {', '.join(known)}"
+    )
 
 
 def _variable(match: re.Match[str]) -> str:

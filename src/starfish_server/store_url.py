@@ -24,7 +24,7 @@ _FORMS = (
 )
 _SERVER = "an S3 server other than AWS is named as in s3://bucket?endpoint=http://host:9000"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-# The options of a URL by its scheme; those that are not text are true or false.
+# The options of a URL by its scheme; those not in _TEXTS are true or false.
 _OPTIONS = {
     "file": {"fsync", "inline_reads", "portable_keys"},
     "memory": {"portable_keys"},
@@ -52,7 +52,7 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     Options are the query of a URL, as in "s3://bucket?region=eu-west-1&anonymous=true". Credentials come from
     the standard chain (environment, profiles, roles) and never from a URL.
 
-    Raises `StackError` for a wrong URL, without repeating it, since people put credentials there nonetheless,
+    Raises `StackError` for an invalid URL, without repeating it, since it may hold credentials nonetheless,
     and `ImportError` if the extra that the store needs is missing.
     """
     text = os.fspath(url)
@@ -126,17 +126,17 @@ def _s3(url: SplitResult) -> AbstractObjectStore:
 
 
 def _options(url: SplitResult) -> dict[str, Any]:
-    """Return the URL's query as options of its store."""
+    """Return the options of the store in the query of its URL."""
     known = sorted(_OPTIONS[url.scheme])
     given = parse_qsl(url.query, keep_blank_values=True)
     for name, text in given:
         if name not in known:
             raise StackError(f"the options of {url.scheme} URLs are {', '.join(known)}")
         if name not in _TEXTS and text not in {"true", "false"}:
-            raise StackError(f"{url.scheme} URL: {name} is true or false")
+            raise StackError(f"{url.scheme} URL: {name} must be true or false")
     options = {name: text if name in _TEXTS else text == "true" for name, text in given}
     if len(options) < len(given):
         raise StackError(f"{url.scheme} URL: an option is given twice")
     if url.fragment:
-        raise StackError(f"{url.scheme} URL: a fragment (#) means nothing here")
+        raise StackError(f"{url.scheme} URL: it must not have a fragment (#)")
     return options

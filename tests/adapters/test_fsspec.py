@@ -129,7 +129,7 @@ def test_names_of_any_text_under_portable_keys(name: str) -> None:
     store = MemoryObjectStore(data={})
     fs = StarfishFileSystem(store=store, encode_keys=True)
     path = f"ordner ä/{name}"
-    fs.pipe_file(path, b"body")
+    fs.pipe_file(path, value=b"body")
     assert fs.cat_file(path) == b"body"
     assert fs.find("") == fs.find("ordner ä") == [path]
     assert fs.info(path)["name"] == path

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from starfish_server.cli.output import MEANINGS
+from starfish_server.cli.output import ExitCode
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = (
@@ -30,6 +30,16 @@ COMMANDS = (
     "audit show",
     "audit verify",
 )
+MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "failed: refused, broken, incomplete, or a check found something wrong",
+    ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
+    ExitCode.NO_OBJECT: "there is no such object",
+    ExitCode.UNAVAILABLE: "the store is unavailable; try again later",
+    ExitCode.CONFLICT: "the object has changed, or exists already",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.CLOSED_PIPE: "the reader of the output closed it, as in `starfish ls data | head`",
+}
 _HEAD = """\
 # Command line
 
@@ -81,7 +91,8 @@ starfish doctor stack.toml
 starfish serve --config stack.toml
 ```
 
-The image installs version 3 from PyPI. Until it is there, install a wheel that you have built instead.
+The image installs version 3 from PyPI, or a wheel that lies beside `compose.yaml`. Until 3.0 is on PyPI, make one:
+`pip wheel --no-deps --wheel-dir . CLONE`, where `CLONE` is the folder of a clone of this repository.
 """
 _CONFIGURATION = """\
 ### The configuration file

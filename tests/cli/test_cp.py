@@ -22,7 +22,7 @@ from starfish_server.layers import Layer
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from servers import S3Server
     from starfish_server import AbstractObjectStore, StoredObject
@@ -124,25 +124,31 @@ async def test_a_second_run_writes_only_what_is_missing_or_differs() -> None:
 
 async def test_a_copy_that_was_cut_short_goes_on_where_it_was() -> None:
     source, destination = await filled(), RecordingStore(MemoryObjectStore(data={}))
-    reached = asyncio.Event()
-    steps = 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 10:
-            reached.set()
-            task.cancel()
-
-    copying = Copying(source, destination, jobs=2, step=step)
-    task = asyncio.create_task(copying.run())
+    task = asyncio.create_task(copied(Interrupting(source, lambda: task.cancel()), destination, jobs=2))
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert reached.is_set()
+    assert len(writes(destination)) in range(1, 30)
     before = set(writes(destination))
     destination.calls.clear()
     tally = await copied(source, destination)
     assert (tally.copied + tally.identical, before & set(writes(destination))) == (30, set())
+
+
+class Interrupting(Layer):
+    """Calls a function at its tenth read."""
+
+    reads = 0
+
+    def __init__(self, inner: AbstractObjectStore, interrupt: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._interrupt = interrupt
+
+    async def perform(self, operation: Operation[T]) -> T:
+        self.reads += operation.name == "read"
+        if self.reads == 10:
+            self._interrupt()
+        await asyncio.sleep(0)
+        return await self.inner.perform(operation)
 
 
 async def test_one_object_that_fails_leaves_the_others_alone() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cli.program import starfish
 from starfish_server import ANY, MemoryObjectStore, StoreAccessDeniedError, StoreNotSupportedError
-from starfish_server.cli import doctor as doctor_module
+from starfish_server.cli import sources
 from starfish_server.cli.app import run
 from starfish_server.cli.doctor import CHECKS
 from starfish_server.layers import Layer
@@ -42,7 +42,7 @@ class Examined:
         self.code = 0
 
     def verdicts(self, store: AbstractObjectStore) -> dict[str, str]:
-        self._monkeypatch.setattr(doctor_module, "open_store", lambda _: store)
+        self._monkeypatch.setattr(sources, "open_store", lambda _: store)
         self.code = run(["doctor", "any", "--json"])
         found = map(json.loads, self._capsys.readouterr().out.splitlines())
         return {finding["check"]: finding["verdict"] for finding in found}
@@ -54,6 +54,7 @@ def examined(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_folder_is_healthy_and_empty_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     ended = starfish("doctor", f"file://{tmp_path}/data", "--json")
     found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
     assert (ended.code, found) == (
@@ -61,6 +62,13 @@ def test_a_folder_is_healthy_and_empty_afterwards(tmp_path: Path) -> None:
         {"clock": "not checked"} | dict.fromkeys((*ALL, "latency", "clean up"), "ok"),
     )
     assert starfish("ls", f"file://{tmp_path}/data").out == b""
+
+
+def test_a_folder_that_does_not_exist_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+    ended = starfish("doctor", "new/data", cwd=tmp_path)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == f"starfish: there is no folder '{tmp_path}/new/data'\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_s_clock_is_compared_and_its_faults_found(seaweedfs: S3Server) -> None:
@@ -205,7 +213,7 @@ class LockedBucket(Locked):
 def test_the_advice_is_about_this_kind_of_leaf(
     kind: type[Locked], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor_module, "open_store", lambda _: kind(data={}))
+    monkeypatch.setattr(sources, "open_store", lambda _: kind(data={}))
     run(["doctor", "any", "--json"])
     hints = [json.loads(line)["hint"] for line in capsys.readouterr().out.splitlines()]
     assert hints[1] == advice

@@ -11,8 +11,7 @@ import pytest
 
 from cli.page import COMMANDS, help_of
 from cli.program import PROGRAM
-from starfish_server.cli.app import run
-from starfish_server.cli.examples import EXAMPLES
+from starfish_server.cli.app import EXAMPLES, run
 
 if TYPE_CHECKING:
     from servers import S3Server

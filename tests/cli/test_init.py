@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -13,10 +18,11 @@ from cli.program import running, starfish
 from cli.test_serve import Server
 from redis_server import RedisServer
 from starfish_server import explain, load_stack
+from starfish_server.cli.app import run
 from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from servers import S3Server
 
@@ -65,16 +71,38 @@ def test_what_is_commented_out_in_the_stack_file_loads(
     assert ("Encryption(" in shown, "FilesystemObjectStore(" in shown) == (True, True)
 
 
-def test_the_compose_file_fits_the_others(folder: Path) -> None:
-    text = (folder / "compose.yaml").read_text()
-    services = yaml.safe_load(text)["services"]
-    assert set(services) == {"starfish", "seaweedfs", "redis"}
+def services(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    return found
+
+
+def test_the_files_name_no_variable_that_is_not_set(folder: Path) -> None:
     variables = set(environment_of(folder))
-    for file in (text, (folder / "stack.toml").read_text()):
-        needed = re.findall(r"^[^#]*?\$\{(\w+)", file, flags=re.MULTILINE)
+    for file in ("compose.yaml", "stack.toml"):
+        needed = re.findall(r"^[^#]*?\$\{(\w+)", (folder / file).read_text(), flags=re.MULTILINE)
         assert set(needed) <= variables
-    assert services["starfish"]["command"][:2] == ["starfish", "serve"]
-    assert services["starfish"]["env_file"] == ".env"
+    server = services(folder)["starfish"]
+    assert (server["env_file"], set(server["environment"]) <= variables) == (".env", True)
+
+
+def test_the_image_passes_the_linter_and_starts_the_program(folder: Path) -> None:
+    dockerfile = services(folder)["starfish"]["build"]["dockerfile_inline"]
+    hadolint = Path(sys.executable).with_name("hadolint")
+    ended = subprocess.run([hadolint, "-"], input=dockerfile, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    command = json.loads(dockerfile.partition("CMD ")[2].replace("\\\n", ""))
+    assert command[:2] == ["starfish", "serve"]
+    known = starfish("serve", "--help").out.decode()
+    assert [word for word in command if word.startswith("--") and word not in known] == []
+
+
+def test_the_container_has_time_to_end_and_no_privileges(folder: Path) -> None:
+    found = services(folder)
+    assert set(found) == {"starfish", "seaweedfs", "redis"}
+    server = found.pop("starfish")
+    assert int(server["stop_grace_period"].removesuffix("s")) > 25
+    assert (server["read_only"], server["cap_drop"]) == (True, ["ALL"])
+    assert [each["image"] for each in found.values() if ":" not in each["image"]] == []
 
 
 def test_the_stack_serves_from_s3_with_redis(folder: Path, seaweedfs: S3Server, tmp_path: Path) -> None:
@@ -93,14 +121,46 @@ def test_the_stack_serves_from_s3_with_redis(folder: Path, seaweedfs: S3Server, 
             assert server.ask("POST", "/push/notes/alice", token, note)[0] == 200
             assert server.ask("GET", "/pull/notes/alice", token)[1]["data"] == {"text": "hello"}
             assert server.end() == 0
-    assert (folder / "audit.jsonl").read_text().count('"outcome":"ok"') == 1
+    assert (folder / "audit-0.jsonl").read_text().count('"outcome":"ok"') == 1
 
 
-def test_the_secrets_are_new_and_for_their_owner_alone(folder: Path, tmp_path: Path) -> None:
+def test_the_secrets_are_new(folder: Path, tmp_path: Path) -> None:
     starfish("init", "other", cwd=tmp_path)
     first, second = environment_of(folder), environment_of(tmp_path / "other")
     assert {name for name in first if first[name] != second[name]} == {"AWS_SECRET_ACCESS_KEY", "ALICE_TOKEN"}
-    assert (folder / ".env").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_only_the_owner_may_read_the_secrets_whatever_the_umask(tmp_path: Path) -> None:
+    assert run(["init", str(tmp_path)]) == 0
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in FILES}
+    assert modes == {"stack.toml": 0o666, "compose.yaml": 0o666, ".env": 0o600}
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_force_replaces_files_and_their_modes(tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).write_text("mine")
+    assert run(["init", str(tmp_path), "--force"]) == 0
+    assert [name for name in FILES if "mine" in (tmp_path / name).read_text()] == []
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_appears_meanwhile_is_not_overwritten(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("mine")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    assert run(["init", str(tmp_path)]) == 1
+    assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", FILES)

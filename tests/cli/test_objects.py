@@ -135,7 +135,7 @@ def test_what_was_deleted_before_an_error_is_told(
     faulty = FaultyStore(MemoryObjectStore(data), {"delete_many": [None, Fault(OSError)]})
     code, _ = deleting(monkeypatch, faulty, "--prefix", "", "--yes")
     lines = capsys.readouterr().err.splitlines()
-    assert (code, lines[0]) == (1, "starfish: 10000 objects were deleted until then")
+    assert (code, lines[0]) == (1, "starfish: 10000 objects had been deleted by then")
 
 
 def test_a_terminal_is_asked_before_deleting_by_prefix(store: str, tmp_path: Path) -> None:

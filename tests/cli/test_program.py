@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cli.page import MEANINGS
 from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
 from starfish_server.cli.app import run
-from starfish_server.cli.output import MEANINGS, ExitCode
+from starfish_server.cli.output import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +160,7 @@ def test_an_interrupted_command_says_so(tmp_path: Path) -> None:
 
 
 def test_doctor_draws_a_table_on_a_terminal_only(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     drawn = starfish_on_a_terminal("doctor", "file:data", cwd=tmp_path)
     plain = starfish("doctor", "file:data", cwd=tmp_path)
     assert (drawn.code, "━".encode() in drawn.out) == (0, True)

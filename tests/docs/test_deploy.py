@@ -1,76 +1,25 @@
-"""The files of the deployment page: linted, complete, and the recipes of the pages run."""
+"""The recipes of the deployment pages run."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
-import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cli.test_workers import eventually
-from docs.snippets import ROOT, snippets
+from docs.snippets import snippets
 from starfish_server.audit.chain import verify_audit_log
 
-FILES = ROOT / "docs" / "deploy"
 BIN = Path(sys.executable).parent
-VARIABLES = re.compile(r"\$\{(\w+)")
-
-
-def test_the_dockerfile_passes_its_linter() -> None:
-    ended = subprocess.run([BIN / "hadolint", FILES / "Dockerfile"], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (0, "")
-
-
-def service() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((FILES / "compose.yaml").read_text())["services"]["starfish"]
-    return found
-
-
-def test_the_compose_file_gives_the_configuration_all_that_it_asks_for() -> None:
-    asked = set(VARIABLES.findall((FILES / "server.toml").read_text()))
-    given = service()["environment"]
-    assert asked | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} == given.keys()
-    literal = {name for name, value in given.items() if not VARIABLES.match(value)}
-    assert literal == {"REDIS_URL"}
-
-
-def test_the_configuration_of_the_container_loads(tmp_path: Path) -> None:
-    values = {"S3_ENDPOINT": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
-    given = {name: values.get(name, "a-value") for name in service()["environment"]}
-    command = [str(BIN / "starfish"), "explain", str(FILES / "server.toml")]
-    ended = subprocess.run(command, env=os.environ | given, cwd=tmp_path, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "RedisCache(" in ended.stdout
-
-
-def test_the_container_has_time_to_end_and_no_privileges() -> None:
-    asked = service()
-    assert int(asked["stop_grace_period"].removesuffix("s")) > 25
-    assert (asked["read_only"], asked["cap_drop"]) == (True, ["ALL"])
-    images = yaml.safe_load((FILES / "compose.yaml").read_text())["services"].values()
-    assert [image for each in images if (image := each.get("image")) and ":" not in image] == []
-
-
-def test_the_options_of_the_dockerfile_are_those_of_the_program() -> None:
-    words = re.findall(
-        r"^(?:ENTRYPOINT|CMD) (\[.*\])$", (FILES / "Dockerfile").read_text(), flags=re.MULTILINE
-    )
-    options = {word for line in words for word in json.loads(line) if word.startswith("--")}
-    ended = subprocess.run([BIN / "starfish", "serve", "--help"], capture_output=True, text=True, check=True)
-    assert [option for option in options if option not in ended.stdout] == []
-    layers = [layer["type"] for layer in tomllib.loads((FILES / "server.toml").read_text())["layer"]]
-    assert "Metrics" in layers
 
 
 COMMANDS = [

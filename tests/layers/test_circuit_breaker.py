@@ -413,3 +413,11 @@ async def test_a_source_of_an_upload_that_fails_says_nothing_of_the_backend() ->
     assert store.state == "closed"
     with pytest.raises(TypeError, match="chunks"):
         await store.upload("k", 5)  # type: ignore[arg-type]  # that it is refused is the test
+
+
+async def test_an_upload_that_is_refused_for_its_chunks_gives_its_probe_back() -> None:
+    breaker, _, _ = await half_open(probes=1)
+    with pytest.raises(TypeError, match="chunks"):
+        await breaker.upload("k", 5)  # type: ignore[arg-type]  # that it is refused is the test
+    assert await breaker.get_string("k") == "v"
+    assert breaker.state == "closed"

@@ -45,7 +45,7 @@ async def test_a_log_whose_file_was_deleted_or_renamed_goes_on_in_a_new_one(
     await sink.keep(record("b"))
     await sink.close()
     assert keys(path) == ["b"]
-    assert caplog.messages == ["audit.jsonl: the file was deleted or renamed, the log goes on in a new one"]
+    assert caplog.messages == ["audit.jsonl: the file was deleted or renamed, the log continues in a new one"]
 
 
 @pytest.mark.parametrize("backups", [None, 0])
@@ -135,7 +135,7 @@ def test_a_second_process_on_one_log_gets_one_clear_error(tmp_path: Path) -> Non
     ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
     assert ended.stdout.endswith(
         f"{path}: another sink or process writes this log (it holds {path}.lock); "
-        'give each process a path of its own, as in "audit-{worker}.jsonl"\n'
+        'give each process its own path, as in "audit-{worker}.jsonl"\n'
     )
     assert ended.stdout.count("\n") == 1
     assert sink.dropped == 0

@@ -99,16 +99,24 @@ def register(
             "unknown option 'buckets'; did you mean 'bucket'?",
         ),
         (('bucket = "objects"\n', ""), 21, "bucket must be a name of letters"),
-        (('type = "s3"', 'type = "s4"'), 22, "unknown type 's4'; there are filesystem, memory, obstore, s3"),
-        (('type = "s3"\n', 'type = "cloud"\n'), 22, "unknown type 'cloud'; there are filesystem, memory, "),
-        (('type = "s3"\n', "type = 3\n"), 22, "unknown type 3; there are filesystem, memory, "),
-        (('type = "s3"\n', ""), 21, "no type; there are filesystem, memory, "),
+        (
+            ('type = "s3"', 'type = "s4"'),
+            22,
+            "unknown type 's4'; expected one of filesystem, memory, obstore, s3",
+        ),
+        (
+            ('type = "s3"\n', 'type = "cloud"\n'),
+            22,
+            "unknown type 'cloud'; expected one of filesystem, memory, ",
+        ),
+        (('type = "s3"\n', "type = 3\n"), 22, "unknown type 3; expected one of filesystem, memory, "),
+        (('type = "s3"\n', ""), 21, "no type; expected one of filesystem, memory, "),
         (("${SECRET}", "${NO_SUCH_VARIABLE}"), 26, "'NO_SUCH_VARIABLE' is not set"),
         (('"JsonLinesSink"', '"JsonSink"'), 6, "unknown type 'JsonSink'; did you mean 'JsonLinesSink'?"),
-        (("path = ", "file = "), 6, "unknown option 'file'; there are path, max_bytes, "),
+        (("path = ", "file = "), 6, "unknown option 'file'; expected one of path, max_bytes, "),
         (('", path = "${LOG_FOLDER}/audit.jsonl', ""), 6, "JsonLinesSink needs the option 'path'"),
         (('"RetryBudget"', '"RetryBudget", ratio = -1'), 15, "ratio"),
-        (("actions =", "wrong.actions ="), 5, "unknown option 'wrong'; there are sink, actions, "),
+        (("actions =", "wrong.actions ="), 5, "unknown option 'wrong'; expected one of sink, actions, "),
     ],
 )
 def test_an_error_points_at_its_line(
@@ -136,7 +144,7 @@ def test_an_error_points_at_its_line(
         ),
         (
             'tested=1\n[leaf]\ntype="memory"',
-            "stack.toml:1: unknown: 'tested'; there are leaf, layer, check_order",
+            "stack.toml:1: unknown: 'tested'; expected one of leaf, layer, check_order",
         ),
         ('[leaf]\ntype="memory"\n[layer]', r"stack.toml:3: layers are written as \[\[layer\]\]"),
         ('check_order=1\n[leaf]\ntype="memory"', "stack.toml:1: check_order must be true or false"),
@@ -179,9 +187,9 @@ def test_the_line_is_right_however_the_file_is_written(tmp_path: Path, layer: st
 
 def test_a_mapping_whose_names_are_not_text_is_a_stack_error() -> None:
     leaf = {"type": "memory"}
-    with pytest.raises(StackError, match="stack: unknown: 5; there are leaf"):
+    with pytest.raises(StackError, match="stack: unknown: 5; expected one of leaf"):
         load_stack({"leaf": leaf, 5: 1, "x": 2})  # type: ignore[dict-item]  # that is the test
-    with pytest.raises(StackError, match="stack: unknown option 5; there are data"):
+    with pytest.raises(StackError, match="stack: unknown option 5; expected one of data"):
         load_stack({"leaf": leaf | {5: 1}})
 
 
@@ -275,6 +283,12 @@ def test_an_option_for_several_stores_must_be_an_array(tmp_path: Path, option: s
         loaded(tmp_path, f'[leaf]\ntype = "memory"\n[[layer]]\ntype = "Mirror"\n{option}\n')
 
 
+@pytest.mark.parametrize("data", ['"x"', '["x"]', "5"])
+def test_the_data_of_a_memory_leaf_must_be_a_table(tmp_path: Path, data: str) -> None:
+    with pytest.raises(StackError, match=r"toml:3: data must be a dict or another MutableMapping, not \w+$"):
+        loaded(tmp_path, f'[leaf]\ntype = "memory"\ndata = {data}\n')
+
+
 def test_a_folder_that_is_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"toml:3: base_dir must be a str or a PathLike of str, not date$"):
         loaded(tmp_path, '[leaf]\ntype = "filesystem"\nbase_dir = 2020-01-01\n')
@@ -287,7 +301,7 @@ def test_a_folder_that_is_not_text_is_refused(tmp_path: Path) -> None:
         (("seconds = 5.0", "seconds = 0.0"), 10, "seconds must be over 0, not 0.0"),
         (('"Timeout"', '"Timeouts"'), 9, "unknown type 'Timeouts'; did you mean 'Timeout'?"),
         (("base_dir", "bas_dir"), 18, "unknown option 'bas_dir'; did you mean 'base_dir'?"),
-        (('type = "ReadOnly"', "types = 1"), 19, "no type; there are AccessLog, "),
+        (('type = "ReadOnly"', "types = 1"), 19, "no type; expected one of AccessLog, "),
         (("${FOLDER}", "${NO_FOLDER}"), 18, "the environment variable 'NO_FOLDER' is not set"),
         (("[[layer.more.layer]]", "[layer.more.layer]"), 19, "layers are written as [[layer]]"),
         (("[[layer.more.layer]]", "[[layer.more.layers]]"), 19, "unknown: 'layers'; did you mean 'layer'?"),

@@ -68,7 +68,7 @@ CHANGES: dict[str, Callable[[dict[str, str]], object]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_params_cannot_be_changed_through_it(change: Callable[[dict[str, str]], object]) -> None:
     made = context({"identity": "alice"})
-    with pytest.raises(TypeError, match=r"params are read-only; dict\(params\) is a copy"):
+    with pytest.raises(TypeError, match=r"read-only; dict\(it\) is a copy"):
         change(cast("dict[str, str]", made.params))
     cast("Any", made.params).__init__({"identity": "mallory"})
     assert made == context({"identity": "alice"})

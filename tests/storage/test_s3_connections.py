@@ -310,6 +310,23 @@ async def test_a_session_made_while_another_thread_closes_the_store_is_closed() 
     assert [client.closed for client in clients] == [True]
 
 
+async def test_a_session_closes_after_its_background_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.0)
+    session = sessions.Session(aiohttp.ClientSession(), CredentialSource(), 30.0)
+    await anext(session.guard)
+    task = session.background(work())
+    await asyncio.sleep(0)
+    await session.close()
+    assert task.done()
+
+
 def test_a_loop_that_was_closed_with_sessions_open_is_let_go(seaweedfs: S3Server) -> None:
     """In a process of its own: what a closed loop leaves open warns whenever it is collected."""
     bucket = seaweedfs.make_bucket()

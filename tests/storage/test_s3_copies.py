@@ -17,7 +17,7 @@ from starfish_server.errors import (
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, copying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp import web
 
@@ -195,18 +195,45 @@ async def test_a_large_copy_never_mixes_two_versions(
     assert found and found.body == BODY[::-1]
 
 
-async def test_aws_checks_the_condition_of_a_copy_itself(
-    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def aws(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3ObjectStore]:
+    """A store that takes the proxy for AWS."""
     monkeypatch.setenv("http_proxy", proxy.endpoint)
     monkeypatch.delenv("no_proxy", raising=False)
     options = S3StorageOptions(bucket="buck", anonymous=True, endpoint="http://s3.us-east-1.amazonaws.com")
-    copied = "<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
-    proxy.fault = reply(200, copied, ETag='"e"')
     async with S3ObjectStore(options) as store:
-        await store.copy("source", "target", if_version='"other"')
-        assert proxy.seen[-1].headers["If-Match"] == '"other"'
-        proxy.next_faults += [reply(200, copied, ETag='"e"'), s3_error(412, "PreconditionFailed")]
-        with pytest.raises(VersionConflictError):
-            await store.copy("source", "target", if_version=None)
-        assert proxy.seen[-2].headers["If-None-Match"] == "*"
+        yield store
+
+
+COPIED = "<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
+
+
+async def test_aws_checks_the_condition_of_a_copy_itself(aws: S3ObjectStore, proxy: FaultyProxy) -> None:
+    proxy.fault = reply(200, COPIED, ETag='"e"')
+    await aws.copy("source", "target", if_version='"other"')
+    assert proxy.seen[-1].headers["If-Match"] == '"other"'
+    proxy.next_faults += [reply(200, COPIED, ETag='"e"'), s3_error(412, "PreconditionFailed")]
+    with pytest.raises(VersionConflictError):
+        await aws.copy("source", "target", if_version=None)
+    assert proxy.seen[-2].headers["If-None-Match"] == "*"
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_a_conditional_copy_that_met_another_write_is_sent_again(
+    aws: S3ObjectStore, proxy: FaultyProxy
+) -> None:
+    proxy.fault = reply(200, COPIED, ETag='"e"')
+    proxy.next_faults += [reply(200, COPIED, ETag='"e"'), s3_error(409, "ConditionalRequestConflict")]
+    await aws.copy("source", "target", if_version='"other"')
+    assert [seen.headers.get("If-Match") for seen in proxy.seen] == [None, '"other"', '"other"']
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
+async def test_a_conditional_copy_that_may_have_been_done_is_not_sent_again(
+    aws: S3ObjectStore, proxy: FaultyProxy, code: str
+) -> None:
+    proxy.fault = s3_error(503, code)
+    proxy.next_faults += [reply(200, COPIED, ETag='"e"')]
+    with pytest.raises(StoreUnavailableError):
+        await aws.copy("source", "target", if_version='"other"')
+    assert len(proxy.seen) == 2

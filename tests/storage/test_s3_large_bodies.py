@@ -9,12 +9,17 @@ import ssl
 import threading
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from bare_server import FOUND, read_request, received, server, store_at
 from servers import make_certificate
 from starfish_server.errors import StoreClosedError, StoreTimeoutError, StoreUnavailableError
 from starfish_server.storage.s3 import sessions
+from starfish_server.storage.s3.bodies import receive
+from starfish_server.storage.s3.credentials import CredentialSource
+from starfish_server.storage.s3.errors import IncompleteReplyError
+from starfish_server.storage.s3.sessions import InFlight, Session
 
 if TYPE_CHECKING:
     import socket
@@ -47,6 +52,7 @@ class Server:
         self.connections = 0
         self.ended = threading.Event()
         self.tls: ssl.SSLContext | None = None
+        self.authority = ""
 
     def serve(self, connection: socket.socket) -> None:
         if self.tls is not None:
@@ -82,6 +88,7 @@ def served(scheme: str, tmp_path: Path) -> Iterator[tuple[Server, MakeStore]]:
         certificate = make_certificate(tmp_path)
         running.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         running.tls.load_cert_chain(certificate.chain)
+        running.authority = str(certificate.authority)
         options["verify"] = str(certificate.authority)
     with server(running.serve) as endpoint:
         address = endpoint.replace("http", scheme, 1)
@@ -169,3 +176,21 @@ async def test_memory_is_not_taken_for_a_size_that_is_only_stated(served: tuple[
     async with make_store() as store:
         with pytest.raises(StoreUnavailableError, match="cut short after 1 of"):
             await store.get_bytes("k")
+
+
+async def test_the_http_client_learns_that_a_connection_broke_while_it_was_received(
+    served: tuple[Server, MakeStore],
+) -> None:
+    """Else it would wait for the end of that connection for ever when it closes."""
+    running, make_store = served
+    running.replies, running.cut = [HALF], True
+    tls = ssl.create_default_context(cafile=running.authority) if running.tls else True
+    async with aiohttp.ClientSession(read_bufsize=2**18) as client:
+        response = await client.get(make_store().endpoint, ssl=tls)
+        transport = response.connection and response.connection.transport
+        assert transport
+        async with InFlight(Session(client, CredentialSource(), 30.0)) as request:
+            with pytest.raises(IncompleteReplyError):
+                await receive(response.content, len(BODY), transport, request)
+        async with asyncio.timeout(5.0):
+            await client.close()

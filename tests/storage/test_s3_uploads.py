@@ -246,6 +246,34 @@ async def test_close_ends_the_removal_of_parts_that_the_service_does_not_answer(
     assert not {task for task in asyncio.all_tasks() - before if "storage/s3/" in repr(task)}
 
 
+async def test_close_ends_the_removal_of_parts_that_waits_for_its_next_attempt(
+    seaweedfs: S3Server, proxy: FaultyProxy, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method == "PUT":
+            return await s3_error(403, "AccessDenied")(request, forward)
+        if request.method == "DELETE":
+            refused.set()
+            return await s3_error(503, "SlowDown", Retry_After="15")(request, forward)
+        return await passed_on(request, forward)
+
+    monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(writing, "REMOVAL_SECONDS", 60.0)
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    before = asyncio.all_tasks()
+    proxy.fault = fault
+    upload = asyncio.create_task(store.upload("k", chunks()))
+    async with asyncio.timeout(10.0):
+        await refused.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        await store.close()
+    assert not {task for task in asyncio.all_tasks() - before if "storage/s3/" in repr(task)}
+
+
 async def test_an_upload_cut_off_by_close_leaves_nothing(
     store: S3ObjectStore, nothing_left: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

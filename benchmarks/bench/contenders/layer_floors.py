@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from opentelemetry import trace
 
-from bench.contenders.layers import body_for, get, leaf
+from bench.contenders.layers import CONTEXT, body_for, get, leaf
 from bench.layered import adds, quiet_logger
+from starfish_server.operations import GetString
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
     from bench.plan import Plan
     from bench.sample import Sample
+
+
+def coroutine(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    async def call() -> Any:
+        return await inner()
+
+    return call
+
+
+def operation(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    def call() -> Awaitable[Any]:
+        GetString("k", CONTEXT)
+        return inner()
+
+    return call
 
 
 def timeout(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
@@ -54,7 +70,13 @@ def log_record(inner: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[An
     return call
 
 
-FLOORS = {"asyncio.timeout": timeout, "span": span, "log record": log_record}
+FLOORS = {
+    "a coroutine": coroutine,
+    "an operation": operation,
+    "asyncio.timeout": timeout,
+    "span": span,
+    "log record": log_record,
+}
 
 
 def codec_call(layer: str, size: int) -> Callable[[], bytes]:

@@ -1,1 +1,1 @@
-"""Stores as other programs expect them: `adapters.fsspec` and `adapters.zarr`, each with its own extra."""
+"""Stores for other libraries: `adapters.fsspec` and `adapters.zarr`, each with its own extra."""

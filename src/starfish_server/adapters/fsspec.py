@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import aiofiles
 import aiofiles.os
 
 try:
@@ -13,7 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("StarfishFileSystem needs fsspec: pip install 'starfish-server[fsspec]'") from error
 
-from starfish_server.adapters.fsspec_files import StarfishFile, chunks_of, save
+from starfish_server.adapters.fsspec_files import StarfishFile
 from starfish_server.adapters.os_errors import missing, os_errors
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
@@ -170,20 +171,19 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         return (await self.read_object(path, start, end)).body
 
     async def write_object(
-        self, path: str, body: bytes | AsyncIterator[bytes], mode: str = "overwrite", **headers: Any
+        self, path: str, value: bytes | AsyncIterator[bytes], mode: str = "overwrite", **headers: Any
     ) -> None:
         """Write a body or upload chunks; `headers` are `content_type`, `cache_control` and `metadata`.
 
         The `mode` is "overwrite" by default; "create" raises `FileExistsError` if there is an object already.
         """
         creating = mode == "create"
-        write: Any = self.store.upload if isinstance(body, AsyncIterator) else self.store.write
+        write: Any = self.store.upload if isinstance(value, AsyncIterator) else self.store.write
         with os_errors(path, creating=creating):
             version = None if creating else ANY
-            await write(self._key(path), body, if_version=version, context=self.context, **headers)
+            await write(self._key(path), value, if_version=version, context=self.context, **headers)
 
-    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **headers: Any) -> None:
-        await self.write_object(path, value, mode, **headers)
+    _pipe_file = write_object
 
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
@@ -193,7 +193,13 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         async with aiofiles.open(lpath, "rb") as file:
             callback.set_size(await file.seek(0, 2))
             await file.seek(0)
-            await self.write_object(rpath, chunks_of(file, callback), **options)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                while chunk := await file.read(2**20):
+                    yield chunk
+                    callback.relative_update(len(chunk))
+
+            await self.write_object(rpath, chunks(), **options)
 
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
@@ -204,7 +210,11 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
                 raise missing(rpath)
-            await save(reader, lpath, callback)
+            callback.set_size(reader.info.size)
+            async with reader, aiofiles.open(lpath, "wb") as file:
+                async for chunk in reader:
+                    await file.write(chunk)
+                    callback.relative_update(len(chunk))
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         with os_errors(path1):
@@ -230,7 +240,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         return StarfishFile(self, path, mode, **kwargs)
 
     async def _sign(self, path: str, expiration: float = 100, **options: Any) -> str:
-        """Return a URL that holds `expiration` seconds; the options are those of `signed_url`."""
+        """Return a URL that is valid for `expiration` seconds; the options are those of `signed_url`."""
         with os_errors(path):
             return await self.store.signed_url(
                 self._key(path), expires=expiration, context=self.context, **options

@@ -1,4 +1,4 @@
-"""`StarfishFile`: one object as a file of fsspec; and streams between objects and local files."""
+"""`StarfishFile`: one object as a file of fsspec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-import aiofiles
 from fsspec.asyn import sync
 from fsspec.caching import ReadAheadCache, register_cache
 from fsspec.spec import AbstractBufferedFile
@@ -16,10 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from aiofiles.threadpool.binary import AsyncBufferedReader
-
     from starfish_server.adapters.fsspec import StarfishFileSystem
-    from starfish_server.objects import ObjectReader
 
 _LEAST_READ = 64 * 2**10
 
@@ -91,7 +87,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         return body
 
     def _upload_chunk(self, final: bool = False) -> bool:
-        """Send the buffer; False keeps it, as of a small object that `commit` writes at once."""
+        """Send the buffer. Return False to keep it: `commit` writes a small object in one request."""
         sends = self._upload is not None or not final
         if sends:
             sync(self.fs.loop, self._send, self.buffer.getvalue())
@@ -104,7 +100,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         sync(self.fs.loop, self._finish)
 
     def discard(self) -> None:
-        """Forget what was written."""
+        """Discard what was written."""
         sync(self.fs.loop, self._abort)
 
     async def _send(self, chunk: bytes | None) -> None:
@@ -148,19 +144,3 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
             self.closed = True
             self.discard()
         self.close()
-
-
-async def chunks_of(file: AsyncBufferedReader, callback: Any) -> AsyncIterator[bytes]:
-    """Yield the bytes of a local file and tell the callback of fsspec about them."""
-    while chunk := await file.read(2**20):
-        yield chunk
-        callback.relative_update(len(chunk))
-
-
-async def save(reader: ObjectReader, path: str, callback: Any) -> None:
-    """Write an object to a local file and tell the callback of fsspec about it."""
-    callback.set_size(reader.info.size)
-    async with reader, aiofiles.open(path, "wb") as file:
-        async for chunk in reader:
-            await file.write(chunk)
-            callback.relative_update(len(chunk))

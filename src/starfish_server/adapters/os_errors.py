@@ -27,9 +27,9 @@ _NUMBERS = {
 
 @contextmanager
 def os_errors(path: str, *, creating: bool = False, reading: bool = False) -> Iterator[None]:
-    """Raise a `StoreError` as an OSError with the path; one that is an OSError already passes.
+    """Raise a `StoreError` as an OSError with the path.
 
-    So does `StoreNotSupportedError`, which is a `NotImplementedError`.
+    Errors that are an OSError already, and `StoreNotSupportedError`, a `NotImplementedError`, pass unchanged.
 
     creating: a conflict means that the file is there.
     reading: an invalid key means that there is no file, since no object can have it.

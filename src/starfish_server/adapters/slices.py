@@ -1,4 +1,4 @@
-"""`SliceReader`: byte ranges as fsspec and zarr ask for them, also counted from the end of the object."""
+"""`SliceReader`: byte ranges for fsspec and zarr, which may count from the end of the object."""
 
 from __future__ import annotations
 

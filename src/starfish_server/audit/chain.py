@@ -80,12 +80,12 @@ def chained_line(record_json: str, after: Link, key: bytes | None) -> tuple[byte
 
 
 def is_chained(line: bytes) -> bool:
-    """Return whether a whole line is of a chain, whatever the key."""
+    """Return whether a whole line is part of a chain, made with any key."""
     return _LINE.fullmatch(line) is not None
 
 
 def link_of(line: bytes, key: bytes | None) -> Link | None:
-    """Return the place of a whole line in the chain, or None if it is not of a chain made with `key`."""
+    """Return the place of a whole line in a chain made with `key`, or None if it is not part of one."""
     match = _LINE.fullmatch(line)
     if match is None or not hmac.compare_digest(_digest(match[1], key).encode(), match[4]):
         return None

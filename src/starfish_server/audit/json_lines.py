@@ -43,9 +43,10 @@ class JsonLinesSink(BackgroundSink):
         cannot forge it.
     max_queued, when_full: as in `QueuedSink`; "wait" by default, which loses nothing.
 
-    A line that a crash cut short is moved to `path.torn`, and the log goes on after the last whole line. If
-    the file is deleted or renamed, the log goes on in a new one, and its chain shows that lines are missing.
-    If the disk refuses a batch, its records are lost, which is logged, and later records are still tried.
+    A line that a crash cut short is moved to `path.torn`, and the log continues after the last whole line. If
+    the file is deleted or renamed, the log continues in a new one, and its chain shows that lines are
+    missing. If a batch cannot be written, its records are lost, which is logged; later batches are written if
+    possible.
 
     Raises `StackError` if another sink or process writes the file, if the file is chained and `chain` is off,
     or if its last line is not of a chain made with this key. Raises `OSError` if the file cannot be opened,

@@ -58,20 +58,20 @@ class LogFile:
             break
 
     def __del__(self) -> None:
-        self.close()  # a stack that was refused does not keep the log
+        self.close()  # a stack that could not be built must not keep the log locked
 
     def prepare(self) -> bool:
-        """Open the file and its lock if they are not open, or not in their places any more.
+        """Open the file and its lock unless they are open and still at their paths.
 
-        Return whether the file was opened: its last line may not be the one written last.
+        Return whether the file was opened. If so, its last line may differ from the last one written.
         """
         if self._lock != _CLOSED and not _is_at(self._beside("lock"), self._lock):
-            self.close()  # another process may have made a new lock, and write
+            self.close()  # another process may have made a new lock file, and be writing
         if self._lock == _CLOSED:
             self._lock = self._take_lock()
         if self._file != _CLOSED and not _is_at(self.path, self._file):
             _logger.warning(
-                "%s: the file was deleted or renamed, the log goes on in a new one", self.path.name
+                "%s: the file was deleted or renamed, the log continues in a new one", self.path.name
             )
             self._close_file()
         if self._file != _CLOSED:
@@ -104,10 +104,10 @@ class LogFile:
         return None
 
     def close(self) -> None:
-        """Close the file and give up its lock; twice is fine."""
+        """Close the file and release its lock; closing twice is fine."""
         self._close_file()
         if self._lock != _CLOSED:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child between fork and exec may have a copy
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child between fork and exec may hold a copy
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -127,7 +127,7 @@ class LogFile:
                 raise
             raise StackError(
                 f"{self.path}: another sink or process writes this log (it holds {path}); "
-                f'give each process a path of its own, as in "{self._of_workers()}"'
+                f'give each process its own path, as in "{self._of_workers()}"'
             ) from error
         return lock
 
@@ -224,7 +224,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 
 def rotated_files(path: Path) -> list[Path]:
-    """Return the files that rotation made of `path`, oldest first: `path` with ".1", ".2" and so on."""
+    """Return the rotated files of `path`, oldest first: `path` with ".1", ".2" and so on."""
     number = re.compile(rf"{re.escape(path.name)}\.([1-9][0-9]*)")
     found = [
         (int(match[1]), file) for file in path.parent.iterdir() if (match := number.fullmatch(file.name))

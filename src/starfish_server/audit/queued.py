@@ -1,4 +1,4 @@
-"""`QueuedSink`, and `BackgroundSink`, the base of sinks that write on a thread of their own."""
+"""`QueuedSink`, and `BackgroundSink`, the base of sinks that write on their own thread."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = ["BackgroundSink", "QueuedSink", "WhenFull"]
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
 _logger = logging.getLogger(__package__)
-# How long the end of the process waits for a sink that takes no record.
+# How long process exit waits for a sink that makes no progress.
 _EXIT_SECONDS = 5.0
 
 
 class BackgroundSink:
-    """A bounded queue of records, written in order by `_write` on a thread of its own.
+    """A bounded queue of records, which `_write` writes in order on a background thread.
 
-    max_queued: records that may wait. A batch that is being written no longer counts.
+    max_queued: records that may wait, not counting the batch that is being written.
     when_full: "wait" holds the caller until there is room; the record is lost only if the caller times out.
         "drop_oldest" drops, counts and logs; "raise" refuses the record. A record that is refused or dropped
         raises `StoreOverloadedError`.
     max_batch: records given to `_write` in one call, at most.
 
     If `_write` raises, its batch is lost, which is logged, and the callers of `keep` get the error. Queued
-    records are written by `close()` or else at the normal end of the process, which waits as long as there is
-    progress. A forked child has no such thread: there the sink raises `RuntimeError`.
+    records are written by `close()`, or at the normal end of the process, which waits while the sink makes
+    progress. A forked child does not have the thread, and the sink raises `RuntimeError` there.
     """
 
     def __init__(self, *, max_queued: int, when_full: WhenFull, max_batch: int = 10_000) -> None:
@@ -53,7 +53,7 @@ class BackgroundSink:
         self._max_batch = max_batch
         self._when_full = when_full
         self._entries: deque[tuple[AccessRecord, Future[None] | None]] = deque()
-        # Records for which there is no room yet, each with what its caller waits for.
+        # Entries for which there is no room yet, by the future that their callers wait for.
         self._held: dict[Future[None], tuple[AccessRecord, Future[None] | None]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -83,11 +83,11 @@ class BackgroundSink:
         """Write all queued records and end the thread. Raises the error of the last write or of closing."""
         if self._is_forked:
             return
-        self._begin_to_end()
-        # Not on a thread of the event loop, whose end would wait for it.
+        self._begin_closing()
+        # Not joined in a thread of the event loop: closing the loop would wait for it.
         await asyncio.shield(asyncio.wrap_future(self._ended))
         if self._thread is not None:
-            self._thread.join()  # it has nothing left to do
+            self._thread.join()  # returns immediately
         atexit.unregister(self._end_with_process)
         if self._last_failure is not None:
             raise self._last_failure
@@ -139,7 +139,7 @@ class BackgroundSink:
 
     def _start(self) -> None:
         if self._thread is None:
-            # A daemon, so that a forgotten close() does not keep the process alive; atexit writes the rest.
+            # A daemon, so that a missing close() does not keep the process alive; atexit writes the rest.
             thread = threading.Thread(target=self._run, name="starfish-access-records", daemon=True)
             thread.start()
             self._thread = thread
@@ -174,7 +174,7 @@ class BackgroundSink:
         failure: Exception | None = None
         try:
             self._write([record for record, _ in batch])
-        except BaseException as error:  # noqa: BLE001 - the thread must go on with the records to come
+        except BaseException as error:  # noqa: BLE001 - the thread must continue with later records
             failure = _as_exception(error)
             _log(logging.ERROR, "%d access records lost: %s", len(batch), ascii(error))
         self._last_failure = failure
@@ -182,7 +182,7 @@ class BackgroundSink:
             if written is not None:
                 _settle(written, failure)
 
-    def _begin_to_end(self) -> None:
+    def _begin_closing(self) -> None:
         with self._changed:
             if not self.closed:
                 self._start()
@@ -192,19 +192,19 @@ class BackgroundSink:
     def _end_with_process(self) -> None:
         if self._is_forked:
             return
-        self._begin_to_end()
+        self._begin_closing()
         left = -1
         while left != len(self._entries):
             left = len(self._entries)
             if futures.wait([self._ended], _EXIT_SECONDS).done:
                 return
-        _log(logging.ERROR, "access records lost, %d or more: the sink takes none", left)
+        _log(logging.ERROR, "access records lost, %d or more: the sink makes no progress", left)
 
 
 class QueuedSink(BackgroundSink):
-    """Calls a plain sink that may block, such as one that writes to a database, on a thread of its own.
+    """Calls a plain sink that may block, such as one that writes to a database, on a background thread.
 
-    sink: called with one record at a time, in order. If it raises, that record is lost, which is logged.
+    sink: called with one record at a time, in order. If it raises, the record is lost, which is logged.
     max_queued: records that may wait, 10,000 by default.
     when_full: "wait" (default) makes operations wait for room and loses nothing, unless the wait passes the
         layer's `sink_timeout`; "drop_oldest" drops and logs; "raise" refuses the new record, which is then a
@@ -233,9 +233,9 @@ class QueuedSink(BackgroundSink):
 
     def _write(self, records: Sequence[AccessRecord]) -> None:
         for record in records:
-            answer = self._sink(record)
-            if inspect.iscoroutine(answer):
-                answer.close()
+            result = self._sink(record)
+            if inspect.iscoroutine(result):
+                result.close()
                 raise TypeError("the sink of a QueuedSink must be a plain function, not an async one")
 
     def _finish(self) -> None:

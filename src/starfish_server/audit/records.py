@@ -39,7 +39,7 @@ class AccessRecord(NamedTuple):
     bytes: size of the body that was read, or that was to be written; None where there is none.
     attempts: attempts that a `Retry` layer made; 0 if the operation reached none.
     cache: "hit", "miss", "shared" (an in-flight read was shared) or "stale" (the backend was unavailable and
-        an expired result was returned); None if no cache was asked.
+        an expired result was returned); None if no cache was used.
     source: "primary" or "backup", the store that a `Fallback` used; None if the operation reached none.
 
     The texts are as they came and may hold anything; `to_json` and the sinks of this package escape them.
@@ -83,7 +83,7 @@ class AccessRecord(NamedTuple):
 
 
 Sink = Callable[[AccessRecord], Awaitable[object] | object]
-"""Takes each record, plain or async; `AccessLog` says which methods it may have besides."""
+"""A function of a record, plain or async; `AccessLog` describes the methods that it may have."""
 
 
 def make_record(

@@ -35,8 +35,8 @@ class LoggingSink:
     Texts with a character that is not printable (control characters, line separators, marks that reorder
     text) are escaped as in Python source, in `extra` as in the message, so that no handler's line can be
     forged. The message quotes every text and shows at most five keys; `extra` has all of them. It shows
-    attempts, cache and source only where there is something to tell. Handlers
-    report their failures to the logging module alone, so `on_sink_failure="fail"` does not see them.
+    attempts after the first, cache and source if there are any. Handlers report their failures to the logging
+    module only, so `on_sink_failure="fail"` does not see them.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class Delivery:
         running: list[asyncio.Task[Exception | None]] = []
         for sink in self._hand_to:
             try:
-                answer = sink(record)
-                if answer is not None and inspect.isawaitable(answer):
-                    task = asyncio.get_running_loop().create_task(self._finish(sink, answer))
+                result = sink(record)
+                if result is not None and inspect.isawaitable(result):
+                    task = asyncio.get_running_loop().create_task(self._finish(sink, result))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
                     running.append(task)
@@ -158,10 +158,10 @@ class Delivery:
                 failures.append(_logged(sink, error))
         return failures, running
 
-    async def _finish(self, sink: Sink, answer: Awaitable[object]) -> Exception | None:
+    async def _finish(self, sink: Sink, result: Awaitable[object]) -> Exception | None:
         try:
             async with asyncio.timeout(self._timeout):
-                await answer
+                await result
         except Exception as error:  # noqa: BLE001 - as in hand_over
             return _logged(sink, error)
         except asyncio.CancelledError:
@@ -183,9 +183,9 @@ class Delivery:
             if close is None or id(sink) in shared:
                 continue
             try:
-                answer = close()
-                if inspect.isawaitable(answer):
-                    await answer
+                result = close()
+                if inspect.isawaitable(result):
+                    await result
             except Exception as error:  # noqa: BLE001 - the other sinks are closed all the same
                 failures.append(_logged(sink, error))
         return failures

@@ -1,4 +1,4 @@
-"""The commands together, and where an error that ends one becomes a line and an exit code."""
+"""The `starfish` application: all commands, and how an error becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starfish_server.cli.audit import audit
+from starfish_server.cli.audit import show, verify
 from starfish_server.cli.cp import cp
 from starfish_server.cli.doctor import doctor, explain_store
-from starfish_server.cli.examples import epilog
 from starfish_server.cli.init import init
 from starfish_server.cli.listing import du, ls, rm
 from starfish_server.cli.objects import get, put, stat, url
@@ -25,7 +24,37 @@ from starfish_server.cli.rotate import rotate
 from starfish_server.cli.serve import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+EXAMPLES = {
+    "init": ("starfish init", "starfish init deployment"),
+    "serve": ("starfish serve", "starfish serve --config stack.toml --port 8080"),
+    "get": ("starfish get data notes/1.json", "starfish get s3://bucket notes/1.json -o 1.json"),
+    "put": (
+        "starfish put data notes/1.json 1.json",
+        "tar c folder | starfish put s3://bucket backups/folder.tar --create",
+    ),
+    "stat": ("starfish stat data notes/1.json",),
+    "url": ("starfish url s3://bucket notes/1.json --expires 3600",),
+    "ls": ("starfish ls data notes/ --long", "starfish ls s3://bucket --folders"),
+    "du": ("starfish du data --depth 2",),
+    "rm": ("starfish rm data notes/1.json notes/2.json", "starfish rm data --prefix drafts/ --yes"),
+    "cp": ("starfish cp data s3://bucket/backup", "starfish cp data copies --prefix notes/ --update"),
+    "repair": ("starfish repair mirror.toml --dry-run", "starfish repair mirror.toml"),
+    "rotate": ("starfish rotate encrypted.toml --prefix notes/",),
+    "doctor": ("starfish doctor s3://bucket", "starfish doctor stack.toml --context identity=alice"),
+    "explain": ("starfish explain stack.toml",),
+    "audit show": ("starfish audit show audit.jsonl --identity alice --outcome denied",),
+    "audit verify": ("starfish audit verify audit.jsonl",),
+}
+"""The examples at the end of each command's help."""
+
+
+def _add(group: typer.Typer, name: str, command: Callable[..., object]) -> None:
+    # The first character tells click to keep the line breaks.
+    lines = ("\b\nExamples:", *EXAMPLES[name])
+    group.command(name.rsplit(maxsplit=1)[-1], epilog="\n  ".join(lines))(command)
+
 
 app = typer.Typer(
     name="starfish",
@@ -35,8 +64,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (init, serve, get, put, stat, url, ls, du, rm, cp, repair, rotate, doctor):
-    app.command(epilog=epilog(command.__name__))(command)
-app.command("explain", epilog=epilog("explain"))(explain_store)
+    _add(app, command.__name__, command)
+_add(app, "explain", explain_store)
+audit = typer.Typer(
+    name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
+)
+_add(audit, "audit show", show)
+_add(audit, "audit verify", verify)
 app.add_typer(audit)
 
 
@@ -57,10 +91,10 @@ def starfish(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command, which may be a coroutine, and return its exit code. No error leaves as a traceback."""
+    """Run one command and return its exit code. An error is printed as one line, without a traceback."""
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # Text that the terminal's encoding does not have must not end the command.
+        # A character that the terminal's encoding lacks must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     try:
@@ -94,7 +128,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _replace_closed_streams() -> None:
-    """Replace each closed stream by one whose use fails, before the next open takes its descriptor."""
+    """Replace closed standard streams with ones that fail: another file would get their descriptors."""
     for name, mode in (("stdin", "w"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end of the program

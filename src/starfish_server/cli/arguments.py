@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ StoreURL = Annotated[
     ),
 ]
 StackFile = Annotated[str, typer.Argument(metavar="STACK", help="A stack file (*.toml).")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", metavar="COUNT", min=1, max=256, help="Objects in flight.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 ContextFields = Annotated[
     list[str] | None,
@@ -41,20 +44,16 @@ def context_of(given: list[str] | None, action: str) -> StoreContext | None:
     """Return the context that `--context` describes, or None without it."""
     if not given:
         return None
-    fields = split("--context", given)
-    single = {name: value for name, value in fields if name in {"identity", "namespace", "collection"}}
-    params = {name.removeprefix("params."): value for name, value in fields if name.startswith("params.")}
-    roles = tuple(value for name, value in fields if name == "role")
-    for name, _ in fields:
-        if name not in {*single, "role"} and not name.startswith("params."):
+    fields: dict[str, Any] = {"collection": "", "params": {}, "identity": None, "roles": (), "action": action}
+    for name, value in split("--context", given):
+        if name in {"identity", "namespace", "collection"}:
+            fields[name] = value
+        elif name == "role":
+            fields["roles"] += (value,)
+        elif name.startswith("params."):
+            fields["params"][name.removeprefix("params.")] = value
+        else:
             raise typer.BadParameter(
                 f"--context has identity, namespace, collection, role and params.NAME, not {name!r}"
             )
-    return StoreContext(
-        collection=single.get("collection", ""),
-        params=params,
-        identity=single.get("identity"),
-        roles=roles,
-        action=action,
-        namespace=single.get("namespace"),
-    )
+    return StoreContext(**fields)

@@ -4,6 +4,7 @@ import heapq
 import json as json_module
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +13,9 @@ import typer
 
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.examples import epilog
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.layers import AuditVerification, verify_audit_log
 
-audit = typer.Typer(
-    name="audit", help="Read and check the log that a JsonLinesSink wrote.", no_args_is_help=True
-)
 _COLUMNS = {
     "timestamp": 27,
     "identity": 12,
@@ -36,7 +33,6 @@ LogFiles = Annotated[
 ]
 
 
-@audit.command(epilog=epilog("audit show"))
 def show(
     files: LogFiles,
     identity: Annotated[
@@ -69,7 +65,6 @@ def show(
     return ExitCode.FAILED if broken else ExitCode.OK
 
 
-@audit.command(epilog=epilog("audit verify"))
 def verify(
     files: LogFiles,
     last_hash: Annotated[
@@ -109,16 +104,8 @@ def verify(
 
 def _print_verification(file: Path, found: AuditVerification, json: bool) -> None:
     if json:
-        print_json(
-            {
-                "ok": found.ok,
-                "lines": found.lines,
-                "files": [str(path) for path in found.files],
-                "last_hash": found.last_hash,
-                "problems": [str(problem) for problem in found.problems],
-                "unfinished_bytes": found.unfinished_bytes,
-            }
-        )
+        texts = {"files": list(map(str, found.files)), "problems": list(map(str, found.problems))}
+        print_json(asdict(found) | texts)
     else:
         print_line(
             f"{'ok' if found.ok else 'BROKEN'}: {file}, {found.lines} lines in {len(found.files)} files"

@@ -1,14 +1,14 @@
-"""Copies every object below a prefix from any store to any other, several at a time, each read back."""
+"""`Copying`: copies the objects of any store to any other, concurrently, and reads each back."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from starfish_server.bulk import scan
-from starfish_server.cli.sources import LeftOut, list_left_out, write_object
+from starfish_server.cli.sources import list_left_out, write_object
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
 from starfish_server.objects import ObjectInfo
@@ -23,7 +23,7 @@ _UNKNOWN = 16 * _MIB
 """The assumed size of an object whose list entry has none."""
 _PAGE = 10_000
 _DIGEST = 32
-"""The shortest version that is taken for a digest of the object: shorter ones may be counters."""
+"""A version of at least this length is taken for a digest of the body; shorter ones may be counters."""
 
 Pair = tuple[ObjectInfo, ObjectInfo | None]
 """An object of the source, and what the destination has under its key."""
@@ -39,7 +39,7 @@ class Tally:
     size: bytes of the copied objects.
     moved: bytes sent to the destination.
     warnings: by key, the attributes that a copied object lost.
-    left_out: files of the source that are not listed.
+    left_out: by key or path, why the source does not list it.
     """
 
     listed: int = 0
@@ -50,7 +50,7 @@ class Tally:
     moved: int = 0
     warnings: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
-    left_out: Sequence[LeftOut] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
@@ -86,12 +86,13 @@ class Budget:
 class Copying:
     """A copy of every object whose key begins with `prefix`.
 
-    An object that the destination already holds with the same bytes, content type, cache control and metadata
-    is left alone, so that an interrupted copy can be continued; one that differs is replaced.
+    An object that the destination already has with the same bytes, content type, cache control and metadata
+    is skipped, so that an interrupted copy can be continued; one that differs is replaced.
 
-    jobs: objects in flight. max_bytes: memory for their bodies, about; one object is always in flight.
-    update: leave an object alone by its size and time, or its version, without reading it.
-    tally: grows while the copy runs. step: called whenever it has grown.
+    jobs: objects in flight.
+    max_bytes: approximate memory for their bodies; one object is copied even if it needs more.
+    update: skip an object, without reading it, if its size and time or its version show that it is the same.
+    tally: is updated while the copy runs.
     """
 
     source: AbstractObjectStore
@@ -103,12 +104,11 @@ class Copying:
     reading: StoreContext | None = None
     writing: StoreContext | None = None
     tally: Tally = field(default_factory=Tally)
-    step: Callable[[], None] = lambda: None
 
     async def run(self) -> Tally:
-        """Copy all; the lists of both stores are read while objects are copied, a page at a time.
+        """Copy all objects. The lists of both stores are read page by page meanwhile.
 
-        Raises errors of listing. The error of an object is in the tally, and the other objects are copied.
+        Raises errors of listing. The error of one object is in the tally; the other objects are copied.
         """
         pairs: asyncio.Queue[Pair | None] = asyncio.Queue(_PAGE)
         budget = Budget(self.max_bytes)
@@ -141,9 +141,8 @@ class Copying:
         while (pair := await pairs.get()) is not None:
             try:
                 await self._handle(*pair, budget)
-            except Exception as error:  # noqa: BLE001 - the error of one object leaves the others alone
+            except Exception as error:  # noqa: BLE001 - the other objects are still copied
                 self.tally.failures[pair[0].key] = error
-            self.step()
 
     async def _handle(self, info: ObjectInfo, there: ObjectInfo | None, budget: Budget) -> None:
         same = there is not None and _same(info, there, self.update)
@@ -164,13 +163,18 @@ class Copying:
 
     async def _copy(self, key: str, streamed: bool, *, compare: bool) -> None:
         see = _see_digest if streamed else _see_body
-        wanted = None if streamed and not compare else await see(self.source, key, self.reading)
-        if wanted is not None and compare:
+        if compare:
+            wanted = await see(self.source, key, self.reading)
             stored = await see(self.destination, key, self.reading)
-            if stored is not None and stored[1] == wanted[1] and not self._changes(wanted[0], stored[0]):
+            if (
+                wanted is not None
+                and stored is not None
+                and wanted[1] == stored[1]
+                and not self._changes(wanted[0], stored[0])
+            ):
                 self.tally.identical += 1
                 return
-        sent = await (self._upload(key) if streamed else self._write(key, wanted))
+        sent = await (self._upload(key) if streamed else self._write(key))
         stored = await see(self.destination, key, self.reading)
         if stored is None or stored[1] != sent[1]:
             raise StoreError("reads back different from what was written", operation="write", key=key)
@@ -182,10 +186,33 @@ class Copying:
         self.tally.copied += 1
         self.tally.size += sent[0].size or 0
 
-    async def _write(self, key: str, wanted: Seen | None) -> Seen:
-        if wanted is None:
+    async def _write(self, key: str) -> Seen:
+        found = await self.source.read(key, context=self.reading)
+        if found is None:
             raise _gone(key)
-        info, body = wanted
+        await self._send(key, found.info, found.body)
+        self.tally.moved += len(found.body)
+        return found.info, found.body
+
+    async def _upload(self, key: str) -> Seen:
+        reader = await self.source.open(key, context=self.reading)
+        if reader is None:
+            raise _gone(key)
+        digest, size = hashlib.sha256(), 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal size
+            async for chunk in reader:
+                digest.update(chunk)
+                size += len(chunk)
+                self.tally.moved += len(chunk)
+                yield chunk
+
+        async with reader:
+            await self._send(key, reader.info, chunks())
+        return replace(reader.info, size=size), digest.digest()
+
+    async def _send(self, key: str, info: ObjectInfo, body: bytes | AsyncIterator[bytes]) -> None:
         await write_object(
             self.destination,
             key,
@@ -195,36 +222,6 @@ class Copying:
             metadata=info.metadata if self.destination.native("write") else None,
             context=self.writing,
         )
-        self.tally.moved += len(body)
-        return info, body
-
-    async def _upload(self, key: str) -> Seen:
-        reader = await self.source.open(key, context=self.reading)
-        if reader is None:
-            raise _gone(key)
-        digest = hashlib.sha256()
-        sent = 0
-
-        async def chunks() -> AsyncIterator[bytes]:
-            nonlocal sent
-            async for chunk in reader:
-                digest.update(chunk)
-                sent += len(chunk)
-                self.tally.moved += len(chunk)
-                self.step()
-                yield chunk
-
-        info = reader.info
-        async with reader:
-            await self.destination.upload(
-                key,
-                chunks(),
-                content_type=info.content_type,
-                cache_control=info.cache_control,
-                metadata=info.metadata,
-                context=self.writing,
-            )
-        return ObjectInfo(key, sent, info.content_type, info.cache_control, info.metadata), digest.digest()
 
     def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
         """Return how the object's info reads back, where it is not as wanted and both stores tell."""
@@ -241,7 +238,7 @@ class Copying:
 
 
 def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
-    """Return whether two objects are the same as far as lists tell; None if they must be read."""
+    """Return whether two objects are the same by what lists tell; None if they must be read."""
     if None not in (info.size, there.size) and info.size != there.size:
         return False
     if not update or info.size is None or there.size is None:
@@ -250,7 +247,7 @@ def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
         return True
     if info.modified is None or there.modified is None:
         return None
-    # Some services tell whole seconds: within one, the source may have changed after it was copied.
+    # Some services round times to seconds: the source may have changed later in the second of the copy.
     return there.modified - info.modified >= timedelta(seconds=1)
 
 

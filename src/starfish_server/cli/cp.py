@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from starfish_server.cli.arguments import AsJson, ContextFields, context_of
+from starfish_server.cli.arguments import AsJson, ContextFields, Jobs, context_of
 from starfish_server.cli.copying import Copying, Tally
-from starfish_server.cli.output import ExitCode, one_line, print_error, print_json, print_line, progress
+from starfish_server.cli.output import ExitCode, print_error, print_failures, print_result, progress
 from starfish_server.cli.sources import open_source, print_left_out
 from starfish_server.store_url import open_store
 
@@ -26,16 +25,14 @@ async def cp(
         typer.Option(
             "--update",
             "-u",
-            help="Leave an object alone, unread, if the one there has the same size and is newer by a second "
-            "or has the same version.",
+            help="Skip an object, without reading it, if the one at the destination has the same size and is "
+            "newer by a second or has the same version.",
         ),
     ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", metavar="COUNT", min=1, max=256, help="Objects in flight.")
-    ] = 16,
+    jobs: Jobs = 16,
     memory: Annotated[
         int,
-        typer.Option("--memory", metavar="MIB", min=1, help="MiB of bodies in flight, about; at least one."),
+        typer.Option("--memory", metavar="MIB", min=1, help="Approximate MiB of bodies in flight."),
     ] = 256,
     context: ContextFields = None,
     json: AsJson = False,
@@ -43,7 +40,7 @@ async def cp(
     """Copy objects between any two stores, and read each back.
 
     Content type, cache control and metadata are copied; a warning on stderr names any that the destination
-    loses. An identical object at the destination is left alone, one that differs is replaced, and nothing is
+    loses. An identical object at the destination is skipped, one that differs is replaced, and nothing is
     deleted, so an interrupted copy can be run again. Objects that fail are reported on stderr, and the others
     are copied. Files of the source that are not objects, such as a link or a file whose name breaks the key
     rules, are reported as well. In both cases the exit code is 1.
@@ -52,25 +49,20 @@ async def cp(
     """
     reading, writing = context_of(context, "pull"), context_of(context, "push")
     began, tally = time.monotonic(), Tally()
-    columns = ("copying", BarColumn(), MofNCompleteColumn(), "{task.fields[moved]}", TimeRemainingColumn())
+
+    def state() -> tuple[int, int | None, str]:
+        moved = f"{decimal(tally.moved)}, {_rate(tally.moved, time.monotonic() - began)}"
+        return tally.listed - tally.pending, tally.listed if tally.all_listed else None, moved
+
     try:
-        async with open_source(source) as origin, open_store(destination) as target:
-            with progress(*columns) as display:
-                task = display.add_task("copying", total=None, moved="")
-
-                def step() -> None:
-                    display.update(
-                        task,
-                        total=tally.listed if tally.all_listed else None,
-                        completed=tally.listed - tally.pending,
-                        moved=f"{decimal(tally.moved)}, {_rate(tally.moved, time.monotonic() - began)}",
-                    )
-
-                await Copying(
-                    origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally, step
-                ).run()
+        async with (
+            open_source(source) as origin,
+            open_store(destination) as target,
+            progress("copying", state),
+        ):
+            await Copying(origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally).run()
     except (Exception, asyncio.CancelledError):
-        if tally.listed:  # report what was copied so far
+        if tally.listed:
             _report(tally, True, time.monotonic() - began, json)
         raise
     _report(tally, False, time.monotonic() - began, json)
@@ -84,28 +76,22 @@ def _rate(size: int, seconds: float) -> str:
 def _report(tally: Tally, interrupted: bool, seconds: float, json: bool) -> None:
     for key, warning in sorted(tally.warnings.items()):
         print_error(f"warning: {key}: {warning}")
-    for key, failure in sorted(tally.failures.items()):
-        print_error(f"{key}: {one_line(failure)}")
-    print_left_out(tally.left_out)
+    fields = {
+        "copied": tally.copied,
+        "identical": tally.identical,
+        "bytes": tally.size,
+        "seconds": round(seconds, 3),
+        "failed": print_failures(tally.failures),
+        "warnings": [{"key": key, "warning": text} for key, text in sorted(tally.warnings.items())],
+        "left_out": print_left_out(tally.left_out),
+        "interrupted": interrupted,
+    }
     if interrupted:
         more = "" if tally.all_listed else " and all that were not listed yet"
         print_error(f"interrupted, {tally.pending} objects{more} are not copied: run it again to continue")
-    if json:
-        print_json(
-            {
-                "copied": tally.copied,
-                "identical": tally.identical,
-                "bytes": tally.size,
-                "seconds": round(seconds, 3),
-                "failed": [{"key": key, "error": one_line(e)} for key, e in sorted(tally.failures.items())],
-                "warnings": [{"key": key, "warning": text} for key, text in sorted(tally.warnings.items())],
-                "left_out": [{"path": path, "reason": reason} for path, reason in tally.left_out],
-                "interrupted": interrupted,
-            }
-        )
-    else:
-        print_line(
-            f"{tally.copied} copied ({tally.size} bytes), {tally.identical} already there, "
-            f"{len(tally.failures)} failed, {len(tally.left_out)} left out, {seconds:.1f} s, "
-            f"{_rate(tally.size, seconds)}"
-        )
+    text = (
+        f"{tally.copied} copied ({tally.size} bytes), {tally.identical} already there, "
+        f"{len(tally.failures)} failed, {len(tally.left_out)} left out, {seconds:.1f} s, "
+        f"{_rate(tally.size, seconds)}"
+    )
+    print_result(json, fields, text)

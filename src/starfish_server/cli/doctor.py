@@ -9,9 +9,8 @@ import urllib.request
 from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
+from starfish_server.cli.sources import open_source
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
@@ -40,7 +40,7 @@ _PAGES = "pages lose or repeat keys: list without start_after and limit"
 _CONDITIONAL = "run one server process only, or updates are lost"
 CHECKS = {
     "text_comes_back_exactly": "nothing else can be checked until this works",
-    "the_last_write_wins": "readers see old objects; look for a cache between here and the store",
+    "the_last_write_wins": "readers see old objects; look for a cache in front of the store",
     "a_missing_object_is_none": "without the right to list, some services refuse instead: grant it",
     "bytes_come_back_exactly": "images and other blobs are not kept faithfully",
     "the_content_type_is_the_last_writes": "content types are lost",
@@ -57,7 +57,7 @@ CHECKS = {
 }
 """The conformance behaviours that are tried, each with what to do if it fails."""
 
-# By an attribute that tells the leaf, here a folder, S3 or any store.
+# An attribute of the leaves concerned (folders, S3, any store), the error, and what to do.
 _ADVICE = [
     ("base_dir", StoreAccessDeniedError, "check the owner and the permissions of the folder"),
     ("endpoint", StoreAccessDeniedError, "check the credentials in the environment, their rights, the clock"),
@@ -71,21 +71,12 @@ _CLOCK_TIMEOUT = 5.0  # seconds
 _SHOWN = 300  # characters of a detail
 
 
-class Verdict(StrEnum):
-    """The result of a check."""
-
-    OK = "ok"
-    FAILED = "failed"
-    NOT_SUPPORTED = "not supported"
-    NOT_CHECKED = "not checked"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check, what was seen, and what to do if it failed."""
 
     check: str
-    verdict: Verdict
+    verdict: Literal["ok", "failed", "not supported", "not checked"]
     detail: str = ""
     hint: str = ""
 
@@ -106,7 +97,7 @@ async def explain_store(store: StoreURL, json: AsJson = False) -> int:
 
 
 async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = False) -> int:
-    """Try a store and report what works.
+    """Try a store and report what works. A folder must exist.
 
     Writes, reads, lists and deletes under a new random prefix, and deletes everything there at the end, even
     if interrupted. Exit code 1 if a check failed; an operation that the store does not support is no failure.
@@ -121,12 +112,12 @@ async def doctor(store: StoreURL, context: ContextFields = None, json: AsJson = 
             detail = f": {finding.detail}" if finding.detail else ""
             hint = f" ({finding.hint})" if finding.hint else ""
             print_line(f"{finding.verdict}: {finding.check}{detail}{hint}")
-    failed = any(finding.verdict is Verdict.FAILED for finding in findings)
+    failed = any(finding.verdict == "failed" for finding in findings)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
 class _Trial(Layer):
-    """Gives every operation the context of the command line, and notes the keys that are written."""
+    """Gives every operation the context of the command line, and records the keys that are written."""
 
     context_dependent = False
 
@@ -142,7 +133,7 @@ class _Trial(Layer):
         return self.inner.perform(operation.replace(context=self._context))
 
     def part(self, name: str) -> AbstractObjectStore:
-        """Return an empty store for one check: the objects below a prefix of its own."""
+        """Return an empty store for one check: the objects below its own prefix."""
         return Namespace(self, f"{self.prefix}{name}/")
 
     async def clean_up(self) -> str:
@@ -157,17 +148,17 @@ class _Trial(Layer):
 
 async def _examine(url: str, context: list[str] | None) -> list[Finding]:
     checks = {behaviour.name: behaviour for behaviour in behaviours()}
-    async with open_store(url) as store:
+    async with open_source(url) as store:
         trial = _Trial(store, context_of(context, "push"))
         findings = [await _clock(store)]
         try:
             for name, hint in CHECKS.items():
                 readable = name.replace("_", " ")
-                if len(findings) > 1 and findings[1].verdict is not Verdict.OK:
-                    findings.append(Finding(readable, Verdict.NOT_CHECKED, "nothing can be written"))
+                if len(findings) > 1 and findings[1].verdict != "ok":
+                    findings.append(Finding(readable, "not checked", "nothing can be written"))
                 else:
                     findings.append(await _finding(store, readable, checks[name](trial.part(name)), hint))
-            if findings[1].verdict is Verdict.OK:
+            if findings[1].verdict == "ok":
                 latency = _latency(trial.part("latency"))
                 findings.append(await _finding(store, "latency", latency, "small writes and reads fail"))
         finally:
@@ -180,15 +171,15 @@ async def _finding(
     store: AbstractObjectStore, check: str, attempt: Awaitable[str | None], hint: str
 ) -> Finding:
     try:
-        return Finding(check, Verdict.OK, await attempt or "")
+        return Finding(check, "ok", await attempt or "")
     except StoreNotSupportedError as error:
-        return Finding(check, Verdict.NOT_SUPPORTED, one_line(error), hint)
+        return Finding(check, "not supported", one_line(error), hint)
     except Exception as error:  # noqa: BLE001 - whatever a store raises is a finding
-        return Finding(check, Verdict.FAILED, one_line(error)[:_SHOWN], _advice(store, error) or hint)
+        return Finding(check, "failed", one_line(error)[:_SHOWN], _advice(store, error) or hint)
 
 
 def _advice(store: AbstractObjectStore, error: Exception) -> str | None:
-    """Return what to do about an error of this kind of leaf, or None."""
+    """Return the advice for this error on this kind of leaf, or None."""
     for attribute, kind, advice in _ADVICE:
         if isinstance(error, kind) and any(hasattr(part, attribute) for part in stores_of(store)):
             return advice
@@ -213,20 +204,20 @@ async def _clock(store: AbstractObjectStore) -> Finding:
     endpoint = next(filter(None, endpoints), None)
     skew = await asyncio.to_thread(_skew, endpoint) if endpoint else None
     if skew is None:
-        return Finding("clock", Verdict.NOT_CHECKED, "no server told the time")
+        return Finding("clock", "not checked", "no server reports the time")
     seen = f"the server is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) > _MOST_SKEW:
         hint = "set this machine's clock: signatures fail at 15 minutes"
-        return Finding("clock", Verdict.FAILED, seen, hint)
-    return Finding("clock", Verdict.OK, seen)
+        return Finding("clock", "failed", seen, hint)
+    return Finding("clock", "ok", seen)
 
 
 def _skew(endpoint: str) -> float | None:
-    """Return how many seconds, to about one, the server is ahead; None if it does not tell.
+    """Return how many seconds the server's clock is ahead, accurate to about one; None if it is unknown.
 
-    Asked without credentials: any reply, a refusal too, has a Date.
+    No credentials are needed: every response has a Date header, errors included.
     """
-    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow http(s) alone
+    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the options allow only http(s)
     began = time.time()
     try:
         with urllib.request.urlopen(request, timeout=_CLOCK_TIMEOUT) as reply:  # noqa: S310 - as above
@@ -236,12 +227,12 @@ def _skew(endpoint: str) -> float | None:
             date = error.headers["Date"]
     except OSError:
         return None
-    # The header has whole seconds: on average it says half a second too little.
+    # The header has whole seconds: on average it is half a second behind.
     return parsedate_to_datetime(date).timestamp() + 0.5 - (began + time.time()) / 2 if date else None
 
 
 def _table(findings: list[Finding]) -> Table:
-    styles = {Verdict.OK: "green", Verdict.FAILED: "bold red"}
+    styles = {"ok": "green", "failed": "bold red"}
     table = Table("check", "", "what was seen", "what to do")
     for finding in findings:
         verdict = Text(finding.verdict, style=styles.get(finding.verdict, "yellow"))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from starfish_server.cli.arguments import AsJson
-from starfish_server.cli.output import print_json, print_line
+from starfish_server.cli.output import print_result
 
 _STARTER = resources.files("starfish_server.cli") / "starter"
 
@@ -24,8 +24,9 @@ def init(
 ) -> None:
     """Write a commented stack file, a compose file, and a file with their secrets.
 
-    stack.toml puts the usual layers over an S3 bucket. `docker compose up` serves it beside an S3 server and
-    Redis, as compose.yaml says. .env has new secrets for both. Nothing is written if one of the files exists.
+    stack.toml puts the usual layers over an S3 bucket. compose.yaml serves it with `docker compose up`,
+    together with an S3 server and Redis. .env holds new secrets. Nothing is written if one of the files
+    exists.
     """
     environment = string.Template((_STARTER / "environment").read_text())
     texts = {
@@ -40,10 +41,6 @@ def init(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         path = folder / name
-        mode = 0o600 if name == ".env" else 0o666
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text)
-        if json:
-            print_json({"path": str(path)})
-        else:
-            print_line(str(path))
+        path.touch(mode=0o600 if name == ".env" else 0o666, exist_ok=False)
+        path.write_text(text)
+        print_result(json, {"path": str(path)}, str(path))

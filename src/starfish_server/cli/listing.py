@@ -1,29 +1,28 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
 import sys
-from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TimeElapsedColumn
 
 from starfish_server.bulk import scan
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import (
     ExitCode,
     described,
-    one_line,
     print_cells,
     print_error,
+    print_failures,
     print_json,
     print_line,
     progress,
 )
 from starfish_server.cli.sources import list_left_out, open_source, print_left_out
-from starfish_server.context import StoreContext
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo
-from starfish_server.storage.base import AbstractObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PAGE = 10_000
 _WIDTHS = (12, 20, 24)
@@ -60,46 +59,34 @@ async def ls(
     async with open_source(store) as opened:
         while limit is None or count < limit:
             size = _PAGE if limit is None else min(_PAGE, limit - count)
-            page = await _page(opened, prefix, last, size, long, folders, asked)
-            for key, info in page:
-                _print_entry(key, info, long, json)
-            count += len(page)
-            last = page[-1][0] if page else last
-            if len(page) < size:
+            entries: dict[str, ObjectInfo | None]
+            if long or folders:
+                found = await opened.list_objects(
+                    prefix, start_after=last, limit=size, delimiter="/" if folders else None, context=asked
+                )
+                entries = {info.key: info for info in found.objects} | dict.fromkeys(found.prefixes)
+            else:  # much cheaper than a list of infos on some stores
+                keys = await opened.list_keys(prefix, start_after=last, limit=size, context=asked)
+                entries = {key: ObjectInfo(key) for key in keys}
+            for key in sorted(entries):
+                _print_entry(key, entries[key], long, json)
+                last = key
+            count += len(entries)
+            if len(entries) < size:
                 break
         left_out = await list_left_out(opened, prefix, asked)
     if start_after is not None:
-        left_out = [found for found in left_out if found[0] > start_after]
+        left_out = {path: reason for path, reason in left_out.items() if path > start_after}
     if limit is not None and count == limit:
-        left_out = [found for found in left_out if found[0] < (last or "")]
+        left_out = {path: reason for path, reason in left_out.items() if path < (last or "")}
     if sys.stdout.isatty() and not json:
         sys.stderr.write(f"{count} {'entries' if folders else 'objects'}\n")
     print_left_out(left_out)
     return ExitCode.FAILED if left_out else ExitCode.OK
 
 
-async def _page(
-    store: AbstractObjectStore,
-    prefix: str,
-    start_after: str | None,
-    limit: int,
-    long: bool,
-    folders: bool,
-    context: StoreContext | None,
-) -> list[tuple[str, ObjectInfo | None]]:
-    """Return a page of keys, each with its info, which is None for a folder."""
-    if not (long or folders):  # much cheaper than a list of infos on some stores
-        keys = await store.list_keys(prefix, start_after=start_after, limit=limit, context=context)
-        return [(key, ObjectInfo(key)) for key in keys]
-    delimiter = "/" if folders else None
-    page = await store.list_objects(
-        prefix, start_after=start_after, limit=limit, delimiter=delimiter, context=context
-    )
-    entries: dict[str, ObjectInfo | None] = {info.key: info for info in page.objects}
-    return sorted((entries | dict.fromkeys(page.prefixes)).items(), key=lambda entry: entry[0])
-
-
 def _print_entry(key: str, info: ObjectInfo | None, long: bool, json: bool) -> None:
+    """Print an object, or a folder, which has no info."""
     if json:
         print_json({"folder": key} if info is None else described(info) if long else {"key": key})
     elif long:
@@ -125,7 +112,7 @@ async def du(
     each object is requested. Files that are not objects are reported on stderr, and the exit code is then 1.
     """
     asked = context_of(context, "list")
-    totals = {prefix: (0, 0)}  # of the folders that the last object is in, outermost first
+    totals = {prefix: (0, 0)}  # of the folders that contain the last object, outermost first
     unknown = 0
     async with open_source(store) as opened:
         async for info in scan(opened, prefix, page_size=_PAGE, context=asked):
@@ -145,7 +132,7 @@ async def du(
     for folder in reversed(totals):
         _print_total(folder, totals[folder], json)
     if unknown:
-        print_error(f"the store does not tell the size of {unknown} objects, which are not in the bytes")
+        print_error(f"the sizes of {unknown} objects are unknown and not counted")
     print_left_out(left_out)
     return ExitCode.FAILED if unknown or left_out else ExitCode.OK
 
@@ -185,21 +172,21 @@ async def rm(
             if page and not yes:
                 _confirm(len(page))
         try:
-            with progress("deleted", "{task.completed} objects", TimeElapsedColumn()) as display:
-                task = display.add_task("", total=None)
+            async with progress("deleting", lambda: (deleted, None, "")):
                 while page:
-                    failures = await _delete(opened, page, asked)
-                    for key, failure in failures.items():
-                        print_error(f"{key}: {one_line(failure)}")
-                        failed.append({"key": key, "error": one_line(failure)})
+                    failures: Mapping[str, Exception] = {}
+                    try:
+                        await opened.delete_many(page, context=asked)
+                    except DeleteManyError as error:
+                        failures = error.failures
+                    failed += print_failures(failures)
                     deleted += len(page) - len(failures)
-                    display.update(task, completed=deleted)
                     if prefix is None or len(page) < _PAGE:
                         break
                     page = await opened.list_keys(prefix, start_after=page[-1], limit=_PAGE, context=asked)
         except BaseException:
             if deleted:
-                print_error(f"{deleted} objects were deleted until then")
+                print_error(f"{deleted} objects had been deleted by then")
             raise
     if json:
         print_json({"deleted": deleted, "failed": failed})
@@ -208,19 +195,8 @@ async def rm(
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _delete(
-    store: AbstractObjectStore, keys: list[str], context: StoreContext | None
-) -> Mapping[str, Exception]:
-    """Delete the objects and return the failures."""
-    try:
-        await store.delete_many(keys, context=context)
-    except DeleteManyError as error:
-        return error.failures
-    return {}
-
-
 def _confirm(count: int) -> None:
     objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{objects} would be deleted: say --yes")
+        raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
     typer.confirm(f"Delete {objects}?", abort=True, err=True)

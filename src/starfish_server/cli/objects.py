@@ -10,15 +10,22 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE
 from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of, split
-from starfish_server.cli.output import ExitCode, described, print_cells, print_error, print_json, print_line
+from starfish_server.cli.output import (
+    ExitCode,
+    described,
+    print_cells,
+    print_error,
+    print_json,
+    print_line,
+    print_result,
+)
 from starfish_server.cli.sources import open_source, write_object
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectReader
@@ -145,24 +152,19 @@ async def stat(store: StoreURL, key: Key, context: ContextFields = None, json: A
         print_json(fields)
         return ExitCode.OK
     del fields["metadata"]
-    for name, value in (fields | {f"metadata.{name}": text for name, text in found.metadata.items()}).items():
+    fields |= {f"metadata.{name}": text for name, text in found.metadata.items()}
+    for name, value in fields.items():
         print_cells([name, value], (14,))
     return ExitCode.OK
-
-
-class Method(StrEnum):
-    """What a signed URL lets people do."""
-
-    GET = "GET"
-    PUT = "PUT"
 
 
 async def url(
     store: StoreURL,
     key: Key,
     method: Annotated[
-        Method, typer.Option("--method", case_sensitive=False, help="GET reads the object, PUT writes it.")
-    ] = Method.GET,
+        Literal["GET", "PUT"],
+        typer.Option("--method", case_sensitive=False, help="GET reads the object, PUT writes it."),
+    ] = "GET",
     expires: Annotated[
         int, typer.Option("--expires", metavar="SECONDS", min=1, max=604_800, help="How long it works.")
     ] = 900,
@@ -174,7 +176,7 @@ async def url(
     json: AsJson = False,
 ) -> int:
     """Print a URL that lets anyone read or write one object until it expires. Folders have no such URLs."""
-    asked = context_of(context, "pull" if method is Method.GET else "push")
+    asked = context_of(context, "pull" if method == "GET" else "push")
     async with open_store(store) as opened:
         if not opened.supports("signed_url"):
             reason = "this store has no signed URLs; an S3 store has, unless a layer changes its bodies"
@@ -182,10 +184,7 @@ async def url(
         signed = await opened.signed_url(
             key, method=method, expires=expires, content_type=content_type, context=asked
         )
-    if json:
-        print_json({"key": key, "url": signed, "method": method, "expires": expires})
-    else:
-        print_line(signed)
+    print_result(json, {"key": key, "url": signed, "method": method, "expires": expires}, signed)
     return ExitCode.OK
 
 
@@ -197,7 +196,7 @@ def _no_object(key: str) -> ExitCode:
 async def _print_body(reader: ObjectReader) -> bool:
     """Print the body on stdout, and return whether all of it was printed: a terminal gets plain text only."""
     on_terminal = sys.stdout.isatty()
-    # What is not UTF-8 becomes surrogates, which are not printable.
+    # Bytes that are not UTF-8 become surrogates, which are not printable.
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     async for chunk in reader:
         if on_terminal and not decoder.decode(chunk).translate(_SPACES).isprintable():
@@ -216,7 +215,7 @@ def _as_json(body: bytes) -> dict[str, str]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` at the end; a device or a pipe is written as it is."""
+    """Open a file that replaces `path` once it is complete; a device or a pipe is written directly."""
     if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         with path.open("wb") as file:
             yield file
@@ -234,7 +233,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command at once."""
+    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command immediately."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     while True:
         try:

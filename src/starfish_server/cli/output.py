@@ -1,16 +1,18 @@
-"""What commands print and the codes they exit with. Nothing that is printed can take over a terminal."""
+"""Output and exit codes of commands. Control characters are escaped, so no output takes over a terminal."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from starfish_server.errors import (
     InvalidKeyError,
@@ -21,15 +23,16 @@ from starfish_server.errors import (
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from rich.progress import ProgressColumn
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from starfish_server.objects import ObjectInfo
 
 
+_SECONDS_BETWEEN_UPDATES = 0.1
+
+
 class ExitCode(IntEnum):
-    """The exit codes of every command; 130 and 141 are what a shell reports for SIGINT and SIGPIPE."""
+    """The exit codes of every command, as `docs/cli.md` explains; 130 and 141 are those of shells."""
 
     OK = 0
     FAILED = 1
@@ -39,18 +42,6 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     INTERRUPTED = 130
     CLOSED_PIPE = 141
-
-
-MEANINGS = {
-    ExitCode.OK: "done",
-    ExitCode.FAILED: "failed: refused, broken, incomplete, or a check found something wrong",
-    ExitCode.USAGE: "the command line, a key, a store's name or a configuration file is wrong",
-    ExitCode.NO_OBJECT: "there is no such object",
-    ExitCode.UNAVAILABLE: "the store cannot answer now; try again",
-    ExitCode.CONFLICT: "the object has changed, or exists where there must be none",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.CLOSED_PIPE: "the reader of the output ended first, as in `starfish ls data | head`",
-}
 
 
 def exit_code_of(error: Exception) -> ExitCode:
@@ -86,7 +77,7 @@ def print_cells(
 
 
 def described(info: ObjectInfo) -> dict[str, object]:
-    """Return what is known of an object, for JSON."""
+    """Return the info of an object for JSON."""
     modified = info.modified.isoformat() if info.modified else None
     return asdict(info) | {"metadata": dict(info.metadata), "modified": modified}
 
@@ -94,6 +85,14 @@ def described(info: ObjectInfo) -> dict[str, object]:
 def print_json(value: object) -> None:
     """Print one line of ASCII JSON on stdout."""
     sys.stdout.write(f"{json.dumps(value)}\n")
+
+
+def print_result(as_json: bool, fields: Mapping[str, object], text: str) -> None:
+    """Print what a command has done: as JSON, or as one line of text."""
+    if as_json:
+        print_json(fields)
+    else:
+        print_line(text)
 
 
 def print_error(message: str) -> None:
@@ -106,7 +105,37 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def progress(*columns: ProgressColumn | str) -> Progress:
-    """Return a progress display on stderr, which draws nothing unless that is a terminal."""
+def print_failures(failures: Mapping[str, Exception]) -> list[dict[str, str]]:
+    """Print the failures on stderr in the order of their keys, and return them for JSON."""
+    texts = {key: one_line(error) for key, error in sorted(failures.items())}
+    for key, text in texts.items():
+        print_error(f"{key}: {text}")
+    return [{"key": key, "error": text} for key, text in texts.items()]
+
+
+@asynccontextmanager
+async def progress(verb: str, state: Callable[[], tuple[int, int | None, str]]) -> AsyncIterator[None]:
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
+
+    state: returns how many objects are done, of how many (None if that is not known yet), and a note.
+    """
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    columns = (verb, BarColumn(), MofNCompleteColumn(), "{task.fields[note]}", TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None, note="")
+
+        def draw() -> None:
+            done, total, note = state()
+            bar.update(task, completed=done, total=total, note=note)
+
+        async def follow() -> None:
+            while True:
+                draw()
+                await asyncio.sleep(_SECONDS_BETWEEN_UPDATES)
+
+        follower = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            follower.cancel()
+            draw()

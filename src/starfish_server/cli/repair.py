@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
-from starfish_server.cli.arguments import AsJson, StackFile
-from starfish_server.cli.output import ExitCode, one_line, print_cells, print_error, print_json, print_line
-from starfish_server.cli.progress import progress
+from starfish_server.cli.arguments import AsJson, Jobs, StackFile
+from starfish_server.cli.output import (
+    ExitCode,
+    one_line,
+    print_cells,
+    print_error,
+    print_json,
+    print_result,
+    progress,
+)
 from starfish_server.cli.sources import open_source
 from starfish_server.errors import StackError
 from starfish_server.layers import Mirror, RepairReport
@@ -18,7 +25,7 @@ from starfish_server.storage.base import AbstractObjectStore
 Entries = Iterable[tuple[int, str]]
 
 
-def repair(
+async def repair(
     stack: StackFile,
     force: Annotated[
         bool, typer.Option("--force", help="Also overwrite newer objects of a replica.")
@@ -26,9 +33,7 @@ def repair(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only print what is pending: replica, key, log.")
     ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", metavar="COUNT", min=1, max=256, help="Objects in flight.")
-    ] = 8,
+    jobs: Jobs = 8,
     json: AsJson = False,
 ) -> int:
     """Bring the replicas of every Mirror in a stack up to date with its first store.
@@ -38,23 +43,16 @@ def repair(
     1 if anything is still pending; run it again to continue, even after Ctrl-C. Exit code 4, and nothing is
     done, while another process writes through the Mirror: run repair in that process.
     """
-    try:
-        left = asyncio.run(_repair(stack, force, dry_run, jobs, json))
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    return ExitCode.FAILED if left else ExitCode.OK
-
-
-async def _repair(stack: str, force: bool, dry_run: bool, jobs: int, json: bool) -> bool:
-    """Repair the mirrors, outermost first, and return whether anything is left."""
     left = False
     async with open_source(stack) as store:
         for path, mirror in _mirrors(stack, store).items():
             pending = mirror.pending()
-            left |= bool(pending) if dry_run else await _repair_one(path, mirror, force, jobs, json)
             if dry_run:
                 _print_pending(path, pending, json)
-    return left
+                left |= bool(pending)
+            else:
+                left |= await _repair(path, mirror, force, jobs, json)
+    return ExitCode.FAILED if left else ExitCode.OK
 
 
 def _mirrors(stack: str, store: AbstractObjectStore) -> dict[str, Mirror]:
@@ -71,18 +69,19 @@ def _mirrors(stack: str, store: AbstractObjectStore) -> dict[str, Mirror]:
     return {str(path): mirror for path, mirror in found.items()}
 
 
-async def _repair_one(path: str, mirror: Mirror, force: bool, jobs: int, json: bool) -> bool:
-    report, pending = RepairReport(), mirror.pending()
+async def _repair(path: str, mirror: Mirror, force: bool, jobs: int, json: bool) -> bool:
+    """Repair one mirror, report what was done even if interrupted, and return whether anything is left."""
+    report, pending = RepairReport(), len(mirror.pending())
     interrupted = False
     try:
-        async with progress("repairing", lambda: (report.done, len(pending))):
+        async with progress("repairing", lambda: (report.done, pending, "")):
             await mirror.repair(force=force, concurrency=jobs, report=report)
     except asyncio.CancelledError:
         interrupted = True
         raise
     finally:
         left = mirror.pending()
-        _print_report(path, len(pending), report, left, interrupted, json)
+        _print_report(path, pending, report, left, interrupted, json)
     return bool(left)
 
 
@@ -99,34 +98,23 @@ def _print_report(
 ) -> None:
     for number, key in sorted(report.ahead):
         print_error(f"replica {number}: {key}: ahead, it was written later; --force overwrites it")
-    for (number, key), error in sorted(report.failed.items()):
-        print_error(f"replica {number}: {key}: {one_line(error)}")
+    failed = [(number, key, one_line(error)) for (number, key), error in sorted(report.failed.items())]
+    for number, key, error in failed:
+        print_error(f"replica {number}: {key}: {error}")
     if interrupted:
         print_error(f"interrupted, {len(left)} are pending: run it again to continue")
-    if json:
-        failed = [
-            {"replica": number, "key": key, "error": one_line(error)}
-            for (number, key), error in sorted(report.failed.items())
-        ]
-        print_json(
-            {
-                "pending_log": path,
-                "pending": pending,
-                "repaired": _entries(report.repaired),
-                "deleted": _entries(report.deleted),
-                "identical": _entries(report.identical),
-                "ahead": _entries(report.ahead),
-                "failed": failed,
-                "still_pending": _entries(left),
-                "interrupted": interrupted,
-            }
-        )
-    else:
-        print_line(
-            f"{path}: {pending} pending, {len(report.repaired)} repaired, {len(report.deleted)} deleted, "
-            f"{len(report.identical)} identical, {len(report.ahead)} ahead, {len(report.failed)} failed, "
-            f"{len(left)} still pending"
-        )
+    done = {name: getattr(report, name) for name in ("repaired", "deleted", "identical", "ahead")}
+    fields = {
+        "pending_log": path,
+        "pending": pending,
+        **{name: _entries(entries) for name, entries in done.items()},
+        "failed": [{"replica": number, "key": key, "error": error} for number, key, error in failed],
+        "still_pending": _entries(left),
+        "interrupted": interrupted,
+    }
+    counts = ", ".join(f"{len(entries)} {name}" for name, entries in done.items())
+    text = f"{path}: {pending} pending, {counts}, {len(failed)} failed, {len(left)} still pending"
+    print_result(json, fields, text)
 
 
 def _entries(entries: Entries) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Stores as commands use them: a folder to read must exist, and what a list leaves out is named."""
+"""Opening a store to read from, writing an object, and reporting the files that lists leave out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
 from starfish_server.layers.base import stores_of
 from starfish_server.objects import ANY
-from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.filesystem import FilesystemObjectStore
 from starfish_server.store_url import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
 
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
-
-LeftOut = tuple[str, str]
-"""What a list leaves out: a key or path, and the reason."""
 
 
 @asynccontextmanager
@@ -48,7 +44,7 @@ async def write_object(
     if_version: IfVersion = ANY,
     context: StoreContext | None,
 ) -> ObjectInfo:
-    """Write the object, as a stream if chunks are given and the store has streams of its own.
+    """Write the object; chunks are streamed if the store has native streams.
 
     A body that is not UTF-8 is a `StoreDecodeError` on a store of text only.
     """
@@ -64,32 +60,21 @@ async def write_object(
 
 async def list_left_out(
     store: AbstractObjectStore, prefix: str, context: StoreContext | None
-) -> Sequence[LeftOut]:
-    """Return what the leaf holds below a prefix and `list_keys` leaves out; nothing for most leaves."""
-    namespaces = []
+) -> dict[str, str]:
+    """Return the keys and paths below a prefix that lists leave out, with reasons; most leaves have none."""
+    full = prefix
     while isinstance(store, Layer):
-        namespaces += [store] if isinstance(store, Namespace) else []
+        if isinstance(store, Namespace):
+            full = store.prefix_of(context) + full
         store = store.inner
-    ask = getattr(store, "unlistable", None)
-    if ask is None:
-        return []
-    # A stand-in for the leaf learns which prefix the namespaces make of this one.
-    full = ""
-
-    def note(asked: str) -> list[str]:
-        nonlocal full
-        full = asked
-        return []
-
-    stand_in: AbstractObjectStore = CustomObjectStore(on_list=note)
-    for namespace in reversed(namespaces):
-        settings: Mapping[str, Any] = namespace.settings()
-        stand_in = Namespace(stand_in, **settings)
-    await stand_in.list_keys(prefix, context=context)
-    return [(path[len(full) - len(prefix) :], reason) for path, reason in await ask(full)]
+    unlistable = getattr(store, "unlistable", None)
+    if unlistable is None:
+        return {}
+    return {path[len(full) - len(prefix) :]: reason for path, reason in await unlistable(full)}
 
 
-def print_left_out(left_out: Sequence[LeftOut]) -> None:
-    """Name on stderr what a list leaves out."""
-    for path, reason in left_out:
+def print_left_out(left_out: Mapping[str, str]) -> list[dict[str, str]]:
+    """Print on stderr what lists leave out, and return it for JSON."""
+    for path, reason in left_out.items():
         print_error(f"left out: {path}: {reason}")
+    return [{"path": path, "reason": reason} for path, reason in left_out.items()]

@@ -16,14 +16,13 @@ from starfish_server.checks import positive_number
 from starfish_server.errors import StoreClosedError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import (
+    WatchedReader,
     outcome_of_error,
     outcome_of_result,
     size_of_body,
-    size_of_result,
     size_written,
-    watched,
 )
-from starfish_server.layers.streams import CountedChunks, WatchedReader
+from starfish_server.layers.streams import CountedChunks
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import name_of
@@ -122,21 +121,10 @@ class AccessLog(Layer):
         action = without if context is None else context.action
         if action in self._left_out or (self._only is not None and operation.name not in self._only):
             return self._inner.perform(operation)
-        return self._counted(operation)
-
-    async def _counted(self, operation: Operation[T]) -> T:
-        """Perform and record the operation; `close` waits for it."""
-        self._in_flight += 1
-        try:
-            return await self._recorded(operation.observed())
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight and self._idle is not None:
-                loop, idle = self._idle
-                with suppress(RuntimeError):  # that loop is closed, so nothing waits
-                    loop.call_soon_threadsafe(idle.set)
+        return self._recorded(operation.observed())
 
     async def _recorded(self, operation: Operation[T]) -> T:
+        """Perform and record the operation; `close` waits for it."""
         make = make_record(operation.name, operation.keys, operation.prefix, operation.context)
         began = perf_counter()
 
@@ -148,9 +136,10 @@ class AccessLog(Layer):
             attempts, cache, source = notes.get("attempts", 0), notes.get("cache"), notes.get("source")
             return make(outcome, error_type, duration, size, attempts, cache, source)
 
-        if operation.bodies is _CHUNKS:
-            operation = operation.replace(chunks=CountedChunks(operation.chunks))
+        self._in_flight += 1
         try:
+            if operation.bodies is _CHUNKS:
+                operation = operation.replace(chunks=CountedChunks(operation.chunks))
             if self._must_keep and (operation.writes or operation.bodies is _READER):
                 started = record("started", None, size_of_body(operation.body))
                 await self._keep(started, "nothing was done")
@@ -163,12 +152,19 @@ class AccessLog(Layer):
                 else:
                     self._delivery.hand_over(failed)
             raise
-        if isinstance(result, ObjectReader):
-            reader: T = self._recorded_reader(result, record)
-            return reader
-        size = size_written(operation) if operation.writes else size_of_result(operation, result)
-        await self._keep(record(outcome_of_result(operation, result), None, size), "though it was done")
-        return result
+        else:
+            if isinstance(result, ObjectReader):
+                reader: T = self._recorded_reader(result, record)
+                return reader
+            outcome, size = outcome_of_result(operation, result)
+            await self._keep(record(outcome, None, size), "though it was done")
+            return result
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None:
+                loop, idle = self._idle
+                with suppress(RuntimeError):  # that loop is closed, so nothing waits
+                    loop.call_soon_threadsafe(idle.set)
 
     def _recorded_reader(self, reader: ObjectReader, record: Callable[..., AccessRecord]) -> Any:
         def ended(
@@ -178,7 +174,7 @@ class AccessLog(Layer):
             if self._wants(finished):
                 self._delivery.hand_over(finished)
 
-        made = watched(reader, ended)
+        made = WatchedReader(reader, ended)
         self._readers.add(made)
         return made
 

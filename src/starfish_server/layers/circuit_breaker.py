@@ -7,11 +7,10 @@ import math
 import threading
 import time
 from collections import deque
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
-from starfish_server.chunks import asynchronous, check_chunks
+from starfish_server.chunks import check_chunks
 from starfish_server.errors import (
     NOT_SENT,
     CircuitOpenError,
@@ -20,12 +19,12 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.layers.streams import around_chunks
+from starfish_server.layers.streams import CountedChunks, around_chunks
 from starfish_server.operations import Bodies
 from starfish_server.printable import mask, printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from collections.abc import Callable
 
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
@@ -84,7 +83,7 @@ class CircuitBreaker(Layer):
         self._lock = threading.Lock()
         self._phase: _Closed | _HalfOpen | None = _Closed(window)  # None while open
         self._half_open_at = 0.0
-        self._in_flight = 0  # probes, including those of earlier half-open phases
+        self._in_flight: list[_HalfOpen] = []  # the phase of each probe, which may be over
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -104,14 +103,15 @@ class CircuitBreaker(Layer):
         phase = self._phase
         if not isinstance(phase, _Closed):
             phase = self._enter(operation)
-        of_source: list[Exception] = []
-        if bodies is _CHUNKS:
-            check_chunks(operation.chunks, operation.name)
-            operation = operation.replace(chunks=_source(operation.chunks, of_source))
+        source: CountedChunks | None = None
         try:
+            if bodies is _CHUNKS:
+                check_chunks(operation.chunks, operation.name)
+                source = CountedChunks(operation.chunks)
+                operation = operation.replace(chunks=source)
             result = await self._inner.perform(operation)
         except BaseException as error:
-            self._count(phase, None if error in of_source else _is_failure(error))
+            self._count(phase, None if source is not None and source.failed else _is_failure(error))
             raise
         self._count(phase, failed=False)
         return result if bodies is not _READER else self._counting_chunks(result, phase)
@@ -126,9 +126,9 @@ class CircuitBreaker(Layer):
                 phase = self._phase = _HalfOpen()
                 self._changed(logging.DEBUG, "half_open", "half-open: probes may pass")
             if phase is not None:
-                if max(self._in_flight, phase.in_flight + phase.successes) < self._probes:
-                    self._in_flight += 1
-                    phase.in_flight += 1
+                used = phase.successes + self._in_flight.count(phase)
+                if max(used, len(self._in_flight)) < self._probes:
+                    self._in_flight.append(phase)
                     return phase
                 wait = self._open_seconds  # the longest time until the next probes
         state = "open after too many failures" if phase is None else "half-open, its probes are in flight"
@@ -136,23 +136,35 @@ class CircuitBreaker(Layer):
 
     def _count(self, phase: _Closed | _HalfOpen, failed: bool | None) -> None:
         """Count an outcome in the phase in which the operation began; None only releases a probe."""
-        if isinstance(phase, _Closed):
-            if failed is None:
-                return
+        if isinstance(phase, _HalfOpen):
+            with self._lock:
+                self._in_flight.remove(phase)
+                phase.successes += failed is False
+                if phase.successes >= self._probes and phase is self._phase:
+                    self._phase = _Closed(self._window)
+                    self._changed(logging.INFO, "closed", "closed: its probes succeeded")
+            if failed:
+                self._open(phase, "a probe failed")
+        elif failed is not None:
             phase.add(self._clock(), failed)
             failures, calls = phase.failures, phase.calls
             if failures and calls >= self._minimum_calls and failures >= self._failure_rate * calls:
                 self._open(phase, f"{failures} of {calls} operations failed")
-            return
-        with self._lock:
-            self._in_flight -= 1
-            phase.in_flight -= 1
-            phase.successes += failed is False
-            if phase.successes >= self._probes and phase is self._phase:
-                self._phase = _Closed(self._window)
-                self._changed(logging.INFO, "closed", "closed: its probes succeeded")
-        if failed:
-            self._open(phase, "a probe failed")
+
+    def _counting_chunks(self, result: T, opened_in: _Closed | _HalfOpen) -> T:
+        async def counted(fetch: Fetch) -> bytes:
+            try:
+                return await fetch()
+            except Exception as error:
+                if _is_failure(error):  # opening the stream was counted as a success
+                    phase = self._phase
+                    if isinstance(phase, _Closed):
+                        self._count(phase, failed=True)
+                    else:
+                        self._open(opened_in, "a chunk of a probe failed")
+                raise
+
+        return around_chunks(result, counted)
 
     def _open(self, phase: _Closed | _HalfOpen, why: str) -> None:
         """Open the circuit, unless `phase` is over."""
@@ -170,39 +182,11 @@ class CircuitBreaker(Layer):
             store = printable(mask(repr(leaf)))
             _log.log(level, "the circuit of %s is %s", store, text, extra={"state": state, "store": store})
 
-    def _counting_chunks(self, result: T, opened_in: _Closed | _HalfOpen) -> T:
-        async def counted(fetch: Fetch) -> bytes:
-            try:
-                return await fetch()
-            except Exception as error:
-                if _is_failure(error):  # opening the stream was counted as a success
-                    phase = self._phase
-                    if isinstance(phase, _Closed):
-                        self._count(phase, failed=True)
-                    else:
-                        self._open(opened_in, "a chunk of a probe failed")
-                raise
-
-        return around_chunks(result, counted)
-
-
-async def _source(
-    chunks: Iterable[bytes] | AsyncIterable[bytes], errors: list[Exception]
-) -> AsyncIterator[bytes]:
-    """Pass the chunks of an upload on, and keep its source's error, which says nothing of the backend."""
-    try:
-        async with aclosing(asynchronous(chunks)) as source:
-            async for chunk in source:
-                yield chunk
-    except Exception as error:
-        errors.append(error)
-        raise
-
 
 class _HalfOpen:
-    """The probes of one half-open phase: how many are in flight, and how many have succeeded."""
+    """The successful probes of one half-open phase."""
 
-    in_flight = successes = 0
+    successes = 0
 
 
 class _Closed:
@@ -225,10 +209,9 @@ class _Closed:
                 self.failures -= int(failures)
         latest = slices[-1]
         latest[1] += 1
+        latest[2] += failed
         self.calls += 1
-        if failed:
-            latest[2] += 1
-            self.failures += 1
+        self.failures += failed
 
 
 def _is_failure(error: BaseException) -> bool | None:

@@ -14,13 +14,17 @@ from starfish_server.chunks import asynchronous
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.streams import around_chunks
+from starfish_server.operations import Bodies
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
+    from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["ConcurrencyLimit"]
+
+_CHUNKS, _READER = Bodies.CHUNKS, Bodies.READER  # a look-up in an Enum takes long on 3.11
 
 
 class ConcurrencyLimit(Layer):
@@ -56,45 +60,51 @@ class ConcurrencyLimit(Layer):
         return {"max_in_flight": self._max_in_flight, "max_waiting": self._max_waiting}
 
     async def perform(self, operation: Operation[T]) -> T:
-        if operation.name == "upload":
-            uploaded: T = await self._upload(operation)
-            return uploaded
-        result = await self._permitted(operation, lambda: self._inner.perform(operation))
-        return around_chunks(result, lambda fetch: self._permitted(operation, fetch))
-
-    async def _permitted(self, operation: Operation[Any], call: Callable[[], Awaitable[T]]) -> T:
-        gate = await self._enter(operation)
+        gate = self._gate()
+        if not gate.enter():
+            await self._queue(gate, operation)
+        if operation.bodies is _CHUNKS and isinstance(operation.chunks, AsyncIterable):
+            return await self._upload(operation, gate)
         try:
-            return await call()
+            result = await self._inner.perform(operation)
         finally:
             gate.leave()
+        if operation.bodies is not _READER:
+            return result
 
-    async def _upload(self, operation: Any) -> Any:
-        if not isinstance(operation.chunks, AsyncIterable):  # nothing to wait for
-            return await self._permitted(operation, lambda: self._inner.perform(operation))
-        chunks = _UploadChunks(operation.chunks, await self._enter(operation))
+        async def permitted(fetch: Fetch) -> bytes:
+            gate = self._gate()
+            if not gate.enter():
+                await self._queue(gate, operation)
+            try:
+                return await fetch()
+            finally:
+                gate.leave()
+
+        return around_chunks(result, permitted)
+
+    async def _upload(self, operation: Operation[T], gate: _Gate) -> T:
+        chunks = _UploadChunks(operation.chunks, gate)  # type: ignore[arg-type]  # they are asynchronous
         try:
             return await self._inner.perform(operation.replace(chunks=chunks))
         finally:
             chunks.end()
 
-    async def _enter(self, operation: Operation[Any]) -> _Gate:
-        """Wait for a permit; return the gate to give it back to."""
+    async def _queue(self, gate: _Gate, operation: Operation[Any]) -> None:
+        """Wait for a permit, or refuse the operation."""
+        if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
+            reason = f"{self._max_in_flight} operations are in flight and {self._max_waiting} wait"
+            raise operation.error(StoreOverloadedError, reason)
+        await gate.wait(gate.waiting)
+
+    def _gate(self) -> _Gate:
         loop = asyncio.get_running_loop()
         gate = self._latest
         if gate is None or gate.loop() is not loop:
-            gate = self._latest = self._gate_of(loop)
-        if not gate.enter():
-            if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
-                reason = f"{self._max_in_flight} operations are in flight and {self._max_waiting} wait"
-                raise operation.error(StoreOverloadedError, reason)
-            await gate.wait(gate.waiting)
-        return gate
-
-    def _gate_of(self, loop: asyncio.AbstractEventLoop) -> _Gate:
-        gate = self._gates.get(loop)
-        if gate is None:
-            gate = self._gates[loop] = _Gate(loop, self._max_in_flight)
+            gate = self._gates.get(loop)
+            if gate is None:
+                gate = self._gates[loop] = _Gate(loop, self._max_in_flight)
+            self._latest = gate
         return gate
 
 

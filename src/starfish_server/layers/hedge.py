@@ -99,12 +99,11 @@ class Hedge(Layer):
             if not tries[0].done() and self._tokens >= _ONE:
                 self._tokens -= 1
                 operation.note("hedged", True)
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug(
-                        "%s: no result after %.3f s, a second attempt begins",
-                        *(operation.name, delay),
-                        extra={"operation": operation.name, "delay": delay},
-                    )
+                _log.debug(
+                    "%s: no result after %.3f s, a second attempt begins",
+                    *(operation.name, delay),
+                    extra={"operation": operation.name, "delay": delay},
+                )
                 if operation.notes is not None:
                     second = operation.replace(notes={})  # notes of the slower attempt must not show
                 tries.append(_start(self._try(second)))

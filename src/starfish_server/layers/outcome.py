@@ -13,7 +13,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
 )
 from starfish_server.layers.deadline import DEADLINE_PASSED
-from starfish_server.layers.streams import CountedChunks, WatchedReader
+from starfish_server.layers.streams import CountedChunks
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Bodies
 
@@ -29,9 +29,11 @@ _CHUNK = 2**16
 _CHUNKS, _RESULT = Bodies.CHUNKS, Bodies.RESULT  # a look-up in an Enum takes long on 3.11
 
 
-def outcome_of_result(operation: Operation[Any], result: object) -> Outcome:
-    """Return "miss" for a read that found no object, otherwise "ok"."""
-    return "miss" if result is None and not operation.writes else "ok"
+def outcome_of_result(operation: Operation[Any], result: object) -> tuple[Outcome, int | None]:
+    """Return the outcome, "miss" for a read that found no object, and the size of the body if any."""
+    if operation.writes:
+        return "ok", size_written(operation)
+    return ("miss" if result is None else "ok"), size_of_result(operation, result)
 
 
 def outcome_of_error(error: BaseException) -> tuple[Outcome, str]:
@@ -72,7 +74,10 @@ def size_of_result(operation: Operation[Any], result: object) -> int | None:
 
 
 Ended = Callable[[Outcome, str | None, BaseException | None, int | None], None]
-"""Called once when an operation has ended: outcome, type of the error, the error, bytes of the body."""
+"""Called once when an operation has ended: outcome, type of the error, the error, bytes of the body.
+
+It must not block.
+"""
 
 
 async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: Ended) -> T:
@@ -85,23 +90,51 @@ async def observe(inner: AbstractObjectStore, operation: Operation[T], ended: En
         ended(*outcome_of_error(error), error, size_written(operation))
         raise
     if isinstance(result, ObjectReader):
-        reader: T = watched(result, ended)
-        return reader
-    size = size_written(operation) if operation.writes else size_of_result(operation, result)
-    ended(outcome_of_result(operation, result), None, None, size)
+        reader: Any = WatchedReader(result, ended)
+        return reader  # type: ignore[no-any-return]  # a reader for a reader
+    outcome, size = outcome_of_result(operation, result)
+    ended(outcome, None, None, size)
     return result
 
 
-def watched(reader: ObjectReader, ended: Ended) -> Any:
-    """Wrap `reader` to call `ended` when the stream has ended."""
+class WatchedReader(ObjectReader):
+    """A reader that calls `ended` once, when it is read to its end, fails, is closed or is garbage."""
 
-    def stream_ended(error: BaseException | None, size: int) -> None:
+    def __init__(self, inner: ObjectReader, ended: Ended) -> None:
+        super().__init__(inner.info, self._watched, inner.aclose)
+        self._inner = inner
+        self._size = 0
+        self._ended_by: Ended | None = ended
+
+    async def _watched(self) -> bytes:
+        try:
+            chunk = await self._inner.next_chunk()
+        except BaseException as error:
+            self.end(error)
+            raise
+        self._size += len(chunk)
+        if not chunk:
+            self.end(None)
+        return chunk
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            self.end(None)
+
+    def end(self, error: BaseException | None) -> None:
+        """Call `ended`, the first time only."""
+        ended, self._ended_by = self._ended_by, None
+        if ended is None:
+            return
         if error is None:
-            ended("ok", None, None, size)
+            ended("ok", None, None, self._size)
         else:
-            ended(*outcome_of_error(error), error, size)
+            ended(*outcome_of_error(error), error, self._size)
 
-    return WatchedReader(reader, stream_ended)
+    def __del__(self) -> None:
+        self.end(GeneratorExit("the reader was never closed"))
 
 
 def size_written(operation: Operation[Any]) -> int | None:

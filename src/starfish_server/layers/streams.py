@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["CountedChunks", "WatchedReader", "around_chunks"]
+__all__ = ["CountedChunks", "around_chunks"]
 
 
 def around_chunks(
@@ -41,49 +41,11 @@ def around_chunks(
     return ObjectReader(inner.info, fetch, close)  # type: ignore[return-value]  # a reader for a reader
 
 
-class WatchedReader(ObjectReader):
-    """A reader that calls `ended` once, when it is read to its end, fails, is closed or is garbage.
-
-    ended: called with the error, or None, and the bytes read so far. It must not block.
-    """
-
-    def __init__(self, inner: ObjectReader, ended: Callable[[BaseException | None, int], None]) -> None:
-        super().__init__(inner.info, self._watched, inner.aclose)
-        self._inner = inner
-        self._size = 0
-        self._ended_by: Callable[[BaseException | None, int], None] | None = ended
-
-    async def _watched(self) -> bytes:
-        try:
-            chunk = await self._inner.next_chunk()
-        except BaseException as error:
-            self.end(error)
-            raise
-        self._size += len(chunk)
-        if not chunk:
-            self.end(None)
-        return chunk
-
-    async def aclose(self) -> None:
-        try:
-            await super().aclose()
-        finally:
-            self.end(None)
-
-    def end(self, error: BaseException | None) -> None:
-        """Call `ended`, the first time only."""
-        ended, self._ended_by = self._ended_by, None
-        if ended is not None:
-            ended(error, self._size)
-
-    def __del__(self) -> None:
-        self.end(GeneratorExit("the reader was never closed"))
-
-
 class CountedChunks:
     """The chunks of an upload, counted on their way to the leaf.
 
     counted: called with the bytes so far, before each chunk is passed on; an exception ends the upload.
+    failed: whether the source or `counted` raised, so that the upload's error says nothing of the backend.
     """
 
     def __init__(
@@ -94,11 +56,16 @@ class CountedChunks:
         self._chunks = chunks
         self._counted = counted
         self.size = 0
+        self.failed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with aclosing(asynchronous(self._chunks)) as chunks:
-            async for chunk in chunks:
-                self.size += len(chunk)
-                if self._counted is not None:
-                    self._counted(self.size)
-                yield chunk
+        try:
+            async with aclosing(asynchronous(self._chunks)) as chunks:
+                async for chunk in chunks:
+                    self.size += len(chunk)
+                    if self._counted is not None:
+                        self._counted(self.size)
+                    yield chunk
+        except Exception:
+            self.failed = True
+            raise

@@ -18,7 +18,7 @@ from starfish_server.checks import (
 from starfish_server.errors import StoreError, StoreNotSupportedError
 from starfish_server.layers.base import Layer, T
 from starfish_server.layers.copy_error import copy_error
-from starfish_server.objects import ANY, ObjectList, StoredObject
+from starfish_server.objects import ObjectList, StoredObject
 from starfish_server.operations import (
     OPERATIONS,
     Bodies,
@@ -168,8 +168,8 @@ async def _put(layer: Transform, operation: Put | PutBytes) -> None:
         plain = copy_bytes(operation.body, "put_bytes")
         check_header("content_type", operation.content_type)
     content_type = type_or_default(operation.content_type, operation.body)
-    described = (content_type, operation.cache_control, None, ANY)
-    await layer.write_plain(Write(operation.key, plain, *described, operation.context, operation.notes))
+    given = (operation.key, plain, content_type, operation.cache_control)
+    await layer.write_plain(Write(*given, context=operation.context, notes=operation.notes))
 
 
 async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -12,7 +10,8 @@ import starfish_server.storage.derived as derived
 from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
-from starfish_server.operations import OPERATIONS, Operation, Upload
+from starfish_server.operations import Operation, Upload
+from starfish_server.storage.context_keyword import adapt_methods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping
@@ -21,13 +20,11 @@ if TYPE_CHECKING:
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
 
-__all__ = ["AbstractObjectStore", "accepts_context"]
+__all__ = ["AbstractObjectStore", "perform_noted"]
 
 T = TypeVar("T")
 Result = Coroutine[Any, Any, T]
 """What an operation returns: a coroutine of its result."""
-
-_IGNORES_CONTEXT = "_starfish_ignores_context"
 
 
 class AbstractObjectStore(ABC):
@@ -54,25 +51,13 @@ class AbstractObjectStore(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        declared = _place(cls, "context_dependent")
-        for name in OPERATIONS:
-            place = _place(cls, name)
-            method = getattr(cls, name)
-            inherited = place > 0 and issubclass(cls.__mro__[place], AbstractObjectStore)
-            if inherited or hasattr(method, _IGNORES_CONTEXT):
-                continue  # inherited from a class that has been through this
-            if not accepts_context(method):
-                setattr(cls, name, _ignoring_context(method))
-            elif (
-                place < declared and not OPERATIONS[name].writes
-            ):  # by a class that does not know this method
-                cls.context_dependent = True
+        adapt_methods(cls, AbstractObjectStore)
 
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
         """Perform `operation` by calling the method of its name."""
         if operation.notes is None:
             return operation.send(self)
-        return _send_noted(operation, self)
+        return perform_noted(operation, lambda _: operation.send(self))
 
     def native(self, operation: str) -> bool:
         """Return whether this store implements the operation itself rather than deriving it."""
@@ -313,39 +298,13 @@ class AbstractObjectStore(ABC):
         raise StoreNotSupportedError(reason, operation=operation, key=key)
 
 
-def _place(cls: type, name: str) -> int:
-    """Return the place in the method resolution order of the class that defines `name`."""
-    return next(place for place, base in enumerate(cls.__mro__) if name in vars(base))
-
-
-async def _send_noted(operation: Operation[T], store: AbstractObjectStore) -> T:
+async def perform_noted(operation: Operation[T], perform: Callable[[Operation[T]], Result[T]]) -> T:
     """Perform an observed operation, so that the leaf's `note` reaches the observer."""
     token = notes_of_call.set(operation.notes)
     try:
-        return await operation.send(store)
+        return await perform(operation)
     finally:
         try:  # noqa: SIM105 - every observed operation comes here, and suppress takes longer
             notes_of_call.reset(token)
         except ValueError:
             pass  # a coroutine may be closed in another context, where the variable was never set
-
-
-def accepts_context(method: Callable[..., Any]) -> bool:
-    """Return whether `method` can be called with `context=`; True where its signature cannot be read."""
-    code = getattr(method, "__code__", None)
-    if code is not None and "context" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
-        return True  # a signature takes a tenth of a millisecond
-    try:
-        parameters = inspect.signature(method).parameters
-    except (TypeError, ValueError):
-        return True
-    return "context" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _ignoring_context(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def without_context(*args: Any, context: StoreContext | None = None, **kwargs: Any) -> Any:
-        return method(*args, **kwargs)
-
-    setattr(without_context, _IGNORES_CONTEXT, True)
-    return without_context

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from starfish_server.checks import (
     check_delimiter,
@@ -18,15 +19,18 @@ from starfish_server.checks import (
 from starfish_server.chunks import check_chunks
 from starfish_server.errors import StoreClosedError, StoreError
 from starfish_server.operations import OPERATIONS, ListObjects, PutBytes, Upload
+from starfish_server.storage.base import perform_noted
 from starfish_server.storage.named_methods import NamedMethods
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from starfish_server.operations import Copy, ListKeys, Open, Operation, Put, Read, SignedUrl, Write
+    from starfish_server.storage.base import Result
 
 T = TypeVar("T")
 _ONE_KEY = frozenset(name for name, operation in OPERATIONS.items() if operation.key is not None)
+Method = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Leaf(NamedMethods):
@@ -36,17 +40,29 @@ class Leaf(NamedMethods):
     `write`. The others are derived, as in every store. Its errors need not name the operation or the key.
     """
 
-    _methods: Mapping[str, Callable[[Any, Any], Awaitable[Any]]]
+    _methods: Mapping[str, Method]
     """What performs each operation that the leaf has itself."""
+    _direct: frozenset[str]
+    """The operations whose named method no subclass overrides: `perform` need not call it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._methods = {name: getattr(cls, f"_{name}") for name in OPERATIONS if hasattr(cls, f"_{name}")}
+        cls._direct = frozenset(
+            name for name in OPERATIONS if getattr(cls, name) is getattr(NamedMethods, name)
+        )
 
     def __init__(self, *, portable_keys: bool) -> None:
         self._check_key, self._check_prefix = key_checks(portable_keys)
         self._any_text = not portable_keys
         self._closed = False
+
+    def perform(self, operation: Operation[T]) -> Result[T]:
+        if operation.name not in self._direct:
+            return super().perform(operation)
+        if operation.notes is None:
+            return self._perform_named(operation)
+        return perform_noted(operation, self._perform_named)
 
     async def _perform_named(self, operation: Operation[T]) -> T:
         """Check the operation and perform it, or derive it. Errors get its name and key."""
@@ -55,7 +71,7 @@ class Leaf(NamedMethods):
             method = self._methods.get(operation.name)
             if method is None:
                 return await self._perform_derived(operation)
-            return cast("T", await method(self, operation))
+            return await method(self, operation)  # type: ignore[no-any-return]  # a T
         except StoreError as error:
             if error.operation is None:
                 error.operation, error.key = operation.name, operation.error_key
@@ -69,12 +85,11 @@ class Leaf(NamedMethods):
         """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
         if self._closed:
             raise StoreClosedError(f"this {type(self).__name__} was closed")
-        if call.name in _ONE_KEY:
-            key: Any = call.key  # whatever the caller gave
-            self._check_key(key, call.name)
-        check = self._checks.get(call.name)
-        if check is not None:
-            check(self, call)
+        name = call.name
+        if name in _ONE_KEY:
+            self._check_key(call.key, name)  # type: ignore[arg-type]  # whatever the caller gave
+        if name in self._checks:
+            self._checks[name](self, call)
 
     def _check_put(self, call: Put | PutBytes) -> None:
         if isinstance(call, PutBytes):

@@ -104,8 +104,8 @@ class MemoryObjectStore(Leaf):
         return None if body is None else str.__str__(body)
 
     async def _put(self, call: Put) -> None:
-        encode_text(call.body, "put", call.key)
-        self._store(Write(call.key, call.body, call.content_type, call.cache_control))
+        content = encode_text(call.body, "put", call.key)
+        self._store(Write(call.key, call.body, call.content_type, call.cache_control), content)
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return self._list(call)[: call.limit]
@@ -122,15 +122,15 @@ class MemoryObjectStore(Leaf):
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
     async def _put_bytes(self, call: PutBytes) -> None:
-        body = copy_bytes(call.body, "put_bytes")
-        self._store(Write(call.key, body, call.content_type, call.cache_control))
+        content = copy_bytes(call.body, "put_bytes")
+        self._store(Write(call.key, content, call.content_type, call.cache_control), content)
 
     async def _read(self, call: Read) -> StoredObject | None:
         found = self._find(call.key)
         return None if found is None else StoredObject(found.info, found.body[call.start : call.stop])
 
     async def _write(self, call: Write) -> ObjectInfo:
-        return self._store(call)
+        return self._store(call, encode_body(call.body, "write", call.key))
 
     async def _list_objects(self, call: ListObjects) -> ObjectList:
         infos = [_info(key, body) for key in self._list(call) if (body := self._data.get(key)) is not None]
@@ -154,10 +154,9 @@ class MemoryObjectStore(Leaf):
         content = body.encode() if isinstance(body, str) else bytes(body)
         return StoredObject(_info(key, body), content)
 
-    def _store(self, call: Write) -> ObjectInfo:
+    def _store(self, call: Write, content: bytes) -> ObjectInfo:
         key, body = call.key, call.body
         kept = check_metadata(call.metadata)
-        content = encode_body(body, "write", key)
         stored = _Text(content, "utf-8") if isinstance(body, str) else _Bytes(content)
         kind = type_or_default(call.content_type, body)
         with _changes.lock:

@@ -1,4 +1,4 @@
-"""What the conformance suite is made of: behaviours, what a store may lack, operations to try."""
+"""Building blocks of the conformance suite: behaviours, capabilities, expectations, operations to try."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def expect(actual: object, expected: object, what: str) -> None:
 
 
 async def expect_error(kind: type[Exception], operation: Awaitable[object], what: str) -> Exception:
-    """The error of `operation`, which must be a `kind`."""
+    """Return the error of `operation`, which must be a `kind`."""
     try:
         result = await operation
     except kind as error:

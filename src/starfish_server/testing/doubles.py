@@ -40,7 +40,7 @@ class RecordingStore(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one call.
+    """How one operation fails.
 
     error: makes the exception to raise, such as an exception class; None raises nothing.
     delay: seconds before anything else happens; `math.inf` hangs until cancelled.

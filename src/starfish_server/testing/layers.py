@@ -92,7 +92,7 @@ async def check_layer(
 
 async def _is_forwarded(make: Make, operation: Operation[Any]) -> None:
     leaf = RecordingStore(MemoryObjectStore(data={"a/key": "v"}))
-    with suppress(StoreError):  # its success depends on the leaf alone
+    with suppress(StoreError):  # only the leaf decides whether it succeeds
         await operation.send(make(leaf))
     calls = [call for call in leaf.calls if call.name == operation.name]
     expect(len(calls) >= 1, True, f"{operation.name} reaches the leaf")

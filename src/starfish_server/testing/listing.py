@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-# In byte order of their UTF-8; a directory walk that sorts names alone gets it wrong.
+# In byte order of their UTF-8; a directory walk that sorts names only gets it wrong.
 KEYS = [
     "Z", "a-b", "a.b/c", "a/b", "a/b0", "a0", "users/al", "users/alice/x", "users/alice/y/z", "users/bob",
     "usersx",

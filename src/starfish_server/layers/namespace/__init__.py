@@ -80,6 +80,10 @@ class Namespace(Layer):
     def settings(self) -> dict[str, object]:
         return self._settings
 
+    def prefix_of(self, context: StoreContext | None) -> str:
+        """Return the prefix of the keys of operations with this context."""
+        return self._prefix_of(context).text
+
     async def perform(self, operation: Operation[T]) -> T:
         key = operation.key
         # Fast path for nearly every key: short, printable, no segment empty or beginning with a dot.

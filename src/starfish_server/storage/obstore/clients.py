@@ -1,4 +1,4 @@
-"""The obstore store behind a leaf: which ones are accepted, how one is made, and its twin without retries."""
+"""The obstore store behind a leaf: which ones are accepted, how one is made, and a copy without retries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store, from_url
 
-from starfish_server.context import retries_outside
 from starfish_server.errors import StackError
 from starfish_server.storage.obstore.errors import store_error
 
@@ -17,22 +16,13 @@ if TYPE_CHECKING:
 _KINDS = (AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store)
 
 
-class Clients:
-    """An obstore store and, once it is needed, one of the same settings that makes one attempt only."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._single: Any = None if hasattr(store, "retry_config") else store
-
-    def current(self) -> Any:
-        """Return the store to use now: without retries while a layer outside makes them."""
-        if not retries_outside.get():
-            return self._store
-        if self._single is None:
-            arguments, options = self._store.__getnewargs_ex__()  # what pickle makes an equal store from
-            retry_config = {**(self._store.retry_config or {}), "max_retries": 0}
-            self._single = type(self._store)(*arguments, **{**options, "retry_config": retry_config})
-        return self._single
+def without_retries(store: Any) -> Any:
+    """Return a store with the same settings that makes one attempt; a store without retries as it is."""
+    if not hasattr(store, "retry_config"):
+        return store
+    arguments, options = store.__getnewargs_ex__()  # what pickle makes an equal store from
+    retry_config = {**(store.retry_config or {}), "max_retries": 0}
+    return type(store)(*arguments, **{**options, "retry_config": retry_config})
 
 
 def check_client(store: Any) -> None:
@@ -70,7 +60,7 @@ def client_from_url(
     given: dict[str, Any] = {"config": dict(options or {}), "client_options": dict(client_options or {})}
     given["retry_config"] = None if max_retries is None else {"max_retries": max_retries}
     try:
-        # A store that takes no such settings refuses even empty ones.
+        # A store that lacks these settings refuses even empty ones.
         return from_url(url, **{name: value for name, value in given.items() if value})
     except Exception as error:  # noqa: BLE001 - obstore also raises errors of Python
         failure = store_error(error, None) if type(error).__module__ == "obstore.exceptions" else error

@@ -13,15 +13,14 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     VersionConflictError,
 )
-from starfish_server.storage.obstore.attributes import is_version
-from starfish_server.storage.obstore.requests import get_info, put
+from starfish_server.storage.obstore.requests import get_info, is_version, put
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from obstore import PutMode, PutResult
 
-
+# Versions that no object has: a generation, or an ETag.
 _NEVER = {True: "1", False: '"starfish-never"'}
 
 
@@ -36,65 +35,62 @@ class Conditions:
 
     def __init__(self, store: Any) -> None:
         self._by_generation = isinstance(store, GCSStore)
-        # By whether the object must be missing.
-        self._heeded: dict[bool, bool] = {}
+        # Whether the backend supports a condition, by whether it is that there is no object.
+        self._supported: dict[bool, bool] = {}
         if isinstance(store, MemoryStore):
-            self._heeded = {True: True, False: True}
+            self._supported = {True: True, False: True}
         elif isinstance(store, LocalStore | HTTPStore):
-            self._heeded = {False: False}
+            self._supported = {False: False}
 
     async def put(
         self, client: Any, key: str, body: bytes, version: str | None, attributes: Mapping[str, str] | None
     ) -> PutResult:
         """Write if the object has this version, or, for None, if there is none."""
+
+        async def write(condition: str | None) -> PutResult:
+            mode: PutMode = "create"
+            if condition is not None:
+                mode = {"version": condition} if self._by_generation else {"e_tag": condition}
+            try:
+                return await put(client, key, body, attributes, mode=mode)
+            except VersionConflictError:
+                self._supported[create] = True
+                raise
+
         create = version is None
-        if not self._heeded.get(create, True):
-            raise StoreNotSupportedError("the backend does not heed this if_version")
+        if not self._supported.get(create, True):
+            raise StoreNotSupportedError("the backend does not support this if_version")
         if version is not None and not is_version(client, version):
             check_unchanged(version, "another")
-        if create not in self._heeded:
-            await self._check_now(client, key, version)
-        result = await self._put(client, key, body, version, attributes)
-        if create not in self._heeded:
-            await self._try(client, key, body, attributes, create)
+        if create in self._supported:
+            return await write(version)
+        await self._check_now(client, key, version)
+        result = await write(version)
+        if create not in self._supported:
+            await self._try(write, create)
         return result
 
-    async def _try(
-        self, client: Any, key: str, body: bytes, attributes: Mapping[str, str] | None, create: bool
-    ) -> None:
-        """Find out after a write whether the backend heeds the condition, by writes that it must refuse.
+    async def _check_now(self, client: Any, key: str, version: str | None) -> None:
+        try:
+            found = await get_info(client, key)
+        except StoreAccessDeniedError:  # the credentials may allow writing only
+            return
+        check_unchanged(version, None if found is None else found.version or "another")
+
+    async def _try(self, write: Callable[[str | None], Awaitable[PutResult]], create: bool) -> None:
+        """Find out after a write whether the backend supports the condition, by writes that it must refuse.
 
         If the object was deleted meanwhile, the first write that creates it succeeds, but not the second.
         """
-        never = None if create else _NEVER[self._by_generation]
         try:
             for _ in range(2 if create else 1):
-                await self._put(client, key, body, never, attributes)
+                await write(None if create else _NEVER[self._by_generation])
         except VersionConflictError:
             return
         except StoreNotSupportedError:
             pass
         except StoreError:  # it proves nothing: the next write tries again
             return
-        self._heeded[create] = False
-        reason = "the backend does not heed if_version: it may have replaced a version that it should not"
+        self._supported[create] = False
+        reason = "the backend ignores if_version: it may have replaced a version that it should not"
         raise StoreNotSupportedError(reason)
-
-    async def _put(
-        self, client: Any, key: str, body: bytes, version: str | None, attributes: Mapping[str, str] | None
-    ) -> PutResult:
-        mode: PutMode = "create"
-        if version is not None:
-            mode = {"version": version} if self._by_generation else {"e_tag": version}
-        try:
-            return await put(client, key, body, attributes, mode=mode)
-        except VersionConflictError:
-            self._heeded[version is None] = True
-            raise
-
-    async def _check_now(self, client: Any, key: str, version: str | None) -> None:
-        try:
-            found = await get_info(client, key)
-        except StoreAccessDeniedError:  # the credentials may be good for writing alone
-            return
-        check_unchanged(version, None if found is None else found.version or "another")

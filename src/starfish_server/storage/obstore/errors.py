@@ -1,4 +1,4 @@
-"""The errors of obstore as errors of this library: by type, by HTTP status, by the kind of failure."""
+"""The errors of obstore as errors of this library, by type, HTTP status or text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# obstore raises built-in errors beside its own. The first type that fits.
+
+class RangeError(StoreError):
+    """Raised for a range that begins at or after the object's end."""
+
+
+# obstore raises built-in errors beside its own. The first matching type applies.
 BY_TYPE: Mapping[type[Exception], tuple[type[StoreError], str]] = {
     exceptions.AlreadyExistsError: (VersionConflictError, "there is an object already, nothing was written"),
     exceptions.PreconditionError: (
@@ -54,15 +59,13 @@ BY_STATUS: Mapping[int, type[StoreError]] = {
     407: StoreAccessDeniedError,
     408: StoreTimeoutError,
     412: VersionConflictError,
+    416: RangeError,
     429: StoreOverloadedError,
-    500: StoreUnavailableError,
     501: StoreNotSupportedError,
-    502: StoreUnavailableError,
     503: StoreOverloadedError,
-    504: StoreUnavailableError,
 }
 
-# What obstore's text says of a failure for which it has no type. The first that fits.
+# Failures for which obstore has no type, by a part of their text. The first match applies.
 BY_TEXT: tuple[tuple[str, type[StoreError], str], ...] = (
     ("ertificate", StoreError, "the server's certificate was refused"),
     ("kind: Builder", StoreError, "no request could be made: see the store's URL and allow_http"),
@@ -92,34 +95,31 @@ _URL = re.compile(r"\b[a-z]+://[^\s\"']*")
 _AFTER_STATUS = re.compile(r"(status code: \d{3}[A-Za-z ]*).*", re.DOTALL)
 
 
-class RangeError(StoreError):
-    """The range begins at or after the object's end."""
-
-
 async def ask(key: str | None, function: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
     """Await a function of obstore and raise its errors as errors of this library, without operation and key.
 
-    key: what obstore was asked for; its text says nothing of the failure.
+    key: the key in the request. It is removed from the text of an error before that is searched.
     """
     try:
         return await function(*args, **options)
     except tuple(BY_TYPE) as error:
         failure = store_error(error, key)
-    # Outside of `except`, so that nothing refers to the original, whose text may hold a signed URL.
+    # Outside of `except`, so that the original, whose text may hold a signed URL, is not the context.
     raise failure
 
 
 def store_error(error: Exception, key: str | None) -> StoreError:
-    """Return the error of this library for one of obstore; its cause is a copy that holds no secret."""
+    """Return the error of this library for an error of obstore; its cause is a copy without secrets."""
     text = str(error)
-    for before, after in _AROUND_KEY if key else ():  # a key may look like anything
+    for before, after in _AROUND_KEY if key else ():  # a key may look like an error
         text = text.replace(f"{before}{key}{after}", "")
     kind, reason = next(found for base, found in BY_TYPE.items() if isinstance(error, base))
     status = _STATUS.search(text)
     if _NO_BUCKET.search(text):
         kind, reason = BucketNotFoundError, "the bucket does not exist"
     elif kind is StoreError and status is not None:
-        kind = _by_status(int(status[1]))
+        number = int(status[1])
+        kind = BY_STATUS.get(number, StoreUnavailableError if number >= 500 else StoreError)
         code = _CODE.search(text)
         reason = f"the backend replied with status {status[1]}{f' ({code[1]})' if code else ''}"
     elif kind is StoreError and _RANGE.search(text):
@@ -130,17 +130,7 @@ def store_error(error: Exception, key: str | None) -> StoreError:
                 kind, reason = other, why
                 break
     failure = kind(reason)
-    failure.__cause__ = without_secrets(error)
-    return failure
-
-
-def without_secrets(error: Exception) -> Exception:
-    """Return a copy of an error of obstore whose text has no URL and nothing that the server sent."""
+    # No URL, which may be signed, and nothing that the server sent.
     text = str(error).partition("\n\nDebug source")[0]
-    return type(error)(_URL.sub("<url>", _AFTER_STATUS.sub(r"\1", text)))
-
-
-def _by_status(status: int) -> type[StoreError]:
-    if status == 416:
-        return RangeError
-    return BY_STATUS.get(status, StoreUnavailableError if status >= 500 else StoreError)
+    failure.__cause__ = type(error)(_URL.sub("<url>", _AFTER_STATUS.sub(r"\1", text)))
+    return failure

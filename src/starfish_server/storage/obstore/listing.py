@@ -1,4 +1,4 @@
-"""Lists of a store of obstore: by string prefix, in byte order, with an exact `start_after` and `limit`."""
+"""Lists of an obstore store: by string prefix, in byte order, with an exact `start_after` and `limit`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ async def list_all(
     ordered: bool,
     is_key: Callable[[str], bool],
 ) -> list[ObjectMeta]:
-    """Return what is listed of the objects whose keys begin with `prefix`.
+    """Return obstore's metadata of the objects whose keys begin with `prefix`.
 
-    obstore's prefixes are whole segments, so the folder that `prefix` ends in is listed and cut. Where the
-    backend lists in byte order, nothing is fetched after the last object that is wanted.
+    obstore's prefixes are whole segments, so this lists the folder that `prefix` ends in and filters it.
+    ordered: whether the backend lists in byte order. If so, nothing is fetched after the last wanted object.
     """
     if limit == 0:
         return []
@@ -60,14 +60,9 @@ async def list_level(
     level = await ask(prefix, obstore.list_with_delimiter_async, client, _folder(prefix))
     folders = {f"{path}/" for path in level["common_prefixes"] if is_key(path)}
     objects = {meta["path"]: meta for meta in level["objects"] if is_key(meta["path"])}
-    names = sorted(
-        [(key, True) for key in objects if key.startswith(prefix) and key > after]
-        + [(folder, False) for folder in folders if folder.startswith(prefix) and folder > after]
-    )[:limit]
-    return (
-        [objects[name] for name, is_object in names if is_object],
-        [name for name, is_object in names if not is_object],
-    )
+    wanted = (name for name in (*objects, *folders) if name.startswith(prefix) and name > after)
+    names = sorted(wanted)[:limit]
+    return [objects[name] for name in names if name in objects], [name for name in names if name in folders]
 
 
 def _folder(prefix: str) -> str | None:
@@ -75,7 +70,7 @@ def _folder(prefix: str) -> str | None:
 
 
 def _offset(prefix: str, start_after: str | None) -> str | None:
-    """Return a key that obstore may list after: none that is wanted comes before it.
+    """Return the key after which obstore may start the list: no wanted key comes before it.
 
     It is the longest beginning of `start_after` that is a key, or a text just before `prefix`.
     """

@@ -1,38 +1,47 @@
-"""Requests for one object, and for the deletion of many, with what obstore's replies mean."""
+"""Requests to an obstore store, and the infos and versions of objects in its replies."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.store import LocalStore
+from obstore.store import GCSStore, LocalStore
 
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none
 from starfish_server.errors import (
     BucketNotFoundError,
     DeleteManyError,
     ObjectNotFoundError,
     StoreError,
+    StoreNotSupportedError,
     StoreUnavailableError,
     VersionConflictError,
 )
-from starfish_server.storage.obstore.attributes import found_info
+from starfish_server.objects import ObjectInfo
 from starfish_server.storage.obstore.errors import RangeError, T, ask
 from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from obstore import GetResult, PutMode, PutResult
+    from obstore import GetResult, ObjectMeta, PutMode, PutResult
 
-    from starfish_server.objects import ObjectInfo
-
-# More bytes than an object can have; obstore does not take larger numbers than 2**64.
+# More bytes than an object can have. obstore accepts no number over 2**64.
 _MOST_BYTES = 2**60
 _KEYS_IN_REQUEST = 1000
 _IN_FLIGHT = 16
+# obstore stores attributes of these names as headers; case does not count.
+_HEADERS = {
+    "cache-control", "content-disposition", "content-encoding", "content-language", "content-type",
+    "storage-class",
+}  # fmt: skip
+_ETAG = re.compile(r'"[^"*]+"')  # a strong one: conditions do not work with weak ones
+_GENERATION = re.compile(r"[1-9][0-9]{0,18}")  # 0 would mean that there is no object
 
-Found = tuple["ObjectInfo", "GetResult | None"]
+Found = tuple[ObjectInfo, "GetResult | None"]
 
 
 async def get_info(client: Any, key: str) -> ObjectInfo | None:
@@ -80,9 +89,9 @@ async def change(
     *args: Any,
     **options: Any,
 ) -> T:
-    """Await a function of obstore that writes, on a LocalStore to its end however often cancelled.
+    """Await a function of obstore that writes. On a LocalStore, cancellation waits for it to end.
 
-    A cancelled function of a LocalStore continues in its thread, and could undo a later write.
+    A cancelled function of a LocalStore would continue in its thread and could undo a later write.
     """
     asked = ask(key, function, client, *args, **options)
     if not isinstance(client, LocalStore):
@@ -90,7 +99,7 @@ async def change(
     task = asyncio.ensure_future(asked)
     cancelled = await wait_to_end(task)
     if cancelled is not None:
-        task.exception()  # retrieved, or asyncio would report it
+        task.exception()  # marks it as retrieved; asyncio would report it otherwise
         raise cancelled
     return task.result()
 
@@ -128,8 +137,8 @@ async def delete_one(client: Any, key: str) -> None:
 async def delete_many(client: Any, keys: Sequence[str]) -> None:
     """Delete objects, many in a request where the backend can.
 
-    obstore reports the first failure only. Unless the failure is of all keys, as in an outage, the keys of
-    that request are then deleted one by one, so that each has an error of its own.
+    obstore reports the first failure only. Unless the failure concerns all keys, as in an outage, the keys of
+    that request are then deleted one by one, so that each key has its own error.
     """
     failures: dict[str, Exception] = {}
     permits = asyncio.Semaphore(_IN_FLIGHT)
@@ -155,3 +164,62 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
                     tasks.create_task(delete(key))
     if failures:
         raise DeleteManyError({key: failures[key] for key in keys if key in failures})
+
+
+def is_version(client: Any, version: str) -> bool:
+    """Return whether `version` has the form of a version: a generation in GCS, elsewhere an ETag."""
+    return (_GENERATION if isinstance(client, GCSStore) else _ETAG).fullmatch(version) is not None
+
+
+def version_of(client: Any, meta: ObjectMeta | PutResult) -> str | None:
+    """Return the version of an object, or None if no condition can use it."""
+    version = meta["version"] if isinstance(client, GCSStore) else meta["e_tag"]
+    return version if version is not None and is_version(client, version) else None
+
+
+def attributes_of(
+    client: Any,
+    content_type: str,
+    cache_control: str | None,
+    metadata: Mapping[str, str] | None,
+) -> dict[str, str] | None:
+    """Return the attributes to store. A LocalStore has none: it drops content types and refuses the rest."""
+    checked = check_metadata(metadata)
+    if isinstance(client, LocalStore):
+        if checked or cache_control is not None:
+            reason = "a LocalStore of obstore holds bodies only, no metadata and no cache control"
+            raise StoreNotSupportedError(reason)
+        return None
+    if taken := _HEADERS & checked.keys():
+        raise ValueError(f"metadata name {min(taken)!r} is that of a header")
+    headers = {"Content-Type": content_type}
+    if cache_control is not None:
+        headers["Cache-Control"] = cache_control
+    return headers | checked
+
+
+def listed_info(client: Any, meta: ObjectMeta) -> ObjectInfo:
+    """Return the info of an object in a list."""
+    version = version_of(client, meta)
+    return ObjectInfo(meta["path"], meta["size"], version=version, modified=meta["last_modified"])
+
+
+def found_info(client: Any, key: str, result: GetResult) -> ObjectInfo:
+    """Return the info of an object that was read."""
+    return _with_attributes(replace(listed_info(client, result.meta), key=key), result.attributes)
+
+
+def stored_info(
+    client: Any, key: str, size: int, attributes: Mapping[str, str] | None, result: PutResult
+) -> ObjectInfo:
+    """Return the info of an object that was written with these attributes."""
+    return _with_attributes(ObjectInfo(key, size, version=version_of(client, result)), attributes or {})
+
+
+def _with_attributes(info: ObjectInfo, attributes: Mapping[str, str]) -> ObjectInfo:
+    return replace(
+        info,
+        content_type=header_or_none(attributes.get("Content-Type")) or DEFAULT_BYTES_TYPE,
+        cache_control=header_or_none(attributes.get("Cache-Control")),
+        metadata={name: value for name, value in attributes.items() if name.lower() not in _HEADERS},
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreClosedError, StoreError
@@ -27,7 +27,7 @@ ABORT_SECONDS = 5.0
 
 
 class Download:
-    """The chunks of one reader. Its connection is given back when nothing holds it any more."""
+    """The chunks of one reader. Dropping obstore's stream gives its connection back."""
 
     def __init__(self, key: str, result: GetResult) -> None:
         self._key = key
@@ -50,52 +50,18 @@ class Download:
         self._stream = None
 
     def close_store(self) -> None:
-        """Drop the stream, and let the next fetch say why."""
+        """Drop the stream, and make the next fetch raise `StoreClosedError`."""
         self._store_closed = True
         self._stream = None
 
 
 def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[Download]) -> ObjectReader:
-    """Return a reader of obstore's reply, or of nothing for None, and add its download to `downloads`."""
+    """Return a reader of obstore's reply, and add its download to `downloads`; None is an empty range."""
     if result is None:
         return reader_of(info, b"")
     download = Download(info.key, result)
     downloads.add(download)
     return ObjectReader(info, download.fetch, download.close)
-
-
-class Parts:
-    """Hands the parts of an upload to obstore, one at a time, and fails when told to.
-
-    obstore awaits the parts in a task of its own, which cannot be cancelled. So the caller of the upload
-    reads the source, and ends obstore's wait with `put(None)` or `fail`.
-    """
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        self._failed = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        part = await self._queue.get()
-        if self._failed:
-            raise ConnectionAbortedError("the upload failed")
-        if part is None:
-            raise StopAsyncIteration
-        return part
-
-    async def put(self, part: bytes | None) -> None:
-        """Hand over a part, or None for the end."""
-        await self._queue.put(part)
-
-    def fail(self) -> None:
-        """Make the upload fail, also if obstore awaits a part now."""
-        self._failed = True
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put_nowait(b"")
 
 
 async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
@@ -114,19 +80,30 @@ async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenera
 async def send_parts(
     client: Any, key: str, source: AsyncIterator[bytes], attributes: Mapping[str, str] | None
 ) -> tuple[PutResult, int]:
-    """Upload the parts as one object; return what obstore does, and the object's size.
+    """Upload the parts as one object; return obstore's result and the object's size.
 
-    A short object, which is one part, is written in one request.
+    An object of one part is written in one request.
+
+    obstore awaits the parts in its own task, which cannot be cancelled. So it does not get `source` but a
+    queue, which can end its wait, also with an error.
     """
     first = await anext(source, b"")
     if len(first) < PART_BYTES:
         return await put(client, key, first, attributes), len(first)
-    parts, size = Parts(), len(first)
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+    size, failed = len(first), False
+
+    async def parts() -> AsyncIterator[bytes]:
+        while (part := await queue.get()) is not None:
+            if failed:
+                raise ConnectionAbortedError("the upload failed")
+            yield part
+
     sending = asyncio.ensure_future(
         put(
             client,
             key,
-            parts,
+            parts(),
             attributes,
             use_multipart=True,
             chunk_size=PART_BYTES,
@@ -134,17 +111,20 @@ async def send_parts(
         )
     )
     try:
-        await _unless_ended(sending, parts.put(first))
+        await _unless_ended(sending, queue.put(first))
         async for part in source:
-            await _unless_ended(sending, parts.put(part))
+            await _unless_ended(sending, queue.put(part))
             size += len(part)
-        await _unless_ended(sending, parts.put(None))
+        await _unless_ended(sending, queue.put(None))
         return await sending, size
     finally:
         if not sending.done():
-            parts.fail()
+            failed = True
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(b"")
             try:
-                # Not cancelled at once: obstore aborts an upload whose source fails.
+                # Not cancelled immediately: obstore aborts the upload once its source fails.
                 await asyncio.wait([sending], timeout=ABORT_SECONDS)
             finally:
                 sending.cancel()
@@ -152,7 +132,7 @@ async def send_parts(
 
 
 async def _unless_ended(sending: asyncio.Future[Any], put: Any) -> None:
-    """Hand over a part, or raise the error of an upload that ended before it was taken."""
+    """Hand over a part, or raise the error of an upload that ended before it took the part."""
     putting = asyncio.ensure_future(put)
     try:
         await asyncio.wait([sending, putting], return_when=asyncio.FIRST_COMPLETED)

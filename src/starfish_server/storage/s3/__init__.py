@@ -29,7 +29,7 @@ from starfish_server.checks import (
 from starfish_server.objects import ObjectInfo
 from starfish_server.operations import ListKeys
 from starfish_server.storage.leaf import Leaf
-from starfish_server.storage.s3.conditions import ConditionalWrites
+from starfish_server.storage.s3.conditions import Writes
 from starfish_server.storage.s3.copying import copy_object
 from starfish_server.storage.s3.deletion import delete_many, delete_one
 from starfish_server.storage.s3.listing import list_keys, list_objects
@@ -37,7 +37,7 @@ from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, object_headers, version_or_none
 from starfish_server.storage.s3.transport import Transport
-from starfish_server.storage.s3.writing import put_object, upload_object
+from starfish_server.storage.s3.writing import upload_object
 
 if TYPE_CHECKING:
     from starfish_server.objects import ObjectList, ObjectReader, StoredObject
@@ -97,7 +97,7 @@ class S3ObjectStore(Leaf):
             raise TypeError(f"S3ObjectStore takes S3StorageOptions(bucket=...), not {type(opts).__name__}")
         super().__init__(portable_keys=opts.portable_keys)
         self._transport = Transport(opts)
-        self._conditional = ConditionalWrites(self._transport)
+        self._writes = Writes(self._transport)
         self._verify = opts.verify_bodies and not self._transport.address.secure
         self._is_key = is_key if opts.portable_keys else is_any_key
 
@@ -144,12 +144,12 @@ class S3ObjectStore(Leaf):
     async def _put(self, call: Put) -> None:
         body = encode_text(call.body, "put", call.key)
         headers = object_headers(call.content_type or DEFAULT_TEXT_TYPE, call.cache_control)
-        await put_object(self._transport, call.key, body, headers)
+        await self._writes.put(call.key, body, headers)
 
     async def _put_bytes(self, call: PutBytes) -> None:
         body = copy_bytes(call.body, "put_bytes")
         headers = object_headers(call.content_type, call.cache_control)
-        await put_object(self._transport, call.key, body, headers)
+        await self._writes.put(call.key, body, headers)
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return await list_keys(self._transport, call, self._is_key)
@@ -175,18 +175,18 @@ class S3ObjectStore(Leaf):
     async def _write(self, call: Write) -> ObjectInfo:
         body = encode_body(call.body, "write", call.key)
         info = _info(call, type_or_default(call.content_type, call.body))
-        etag = await self._conditional.put(call.key, body, headers_for(info), call.if_version)
+        etag = await self._writes.put(call.key, body, headers_for(info), call.if_version)
         return replace(info, size=len(body), version=version_or_none(etag))
 
     async def _upload(self, call: Upload) -> ObjectInfo:
         info = _info(call, type_or_default(call.content_type, b""))
         etag, size = await upload_object(
-            self._conditional, call.key, call.chunks, headers_for(info), call.if_version
+            self._writes, call.key, call.chunks, headers_for(info), call.if_version
         )
         return replace(info, size=size, version=version_or_none(etag))
 
     async def _copy(self, call: Copy) -> ObjectInfo:
-        return await copy_object(self._conditional, call.source, call.target, call.if_version)
+        return await copy_object(self._writes, call.source, call.target, call.if_version)
 
     async def _signed_url(self, call: SignedUrl) -> str:
         if call.content_type is not None and call.method != "PUT":
@@ -210,7 +210,7 @@ class S3ObjectStore(Leaf):
         What is not finished by then raises `StoreClosedError`.
         """
         self._closed = True
-        await self._transport.close()
+        await self._transport.sessions.close()
 
 
 def _info(call: Write | Upload, content_type: str) -> ObjectInfo:

@@ -1,4 +1,4 @@
-"""Conditional writes, and the detection of services that ignore conditions."""
+"""Objects written, conditionally too, and the detection of services that ignore conditions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from starfish_server.storage.s3.errors import (
     InvalidPartError,
     NoSuchKeyError,
     NoSuchUploadError,
-    WriteRaceError,
 )
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, multipart_upload, put_object
+from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, multipart_upload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -42,8 +41,8 @@ _PUT = "a put"
 _COMPLETION = "the completion of a multipart upload"
 
 
-class ConditionalWrites:
-    """Writes of one bucket that depend on the ETag of the object.
+class Writes:
+    """Writes objects of one bucket, also on the condition that the ETag of an object is still the same.
 
     A service that does not support a condition overwrites silently. A refusal proves support. If the first
     write succeeds, it is followed by one with a condition that cannot be met: a service that accepts it is
@@ -58,24 +57,25 @@ class ConditionalWrites:
             self._heeded = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
         self._trials: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion) -> str:
-        """Store `body` if the object has this version, or there is none for None; return the new ETag.
+    async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion = ANY) -> str:
+        """Store `body`, whole or not at all, if the object has this version; return the new ETag.
 
-        A long one goes in parts where the service is known to heed conditions then, else in one request.
+        A long one goes in parts, with a condition only where the service is known to heed it then.
         """
-        if if_version is ANY:
-            return await put_object(self.transport, key, body, headers)
-        if len(body) > MULTIPART_OVER_BYTES and self._heeded.get((_COMPLETION, _condition(if_version))):
+        if len(body) > MULTIPART_OVER_BYTES and (
+            if_version is ANY or self._heeded.get((_COMPLETION, _condition(if_version)))
+        ):
             async with multipart_upload(self.transport, key, headers) as upload:
                 await upload.send_body(body)
                 return await self.complete(upload, headers, if_version)
+
         request = Request("PUT", key, headers=headers, body=body)
+        if if_version is ANY:
+            return await self.transport.run(request, require_stored)
 
         def put(condition: Headers) -> Awaitable[str]:
             conditional = request._replace(headers={**headers, **condition})
-            return self.transport.attempts(
-                lambda: self.transport.attempt(conditional, require_stored), transient=WriteRaceError
-            )
+            return self.transport.run(conditional, require_stored)
 
         return await self._write(_PUT, key, if_version, put, put)
 
@@ -87,7 +87,9 @@ class ConditionalWrites:
             await self._check_condition(key, if_version)
 
     async def complete(self, upload: MultipartUpload, headers: Headers, if_version: IfVersion) -> str:
-        """Complete an upload if the object has this version, or there is none for None."""
+        """Complete an upload if the object has this version, or there is none for None; return its ETag."""
+        if if_version is ANY:
+            return await upload.complete()
 
         async def never(condition: Headers) -> str:
             # Of a part that was never sent: nothing is written even if the condition is not heeded.

@@ -19,7 +19,7 @@ from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, mult
 
 if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
-    from starfish_server.storage.s3.conditions import ConditionalWrites
+    from starfish_server.storage.s3.conditions import Writes
     from starfish_server.storage.s3.transport import Transport
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
@@ -29,15 +29,13 @@ PART_BYTES = 512 * 2**20
 _REPLACED = 3
 
 
-async def copy_object(
-    conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
-) -> ObjectInfo:
+async def copy_object(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
     """Copy `source` to `target`, of one version of it; return the info of the copy.
 
     A conditional copy passes through this process, except on AWS: other services are not known to heed
     conditions of copies, and to find out would overwrite what the condition protects.
     """
-    transport = conditional.transport
+    transport = writes.transport
     refused: ObjectInfo | None = None
     for _ in range(_REPLACED):
         info = await stat_object(transport, source)
@@ -49,10 +47,10 @@ async def copy_object(
             check_unchanged(if_version, info.version)
             return info
         if if_version is not ANY and not transport.address.is_aws:
-            return await _through_here(conditional, source, target, if_version)
+            return await _through_here(writes, source, target, if_version)
         try:
             if info.size is not None and info.size > AT_ONCE_BYTES:
-                return await _in_parts(conditional, info, target, if_version)
+                return await _in_parts(writes, info, target, if_version)
             return await _at_once(transport, info, target, if_version)
         except (VersionConflictError, NoSuchKeyError):
             refused = info
@@ -65,17 +63,13 @@ def _missing(source: str) -> ObjectNotFoundError:
 
 async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
     headers = _source(transport, info) | condition_headers(if_version)
-    request = Request("PUT", target, headers=headers, body=b"")
-    send = transport.run if if_version is ANY else transport.attempt
-    etag, modified = await send(request, read_written)
+    etag, modified = await transport.run(Request("PUT", target, headers=headers, body=b""), read_written)
     return replace(info, key=target, version=version_or_none(etag), modified=modified)
 
 
-async def _in_parts(
-    conditional: ConditionalWrites, info: ObjectInfo, target: str, if_version: IfVersion
-) -> ObjectInfo:
+async def _in_parts(writes: Writes, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
     """Copy a large object by parts, each of the version that `info` is of."""
-    transport = conditional.transport
+    transport = writes.transport
     size = info.size or 0
     part = max(PART_BYTES, -(-size // MOST_PARTS))
     source = _source(transport, info)
@@ -91,23 +85,18 @@ async def _in_parts(
         now = await stat_object(transport, info.key)
         if now is None or now.version != info.version:
             raise VersionConflictError("the source has changed")
-        if if_version is ANY:
-            etag = await upload.complete()
-        else:
-            etag = await conditional.complete(upload, headers, if_version)
+        etag = await writes.complete(upload, headers, if_version)
     return replace(info, key=target, version=version_or_none(etag), modified=None)
 
 
-async def _through_here(
-    conditional: ConditionalWrites, source: str, target: str, if_version: IfVersion
-) -> ObjectInfo:
-    reader = await open_object(conditional.transport, "copy", source, 0, None)
+async def _through_here(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
+    reader = await open_object(writes.transport, "copy", source, 0, None)
     if reader is None:
         raise _missing(source)
     async with reader:
         info = reader.info
         headers = headers_for(info)
-        etag, size = await upload_object(conditional, target, reader, headers, if_version)
+        etag, size = await upload_object(writes, target, reader, headers, if_version)
     return replace(info, key=target, size=size, version=version_or_none(etag), modified=None)
 
 

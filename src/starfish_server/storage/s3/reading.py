@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreError, StoreUnavailableError
 from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject, reader_of
+from starfish_server.storage.s3.bodies import hex_digest, require_framing
 from starfish_server.storage.s3.errors import (
     IncompleteReplyError,
     InvalidRangeError,
     NoSuchKeyError,
     closed_error,
 )
-from starfish_server.storage.s3.http import hex_digest, require_framing
 from starfish_server.storage.s3.replies import info_of, read_head, read_part, require_object
 from starfish_server.storage.s3.sessions import InFlight
 from starfish_server.storage.s3.transport import Request
@@ -112,7 +112,7 @@ async def open_object(
 
             async def fetch() -> bytes:
                 try:
-                    if transport.closed:
+                    if transport.sessions.closed:
                         raise closed_error()
                     return await transport.mapped(body.next_chunk())
                 except StoreError as error:

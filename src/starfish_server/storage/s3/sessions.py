@@ -77,6 +77,7 @@ class Session:
 
     fit: the connections that may be used again.
     readers: the bodies that are being read as streams.
+    holders: blocks of `Sessions.held`.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class Session:
         self.credentials = credentials
         self.fit: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
-        self.holders = 0
         self.process = os.getpid()
         self.read_timeout = read_timeout
         self.loop = asyncio.get_running_loop()
         self.guard = _close_with_loop(client)
         self._closing = asyncio.Lock()
+        self.holders = 0
         self._in_flight: set[InFlight] = set()
         self._overdue: set[InFlight] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -112,33 +113,21 @@ class Session:
         if not self._in_flight:
             self._idle.set()
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Let the block send requests while the store closes, for as long as those in flight may take.
-
-        After that the block ends with a `TimeoutError`.
-        """
-        self.holders += 1
-        try:
-            async with InFlight(self):
-                yield
-        finally:
-            self.holders -= 1
-
     def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` as a task of its own, which its caller need not await.
 
-        When the store closes, it goes on for as long as a block of `held`, and is then cancelled.
+        When the store closes, it goes on for as long as a block of `Sessions.held`, and is then
+        cancelled.
         """
         task = asyncio.create_task(work)
-        self.holders += 1
         self._background.add(task)
-        task.add_done_callback(self._end_background)
+        task.add_done_callback(self._background.discard)
         return task
 
-    def _end_background(self, task: asyncio.Task[None]) -> None:
-        self.holders -= 1
-        self._background.discard(task)
+    @property
+    def is_held(self) -> bool:
+        """Whether requests may still be sent although the store closes."""
+        return bool(self.holders or self._background)
 
     def drop_idle_connections(self) -> None:
         """Stop reusing idle connections: one broke, so the server may have restarted, and all may be dead."""
@@ -174,14 +163,13 @@ class Session:
         try:
             await self._ended(_END_SECONDS)
         finally:
-            unfinished = list(self._background)
-            for task in unfinished:
+            for task in self._background:
                 task.cancel()
             if self._sweeper is not None:
                 self._sweeper.cancel()
             await self.credentials.close()
             await self.guard.aclose()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+            await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _ended(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -222,7 +210,7 @@ class Sessions:
         """Return the session of the running loop. Raises `StoreClosedError` after `close`."""
         loop = asyncio.get_running_loop()
         session = self._by_loop.get(loop)
-        if session is not None and not session.client.closed and (not self.closed or session.holders):
+        if session is not None and not session.client.closed and (not self.closed or session.is_held):
             return session
         if not self.closed:
             for other in list(self._by_loop):
@@ -235,6 +223,24 @@ class Sessions:
                 return session
             await session.close()  # another thread closed the store, perhaps before it could see this session
         raise closed_error()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[Session]:
+        """Let the block send requests while the store closes, for as long as those in flight may take.
+
+        After that the block ends with a `StoreClosedError`.
+        """
+        session = await self.current()
+        session.holders += 1
+        try:
+            async with InFlight(session):
+                yield session
+        except TimeoutError as error:
+            if not self.closed:
+                raise
+            raise closed_error() from error
+        finally:
+            session.holders -= 1
 
     def drop_credentials(self, expired: Credentials) -> bool:
         """Stop using these credentials in the running loop; return whether there may be others."""

@@ -9,7 +9,7 @@ import re
 import time
 from asyncio import sleep
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -19,33 +19,27 @@ from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
+from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, hex_digest, pieces, read_body
 from starfish_server.storage.s3.credentials import Credentials, credential_source
 from starfish_server.storage.s3.errors import (
     Fault,
+    WriteRaceError,
     closed_error,
     error_for,
     http_date,
     shows_reply,
     store_error,
 )
-from starfish_server.storage.s3.http import (
-    SMALL_BODY_BYTES,
-    UNTYPED,
-    client_opener,
-    hex_digest,
-    pieces,
-    read_body,
-)
+from starfish_server.storage.s3.http import UNTYPED, client_opener
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 from starfish_server.storage.s3.signing import Signer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
-    from starfish_server.storage.s3.sessions import Session
 
 T = TypeVar("T")
 
@@ -101,23 +95,20 @@ class Transport:
         self._max_attempts = options.max_attempts
         self._proxy = find_proxy(self.address)
         open_client = client_opener(options)
-        self._sessions = Sessions(open_client, lambda: credential_source(options), options.read_timeout)
+        self.sessions = Sessions(open_client, lambda: credential_source(options), options.read_timeout)
         self._signer: Signer | None = None
 
     @property
     def address(self) -> Address:
         return self._learnt.address
 
-    @property
-    def closed(self) -> bool:
-        return self._sessions.closed
-
-    async def close(self) -> None:
-        await self._sessions.close()
-
     def run(self, request: Request, read: Callable[[Reply], T]) -> Coroutine[None, None, T]:
-        """Send a request, as often as the options allow, until `read` accepts the reply."""
-        return self.attempts(lambda: self.attempt(request, read))
+        """Send a request, as often as the options allow, until `read` accepts the reply.
+
+        A conditional write is sent again only after an error that says that nothing was written.
+        """
+        transient = StoreUnavailableError if request.repeatable else WriteRaceError
+        return self.attempts(partial(self.attempt, request, read), transient)
 
     async def attempts(
         self,
@@ -126,13 +117,14 @@ class Transport:
     ) -> T:
         """Run `attempt` until it succeeds, with full-jitter exponential back-off after a `transient` error.
 
-        At most `max_attempts` times; once if a `Retry` layer repeats the operation.
+        At most `max_attempts` times; once if a `Retry` layer repeats the operation. Errors of the HTTP client
+        are raised as errors of the store.
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
         while True:
             try:
-                return await attempt()
+                return await self.mapped(attempt())
             except transient as error:
                 made += 1
                 asked = error.retry_after or 0.0
@@ -146,15 +138,6 @@ class Transport:
                 log_failure(_log, logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
             await sleep(wait)
 
-    def attempt(
-        self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None
-    ) -> Coroutine[None, None, T]:
-        """Send a request once, or again immediately after learning from the reply; `read` the reply.
-
-        body: takes over the body of a reply that is not an error.
-        """
-        return self.mapped(self._attempt(request, read, body))
-
     async def mapped(self, work: Awaitable[T]) -> T:
         """Await `work`, with errors of the HTTP client as errors of the store."""
         try:
@@ -162,7 +145,9 @@ class Transport:
         except Exception as error:
             failure = store_error(error, self.address.bucket)
             # RuntimeError: the HTTP session was closed while the credentials were looked up.
-            if self.closed and (isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError):
+            if self.sessions.closed and (
+                isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError
+            ):
                 failure = closed_error(failure)
             if failure is None or failure is error:
                 raise
@@ -171,24 +156,12 @@ class Transport:
         finally:
             del failure  # it would refer to itself through its traceback
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[Session]:
-        """Let a block of several requests go on for a while when the store closes."""
-        session = await self._sessions.current()
-        try:
-            async with session.held():
-                yield session
-        except TimeoutError as error:
-            if not self.closed:
-                raise
-            raise closed_error() from error
-
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
         """Return a URL that lets a request for an object through for `expires` seconds."""
         address, skew, _ = self._learnt
 
         async def find() -> Credentials | None:
-            return await (await self._sessions.current()).credentials.get()
+            return await (await self.sessions.current()).credentials.get()
 
         credentials = await self.mapped(find())
         if credentials is None:
@@ -201,7 +174,11 @@ class Transport:
         query = signer.signed_query(method, target, headers, int(expires), time.time() + skew)
         return str(address.url(f"{target}?{query}"))
 
-    async def _attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None) -> T:
+    async def attempt(self, request: Request, read: Callable[[Reply], T], body: OpenBody | None = None) -> T:
+        """Send a request once, or again immediately after learning from the reply; `read` the reply.
+
+        body: takes over the body of a reply that is not an error.
+        """
         corrections = 0
         while True:
             used = self._learnt
@@ -222,7 +199,7 @@ class Transport:
             self._learnt = self._learnt._replace(address=address.moved_to(fault.region))
             return True
         if fault.code in _EXPIRED and reply.signed_with is not None:
-            return self._sessions.drop_credentials(reply.signed_with)
+            return self.sessions.drop_credentials(reply.signed_with)
         if reply.status == 400 and not used.checksums and _WANTS_CHECKSUM.search(fault.message):
             self._learnt = self._learnt._replace(checksums=True)
             return True
@@ -237,7 +214,7 @@ class Transport:
 
         Where a reused connection turns out to be dead, the request is resent immediately on another one.
         """
-        session = await self._sessions.current()
+        session = await self.sessions.current()
         credentials = await session.credentials.get()
         target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)

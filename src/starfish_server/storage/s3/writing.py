@@ -1,4 +1,4 @@
-"""Objects written: in one request or by a multipart upload, from one body or from the chunks of a stream."""
+"""Multipart uploads, from one body or from the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
-from starfish_server.objects import ANY
 from starfish_server.storage.s3.errors import NoSuchUploadError
 from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
-    from starfish_server.storage.s3.conditions import ConditionalWrites
+    from starfish_server.storage.s3.conditions import Writes
     from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
@@ -31,17 +30,8 @@ PARTS_IN_FLIGHT = 4
 REMOVAL_SECONDS = 5.0
 
 
-async def put_object(transport: Transport, key: str, body: bytes, headers: Mapping[str, str]) -> str:
-    """Store `body`, whole or not at all, without a second copy of it; return its ETag."""
-    if len(body) <= MULTIPART_OVER_BYTES:
-        return await transport.run(Request("PUT", key, headers=headers, body=body), require_stored)
-    async with multipart_upload(transport, key, headers) as upload:
-        await upload.send_body(body)
-        return await upload.complete()
-
-
 async def upload_object(
-    conditional: ConditionalWrites,
+    writes: Writes,
     key: str,
     chunks: Iterable[bytes] | AsyncIterable[bytes],
     headers: Mapping[str, str],
@@ -55,13 +45,11 @@ async def upload_object(
     async with aclosing(_parts(chunks)) as parts:
         first = await anext(parts, bytearray())
         if len(first) < PART_BYTES:
-            return await conditional.put(key, bytes(first), headers, if_version), len(first)
-        await conditional.check_completion(key, if_version)
-        async with multipart_upload(conditional.transport, key, headers) as upload:
+            return await writes.put(key, bytes(first), headers, if_version), len(first)
+        await writes.check_completion(key, if_version)
+        async with multipart_upload(writes.transport, key, headers) as upload:
             await upload.send_parts(first, parts)
-            if if_version is ANY:
-                return await upload.complete(), upload.size
-            return await conditional.complete(upload, headers, if_version), upload.size
+            return await writes.complete(upload, headers, if_version), upload.size
 
 
 async def _parts(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
@@ -90,7 +78,7 @@ async def multipart_upload(
     stay because the service does not answer are left to the bucket's lifecycle rule. A store that is closed
     lets the block finish for a while.
     """
-    async with transport.held() as session:
+    async with transport.sessions.held() as session:
         upload = MultipartUpload(transport, session, key)
         try:
             await upload.begin(headers)
@@ -187,8 +175,10 @@ class MultipartUpload:
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()
         request = Request("POST", self.key, self._query, condition or {}, body)
-        send = self._transport.attempt if condition else self._transport.run
-        etag, _ = await send(request, read_written)
+        if condition:
+            etag, _ = await self._transport.mapped(self._transport.attempt(request, read_written))
+        else:
+            etag, _ = await self._transport.run(request, read_written)
         return etag
 
     def _part(self, number: int) -> Request:
