@@ -74,8 +74,12 @@ class Listing:
         while True:
             room = None if limit is None else limit - len(listed.objects) - len(listed.prefixes)
             paths = list_paths(after, room) if room != 0 else []
-            listed.prefixes.extend(to_key(path) for path in paths if path.endswith("/"))
-            listed.objects.extend(self._infos(path for path in paths if not path.endswith("/")))
+            if delimiter is None:
+                files = paths
+            else:
+                listed.prefixes.extend(to_key(path) for path in paths if path.endswith("/"))
+                files = [path for path in paths if not path.endswith("/")]
+            listed.objects.extend(self._infos(files))
             if not paths or room is None or len(paths) < room:
                 return listed
             after = paths[-1]
@@ -196,9 +200,9 @@ class Listing:
         return self._names.short_enough(entries[low:high], path)
 
     def _infos(self, paths: Iterable[str]) -> Iterator[ObjectInfo]:
-        for folder, group in groupby(paths, lambda path: path.rpartition("/")[0]):
+        for folder, group in groupby(paths, lambda path: path[: path.rfind("/") + 1]):
             try:
-                directory = walk(self._base, folder.split("/") if folder else ())
+                directory = walk(self._base, folder.split("/")[:-1])
             except OSError as error:
                 if error.errno in _GONE:
                     continue
@@ -206,14 +210,12 @@ class Listing:
             try:
                 for path in group:
                     try:
-                        status = os.lstat(path.rpartition("/")[2], dir_fd=directory)
+                        status = os.lstat(path[len(folder) :], dir_fd=directory)
                     except FileNotFoundError:
                         continue
                     if stat.S_ISREG(status.st_mode):
-                        version, time_modified = version_of_status(status), modified(status)
-                        yield ObjectInfo(
-                            to_key(path), status.st_size, version=version, modified=time_modified
-                        )
+                        version, at = version_of_status(status), modified(status)
+                        yield ObjectInfo(to_key(path), status.st_size, version=version, modified=at)
             finally:
                 os.close(directory)
 

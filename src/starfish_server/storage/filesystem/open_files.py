@@ -1,9 +1,9 @@
 """The bytes of an open file, and the version and info of its object.
 
-A version is a digest of the times and the size of the file. Every write sets the modification time from the
+A version is made of the times and the size of the file. Every write sets the modification time from the
 clock, to the nanosecond, so that no two writes have the same version; changes by other programs show in the
-times. File systems with times coarser than 10 ms are recognised by round numbers: there the digest includes
-the body.
+times. File systems with times coarser than 10 ms are recognised by round numbers: there the version has a
+digest of the body.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -115,17 +114,14 @@ def stamp(file: int) -> None:
 
 def version_of_status(status: os.stat_result) -> str | None:
     """Return the version of the file with this status; None where its times are too coarse to tell."""
-    return None if status.st_ctime_ns % COARSE_NS == 0 else _digest_of(status, "")
+    if status.st_ctime_ns % COARSE_NS == 0:
+        return None
+    return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"
 
 
 def version_of_file(file: int, status: os.stat_result) -> str:
     """Return the version of the open file with this status."""
-    return version_of_status(status) or _digest_of(status, digest(file))
-
-
-def _digest_of(status: os.stat_result, body: str) -> str:
-    seen = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {body}"
-    return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
+    return version_of_status(status) or f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{digest(file)}"
 
 
 def make_info(key: str, status: os.stat_result, attributes: Attributes, version: str | None) -> ObjectInfo:
@@ -143,9 +139,10 @@ def make_info(key: str, status: os.stat_result, attributes: Attributes, version:
 
 def modified(status: os.stat_result) -> datetime | None:
     """Return the time of modification; None for one that no datetime can be."""
-    with suppress(OverflowError, ValueError, OSError):
+    try:
         return datetime.fromtimestamp(status.st_mtime, UTC)
-    return None
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def check_unedited(file: int, status: os.stat_result, operation: str, key: str) -> None:

@@ -90,15 +90,14 @@ def make_base(path: str, sync: Sync) -> int:
     try:
         return open_base(path)
     except FileNotFoundError:
-        pass
-    parent = make_base(str(Path(path).parent), sync)
-    try:
-        with contextlib.suppress(FileExistsError):
-            Path(path).mkdir()
-        sync(parent)
-    finally:
-        os.close(parent)
-    return open_base(path)
+        parent = make_base(str(Path(path).parent), sync)
+        try:
+            with contextlib.suppress(FileExistsError):
+                Path(path).mkdir()
+            sync(parent)
+        finally:
+            os.close(parent)
+        return open_base(path)
 
 
 def open_directory(name: str, parent: int) -> int:
@@ -112,12 +111,13 @@ def open_directory(name: str, parent: int) -> int:
 
 def make_directory(name: str, parent: int, sync: Sync) -> int:
     """Open a directory, made if missing. `FileNotFoundError` if a deletion pruned it or its parent."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return open_directory(name, parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-    sync(parent)  # even if another writer made it, which may not have synced it yet
-    return open_directory(name, parent)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+        sync(parent)  # even if another writer made it, which may not have synced it yet
+        return open_directory(name, parent)
 
 
 def reserved_opener(folder: str, flags: int) -> Callable[[int, str], int]:
@@ -128,31 +128,36 @@ def reserved_opener(folder: str, flags: int) -> Callable[[int, str], int]:
     direct = opener(flags, NO_LINKS | BENEATH)
 
     def open_reserved(base: int, name: str) -> int:
-        with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
-            return direct(base, f"{folder}/{name}".encode())
-        make = flags & os.O_CREAT
-        parent = make_directory(folder, base, lambda _: None) if make else open_directory(folder, base)
         try:
-            return os.open(name, flags, _MODE, dir_fd=parent)
-        finally:
-            os.close(parent)
+            return direct(base, f"{folder}/{name}".encode())
+        except OSError:  # the steps raise it again, or make the folder
+            make = flags & os.O_CREAT
+            parent = make_directory(folder, base, lambda _: None) if make else open_directory(folder, base)
+            try:
+                return os.open(name, flags, _MODE, dir_fd=parent)
+            finally:
+                os.close(parent)
 
     return open_reserved
 
 
-def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
-    """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
+def walk(start: int, segments: Sequence[str], make: Sync | None = None) -> int:
+    """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any.
+
+    make: makes durable the folders that are missing, which are then made.
+    """
     if not segments:
         return os.dup(start)
     if len(segments) > 1:
         with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
             return _open_directory_beneath(start, os.fsencode("/".join(segments)))
-    here = step(segments[0], start)
-    for segment in segments[1:]:
+    here = start
+    for segment in segments:
         try:
-            below = step(segment, here)
+            below = open_directory(segment, here) if make is None else make_directory(segment, here, make)
         finally:
-            os.close(here)
+            if here != start:
+                os.close(here)
         here = below
     return here
 

@@ -16,6 +16,7 @@ from starfish_server.threads import start_in_thread
 if TYPE_CHECKING:
     import asyncio
 
+    from starfish_server.operations import Open
     from starfish_server.storage.filesystem.reading import OpenObject
 
 CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
@@ -29,20 +30,20 @@ class FileStream:
     this until it is read.
     """
 
-    def __init__(self, found: OpenObject, base_dir: str, key: str, start: int, stop: int | None) -> None:
+    def __init__(self, found: OpenObject, call: Open, base_dir: str) -> None:
         self._file = found.file
         self._close_file = weakref.finalize(self, os.close, found.file)
         self._close_file.atexit = False
         self._status = found.status
-        self._base_dir = base_dir
-        self._key = key
-        self._at = min(start, _LAST_OFFSET)
-        self._stop = stop
+        self._key = call.key
+        self._typed = typed_errors(base_dir, "open", call.key)
+        self._at = min(call.start, _LAST_OFFSET)
+        self._stop = call.stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
         self._cut_off = False
-        self.info = found.info(key)
+        self.info = found.info(call.key)
 
     def reader(self) -> ObjectReader:
         """Return the reader that iterates over the chunks. While one is in use, the next one is read."""
@@ -82,7 +83,7 @@ class FileStream:
             with self._reading:
                 if self._closed:
                     raise self._store_closed()
-                with typed_errors(self._base_dir, "open", self._key):
+                with self._typed:
                     # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
                     size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
                     chunk = os.pread(self._file, size, self._at) if size > 0 else b""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.storage.filesystem.changes import Commit
+from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.threads import start_in_thread, wait_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable
+    from collections.abc import Callable
 
-    from starfish_server.objects import IfVersion, ObjectInfo
+    from starfish_server.objects import ObjectInfo
+    from starfish_server.operations import Upload
     from starfish_server.storage.filesystem.attributes import Attributes
     from starfish_server.storage.filesystem.directory import Directory
     from starfish_server.storage.filesystem.writing import Draft
@@ -32,21 +34,21 @@ class BatchUpload:
     Cancelled, it ends after the batch that is being written, with nothing left of it.
     """
 
-    def __init__(self, directory: Directory, key: str, attributes: Attributes, if_version: IfVersion) -> None:
+    def __init__(self, directory: Directory, call: Upload, attributes: Attributes) -> None:
         self._directory = directory
-        self._key = key
+        self._call = call
         self._attributes = attributes
-        self._if_version = if_version
+        self._typed = typed_errors(directory.path, "upload", call.key)
         self._draft: Draft | None = None
         self._writing: asyncio.Future[Draft] | None = None
         self._commit = Commit()
 
-    async def run(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> ObjectInfo:
+    async def run(self) -> ObjectInfo:
         """Write the chunks, put the object in place, and return its info."""
         batch: list[bytes] = []
         size = 0
         try:
-            async with aclosing(checked_chunks(chunks, "upload")) as source:
+            async with aclosing(checked_chunks(self._call.chunks, "upload")) as source:
                 async for chunk in source:
                     batch.append(chunk)
                     size += len(chunk)
@@ -70,7 +72,7 @@ class BatchUpload:
         return finished.result()
 
     def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
-        return start_in_thread(step, operation="upload", key=self._key)
+        return start_in_thread(step, operation="upload", key=self._call.key)
 
     async def _written(self) -> None:
         """Wait until the batch in flight is written."""
@@ -90,15 +92,18 @@ class BatchUpload:
         return await wait_to_end(discarding) or cancelled
 
     def _append(self, batch: list[bytes]) -> Draft:
-        if self._draft is None:
-            self._draft = self._directory.draft("upload", self._key, self._attributes, self._if_version)
-        for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
-            self._draft.append(chunk)
-        return self._draft
+        with self._typed:
+            if self._draft is None:
+                self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
+            for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
+                self._draft.append(chunk)
+            return self._draft
 
     def _finish(self, last: list[bytes]) -> ObjectInfo:
         try:
-            return self._append(last).put_with_info(self._commit)
+            draft = self._append(last)
+            with self._typed:
+                return draft.put_with_info(self._commit)
         finally:
             self._discard()
 
