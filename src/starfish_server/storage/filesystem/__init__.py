@@ -22,13 +22,13 @@ from starfish_server.checks import (
 )
 from starfish_server.errors import StoreClosedError
 from starfish_server.storage.filesystem.attributes import Attributes
-from starfish_server.storage.filesystem.changes import Commit
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
 from starfish_server.storage.filesystem.names import Names, to_path
 from starfish_server.storage.filesystem.os_errors import typed_errors
+from starfish_server.storage.filesystem.streams import BatchUpload
 from starfish_server.storage.filesystem.unlistable import Unlistable
-from starfish_server.storage.filesystem.uploading import BatchUpload
+from starfish_server.storage.filesystem.writing import Commit
 from starfish_server.storage.leaf import Leaf
 from starfish_server.threads import start_in_thread
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_metadata, header_or_none
 from starfish_server.storage.filesystem.open_files import digest, read_all, write_all
-from starfish_server.storage.filesystem.paths import FILE, make_directory, open_directory, reserved_opener
+from starfish_server.storage.filesystem.paths import FILE, open_beneath, open_folder
 from starfish_server.storage.filesystem.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
 _FOLDER = "~attributes"
 _MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
-_open_side_file = reserved_opener(_FOLDER, FILE)
 
 
 @dataclass(slots=True)
@@ -147,7 +146,7 @@ def write_side_file(
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)
-        folder = make_directory(_FOLDER, base, sync)
+        folder = open_folder(base, _FOLDER, sync)
         try:
             staged.move(_side_name(path), folder)
             sync(folder)
@@ -158,7 +157,7 @@ def write_side_file(
 def remove_side_file(base: int, path: str) -> None:
     """Remove the side file of `path`, after its body is gone."""
     with contextlib.suppress(FileNotFoundError):
-        folder = open_directory(_FOLDER, base)
+        folder = open_folder(base, _FOLDER)
         try:
             os.unlink(_side_name(path), dir_fd=folder)
         finally:
@@ -181,7 +180,7 @@ def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> At
 
 def _entries(base: int, path: str) -> list[_Entry]:
     try:
-        file = _open_side_file(base, _side_name(path))
+        file = open_beneath(base, f"{_FOLDER}/{_side_name(path)}", FILE)
     except FileNotFoundError:
         return []
     try:

@@ -17,7 +17,7 @@ from starfish_server.storage.filesystem.open_files import check_unedited, read_a
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.paths import (
     make_base,
-    nearest_directory,
+    nearest_folder,
     open_base,
     parent_of,
     prune,
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
         Write,
     )
     from starfish_server.storage.filesystem.attributes import Attributes
-    from starfish_server.storage.filesystem.changes import Commit
     from starfish_server.storage.filesystem.inline import InlineReads
     from starfish_server.storage.filesystem.names import Names
     from starfish_server.storage.filesystem.reading import OpenObject
+    from starfish_server.storage.filesystem.writing import Commit
 
 
 class Directory:
@@ -197,13 +197,12 @@ class Directory:
 
     def _tidy(self, base: int, folder: str) -> None:
         """Make a removal from `folder` durable, and remove the folders that it left empty."""
-        parents = folder.split("/") if folder else []
-        nearest = nearest_directory(base, parents)
+        nearest = nearest_folder(base, folder)
         try:
             self._sync(nearest)
         finally:
             os.close(nearest)
-        prune(base, parents)
+        prune(base, folder)
 
     @contextlib.contextmanager
     def _existing(self) -> Iterator[int | None]:

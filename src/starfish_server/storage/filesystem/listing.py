@@ -15,7 +15,7 @@ from starfish_server.objects import ObjectInfo, ObjectList
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import to_key, to_path
 from starfish_server.storage.filesystem.open_files import modified, version_of_status
-from starfish_server.storage.filesystem.paths import walk
+from starfish_server.storage.filesystem.paths import open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -130,7 +130,7 @@ class Listing:
     def _holds_keys(self, path: str) -> bool:
         """Return whether the folder holds an object at any depth; as a rule its first file tells."""
         try:
-            folder = walk(self._base, path.split("/")[:-1])
+            folder = open_folder(self._base, path[:-1])
         except OSError as error:
             # One that may not be read is there: a list of it says why not.
             return error.errno not in _GONE
@@ -150,7 +150,7 @@ class Listing:
         It is not kept open, so that no tree, however deep, takes all descriptors.
         """
         try:
-            directory = walk(self._base, path.split("/")[:-1])
+            directory = open_folder(self._base, path[:-1])
         except PermissionError as error:
             raise PermissionError(error.errno, error.strerror, f"{self._base_dir}/{path}") from error
         except OSError as error:
@@ -202,7 +202,7 @@ class Listing:
     def _infos(self, paths: Iterable[str]) -> Iterator[ObjectInfo]:
         for folder, group in groupby(paths, lambda path: path[: path.rfind("/") + 1]):
             try:
-                directory = walk(self._base, folder.split("/")[:-1])
+                directory = open_folder(self._base, folder[:-1])
             except OSError as error:
                 if error.errno in _GONE:
                     continue

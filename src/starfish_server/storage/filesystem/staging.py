@@ -16,12 +16,10 @@ from typing import Self
 from zlib import crc32
 
 from starfish_server.forks import reset_in_child
-from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, make_directory, reserved_opener
+from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, open_beneath, open_folder
 
 _FOLDER = "~staging"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_create = reserved_opener(_FOLDER, WRITABLE | os.O_CREAT | os.O_EXCL)
-_open_lock = reserved_opener("~locks", WRITABLE | os.O_CREAT)
 
 
 class _LockedFiles:
@@ -72,7 +70,8 @@ class KeyLock:
 
     def __enter__(self) -> None:
         try:
-            self._file = _open_lock(self._base, f"{crc32(self._path.encode()) & 0xFF:02x}")
+            name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
+            self._file = open_beneath(self._base, name, WRITABLE | os.O_CREAT, _not_durable)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -96,9 +95,8 @@ class StagedFile:
         self._base = base
         self._moved = False
         for _ in range(ATTEMPTS):
-            name = secrets.token_hex(8)
-            self._path = f"{_FOLDER}/{name}"
-            self.descriptor = _create(base, name)
+            self._path = f"{_FOLDER}/{secrets.token_hex(8)}"
+            self.descriptor = open_beneath(base, self._path, WRITABLE | os.O_CREAT | os.O_EXCL, _not_durable)
             try:
                 _lock(self.descriptor)
                 os.lstat(self._path, dir_fd=base)
@@ -132,7 +130,7 @@ class StagedFile:
 
 def prepare(base: int) -> None:
     """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
-    folder = make_directory(_FOLDER, base, lambda _: None)
+    folder = open_folder(base, _FOLDER, _not_durable)
     try:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(_FOLDER.upper(), dir_fd=base), os.fstat(folder)):
@@ -155,3 +153,7 @@ def _sweep(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
     finally:
         os.close(file)
+
+
+def _not_durable(_folder: int) -> None:
+    """A power failure may undo the store's own folders, which are then made again."""

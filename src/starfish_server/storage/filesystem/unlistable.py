@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from starfish_server.checks import MAX_KEY_BYTES
-from starfish_server.storage.filesystem.paths import walk
+from starfish_server.storage.filesystem.paths import open_folder
 
 if TYPE_CHECKING:
     from starfish_server.storage.filesystem.names import Names
@@ -35,7 +35,7 @@ def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
     while folders:
         path = folders.pop()
         try:
-            directory = walk(base, path.split("/")[:-1])
+            directory = open_folder(base, path[:-1])
             try:
                 with os.scandir(directory) as entries:
                     for entry in entries:

@@ -1,13 +1,15 @@
-"""Writing an object: into a staged file, which is then renamed under the lock of its key."""
+"""Writing an object: a `Draft` is a staged file, renamed under the lock of its key unless it is withdrawn."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import os
 import stat
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import KeyConflictError
@@ -25,20 +27,20 @@ from starfish_server.storage.filesystem.open_files import (
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
     entry_status,
+    open_folder,
     parent_of,
     prune,
     remove_empty_tree,
-    walk,
 )
 from starfish_server.storage.filesystem.reading import open_object
 from starfish_server.storage.filesystem.staging import KeyLock, StagedFile
+from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
-    from starfish_server.storage.filesystem.changes import Commit
     from starfish_server.storage.filesystem.paths import Sync
 
 T = TypeVar("T")
@@ -74,6 +76,55 @@ class DurableSync:
                     self._base_dir,
                     error.strerror,
                 )
+
+
+class WithdrawnError(Exception):
+    """The caller was cancelled before the change took effect, so it must not."""
+
+
+class Commit:
+    """The decision whether a change takes effect, shared by a worker thread and the coroutine that awaits it.
+
+    The thread enters it (`with commit:`) around each step that becomes visible to others. It gets
+    `WithdrawnError` once the coroutine was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._visible = threading.Lock()
+        self._withdrawn = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._visible.acquire()
+        if self._withdrawn:
+            self._leave()
+            raise WithdrawnError
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    async def withdraw(self) -> None:
+        """Return once nothing more of the change can take effect, however often the caller is cancelled."""
+        # Both are set before the lock is tried: a thread that holds it reads them after it released it.
+        self._ended = ended = asyncio.get_running_loop().create_future()
+        self._withdrawn = True
+        if self._visible.acquire(blocking=False):
+            self._visible.release()
+            return
+        await wait_to_end(ended)
+
+    def _leave(self) -> None:
+        self._visible.release()
+        ended = self._ended
+        if ended is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
+                ended.get_loop().call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 class Draft(StagedFile):
@@ -157,10 +208,10 @@ class Draft(StagedFile):
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {path.removesuffix(LEGACY_SUFFIX)!r} there"
             )
-        *parents, name = path.split("/")
+        folder, _, name = path.rpartition("/")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = walk(base, parents, make=sync)
+                parent = open_folder(base, folder, sync)
                 try:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
@@ -183,7 +234,7 @@ class Draft(StagedFile):
         with contextlib.suppress(OSError), parent_of(base, path) as (parent, name):
             if parent is None or not is_file(name, parent):
                 remove_side_file(base, path)
-        prune(base, path.split("/")[:-1])
+        prune(base, path.rpartition("/")[0])
 
 
 def is_file(name: str, parent: int) -> bool:
