@@ -6,7 +6,7 @@ import asyncio
 import os
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 from starfish_server.checks import (
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FilesystemObjectStore", "FilesystemStorageOptions", "Unlistable"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True)
@@ -220,24 +220,16 @@ class FilesystemObjectStore(Leaf):
         for stream in list(self._streams):
             stream.cut_off()
 
-    async def _in_thread(
-        self, call: Operation[Any], work: Callable[P, T], *arguments: P.args, **options: P.kwargs
-    ) -> T:
+    async def _in_thread(self, call: Operation[Any], work: Callable[[*Ts], T], *arguments: *Ts) -> T:
         operation, key = call.name, call.error_key
         with typed_errors(self._base_dir, operation, key):
-            return await start_in_thread(partial(work, *arguments, **options), operation=operation, key=key)
+            return await start_in_thread(partial(work, *arguments), operation=operation, key=key)
 
-    async def _change(
-        self,
-        call: Operation[Any],
-        work: Callable[Concatenate[Commit, P], T],
-        *arguments: P.args,
-        **options: P.kwargs,
-    ) -> T:
+    async def _change(self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts) -> T:
         """Make a change in a thread. If cancelled, return once it can no longer take effect."""
         commit = Commit()
         try:
-            return await self._in_thread(call, work, commit, *arguments, **options)
+            return await self._in_thread(call, work, commit, *arguments)
         except asyncio.CancelledError:
             await commit.withdraw()
             raise

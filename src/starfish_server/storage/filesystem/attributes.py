@@ -35,8 +35,6 @@ _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
 _METADATA = "user.starfish.metadata"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
-# The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
-_UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
 _FOLDER = "~attributes"
 _MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
 
@@ -73,7 +71,7 @@ def own_attributes(base: int, path: str, file: int, status: os.stat_result) -> A
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
-    """Store extended attributes; return False if they are not supported and a side file is needed."""
+    """Store extended attributes; return False if that fails and a side file is needed."""
     if not hasattr(os, "setxattr"):
         return False
     try:
@@ -82,10 +80,8 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
         if attributes.cache_control is not None:
             os.setxattr(file, _CACHE_CONTROL, attributes.cache_control.encode())
         os.setxattr(file, _TYPE, attributes.content_type.encode())
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return False
-        raise
+    except OSError:  # none, or not of this size; a disk that is full or broken fails the side file, too
+        return False
     return True
 
 

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,6 @@ PIECE_BYTES = 1024 * 1024
 COARSE_NS = 10_000_000
 _NO_TIMES = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _COPIED_AT_ONCE = 64 * 1024 * 1024  # bytes between two checks whether the caller was cancelled
-_CANNOT_COPY = (
-    errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY,
-    errno.EXDEV,
-)  # fmt: skip
 
 
 def read_all(file: int, size: int) -> bytes:
@@ -70,26 +67,16 @@ def copy_body(source: int, target: int, proceed: Callable[[], None]) -> None:
     `proceed` is called between pieces, and may raise.
     """
     offset = 0
-    while copied := _copy_in_kernel(source, target, offset):
-        offset += copied
-        proceed()
+    if hasattr(os, "copy_file_range"):
+        with suppress(OSError):  # if it cannot; a disk that is full or broken fails the writes below, too
+            while copied := os.copy_file_range(source, target, _COPIED_AT_ONCE, offset, offset):
+                offset += copied
+                proceed()
     while piece := os.pread(source, PIECE_BYTES, offset):
         os.lseek(target, offset, os.SEEK_SET)
         write_all(target, piece)
         offset += len(piece)
         proceed()
-
-
-def _copy_in_kernel(source: int, target: int, offset: int) -> int:
-    """Return how many bytes were copied; 0 at the end, and where the system cannot."""
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    try:
-        return os.copy_file_range(source, target, _COPIED_AT_ONCE, offset, offset)
-    except OSError as error:
-        if error.errno in _CANNOT_COPY:
-            return 0
-        raise
 
 
 def digest(file: int) -> str:
