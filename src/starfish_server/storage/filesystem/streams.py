@@ -183,12 +183,11 @@ class BatchUpload:
             return self._draft
 
     def _finish(self, last: list[bytes]) -> ObjectInfo:
-        try:
-            draft = self._append(last)
-            with self._typed:
-                return draft.put_with_info(self._commit)
-        finally:
-            self._discard()
+        with self._typed:
+            try:
+                return self._append(last).put_with_info(self._commit)
+            finally:
+                self._discard()
 
     def _discard(self) -> None:
         draft, self._draft = self._draft, None
