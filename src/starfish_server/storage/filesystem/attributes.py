@@ -142,22 +142,15 @@ def write_side_file(
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)
-        folder = open_folder(base, _FOLDER, sync)
-        try:
+        with open_folder(base, _FOLDER, sync) as folder:
             staged.move(_side_name(path), folder)
             sync(folder)
-        finally:
-            os.close(folder)
 
 
 def remove_side_file(base: int, path: str) -> None:
     """Remove the side file of `path`, after its body is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        folder = open_folder(base, _FOLDER)
-        try:
-            os.unlink(_side_name(path), dir_fd=folder)
-        finally:
-            os.close(folder)
+    with contextlib.suppress(FileNotFoundError), open_folder(base, _FOLDER) as folder:
+        os.unlink(_side_name(path), dir_fd=folder)
 
 
 def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> Attributes | None:
@@ -179,13 +172,12 @@ def _entries(base: int, path: str) -> list[_Entry]:
         file = open_beneath(base, f"{_FOLDER}/{_side_name(path)}", FILE)
     except FileNotFoundError:
         return []
-    try:
-        bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
-        return [_Entry(**body) for body in bodies]
-    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
-        return []
-    finally:
-        os.close(file)
+    with file:
+        try:
+            bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
+            return [_Entry(**body) for body in bodies]
+        except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
+            return []
 
 
 def _side_name(path: str) -> str:

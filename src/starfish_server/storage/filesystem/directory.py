@@ -72,11 +72,9 @@ class Directory:
             if opened is None:
                 return None
             file, status = opened
-            try:
+            with file:
                 self._inline.learn(file)
                 body = read_all(file, status.st_size)
-            finally:
-                os.close(file)
             return decode_text(body, "get_string", call.key)
 
     def get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
@@ -197,11 +195,8 @@ class Directory:
 
     def _tidy(self, base: int, folder: str) -> None:
         """Make a removal from `folder` durable, and remove the folders that it left empty."""
-        nearest = nearest_folder(base, folder)
-        try:
+        with nearest_folder(base, folder) as nearest:
             self._sync(nearest)
-        finally:
-            os.close(nearest)
         prune(base, folder)
 
     @contextlib.contextmanager
@@ -212,10 +207,8 @@ class Directory:
         except FileNotFoundError:
             yield None
             return
-        try:
+        with base:
             yield base
-        finally:
-            os.close(base)
 
     @contextlib.contextmanager
     def _open(self, key: str) -> Iterator[OpenObject | None]:

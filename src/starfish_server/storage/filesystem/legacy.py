@@ -37,12 +37,10 @@ def legacy_content_type(base: int, path: str) -> str | None:
     if opened is None:
         return None
     file, status = opened
-    try:
+    with file:
         content_type = legacy_type_in(file, status)
         is_object = content_type is None or own_attributes(base, path, file, status) is not None
         return None if is_object else content_type
-    finally:
-        os.close(file)
 
 
 def legacy_type_in(file: int, status: os.stat_result) -> str | None:

@@ -134,14 +134,11 @@ class Listing:
         except OSError as error:
             # One that may not be read is there: a list of it says why not.
             return error.errno not in _GONE
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    is_plain = entry.is_file(follow_symlinks=False) and not entry.name.endswith(LEGACY_SUFFIX)
-                    if is_plain and self._names.is_key_at(path + entry.name):
-                        return True
-        finally:
-            os.close(folder)
+        with folder, os.scandir(folder) as entries:
+            for entry in entries:
+                is_plain = entry.is_file(follow_symlinks=False) and not entry.name.endswith(LEGACY_SUFFIX)
+                if is_plain and self._names.is_key_at(path + entry.name):
+                    return True
         return bool(Listing(self._base, self._base_dir, self._names, path).keys(None, 1))
 
     def _enter(self, path: str, start_after: str, room: int | None) -> _Level:
@@ -157,10 +154,8 @@ class Listing:
             if error.errno in _GONE:
                 return _Level(path, [])
             raise
-        try:
+        with directory:
             files, directories = _read(directory)
-        finally:
-            os.close(directory)
         entries: list[str] = []
         all_keys = not directories
         for start in range(0, len(files), _AT_ONCE):
@@ -207,7 +202,7 @@ class Listing:
                 if error.errno in _GONE:
                     continue
                 raise
-            try:
+            with directory:
                 for path in group:
                     try:
                         status = os.lstat(path[len(folder) :], dir_fd=directory)
@@ -216,8 +211,6 @@ class Listing:
                     if stat.S_ISREG(status.st_mode):
                         version, at = version_of_status(status), modified(status)
                         yield ObjectInfo(to_key(path), status.st_size, version=version, modified=at)
-            finally:
-                os.close(directory)
 
 
 def _read(directory: int) -> tuple[list[str], list[str]]:

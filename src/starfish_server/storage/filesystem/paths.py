@@ -4,7 +4,7 @@
 (other systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for any other obstacle. The
 functions here then open one segment at a time, each relative to its open parent, and raise that step's error.
 
-File descriptors returned here belong to the caller. Regular files and folders aside, whatever is at a path
+Descriptors returned here belong to the caller. Regular files and folders aside, whatever is at a path
 (a link, pipe, device or socket) is refused with ELOOP.
 """
 
@@ -19,7 +19,7 @@ import struct
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +41,16 @@ ATTEMPTS = 100
 
 _OPENAT2 = 437  # the number of the system call
 _MODE = 0o666  # of new files, less the umask
+
+
+class Descriptor(int):
+    """The number of an open file or folder, closed at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self)
 
 
 @cache
@@ -72,10 +82,10 @@ def _missing(_folder: int, _path: bytes) -> int:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-def open_base(path: str) -> int:
+def open_base(path: str) -> Descriptor:
     """Open the base directory, the only one that may be reached through links."""
     try:
-        return os.open(path, DIRECTORY)
+        return Descriptor(os.open(path, DIRECTORY))
     except OSError as error:  # these two would be reported as errors of a key
         if error.errno == errno.ENOTDIR:
             raise OSError(errno.EINVAL, f"base_dir {path!r} is not a directory") from error
@@ -84,32 +94,29 @@ def open_base(path: str) -> int:
         raise
 
 
-def make_base(path: str, sync: Sync) -> int:
+def make_base(path: str, sync: Sync) -> Descriptor:
     """Open the base directory; make it and its parents where they are missing."""
     try:
         return open_base(path)
     except FileNotFoundError:
-        parent = make_base(str(Path(path).parent), sync)
-        try:
+        with make_base(str(Path(path).parent), sync) as parent:
             with contextlib.suppress(FileExistsError):
                 Path(path).mkdir()
             sync(parent)
-        finally:
-            os.close(parent)
         return open_base(path)
 
 
-def open_folder(start: int, path: str, make: Sync | None = None) -> int:
+def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
     """Open the folder at `path` below the open folder `start`; `start` itself, opened again, if it is empty.
 
     make: if given, missing folders are made, and `make` makes them durable. `FileNotFoundError` then means
         that a deletion pruned one.
     """
     if not path:
-        return os.dup(start)
+        return Descriptor(os.dup(start))
     if "/" in path:
         try:
-            return opener(DIRECTORY, NO_LINKS | BENEATH)(start, os.fsencode(path))
+            return Descriptor(opener(DIRECTORY, NO_LINKS | BENEATH)(start, os.fsencode(path)))
         except OSError:  # the steps raise it again, or make the folder
             pass
     here = start
@@ -120,7 +127,7 @@ def open_folder(start: int, path: str, make: Sync | None = None) -> int:
             if here != start:
                 os.close(here)
         here = below
-    return here
+    return Descriptor(here)
 
 
 def _open_segment(name: str, parent: int, make: Sync | None) -> int:
@@ -138,22 +145,19 @@ def _open_segment(name: str, parent: int, make: Sync | None) -> int:
         return _open_segment(name, parent, None)
 
 
-def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> int:
+def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> Descriptor:
     """Open the file at `path` below the open folder `start`. `make` is that of `open_folder`."""
     try:
-        return opener(flags, NO_LINKS | BENEATH)(start, path.encode())
+        return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, path.encode()))
     except OSError as error:  # the steps raise it again, or make the folder
         if make is None and error.errno == errno.ENOENT:
             raise
     folder, _, name = path.rpartition("/")
-    parent = open_folder(start, folder, make)
-    try:
-        return os.open(name, flags, _MODE, dir_fd=parent)
-    finally:
-        os.close(parent)
+    with open_folder(start, folder, make) as parent:
+        return Descriptor(os.open(name, flags, _MODE, dir_fd=parent))
 
 
-def open_file(base: int, path: str) -> tuple[int, os.stat_result] | None:
+def open_file(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
     """Open the regular file at `path`; None if there is nothing or a folder."""
     try:
         file = open_beneath(base, path, FILE)
@@ -180,13 +184,11 @@ def parent_of(base: int, path: str) -> Iterator[tuple[int | None, str]]:
     except (FileNotFoundError, NotADirectoryError):
         yield None, name
         return
-    try:
+    with parent:
         yield parent, name
-    finally:
-        os.close(parent)
 
 
-def nearest_folder(start: int, path: str) -> int:
+def nearest_folder(start: int, path: str) -> Descriptor:
     """Open the folder as `open_folder` does, or the nearest one above it that still exists."""
     while True:
         try:

@@ -77,7 +77,7 @@ class KeyLock:
                 raise
             # This does not keep a writer out that makes the file once space was freed, before the deletion
             # ends. Making it under the lock of `base` would, but not every file system can lock a folder.
-            self._file = os.dup(self._base)
+            self._file = open_folder(self._base, "")
         try:
             _lock(self._file)
         except BaseException:
@@ -130,8 +130,7 @@ class StagedFile:
 
 def prepare(base: int) -> None:
     """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
-    folder = open_folder(base, _FOLDER, _not_durable)
-    try:
+    with open_folder(base, _FOLDER, _not_durable) as folder:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(_FOLDER.upper(), dir_fd=base), os.fstat(folder)):
                 raise OSError(
@@ -140,19 +139,9 @@ def prepare(base: int) -> None:
                     "would be one object; use a folder or volume that does not",
                 )
         for name in os.listdir(folder):  # noqa: PTH208 - it is open, and has no path
-            with contextlib.suppress(OSError):
-                _sweep(name, folder)
-    finally:
-        os.close(folder)
-
-
-def _sweep(name: str, folder: int) -> None:
-    file = os.open(name, WRITABLE, dir_fd=folder)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=folder)
-    finally:
-        os.close(file)
+            with contextlib.suppress(OSError), open_beneath(folder, name, WRITABLE) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its writer lives
+                os.unlink(name, dir_fd=folder)
 
 
 def _not_durable(_folder: int) -> None:

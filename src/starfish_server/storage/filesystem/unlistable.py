@@ -35,18 +35,14 @@ def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
     while folders:
         path = folders.pop()
         try:
-            directory = open_folder(base, path[:-1])
-            try:
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        below = f"{path}{entry.name}/"
-                        if not entry.is_dir(follow_symlinks=False):
-                            if below[:-1].startswith(prefix) and (reason := _reason(names, path, entry)):
-                                found.append(Unlistable(below[:-1], reason))
-                        elif below not in _RESERVED and below.startswith(prefix[: len(below)]):
-                            folders.append(below)
-            finally:
-                os.close(directory)
+            with open_folder(base, path[:-1]) as directory, os.scandir(directory) as entries:
+                for entry in entries:
+                    below = f"{path}{entry.name}/"
+                    if not entry.is_dir(follow_symlinks=False):
+                        if below[:-1].startswith(prefix) and (reason := _reason(names, path, entry)):
+                            found.append(Unlistable(below[:-1], reason))
+                    elif below not in _RESERVED and below.startswith(prefix[: len(below)]):
+                        folders.append(below)
         except (FileNotFoundError, NotADirectoryError):
             continue  # removed since it was seen
         except OSError as error:

@@ -211,8 +211,7 @@ class Draft(StagedFile):
         folder, _, name = path.rpartition("/")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = open_folder(base, folder, sync)
-                try:
+                with open_folder(base, folder, sync) as parent:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
                         remove_empty_tree(name, parent)
@@ -222,8 +221,6 @@ class Draft(StagedFile):
                     self.move(name, parent)
                     sync(parent)
                     return
-                finally:
-                    os.close(parent)
             except (FileNotFoundError, IsADirectoryError):
                 if attempt == ATTEMPTS:
                     raise
