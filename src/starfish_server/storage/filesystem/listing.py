@@ -74,12 +74,8 @@ class Listing:
         while True:
             room = None if limit is None else limit - len(listed.objects) - len(listed.prefixes)
             paths = list_paths(after, room) if room != 0 else []
-            if delimiter is None:
-                files = paths
-            else:
-                listed.prefixes.extend(to_key(path) for path in paths if path.endswith("/"))
-                files = [path for path in paths if not path.endswith("/")]
-            listed.objects.extend(self._infos(files))
+            listed.prefixes.extend(to_key(path) for path in paths if path[-1] == "/")
+            listed.objects.extend(self._infos(path for path in paths if path[-1] != "/"))
             if not paths or room is None or len(paths) < room:
                 return listed
             after = paths[-1]
