@@ -43,14 +43,10 @@ def read_all(file: int, size: int) -> bytes:
 
 def read_range(file: int, start: int, stop: int) -> bytes:
     """Read the bytes from `start` to before `stop`, or to the end."""
-    body = os.pread(file, stop - start, start)
-    if len(body) == stop - start:
-        return body
-    parts = [body]
-    start += len(body)
-    while parts[-1] and start < stop:
-        parts.append(os.pread(file, stop - start, start))
-        start += len(parts[-1])
+    parts: list[bytes] = []
+    while start < stop and (part := os.pread(file, stop - start, start)):
+        parts.append(part)
+        start += len(part)
     return b"".join(parts)
 
 
