@@ -144,6 +144,30 @@ async def test_a_key_may_take_the_place_of_a_tree_of_empty_folders(tmp_path: Pat
         assert await store.get_string("x1") == "here"
 
 
+async def test_the_first_file_below_a_folder_keeps_a_key_from_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much more there is, it is not read."""
+    for number in range(30):
+        (tmp_path / "d" / f"{number}").mkdir(parents=True)
+        (tmp_path / "d" / f"{number}" / "k").touch()
+    before = visible_entries(tmp_path)
+    scans = 0
+    scandir = os.scandir
+
+    def counting(path: int) -> object:
+        nonlocal scans
+        scans += 1
+        return scandir(path)
+
+    async with make_store(tmp_path) as store:
+        monkeypatch.setattr(os, "scandir", counting)
+        with pytest.raises(KeyConflictError):
+            await store.put("d", "x")
+    assert scans == 2
+    assert visible_entries(tmp_path) == before
+
+
 async def test_delete_many_says_which_keys_failed_and_removes_the_others(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     async with make_store(tmp_path, fsync=True) as store:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 from starfish_server.checks import (
@@ -16,17 +17,18 @@ from starfish_server.checks import (
     decode_text,
     encode_body,
     encode_text,
+    flag,
     type_or_default,
 )
 from starfish_server.errors import StoreClosedError
 from starfish_server.storage.filesystem.attributes import Attributes
-from starfish_server.storage.filesystem.changes import Commit
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
 from starfish_server.storage.filesystem.names import Names, to_path
-from starfish_server.storage.filesystem.options import FilesystemStorageOptions
+from starfish_server.storage.filesystem.os_errors import typed_errors
+from starfish_server.storage.filesystem.streams import BatchUpload
 from starfish_server.storage.filesystem.unlistable import Unlistable
-from starfish_server.storage.filesystem.uploading import BatchUpload
+from starfish_server.storage.filesystem.writing import Commit
 from starfish_server.storage.leaf import Leaf
 from starfish_server.threads import start_in_thread
 
@@ -55,8 +57,40 @@ if TYPE_CHECKING:
 
 __all__ = ["FilesystemObjectStore", "FilesystemStorageOptions", "Unlistable"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@dataclass(frozen=True)
+class FilesystemStorageOptions:
+    """Where a `FilesystemObjectStore` keeps its objects.
+
+    base_dir: the folder, made on the first write. It may be a link; below it no link is ever followed. A
+        relative path is resolved when the options are made.
+    fsync: whether a write is on the disk, safe from power failures, when it is acknowledged. Default True.
+    inline_reads: whether up to 64 KiB that are in the page cache are read on the event loop, without a
+        thread. Reads that may have to wait for the disk never are. Linux only. Default True.
+    portable_keys: allow portable keys only, True by default; see `docs/leaves.md`.
+
+    Raises `TypeError` or `ValueError` if `base_dir` cannot be a path.
+    """
+
+    base_dir: str | os.PathLike[str]
+    _: KW_ONLY
+    fsync: bool = True
+    inline_reads: bool = True
+    portable_keys: bool = True
+
+    def __post_init__(self) -> None:
+        path = os.fspath(self.base_dir) if isinstance(self.base_dir, os.PathLike) else self.base_dir
+        if not isinstance(path, str):
+            raise TypeError(f"base_dir must be a str or a PathLike of str, not {type(path).__name__}")
+        if not path or "\0" in path:
+            raise ValueError(f"base_dir must be a path that is not empty and has no NUL in it, not {path!r}")
+        flag("fsync", self.fsync)
+        flag("inline_reads", self.inline_reads)
+        flag("portable_keys", self.portable_keys)
+        object.__setattr__(self, "base_dir", os.path.abspath(path))  # noqa: PTH100 - keeps links, drops ".."
 
 
 class FilesystemObjectStore(Leaf):
@@ -100,48 +134,29 @@ class FilesystemObjectStore(Leaf):
     async def _get_string(self, call: GetString) -> str | None:
         found = self._inline.read_text(to_path(call.key))
         if found is UNDETERMINED:
-            return await _in_thread(call, self._directory.get_string, call.key)
+            return await self._in_thread(call, self._directory.get_string, call)
         return None if found is None else decode_text(found, "get_string", call.key)
-
-    async def _put(self, call: Put) -> None:
-        body = encode_text(call.body, "put", call.key)
-        attributes = Attributes(call.content_type or DEFAULT_TEXT_TYPE, call.cache_control)
-        await _change(call, self._directory.put, "put", call.key, body, attributes)
-
-    async def _list_keys(self, call: ListKeys) -> list[str]:
-        return await _in_thread(call, self._directory.list_keys, call.prefix, call.start_after, call.limit)
-
-    async def _delete(self, call: Delete) -> None:
-        await _change(call, self._directory.delete, call.key)
-
-    async def _delete_many(self, call: DeleteMany) -> None:
-        await _change(call, self._directory.delete_many, call.keys)  # which checks them; that may take long
 
     async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
         found = self._inline.read_bytes(to_path(call.key))
         if found is UNDETERMINED:
-            return await _in_thread(call, self._directory.get_bytes, call.key)
+            return await self._in_thread(call, self._directory.get_bytes, call)
         return found
-
-    async def _put_bytes(self, call: PutBytes) -> None:
-        body = copy_bytes(call.body, "put_bytes")
-        attributes = Attributes(call.content_type, call.cache_control)
-        await _change(call, self._directory.put, "put_bytes", call.key, body, attributes)
 
     async def _stat(self, call: Stat) -> ObjectInfo | None:
         found = self._inline.read_object(call.key, to_path(call.key), 0, 0)
         if found is UNDETERMINED:
-            return await _in_thread(call, self._directory.stat, call.key)
+            return await self._in_thread(call, self._directory.stat, call)
         return None if found is None else found.info
 
     async def _read(self, call: Read) -> StoredObject | None:
         found = self._inline.read_object(call.key, to_path(call.key), call.start, call.stop)
         if found is UNDETERMINED:
-            return await _in_thread(call, self._directory.read, call.key, call.start, call.stop)
+            return await self._in_thread(call, self._directory.read, call)
         return found
 
     async def _open(self, call: Open) -> ObjectReader | None:
-        stream = await _in_thread(call, self._directory.open, call.key, call.start, call.stop)
+        stream = await self._in_thread(call, self._directory.open, call)
         if stream is None:
             return None
         if self._closed:
@@ -149,23 +164,41 @@ class FilesystemObjectStore(Leaf):
         self._streams.add(stream)
         return stream.reader()
 
+    async def _list_keys(self, call: ListKeys) -> list[str]:
+        return await self._in_thread(call, self._directory.list_keys, call)
+
+    async def _list_objects(self, call: ListObjects) -> ObjectList:
+        return await self._in_thread(call, self._directory.list_objects, call)
+
+    async def _put(self, call: Put) -> None:
+        body = encode_text(call.body, "put", call.key)
+        attributes = Attributes(call.content_type or DEFAULT_TEXT_TYPE, call.cache_control)
+        await self._change(call, self._directory.put, call.key, body, attributes)
+
+    async def _put_bytes(self, call: PutBytes) -> None:
+        body = copy_bytes(call.body, "put_bytes")
+        attributes = Attributes(call.content_type, call.cache_control)
+        await self._change(call, self._directory.put, call.key, body, attributes)
+
     async def _write(self, call: Write) -> ObjectInfo:
         body = encode_body(call.body, "write", call.key)
         kind = type_or_default(call.content_type, call.body)
         attributes = Attributes(kind, call.cache_control, check_metadata(call.metadata))
-        return await _change(call, self._directory.write, call.key, body, attributes, call.if_version)
+        return await self._change(call, self._directory.write, call, body, attributes)
 
     async def _upload(self, call: Upload) -> ObjectInfo:
         kind = DEFAULT_BYTES_TYPE if call.content_type is None else call.content_type
         attributes = Attributes(kind, call.cache_control, check_metadata(call.metadata))
-        return await BatchUpload(self._directory, call.key, attributes, call.if_version).run(call.chunks)
+        return await BatchUpload(self._directory, call, attributes).run()
 
     async def _copy(self, call: Copy) -> ObjectInfo:
-        return await _change(call, self._directory.copy, call.source, call.target, call.if_version)
+        return await self._change(call, self._directory.copy, call)
 
-    async def _list_objects(self, call: ListObjects) -> ObjectList:
-        page = (call.prefix, call.start_after, call.limit, call.delimiter)
-        return await _in_thread(call, self._directory.list_objects, *page)
+    async def _delete(self, call: Delete) -> None:
+        await self._change(call, self._directory.delete, call)
+
+    async def _delete_many(self, call: DeleteMany) -> None:
+        await self._change(call, self._directory.delete_many, call)  # which checks keys; that may take long
 
     async def unlistable(self, prefix: str = "") -> list[Unlistable]:
         """Return the files that `list_keys` leaves out, each with its path and the reason, in order of paths.
@@ -178,7 +211,8 @@ class FilesystemObjectStore(Leaf):
                 "this FilesystemObjectStore was closed", operation="unlistable", key=prefix
             )
         work = partial(self._directory.unlistable, prefix)
-        return await start_in_thread(work, operation="unlistable", key=prefix)
+        with typed_errors(self._base_dir, "unlistable", prefix):
+            return await start_in_thread(work, operation="unlistable", key=prefix)
 
     async def close(self) -> None:
         """Refuse further operations and end open readers; the rest in flight ends as it would have."""
@@ -186,21 +220,16 @@ class FilesystemObjectStore(Leaf):
         for stream in list(self._streams):
             stream.cut_off()
 
+    async def _in_thread(self, call: Operation[Any], work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        operation, key = call.name, call.error_key
+        with typed_errors(self._base_dir, operation, key):
+            return await start_in_thread(partial(work, *arguments), operation=operation, key=key)
 
-def _in_thread(
-    call: Operation[Any], work: Callable[P, T], *arguments: P.args, **options: P.kwargs
-) -> asyncio.Future[T]:
-    work_of_call = partial(work, *arguments, **options)
-    return start_in_thread(work_of_call, operation=call.name, key=call.error_key)
-
-
-async def _change(
-    call: Operation[Any], work: Callable[Concatenate[Commit, P], T], *arguments: P.args, **options: P.kwargs
-) -> T:
-    """Make a change in a thread. If cancelled, return once it can no longer take effect."""
-    commit = Commit()
-    try:
-        return await _in_thread(call, work, commit, *arguments, **options)
-    except asyncio.CancelledError:
-        await commit.withdraw()
-        raise
+    async def _change(self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts) -> T:
+        """Make a change in a thread. If cancelled, return once it can no longer take effect."""
+        commit = Commit()
+        try:
+            return await self._in_thread(call, work, commit, *arguments)
+        except asyncio.CancelledError:
+            await commit.withdraw()
+            raise

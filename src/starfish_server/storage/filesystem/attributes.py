@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_metadata, header_or_none
 from starfish_server.storage.filesystem.open_files import digest, read_all, write_all
-from starfish_server.storage.filesystem.paths import FILE, make_directory, open_directory, reserved_opener
+from starfish_server.storage.filesystem.paths import FILE, open_beneath, open_folder
 from starfish_server.storage.filesystem.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -35,11 +35,8 @@ _TYPE = "user.mime_type"
 _CACHE_CONTROL = "user.starfish.cache_control"
 _METADATA = "user.starfish.metadata"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
-# The last four: there are attributes, but not of this size. A disk that is full fails the side file too.
-_UNSUPPORTED = (*_ABSENT, errno.E2BIG, errno.ERANGE, errno.ENOSPC, errno.EDQUOT)
 _FOLDER = "~attributes"
 _MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
-_open_side_file = reserved_opener(_FOLDER, FILE)
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ def own_attributes(base: int, path: str, file: int, status: os.stat_result) -> A
 
 
 def set_on_file(file: int, attributes: Attributes) -> bool:
-    """Store extended attributes; return False if they are not supported and a side file is needed."""
+    """Store extended attributes; return False if that fails and a side file is needed."""
     if not hasattr(os, "setxattr"):
         return False
     try:
@@ -83,10 +80,8 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
         if attributes.cache_control is not None:
             os.setxattr(file, _CACHE_CONTROL, attributes.cache_control.encode())
         os.setxattr(file, _TYPE, attributes.content_type.encode())
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return False
-        raise
+    except OSError:  # none, or not of this size; a disk that is full or broken fails the side file, too
+        return False
     return True
 
 
@@ -147,22 +142,15 @@ def write_side_file(
     with StagedFile(base) as staged:
         write_all(staged.descriptor, json.dumps(content).encode())
         sync(staged.descriptor)
-        folder = make_directory(_FOLDER, base, sync)
-        try:
+        with open_folder(base, _FOLDER, sync) as folder:
             staged.move(_side_name(path), folder)
             sync(folder)
-        finally:
-            os.close(folder)
 
 
 def remove_side_file(base: int, path: str) -> None:
     """Remove the side file of `path`, after its body is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        folder = open_directory(_FOLDER, base)
-        try:
-            os.unlink(_side_name(path), dir_fd=folder)
-        finally:
-            os.close(folder)
+    with contextlib.suppress(FileNotFoundError), open_folder(base, _FOLDER) as folder:
+        os.unlink(_side_name(path), dir_fd=folder)
 
 
 def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> Attributes | None:
@@ -181,16 +169,15 @@ def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> At
 
 def _entries(base: int, path: str) -> list[_Entry]:
     try:
-        file = _open_side_file(base, _side_name(path))
+        file = open_beneath(base, f"{_FOLDER}/{_side_name(path)}", FILE)
     except FileNotFoundError:
         return []
-    try:
-        bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
-        return [_Entry(**body) for body in bodies]
-    except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
-        return []
-    finally:
-        os.close(file)
+    with file:
+        try:
+            bodies = json.loads(read_all(file, os.fstat(file).st_size))["bodies"]
+            return [_Entry(**body) for body in bodies]
+        except (ValueError, KeyError, TypeError, RecursionError):  # changed by hand
+            return []
 
 
 def _side_name(path: str) -> str:

@@ -11,9 +11,9 @@ import os
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, header_or_none
 from starfish_server.storage.filesystem.attributes import own_attributes
-from starfish_server.storage.filesystem.changes import key_lock
 from starfish_server.storage.filesystem.open_files import read_range
 from starfish_server.storage.filesystem.paths import open_file
+from starfish_server.storage.filesystem.staging import KeyLock
 
 LEGACY_SUFFIX = ".__meta__"
 _MAX_BYTES = 64 * 1024
@@ -37,12 +37,10 @@ def legacy_content_type(base: int, path: str) -> str | None:
     if opened is None:
         return None
     file, status = opened
-    try:
+    with file:
         content_type = legacy_type_in(file, status)
         is_object = content_type is None or own_attributes(base, path, file, status) is not None
         return None if is_object else content_type
-    finally:
-        os.close(file)
 
 
 def legacy_type_in(file: int, status: os.stat_result) -> str | None:
@@ -62,6 +60,6 @@ def remove_legacy(base: int, path: str, parent: int) -> None:
     """Remove the legacy side file of an object that was removed from the open folder `parent`."""
     side_path = path + LEGACY_SUFFIX
     if legacy_content_type(base, side_path) is not None:
-        with key_lock(base, side_path):
+        with KeyLock(base, side_path):
             if legacy_content_type(base, side_path) is not None:
                 os.unlink(side_path.rpartition("/")[2], dir_fd=parent)

@@ -15,7 +15,7 @@ from starfish_server.objects import ObjectInfo, ObjectList
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import to_key, to_path
 from starfish_server.storage.filesystem.open_files import modified, version_of_status
-from starfish_server.storage.filesystem.paths import walk
+from starfish_server.storage.filesystem.paths import open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,8 +74,8 @@ class Listing:
         while True:
             room = None if limit is None else limit - len(listed.objects) - len(listed.prefixes)
             paths = list_paths(after, room) if room != 0 else []
-            listed.prefixes.extend(to_key(path) for path in paths if path.endswith("/"))
-            listed.objects.extend(self._infos(path for path in paths if not path.endswith("/")))
+            listed.prefixes.extend(to_key(path) for path in paths if path[-1] == "/")
+            listed.objects.extend(self._infos(path for path in paths if path[-1] != "/"))
             if not paths or room is None or len(paths) < room:
                 return listed
             after = paths[-1]
@@ -126,18 +126,15 @@ class Listing:
     def _holds_keys(self, path: str) -> bool:
         """Return whether the folder holds an object at any depth; as a rule its first file tells."""
         try:
-            folder = walk(self._base, path.split("/")[:-1])
+            folder = open_folder(self._base, path[:-1])
         except OSError as error:
             # One that may not be read is there: a list of it says why not.
             return error.errno not in _GONE
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    is_plain = entry.is_file(follow_symlinks=False) and not entry.name.endswith(LEGACY_SUFFIX)
-                    if is_plain and self._names.is_key_at(path + entry.name):
-                        return True
-        finally:
-            os.close(folder)
+        with folder, os.scandir(folder) as entries:
+            for entry in entries:
+                is_plain = entry.is_file(follow_symlinks=False) and not entry.name.endswith(LEGACY_SUFFIX)
+                if is_plain and self._names.is_key_at(path + entry.name):
+                    return True
         return bool(Listing(self._base, self._base_dir, self._names, path).keys(None, 1))
 
     def _enter(self, path: str, start_after: str, room: int | None) -> _Level:
@@ -146,17 +143,15 @@ class Listing:
         It is not kept open, so that no tree, however deep, takes all descriptors.
         """
         try:
-            directory = walk(self._base, path.split("/")[:-1])
+            directory = open_folder(self._base, path[:-1])
         except PermissionError as error:
             raise PermissionError(error.errno, error.strerror, f"{self._base_dir}/{path}") from error
         except OSError as error:
             if error.errno in _GONE:
                 return _Level(path, [])
             raise
-        try:
+        with directory:
             files, directories = _read(directory)
-        finally:
-            os.close(directory)
         entries: list[str] = []
         all_keys = not directories
         for start in range(0, len(files), _AT_ONCE):
@@ -196,26 +191,22 @@ class Listing:
         return self._names.short_enough(entries[low:high], path)
 
     def _infos(self, paths: Iterable[str]) -> Iterator[ObjectInfo]:
-        for folder, group in groupby(paths, lambda path: path.rpartition("/")[0]):
+        for folder, group in groupby(paths, lambda path: path[: path.rfind("/") + 1]):
             try:
-                directory = walk(self._base, folder.split("/") if folder else ())
+                directory = open_folder(self._base, folder[:-1])
             except OSError as error:
                 if error.errno in _GONE:
                     continue
                 raise
-            try:
+            with directory:
                 for path in group:
                     try:
-                        status = os.lstat(path.rpartition("/")[2], dir_fd=directory)
+                        status = os.lstat(path[len(folder) :], dir_fd=directory)
                     except FileNotFoundError:
                         continue
                     if stat.S_ISREG(status.st_mode):
-                        version, time_modified = version_of_status(status), modified(status)
-                        yield ObjectInfo(
-                            to_key(path), status.st_size, version=version, modified=time_modified
-                        )
-            finally:
-                os.close(directory)
+                        version, at = version_of_status(status), modified(status)
+                        yield ObjectInfo(to_key(path), status.st_size, version=version, modified=at)
 
 
 def _read(directory: int) -> tuple[list[str], list[str]]:

@@ -1,9 +1,9 @@
 """The bytes of an open file, and the version and info of its object.
 
-A version is a digest of the times and the size of the file. Every write sets the modification time from the
+A version is made of the times and the size of the file. Every write sets the modification time from the
 clock, to the nanosecond, so that no two writes have the same version; changes by other programs show in the
-times. File systems with times coarser than 10 ms are recognised by round numbers: there the digest includes
-the body.
+times. File systems with times coarser than 10 ms are recognised by round numbers: there the version has a
+digest of the body.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ PIECE_BYTES = 1024 * 1024
 COARSE_NS = 10_000_000
 _NO_TIMES = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _COPIED_AT_ONCE = 64 * 1024 * 1024  # bytes between two checks whether the caller was cancelled
-_CANNOT_COPY = (
-    errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY,
-    errno.EXDEV,
-)  # fmt: skip
 
 
 def read_all(file: int, size: int) -> bytes:
@@ -47,14 +43,10 @@ def read_all(file: int, size: int) -> bytes:
 
 def read_range(file: int, start: int, stop: int) -> bytes:
     """Read the bytes from `start` to before `stop`, or to the end."""
-    body = os.pread(file, stop - start, start)
-    if len(body) == stop - start:
-        return body
-    parts = [body]
-    start += len(body)
-    while parts[-1] and start < stop:
-        parts.append(os.pread(file, stop - start, start))
-        start += len(parts[-1])
+    parts: list[bytes] = []
+    while start < stop and (part := os.pread(file, stop - start, start)):
+        parts.append(part)
+        start += len(part)
     return b"".join(parts)
 
 
@@ -71,26 +63,16 @@ def copy_body(source: int, target: int, proceed: Callable[[], None]) -> None:
     `proceed` is called between pieces, and may raise.
     """
     offset = 0
-    while copied := _copy_in_kernel(source, target, offset):
-        offset += copied
-        proceed()
+    if hasattr(os, "copy_file_range"):
+        with suppress(OSError):  # if it cannot; a disk that is full or broken fails the writes below, too
+            while copied := os.copy_file_range(source, target, _COPIED_AT_ONCE, offset, offset):
+                offset += copied
+                proceed()
     while piece := os.pread(source, PIECE_BYTES, offset):
         os.lseek(target, offset, os.SEEK_SET)
         write_all(target, piece)
         offset += len(piece)
         proceed()
-
-
-def _copy_in_kernel(source: int, target: int, offset: int) -> int:
-    """Return how many bytes were copied; 0 at the end, and where the system cannot."""
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    try:
-        return os.copy_file_range(source, target, _COPIED_AT_ONCE, offset, offset)
-    except OSError as error:
-        if error.errno in _CANNOT_COPY:
-            return 0
-        raise
 
 
 def digest(file: int) -> str:
@@ -115,17 +97,14 @@ def stamp(file: int) -> None:
 
 def version_of_status(status: os.stat_result) -> str | None:
     """Return the version of the file with this status; None where its times are too coarse to tell."""
-    return None if status.st_ctime_ns % COARSE_NS == 0 else _digest_of(status, "")
+    if status.st_ctime_ns % COARSE_NS == 0:
+        return None
+    return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"
 
 
 def version_of_file(file: int, status: os.stat_result) -> str:
     """Return the version of the open file with this status."""
-    return version_of_status(status) or _digest_of(status, digest(file))
-
-
-def _digest_of(status: os.stat_result, body: str) -> str:
-    seen = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {body}"
-    return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
+    return version_of_status(status) or f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{digest(file)}"
 
 
 def make_info(key: str, status: os.stat_result, attributes: Attributes, version: str | None) -> ObjectInfo:
@@ -143,9 +122,10 @@ def make_info(key: str, status: os.stat_result, attributes: Attributes, version:
 
 def modified(status: os.stat_result) -> datetime | None:
     """Return the time of modification; None for one that no datetime can be."""
-    with suppress(OverflowError, ValueError, OSError):
+    try:
         return datetime.fromtimestamp(status.st_mtime, UTC)
-    return None
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def check_unedited(file: int, status: os.stat_result, operation: str, key: str) -> None:

@@ -1,10 +1,11 @@
-"""Paths below a directory, opened so that no link is ever followed.
+"""Paths below an open folder, opened so that no link is ever followed.
 
 `opener` uses `openat2` of Linux, which opens a file many folders down in one system call. Where it is missing
 (other systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for any other obstacle. The
 functions here then open one segment at a time, each relative to its open parent, and raise that step's error.
 
-File descriptors returned here belong to the caller.
+Descriptors returned here belong to the caller. Regular files and folders aside, whatever is at a path
+(a link, pipe, device or socket) is refused with ELOOP.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import os
 import stat
 import struct
 import sys
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     Opener = Callable[[int, bytes], int]
 
@@ -41,6 +43,17 @@ _OPENAT2 = 437  # the number of the system call
 _MODE = 0o666  # of new files, less the umask
 
 
+class Descriptor(int):
+    """The number of an open file or folder, closed at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self)
+
+
+@cache
 def opener(flags: int, resolve: int) -> Opener:
     """Return a function that opens a path relative to an open folder.
 
@@ -69,14 +82,10 @@ def _missing(_folder: int, _path: bytes) -> int:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-_open_directory_beneath = opener(DIRECTORY, NO_LINKS | BENEATH)
-_open_file_beneath = opener(FILE, NO_LINKS | BENEATH)
-
-
-def open_base(path: str) -> int:
+def open_base(path: str) -> Descriptor:
     """Open the base directory, the only one that may be reached through links."""
     try:
-        return os.open(path, DIRECTORY)
+        return Descriptor(os.open(path, DIRECTORY))
     except OSError as error:  # these two would be reported as errors of a key
         if error.errno == errno.ENOTDIR:
             raise OSError(errno.EINVAL, f"base_dir {path!r} is not a directory") from error
@@ -85,116 +94,75 @@ def open_base(path: str) -> int:
         raise
 
 
-def make_base(path: str, sync: Sync) -> int:
+def make_base(path: str, sync: Sync) -> Descriptor:
     """Open the base directory; make it and its parents where they are missing."""
     try:
         return open_base(path)
     except FileNotFoundError:
-        pass
-    parent = make_base(str(Path(path).parent), sync)
-    try:
-        with contextlib.suppress(FileExistsError):
-            Path(path).mkdir()
-        sync(parent)
-    finally:
-        os.close(parent)
-    return open_base(path)
+        with make_base(str(Path(path).parent), sync) as parent:
+            with contextlib.suppress(FileExistsError):
+                Path(path).mkdir()
+            sync(parent)
+        return open_base(path)
 
 
-def open_directory(name: str, parent: int) -> int:
-    """Raise `NotADirectoryError` for a regular file, ELOOP for a link, pipe, device or socket."""
+def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
+    """Open the folder at `path` below the open folder `start`; `start` itself, opened again, if it is empty.
+
+    make: if given, missing folders are made, and `make` makes them durable. `FileNotFoundError` then means
+        that a deletion pruned one.
+    """
+    if not path:
+        return Descriptor(os.dup(start))
+    if "/" in path:
+        try:
+            return Descriptor(opener(DIRECTORY, NO_LINKS | BENEATH)(start, os.fsencode(path)))
+        except OSError:  # the steps raise it again, or make the folder
+            pass
+    here = start
+    for name in path.split("/"):
+        try:
+            below = _open_segment(name, here, make)
+        finally:
+            if here != start:
+                os.close(here)
+        here = below
+    return Descriptor(here)
+
+
+def _open_segment(name: str, parent: int, make: Sync | None) -> int:
     try:
         return os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except NotADirectoryError:
         _refuse_special(os.lstat(name, dir_fd=parent))
         raise
-
-
-def make_directory(name: str, parent: int, sync: Sync) -> int:
-    """Open a directory, made if missing. `FileNotFoundError` if a deletion pruned it or its parent."""
-    with contextlib.suppress(FileNotFoundError):
-        return open_directory(name, parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-    sync(parent)  # even if another writer made it, which may not have synced it yet
-    return open_directory(name, parent)
-
-
-def reserved_opener(folder: str, flags: int) -> Callable[[int, str], int]:
-    """Return a function that opens, below the open base directory, a file of the store's own by its name.
-
-    With O_CREAT its folder is made too, which a power failure may undo.
-    """
-    direct = opener(flags, NO_LINKS | BENEATH)
-
-    def open_reserved(base: int, name: str) -> int:
-        with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
-            return direct(base, f"{folder}/{name}".encode())
-        make = flags & os.O_CREAT
-        parent = make_directory(folder, base, lambda _: None) if make else open_directory(folder, base)
-        try:
-            return os.open(name, flags, _MODE, dir_fd=parent)
-        finally:
-            os.close(parent)
-
-    return open_reserved
-
-
-def walk(start: int, segments: Sequence[str], step: Callable[[str, int], int] = open_directory) -> int:
-    """Open the directory that `segments` lead to from `start`; `start` itself, opened again, without any."""
-    if not segments:
-        return os.dup(start)
-    if len(segments) > 1:
-        with contextlib.suppress(OSError):  # the steps below raise it again or make the folder
-            return _open_directory_beneath(start, os.fsencode("/".join(segments)))
-    here = step(segments[0], start)
-    for segment in segments[1:]:
-        try:
-            below = step(segment, here)
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
-@contextlib.contextmanager
-def parent_of(base: int, key: str) -> Iterator[tuple[int | None, str]]:
-    """Open the folder of `key`, None if there is none; with it comes the last segment of `key`."""
-    *parents, name = key.split("/")
-    try:
-        parent = walk(base, parents)
-    except (FileNotFoundError, NotADirectoryError):
-        yield None, name
-        return
-    try:
-        yield parent, name
-    finally:
-        os.close(parent)
-
-
-def nearest_directory(start: int, segments: Sequence[str]) -> int:
-    """Open the directory as `walk` does, or the nearest one above it that still exists."""
-    while True:
-        try:
-            return walk(start, segments)
-        except (FileNotFoundError, NotADirectoryError):
-            segments = segments[:-1]  # `start` itself always opens
-
-
-def open_file(base: int, path: str) -> tuple[int, os.stat_result] | None:
-    """Open the regular file at `path`; None if there is nothing or a directory, ELOOP for anything else."""
-    try:
-        file = _open_file_beneath(base, path.encode())
     except FileNotFoundError:
+        if make is None:
+            raise
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+        make(parent)  # even if another writer made it, which may not have synced it yet
+        return _open_segment(name, parent, None)
+
+
+def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> Descriptor:
+    """Open the file at `path` below the open folder `start`. `make` is that of `open_folder`."""
+    try:
+        return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, path.encode()))
+    except OSError as error:  # the steps raise it again, or make the folder
+        if make is None and error.errno == errno.ENOENT:
+            raise
+    folder, _, name = path.rpartition("/")
+    with open_folder(start, folder, make) as parent:
+        return Descriptor(os.open(name, flags, _MODE, dir_fd=parent))
+
+
+def open_file(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
+    """Open the regular file at `path`; None if there is nothing or a folder."""
+    try:
+        file = open_beneath(base, path, FILE)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError:  # the steps raise it again, unless `openat2` is missing
-        with parent_of(base, path) as (parent, name):
-            try:
-                if parent is None:
-                    return None
-                file = os.open(name, FILE, dir_fd=parent)
-            except FileNotFoundError:
-                return None
     try:
         status = os.fstat(file)
         _refuse_special(status)
@@ -207,8 +175,30 @@ def open_file(base: int, path: str) -> tuple[int, os.stat_result] | None:
     return None
 
 
+@contextlib.contextmanager
+def parent_of(base: int, path: str) -> Iterator[tuple[int | None, str]]:
+    """Open the folder of `path`, None if there is none; with it comes the last segment of `path`."""
+    folder, _, name = path.rpartition("/")
+    try:
+        parent = open_folder(base, folder)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None, name
+        return
+    with parent:
+        yield parent, name
+
+
+def nearest_folder(start: int, path: str) -> Descriptor:
+    """Open the folder as `open_folder` does, or the nearest one above it that still exists."""
+    while True:
+        try:
+            return open_folder(start, path)
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.rpartition("/")[0]  # `start` itself always opens
+
+
 def entry_status(name: str, parent: int) -> os.stat_result | None:
-    """Return the status of the file or directory `name`; None if there is none, ELOOP for anything else."""
+    """Return the status of the file or folder `name`; None if there is none."""
     try:
         status = os.lstat(name, dir_fd=parent)
     except FileNotFoundError:
@@ -217,20 +207,18 @@ def entry_status(name: str, parent: int) -> os.stat_result | None:
     return status
 
 
-def prune(base: int, parents: Sequence[str]) -> None:
-    """Remove the directories at the end of `parents` that are empty, never `base` itself; best effort."""
+def prune(base: int, path: str) -> None:
+    """Remove the folder at `path` and those above it that are empty, never `base` itself; best effort."""
     with contextlib.suppress(OSError):
-        for depth in reversed(range(len(parents))):
-            with contextlib.suppress(FileNotFoundError):
-                above = walk(base, parents[:depth])
-                try:
-                    os.rmdir(parents[depth], dir_fd=above)
-                finally:
-                    os.close(above)
+        while path:
+            with contextlib.suppress(FileNotFoundError), parent_of(base, path) as (parent, name):
+                if parent is not None:
+                    os.rmdir(name, dir_fd=parent)
+            path = path.rpartition("/")[0]
 
 
 def remove_empty_tree(name: str, parent: int) -> None:
-    """Remove the directory `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
+    """Remove the folder `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
     with contextlib.suppress(FileNotFoundError):  # another writer removed it
         for _, folders, files, here in os.fwalk(name, topdown=False, dir_fd=parent):
             if files:  # at once, however much more there is

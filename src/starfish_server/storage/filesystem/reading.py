@@ -20,13 +20,14 @@ from starfish_server.storage.filesystem.paths import ATTEMPTS, open_file, parent
 
 if TYPE_CHECKING:
     from starfish_server.objects import ObjectInfo
+    from starfish_server.storage.filesystem.paths import Descriptor
 
 
 @dataclass(slots=True)
 class OpenObject:
-    """An object whose file is open; `close` it, or use it as a context manager."""
+    """An object whose file is open; closed at the end of a `with`."""
 
-    file: int
+    file: Descriptor
     status: os.stat_result
     attributes: Attributes
 
@@ -42,14 +43,11 @@ class OpenObject:
         """Return the version of the object."""
         return version_of_file(self.file, self.status)
 
-    def close(self) -> None:
-        os.close(self.file)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        os.close(self.file)
 
 
 def open_object(base: int, path: str) -> OpenObject | None:
@@ -77,7 +75,7 @@ def open_object(base: int, path: str) -> OpenObject | None:
     raise OSError(errno.EBUSY, "the file is replaced each time that it is read")
 
 
-def open_body(base: int, path: str) -> tuple[int, os.stat_result] | None:
+def open_body(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
     """Open the file of an object, where its attributes do not matter."""
     if not is_legacy_name(path):
         return open_file(base, path)

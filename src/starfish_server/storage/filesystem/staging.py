@@ -1,6 +1,8 @@
-"""Files that are written in `~staging` before they are renamed into place.
+"""The files that writers lock: one for each change of an object, and the body to come.
 
-A writer holds a lock on each of its files, so a file that can be locked was left by a process that died.
+`~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
+to them. Bodies are written in `~staging`, then renamed into place. A writer holds a lock on each of its files
+there, so one that can be locked was left by a process that died.
 """
 
 from __future__ import annotations
@@ -11,31 +13,95 @@ import fcntl
 import os
 import secrets
 from typing import Self
+from zlib import crc32
 
-from starfish_server.storage.filesystem.changes import close_locked, lock
-from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, make_directory, reserved_opener
+from starfish_server.forks import reset_in_child
+from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, open_beneath, open_folder
 
 _FOLDER = "~staging"
-_create = reserved_opener(_FOLDER, WRITABLE | os.O_CREAT | os.O_EXCL)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _LockedFiles:
+    """The descriptors of the files that this process has locked."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+    def reset_after_fork(self) -> None:
+        """Close a forked child's copies, which would keep the locks of a parent that died."""
+        while self.numbers:
+            with contextlib.suppress(OSError):
+                os.close(self.numbers.pop())
+
+
+_locked = _LockedFiles()
+reset_in_child(_locked)
+
+
+def _lock(file: int) -> None:
+    """Lock the open file against other processes and threads, waiting for it; `_close_locked` ends that."""
+    _locked.numbers.add(file)
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _close_locked(file: int) -> None:
+    """Unlock and close the file. Closing alone would not unlock it while a forked child holds a copy."""
+    _locked.numbers.discard(file)  # first, or a child might close a file that gets the number next
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+
+
+class KeyLock:
+    """The lock of the object at `path` below the open base directory, held in a `with`. Not reentrant.
+
+    Where its file is missing and the disk is full, that of `base` is held: a deletion must work even then.
+    """
+
+    __slots__ = ("_base", "_file", "_path")
+
+    def __init__(self, base: int, path: str) -> None:
+        self._base = base
+        self._path = path
+
+    def __enter__(self) -> None:
+        try:
+            name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
+            self._file = open_beneath(self._base, name, WRITABLE | os.O_CREAT, _not_durable)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # This does not keep a writer out that makes the file once space was freed, before the deletion
+            # ends. Making it under the lock of `base` would, but not every file system can lock a folder.
+            self._file = open_folder(self._base, "")
+        try:
+            _lock(self._file)
+        except BaseException:
+            _close_locked(self._file)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        _close_locked(self._file)
 
 
 class StagedFile:
     """A new file, open for writing. At the end of a `with` it is closed, and removed unless it was moved."""
 
-    __slots__ = ("_base", "_moved", "_path", "descriptor")
-
     def __init__(self, base: int) -> None:
         self._base = base
         self._moved = False
         for _ in range(ATTEMPTS):
-            name = secrets.token_hex(8)
-            self._path = f"{_FOLDER}/{name}"
-            self.descriptor = _create(base, name)
+            self._path = f"{_FOLDER}/{secrets.token_hex(8)}"
+            self.descriptor = open_beneath(base, self._path, WRITABLE | os.O_CREAT | os.O_EXCL, _not_durable)
             try:
-                lock(self.descriptor)
+                _lock(self.descriptor)
                 os.lstat(self._path, dir_fd=base)
             except FileNotFoundError:  # swept before it was locked
-                close_locked(self.descriptor)
+                _close_locked(self.descriptor)
             except BaseException:
                 StagedFile.close(self)  # not a subclass's, which is not made yet
                 raise
@@ -59,13 +125,12 @@ class StagedFile:
         if not self._moved:
             with contextlib.suppress(OSError):  # swept later if it stays
                 os.unlink(self._path, dir_fd=self._base)
-        close_locked(self.descriptor)
+        _close_locked(self.descriptor)
 
 
 def prepare(base: int) -> None:
     """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
-    folder = make_directory(_FOLDER, base, lambda _: None)
-    try:
+    with open_folder(base, _FOLDER, _not_durable) as folder:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(_FOLDER.upper(), dir_fd=base), os.fstat(folder)):
                 raise OSError(
@@ -74,16 +139,10 @@ def prepare(base: int) -> None:
                     "would be one object; use a folder or volume that does not",
                 )
         for name in os.listdir(folder):  # noqa: PTH208 - it is open, and has no path
-            with contextlib.suppress(OSError):
-                _sweep(name, folder)
-    finally:
-        os.close(folder)
+            with contextlib.suppress(OSError), open_beneath(folder, name, WRITABLE) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its writer lives
+                os.unlink(name, dir_fd=folder)
 
 
-def _sweep(name: str, folder: int) -> None:
-    file = os.open(name, WRITABLE, dir_fd=folder)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=folder)
-    finally:
-        os.close(file)
+def _not_durable(_folder: int) -> None:
+    """A power failure may undo the store's own folders, which are then made again."""

@@ -1,24 +1,38 @@
-"""The open file of a reader, read in threads: one chunk ahead of the caller."""
+"""Large bodies, moved in threads: read a chunk ahead of the caller, or written while the next is gathered."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.errors import StoreClosedError
+from starfish_server.chunks import checked_chunks
+from starfish_server.errors import StoreClosedError, StoreUnavailableError
 from starfish_server.objects import ObjectReader
 from starfish_server.storage.filesystem.open_files import check_unedited
 from starfish_server.storage.filesystem.os_errors import typed_errors
-from starfish_server.threads import start_in_thread
+from starfish_server.storage.filesystem.writing import Commit
+from starfish_server.threads import start_in_thread, wait_to_end
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Callable
 
+    from starfish_server.objects import ObjectInfo
+    from starfish_server.operations import Open, Upload
+    from starfish_server.storage.filesystem.attributes import Attributes
+    from starfish_server.storage.filesystem.directory import Directory
     from starfish_server.storage.filesystem.reading import OpenObject
+    from starfish_server.storage.filesystem.writing import Draft
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
+_BATCH_BYTES = 4 * 1024 * 1024  # the same of an upload
+_MAX_WRITES = 64  # of a batch; more chunks are joined into one
 _LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # of a system call
 
 
@@ -29,20 +43,20 @@ class FileStream:
     this until it is read.
     """
 
-    def __init__(self, found: OpenObject, base_dir: str, key: str, start: int, stop: int | None) -> None:
+    def __init__(self, found: OpenObject, call: Open, base_dir: str) -> None:
         self._file = found.file
         self._close_file = weakref.finalize(self, os.close, found.file)
         self._close_file.atexit = False
         self._status = found.status
-        self._base_dir = base_dir
-        self._key = key
-        self._at = min(start, _LAST_OFFSET)
-        self._stop = stop
+        self._key = call.key
+        self._typed = typed_errors(base_dir, "open", call.key)
+        self._at = min(call.start, _LAST_OFFSET)
+        self._stop = call.stop
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
         self._cut_off = False
-        self.info = found.info(key)
+        self.info = found.info(call.key)
 
     def reader(self) -> ObjectReader:
         """Return the reader that iterates over the chunks. While one is in use, the next one is read."""
@@ -82,7 +96,7 @@ class FileStream:
             with self._reading:
                 if self._closed:
                     raise self._store_closed()
-                with typed_errors(self._base_dir, "open", self._key):
+                with self._typed:
                     # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
                     size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
                     chunk = os.pread(self._file, size, self._at) if size > 0 else b""
@@ -95,3 +109,87 @@ class FileStream:
 
     def _store_closed(self) -> StoreClosedError:
         return StoreClosedError("this FilesystemObjectStore was closed", operation="open", key=self._key)
+
+
+class BatchUpload:
+    """An object that is written batch by batch: one in a thread, while the next one is gathered.
+
+    Cancelled, it ends after the batch that is being written, with nothing left of it.
+    """
+
+    def __init__(self, directory: Directory, call: Upload, attributes: Attributes) -> None:
+        self._directory = directory
+        self._call = call
+        self._attributes = attributes
+        self._typed = typed_errors(directory.path, "upload", call.key)
+        self._draft: Draft | None = None
+        self._writing: asyncio.Future[Draft] | None = None
+        self._commit = Commit()
+
+    async def run(self) -> ObjectInfo:
+        """Write the chunks, put the object in place, and return its info."""
+        batch: list[bytes] = []
+        size = 0
+        try:
+            async with aclosing(checked_chunks(self._call.chunks, "upload")) as source:
+                async for chunk in source:
+                    batch.append(chunk)
+                    size += len(chunk)
+                    if size >= _BATCH_BYTES:
+                        await self._written()
+                        self._writing = self._start(partial(self._append, batch))
+                        batch, size = [], 0
+            await self._written()
+            finished = self._start(partial(self._finish, batch))
+        except BaseException:
+            cancelled = await self._abandon()
+            if cancelled is not None:
+                raise cancelled from None
+            raise
+        try:
+            await asyncio.wait((finished,))
+        except asyncio.CancelledError:
+            # The thread finds out, and discards the draft.
+            await self._commit.withdraw()
+            raise
+        return finished.result()
+
+    def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        return start_in_thread(step, operation="upload", key=self._call.key)
+
+    async def _written(self) -> None:
+        """Wait until the batch in flight is written."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    async def _abandon(self) -> asyncio.CancelledError | None:
+        """Discard the draft after the batch in flight; return a cancellation that came meanwhile."""
+        cancelled = None if self._writing is None else await wait_to_end(self._writing)
+        try:
+            discarding = self._start(self._discard)
+        except StoreUnavailableError:  # no thread can be started; it is little work
+            self._discard()
+            return cancelled
+        return await wait_to_end(discarding) or cancelled
+
+    def _append(self, batch: list[bytes]) -> Draft:
+        with self._typed:
+            if self._draft is None:
+                self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
+            for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
+                self._draft.append(chunk)
+            return self._draft
+
+    def _finish(self, last: list[bytes]) -> ObjectInfo:
+        with self._typed:
+            try:
+                return self._append(last).put_with_info(self._commit)
+            finally:
+                self._discard()
+
+    def _discard(self) -> None:
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            draft.close()

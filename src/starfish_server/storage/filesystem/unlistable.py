@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from starfish_server.checks import MAX_KEY_BYTES
-from starfish_server.storage.filesystem.paths import walk
+from starfish_server.storage.filesystem.paths import open_folder
 
 if TYPE_CHECKING:
     from starfish_server.storage.filesystem.names import Names
@@ -35,18 +35,14 @@ def unlistable(base: int, prefix: str, names: Names) -> list[Unlistable]:
     while folders:
         path = folders.pop()
         try:
-            directory = walk(base, path.split("/")[:-1])
-            try:
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        below = f"{path}{entry.name}/"
-                        if not entry.is_dir(follow_symlinks=False):
-                            if below[:-1].startswith(prefix) and (reason := _reason(names, path, entry)):
-                                found.append(Unlistable(below[:-1], reason))
-                        elif below not in _RESERVED and below.startswith(prefix[: len(below)]):
-                            folders.append(below)
-            finally:
-                os.close(directory)
+            with open_folder(base, path[:-1]) as directory, os.scandir(directory) as entries:
+                for entry in entries:
+                    below = f"{path}{entry.name}/"
+                    if not entry.is_dir(follow_symlinks=False):
+                        if below[:-1].startswith(prefix) and (reason := _reason(names, path, entry)):
+                            found.append(Unlistable(below[:-1], reason))
+                    elif below not in _RESERVED and below.startswith(prefix[: len(below)]):
+                        folders.append(below)
         except (FileNotFoundError, NotADirectoryError):
             continue  # removed since it was seen
         except OSError as error:

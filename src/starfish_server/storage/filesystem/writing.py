@@ -1,18 +1,20 @@
-"""Writing an object: into a staged file, which is then renamed under the lock of its key."""
+"""Writing an object: a `Draft` is a staged file, renamed under the lock of its key unless it is withdrawn."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import logging
 import os
 import stat
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import KeyConflictError
 from starfish_server.objects import ANY
 from starfish_server.storage.filesystem.attributes import remove_side_file, set_on_file, write_side_file
-from starfish_server.storage.filesystem.changes import key_lock
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import (
@@ -25,25 +27,104 @@ from starfish_server.storage.filesystem.open_files import (
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
     entry_status,
-    make_directory,
+    open_folder,
     parent_of,
     prune,
     remove_empty_tree,
-    walk,
 )
 from starfish_server.storage.filesystem.reading import open_object
-from starfish_server.storage.filesystem.staging import StagedFile
+from starfish_server.storage.filesystem.staging import KeyLock, StagedFile
+from starfish_server.threads import wait_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.filesystem.attributes import Attributes
-    from starfish_server.storage.filesystem.changes import Commit
-    from starfish_server.storage.filesystem.os_errors import typed_errors
     from starfish_server.storage.filesystem.paths import Sync
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__package__)
+# A file system that cannot make a folder durable says these (CIFS, FUSE, older NFS). EIO means it tried.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+
+
+class DurableSync:
+    """Make an open file or folder durable: the one place where this leaf calls `fsync`.
+
+    Where the file system cannot, it logs one warning. With `enabled=False` it does nothing.
+    """
+
+    def __init__(self, base_dir: str, *, enabled: bool) -> None:
+        self._base_dir = base_dir
+        self._enabled = enabled
+        self._warned = False
+
+    def __call__(self, file: int) -> None:
+        if not self._enabled:
+            return
+        try:
+            os.fsync(file)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
+            if not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "%r: this file system cannot sync (%s), so a write may not survive a power failure",
+                    self._base_dir,
+                    error.strerror,
+                )
+
+
+class WithdrawnError(Exception):
+    """The caller was cancelled before the change took effect, so it must not."""
+
+
+class Commit:
+    """The decision whether a change takes effect, shared by a worker thread and the coroutine that awaits it.
+
+    The thread enters it (`with commit:`) around each step that becomes visible to others. It gets
+    `WithdrawnError` once the coroutine was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._visible = threading.Lock()
+        self._withdrawn = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._visible.acquire()
+        if self._withdrawn:
+            self._leave()
+            raise WithdrawnError
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    async def withdraw(self) -> None:
+        """Return once nothing more of the change can take effect, however often the caller is cancelled."""
+        # Both are set before the lock is tried: a thread that holds it reads them after it released it.
+        self._ended = ended = asyncio.get_running_loop().create_future()
+        self._withdrawn = True
+        if self._visible.acquire(blocking=False):
+            self._visible.release()
+            return
+        await wait_to_end(ended)
+
+    def _leave(self) -> None:
+        self._visible.release()
+        ended = self._ended
+        if ended is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
+                ended.get_loop().call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 class Draft(StagedFile):
@@ -53,21 +134,13 @@ class Draft(StagedFile):
     place.
     """
 
-    __slots__ = ("_attributes", "_if_version", "_key", "_sync", "_typed")
-
     def __init__(
-        self,
-        base: int,
-        sync: Sync,
-        typed: typed_errors,
-        key: str,
-        attributes: Attributes,
-        if_version: IfVersion,
+        self, base: int, sync: Sync, key: str, attributes: Attributes, if_version: IfVersion = ANY
     ) -> None:
         super().__init__(base)
         self._sync = sync
-        self._typed = typed
         self._key = key
+        self._place = to_path(key)
         self._attributes = attributes
         self._if_version = if_version
 
@@ -80,8 +153,7 @@ class Draft(StagedFile):
 
     def append(self, body: bytes) -> None:
         """Write the next bytes of the body."""
-        with self._typed:
-            write_all(self.descriptor, body)
+        write_all(self.descriptor, body)
 
     def fill_from(self, file: int, commit: Commit) -> None:
         """Copy the body of an open file, until the caller is cancelled."""
@@ -90,8 +162,7 @@ class Draft(StagedFile):
             with commit:  # raises if it was
                 pass
 
-        with self._typed:
-            copy_body(file, self.descriptor, proceed)
+        copy_body(file, self.descriptor, proceed)
 
     def put_in_place(self, commit: Commit) -> None:
         """Make the object visible. Raises `WithdrawnError` or `VersionConflictError` if it must not be."""
@@ -109,41 +180,38 @@ class Draft(StagedFile):
 
         Comparing versions and renaming is atomic: both hold the lock that every change takes.
         """
-        path = to_path(self._key)
-        with self._typed:
-            stamp(self.descriptor)
-            on_file = set_on_file(self.descriptor, self._attributes)
-            self._sync(self.descriptor)
-            with key_lock(self._base, path), commit:
-                if self._if_version is not ANY:
-                    self._check_version(path)
-                try:
-                    self._place(path, on_file)
-                except BaseException:
-                    self._clean_up(path)
-                    raise
-                return then(self.descriptor)
+        stamp(self.descriptor)
+        on_file = set_on_file(self.descriptor, self._attributes)
+        self._sync(self.descriptor)
+        with KeyLock(self._base, self._place), commit:
+            if self._if_version is not ANY:
+                self._check_version()
+            try:
+                self._move_to_place(on_file)
+            except BaseException:
+                self._clean_up()
+                raise
+            return then(self.descriptor)
 
-    def _check_version(self, path: str) -> None:
-        found = open_object(self._base, path)
+    def _check_version(self) -> None:
+        found = open_object(self._base, self._place)
         version = None
         if found is not None:
             with found:
                 version = found.version()
-        check_unchanged(self._if_version, version, self._typed.operation, self._key)
+        check_unchanged(self._if_version, version)
 
-    def _place(self, path: str, on_file: bool) -> None:
-        """Move the written file into its place. A folder that is pruned meanwhile is made again."""
-        base, sync = self._base, self._sync
+    def _move_to_place(self, on_file: bool) -> None:
+        """Rename the written file. A folder that is pruned meanwhile is made again."""
+        base, sync, path = self._base, self._sync, self._place
         if legacy_content_type(base, path) is not None:
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {path.removesuffix(LEGACY_SUFFIX)!r} there"
             )
-        *parents, name = path.split("/")
+        folder, _, name = path.rpartition("/")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                parent = walk(base, parents, partial(make_directory, sync=sync))
-                try:
+                with open_folder(base, folder, sync) as parent:
                     current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
                         remove_empty_tree(name, parent)
@@ -153,18 +221,17 @@ class Draft(StagedFile):
                     self.move(name, parent)
                     sync(parent)
                     return
-                finally:
-                    os.close(parent)
             except (FileNotFoundError, IsADirectoryError):
                 if attempt == ATTEMPTS:
                     raise
 
-    def _clean_up(self, path: str) -> None:
+    def _clean_up(self) -> None:
         """After a failed write, remove what it made for an object that does not exist; best effort."""
-        with contextlib.suppress(OSError), parent_of(self._base, path) as (parent, name):
+        base, path = self._base, self._place
+        with contextlib.suppress(OSError), parent_of(base, path) as (parent, name):
             if parent is None or not is_file(name, parent):
-                remove_side_file(self._base, path)
-        prune(self._base, path.split("/")[:-1])
+                remove_side_file(base, path)
+        prune(base, path.rpartition("/")[0])
 
 
 def is_file(name: str, parent: int) -> bool:
