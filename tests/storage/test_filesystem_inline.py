@@ -92,6 +92,19 @@ async def _read_evicted(
     pytest.fail("a hundred reads of pages that are not in memory, and none was by a thread")
 
 
+async def _read_inline(read: Callable[[], Awaitable[T]], threads: CountingExecutor) -> T:
+    """Return what is read without a thread.
+
+    The kernel may refuse a look-up that must not wait while any process renames a file; it is tried again.
+    """
+    for _ in range(100):
+        threads.hops = 0
+        found = await read()
+        if not threads.hops:
+            return found
+    pytest.fail("a hundred reads of an object in memory, and each used a thread")
+
+
 async def body_of(store: FilesystemObjectStore, key: str) -> bytes:
     found = await store.read(key)
     assert found is not None
@@ -104,14 +117,13 @@ async def test_small_objects_in_memory_are_read_without_a_thread(
     async with opened(tmp_path) as store:
         await store.put("d/e/k", "text", content_type="a/b")
         await store.put("empty", "")
-        threads.hops = 0
-        assert await store.get_string("d/e/k") == "text"
-        assert await store.get_bytes("d/e/k") == (b"text", "a/b")
-        assert present(await store.read("d/e/k", start=1, stop=3)).body == b"ex"
-        assert present(await store.read("d/e/k")).body == b"text"
-        assert present(await store.stat("d/e/k")).content_type == "a/b"
-        assert await store.get_string("empty") == ""
-        assert threads.hops == 0
+        assert await _read_inline(partial(store.get_string, "d/e/k"), threads) == "text"
+        assert await _read_inline(partial(store.get_bytes, "d/e/k"), threads) == (b"text", "a/b")
+        part = await _read_inline(partial(store.read, "d/e/k", start=1, stop=3), threads)
+        assert present(part).body == b"ex"
+        assert present(await _read_inline(partial(store.read, "d/e/k"), threads)).body == b"text"
+        assert present(await _read_inline(partial(store.stat, "d/e/k"), threads)).content_type == "a/b"
+        assert await _read_inline(partial(store.get_string, "empty"), threads) == ""
 
 
 async def test_a_missing_object_is_known_without_a_thread_once_its_absence_is_in_memory(
@@ -119,9 +131,7 @@ async def test_a_missing_object_is_known_without_a_thread_once_its_absence_is_in
 ) -> None:
     async with opened(tmp_path) as store:
         assert await store.get_bytes("none") is None
-        threads.hops = 0
-        assert await store.get_bytes("none") is None
-        assert threads.hops == 0
+        assert await _read_inline(partial(store.get_bytes, "none"), threads) is None
 
 
 async def test_an_object_too_large_teaches_that_reads_need_not_wait_too(
@@ -172,15 +182,15 @@ async def test_a_body_that_is_in_memory_in_part_is_read_whole(
         assert found == (body, "a/b")
 
 
-@pytest.mark.parametrize(("size", "hops"), [(MAX_BYTES, 0), (MAX_BYTES + 1, 1)])
-async def test_the_event_loop_copies_no_large_body(
-    tmp_path: Path, threads: CountingExecutor, size: int, hops: int
-) -> None:
+async def test_the_event_loop_copies_no_large_body(tmp_path: Path, threads: CountingExecutor) -> None:
     async with opened(tmp_path) as store:
-        await store.put_bytes("k", b"x" * size, content_type="a/b")
+        body = b"x" * MAX_BYTES
+        await store.put_bytes("k", body, content_type="a/b")
+        assert await _read_inline(partial(store.get_bytes, "k"), threads) == (body, "a/b")
+        await store.put_bytes("k", body + b"x", content_type="a/b")
         threads.hops = 0
-        assert await store.get_bytes("k") == (b"x" * size, "a/b")
-        assert threads.hops == hops
+        assert await store.get_bytes("k") == (body + b"x", "a/b")
+        assert threads.hops == 1
 
 
 @pytest.mark.parametrize("stored", [None, b"a/b\r\nset-cookie: x"])
@@ -273,9 +283,7 @@ async def test_below_a_folder_that_is_reached_through_a_link_none_is_followed(
         await store.put("k", "x")
         (tmp_path / "real" / "link").symlink_to(tmp_path / "secret")
         (tmp_path / "real" / "up").symlink_to(tmp_path)
-        threads.hops = 0
-        assert await store.get_string("k") == "x"
-        assert threads.hops == 0
+        assert await _read_inline(partial(store.get_string, "k"), threads) == "x"
         for key in ("link", "up/secret"):
             with pytest.raises(StoreAccessDeniedError):
                 await store.get_string(key)
@@ -296,9 +304,7 @@ async def test_a_folder_that_was_replaced_is_seen_at_once(tmp_path: Path, thread
         for target, expected in (("other", "other"), ("old", "first")):
             base.unlink(missing_ok=True)
             base.symlink_to(target)
-            threads.hops = 0
-            assert await store.get_string("d/k") == expected
-            assert threads.hops == 0
+            assert await _read_inline(partial(store.get_string, "d/k"), threads) == expected
 
 
 def test_body_and_type_are_of_one_write_while_writers_race(tmp_path: Path) -> None:
