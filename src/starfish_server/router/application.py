@@ -129,11 +129,12 @@ class _Front:
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._direct: dict[str, list[JSONErrorRoute]] = {}
+        self._direct: dict[tuple[str, str], list[JSONErrorRoute]] = {}
         for route in routes:
             if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
                 for method in route.methods or ():
-                    self._direct.setdefault(method, []).append(route)
+                    # The first segment of a route has no field.
+                    self._direct.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -153,7 +154,8 @@ class _Front:
 
     def _find(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
-            for route in self._direct.get(scope["method"], ()):
+            head = scope["path"][1:].partition("/")[0]
+            for route in self._direct.get((scope["method"], head), ()):
                 if match := route.path_regex.match(scope["path"]):
                     scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
                     return route.call_endpoint

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Request, Response
+from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from starfish_server.router.auth import PUBLIC, AuthResult
 from starfish_server.router.config import JSON_TYPE
-from starfish_server.router.documents import MISSING, canonical_json, parse_document
+from starfish_server.router.documents import MISSING, canonical_json, pulled
 from starfish_server.router.requests import (
     accepted_type,
     body_chunks,
@@ -25,6 +25,7 @@ from starfish_server.router.responses import (
     HTTPError,
     PulledBatch,
     errors,
+    json_response,
     logged_error,
     to_json,
 )
@@ -157,7 +158,7 @@ class BatchPull:
             for name, of_name in tasks.items()
         ]
         content = b'{"collections":{%s}}' % b",".join(entries)
-        return Response(content, 200, {"Cache-Control": "private, no-cache"}, JSON_TYPE)
+        return json_response(content, headers={"Cache-Control": "private, no-cache"})
 
     async def _entry(self, pull: _Pull, name: str, params: dict[str, str]) -> bytes:
         """Return a pulled document, or the error of this document alone, as JSON.
@@ -166,13 +167,13 @@ class BatchPull:
         """
         try:
             async with pull.slots:
-                return to_json(await self._document(pull, name, params))
+                return await self._document(pull, name, params)
         except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
             scope = pull.request.scope
             logged = logged_error({**scope, "path": f"{scope['path']} of {name}"}, error)
             return to_json({"error": logged.code})
 
-    async def _document(self, pull: _Pull, name: str, params: dict[str, str]) -> dict[str, object]:
+    async def _document(self, pull: _Pull, name: str, params: dict[str, str]) -> bytes:
         collection = self._collections.get(name)
         if collection is None:
             raise HTTPError(404, "not_found", "no such collection of documents that can be pulled")
@@ -180,7 +181,7 @@ class BatchPull:
         admitted: tuple[str | None, tuple[str, ...]] = (None, ())
         if PUBLIC not in roles:
             if isinstance(pull.caller, HTTPError):
-                return {"error": pull.caller.code}
+                return to_json({"error": pull.caller.code})
             if "identity" in path.fields:
                 params = {"identity": pull.caller.identity} | params
             admitted = collection.admission.grant(pull.caller, roles, params)
@@ -192,4 +193,4 @@ class BatchPull:
         pull.characters += len(stored)
         if pull.characters > MAX_CHARACTERS:
             raise HTTPError(413, "too_large", "the response would be too large; pull this document by itself")
-        return parse_document(stored).pulled()
+        return pulled(stored)[0]

@@ -12,12 +12,13 @@ from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
 from starfish_server.router.blobs import Preconditions, PullHeaders, pull_blob, push_blob, tag_of
 from starfish_server.router.config import JSON_TYPE, is_segment
-from starfish_server.router.documents import MISSING, HashMismatchError, parse_document
+from starfish_server.router.documents import MISSING, HashMismatchError, pulled
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
     body_chunks,
     declared_length,
+    header_values,
     parse_push,
     refuse_parameters,
     requested_key,
@@ -87,11 +88,12 @@ class Collection:
         stored = await self.store.get_string(key, context=context)
         if stored is None:
             return json_response(MISSING, headers=self.cache_headers)
-        document = parse_document(stored)
-        headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
-        if holds_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
+        content, tag = pulled(stored, checkpoint)
+        headers = self.cache_headers | {"ETag": f'"{tag}"'}
+        known = header_values(request, b"if-none-match")
+        if known and holds_tag(known[0], headers["ETag"]):
             return Response(status_code=304, headers=headers)
-        return json_response(document.pulled(checkpoint), headers=headers)
+        return json_response(content, headers=headers)
 
     async def push_document(self, request: Request) -> Response:
         """Store the document in place of the one whose hash is `baseHash`."""
