@@ -12,6 +12,7 @@ import pytest
 
 from router.application import CONFIG, client_of, make_app, resolve
 from starfish_server import (
+    CustomObjectStore,
     MemoryObjectStore,
     StoreAccessDeniedError,
     StoreBuilder,
@@ -62,6 +63,14 @@ async def test_a_store_that_answers_is_ready_below_all_that_needs_a_caller() -> 
     )
     assert await ask(stack) == (200, {"ready": True, "checks": {"store": "ok"}})
     assert (records, leaf.asked) == ([], 1)
+
+
+async def test_a_leaf_of_callbacks_is_asked_with_a_context() -> None:
+    def get(key: str, context: StoreContext) -> None:
+        assert context.identity is None
+
+    store = CustomObjectStore(on_get=get, on_get_bytes=get)
+    assert await ask(store) == (200, {"ready": True, "checks": {"store": "ok"}})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
+from starfish_server.context import StoreContext
 from starfish_server.layers.base import Layer, stores_of
 from starfish_server.logs import log_failure
 from starfish_server.router.responses import Ready, http_error, json_response
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
+_CONTEXT = StoreContext("ready", {}, None, (), "pull")  # callbacks of a custom leaf may expect one
 _SECONDS = 2.0
 _CACHED_SECONDS = 1.0
 
@@ -74,7 +76,7 @@ class Readiness:
         code = "ok"
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._parts[part].stat(_KEY)
+                await self._parts[part].stat(_KEY, context=_CONTEXT)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:
