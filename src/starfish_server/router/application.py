@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
+from starfish_server.router.blobs import BlobCollection
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
 from starfish_server.router.documents import Pushes, now_ms
 from starfish_server.router.manifest import ConfigEndpoint
 from starfish_server.router.readiness import Readiness
 from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
-from starfish_server.router.routes import Collection, add_route
+from starfish_server.router.routes import DocumentCollection, add_route
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -99,7 +100,12 @@ def _parts(options: SyncRouterOptions) -> list[_Part]:
     mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
     parts: list[_Part] = [Readiness(options.store)]
     for namespace, configs in ({None: options.config.collections} | mounts).items():
-        collections = [Collection(config, namespace, options.store, admission, pushes) for config in configs]
+        collections = [
+            DocumentCollection(config, namespace, options.store, admission, pushes)
+            if config.holds_documents
+            else BlobCollection(config, namespace, options.store, admission)
+            for config in configs
+        ]
         parts += [*collections, BatchPull(collections, namespace)]
     if options.config_endpoint is not None:
         parts.append(ConfigEndpoint(options.config_endpoint, options.config, admission))

@@ -14,10 +14,9 @@ from starfish_server.router.config import JSON_TYPE
 from starfish_server.router.documents import MISSING, canonical_json, pulled
 from starfish_server.router.requests import (
     accepted_type,
-    body_chunks,
     checked_key,
-    declared_length,
     parse_body,
+    read_json,
     refuse_parameters,
 )
 from starfish_server.router.responses import (
@@ -29,12 +28,14 @@ from starfish_server.router.responses import (
     logged_error,
     to_json,
 )
-from starfish_server.router.routes import UNSUPPORTED, Collection, add_route
+from starfish_server.router.routes import UNSUPPORTED, DocumentCollection, add_route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fastapi import APIRouter
+
+    from starfish_server.router.routes import Collection
 
 MAX_DOCUMENTS = 100
 MAX_CHARACTERS = 32 * 2**20  # stored, of all documents of one response
@@ -79,12 +80,12 @@ class _Pull:
 class BatchPull:
     """The routes of a mount, or of the root, that pull from any of its collections of documents."""
 
-    def __init__(self, collections: Sequence[Collection], namespace: str | None) -> None:
+    def __init__(self, collections: Iterable[Collection], namespace: str | None) -> None:
         self._namespace = namespace
         self._collections = {
             collection.config.name: collection
             for collection in collections
-            if collection.config.holds_documents and not collection.config.push_only
+            if isinstance(collection, DocumentCollection) and not collection.config.push_only
         }
 
     def add_to(self, router: APIRouter) -> None:
@@ -133,9 +134,7 @@ class BatchPull:
         """Return the documents that the body names, which may be more than fit into a URL."""
         refuse_parameters(request, _UNSUPPORTED)
         accepted_type(request, (JSON_TYPE,))
-        declared_length(request, _MAX_BODY_BYTES)
-        chunks = body_chunks(request, _MAX_BODY_BYTES)
-        asked = parse_body(b"".join([chunk async for chunk in chunks]), BatchRequest)
+        asked = await read_json(request, BatchRequest, _MAX_BODY_BYTES)
         return await self._pull(request, asked.documents())
 
     async def _pull(self, request: Request, asked: Mapping[str, Sequence[dict[str, str]]]) -> Response:

@@ -139,14 +139,15 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def read_json(request: Request, kind: type[_Parsed], max_bytes: int) -> _Parsed:
+    """Return the JSON of the body as `kind`, or raise a 400 or a 413."""
+    declared_length(request, max_bytes)
+    return parse_body(b"".join([chunk async for chunk in body_chunks(request, max_bytes)]), kind)
+
+
 def _too_large(max_bytes: int) -> HTTPError:
     # Closing keeps the server from reading the rest only to discard it.
     return HTTPError(413, "too_large", f"the limit is {max_bytes} bytes", {"Connection": "close"})
-
-
-def parse_push(body: bytes) -> PushRequest:
-    """Return the push of a document; raise a 400 for a body that is not of this shape."""
-    return parse_body(body, PushRequest)
 
 
 def parse_body(body: bytes, kind: type[_Parsed]) -> _Parsed:
