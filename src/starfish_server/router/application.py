@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import ConfigDict, Field, InstanceOf
@@ -15,11 +15,11 @@ from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
 from starfish_server.router.blobs import BlobCollection
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
-from starfish_server.router.documents import Pushes, now_ms
+from starfish_server.router.documents import Pushes
 from starfish_server.router.manifest import ConfigEndpoint
-from starfish_server.router.readiness import Readiness
-from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
-from starfish_server.router.routes import DocumentCollection, add_route
+from starfish_server.router.probes import Probes
+from starfish_server.router.responses import HTTPError, JSONErrorRoute, error_response
+from starfish_server.router.routes import Collection, DocumentCollection
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class _Part(Protocol):
-    """What has routes of its own."""
-
-    def add_to(self, router: APIRouter) -> None: ...
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -68,7 +62,9 @@ def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
 
     Raises `ValueError` for a collection of blobs over a store of text only.
     """
-    return _router(_parts(opts), APIRouter(route_class=JSONErrorRoute))
+    router = APIRouter(route_class=JSONErrorRoute)
+    _add_routes(opts, router)
+    return router
 
 
 def sync_application(opts: SyncRouterOptions) -> FastAPI:
@@ -82,23 +78,25 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
     Raises `ValueError` as `create_sync_router` does.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
-    parts = _parts(opts)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
-    for router in (versioned, APIRouter(route_class=JSONErrorRoute)):
+    routers = (versioned, APIRouter(route_class=JSONErrorRoute))
+    _add_routes(opts, *routers)
+    for router in routers:
         # Not `include_router`, behind which FastAPI would match every route twice.
-        application.router.routes += _router(parts, router).routes
+        application.router.routes += router.routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
     application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
-def _parts(options: SyncRouterOptions) -> list[_Part]:
+def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
+    """Add the routes to each router; the locks of pushes and the state of probes are theirs together."""
     admission = Admission(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
     pushes = Pushes(options.store)
     mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
-    parts: list[_Part] = [Readiness(options.store)]
+    parts: list[Probes | Collection | BatchPull | ConfigEndpoint] = [Probes(options.store)]
     for namespace, configs in ({None: options.config.collections} | mounts).items():
         collections = [
             DocumentCollection(config, namespace, options.store, admission, pushes)
@@ -109,19 +107,9 @@ def _parts(options: SyncRouterOptions) -> list[_Part]:
         parts += [*collections, BatchPull(collections, namespace)]
     if options.config_endpoint is not None:
         parts.append(ConfigEndpoint(options.config_endpoint, options.config, admission))
-    return parts
-
-
-def _router(parts: list[_Part], router: APIRouter) -> APIRouter:
-    for part in parts:
-        part.add_to(router)
-    responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
-    add_route(router, "GET", "/health", _health, responses=responses, operation_id="health", tags=["health"])
-    return router
-
-
-async def _health(request: Request) -> Response:
-    return json_response({"ok": True, "ts": now_ms()})
+    for router in routers:
+        for part in parts:
+            part.add_to(router)
 
 
 class _Front:
