@@ -19,7 +19,7 @@ from starfish_server.router.documents import Pushes
 from starfish_server.router.manifest import ConfigEndpoint
 from starfish_server.router.probes import Probes
 from starfish_server.router.responses import HTTPError, JSONErrorRoute, error_response
-from starfish_server.router.routes import Collection, DocumentCollection
+from starfish_server.router.routes import Collection, DocumentCollection, Endpoint
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -139,21 +139,31 @@ class _Front:
             await send(message)
 
         try:
-            await self._find(scope)(scope, receive, watch)
+            endpoint = self._find(scope)
+            if endpoint is None:
+                await self._app(scope, receive, watch)
+                return
+            try:
+                response = await endpoint(Request(scope, receive))
+            except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
+                response = error_response(scope, error)
+            await response(scope, receive, watch)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not started:
-                error = HTTPError(503, "shutting_down", "the server ended its drain", {"Connection": "close"})
-                await error_response(scope, error)(scope, receive, send)
+                drained = HTTPError(
+                    503, "shutting_down", "the server ended its drain", {"Connection": "close"}
+                )
+                await error_response(scope, drained)(scope, receive, send)
             raise
 
-    def _find(self, scope: Scope) -> ASGIApp:
+    def _find(self, scope: Scope) -> Endpoint | None:
         if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
-            head = scope["path"][1:].partition("/")[0]
-            for route in self._direct.get((scope["method"], head), ()):
-                if match := route.path_regex.match(scope["path"]):
+            path = scope["path"]
+            for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
+                if match := route.path_regex.match(path):
                     scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
-                    return route.call_endpoint
-        return self._app
+                    return route.endpoint
+        return None
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -177,15 +177,15 @@ class BatchPull:
         if collection is None:
             raise HTTPError(404, "not_found", "no such collection of documents that can be pulled")
         path, roles = collection.config.path, collection.config.read_roles
-        admitted: tuple[str | None, tuple[str, ...]] = (None, ())
+        caller = None
         if PUBLIC not in roles:
             if isinstance(pull.caller, HTTPError):
                 return to_json({"error": pull.caller.code})
+            caller = pull.caller
             if "identity" in path.fields:
-                params = {"identity": pull.caller.identity} | params
-            admitted = collection.admission.grant(pull.caller, roles, params)
+                params = {"identity": caller.identity} | params
+        context = collection.context("pull", params, roles, caller)
         key = checked_key(path, params)
-        context = collection.context("pull", params, *admitted)
         stored = await collection.store.get_string(key, context=context)
         if stored is None:
             return MISSING

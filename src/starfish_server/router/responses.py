@@ -109,14 +109,6 @@ class JSONErrorRoute(APIRoute):
         error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
         await error_response(scope, error)(scope, receive, send)
 
-    async def call_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the endpoint without FastAPI, which would validate parameters and call dependencies."""
-        try:
-            response = await self.endpoint(Request(scope, receive))
-        except Exception as error:  # noqa: BLE001 - as in get_route_handler
-            response = error_response(scope, error)
-        await response(scope, receive, send)
-
 
 def json_response(
     content: dict[str, Any] | bytes, status: int = 200, headers: Mapping[str, str] | None = None

@@ -34,7 +34,7 @@ from starfish_server.router.responses import (
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from starfish_server.router.auth import Admission
+    from starfish_server.router.auth import Admission, AuthResult
     from starfish_server.router.config import CollectionConfig, PathTemplate
     from starfish_server.router.documents import Pushes
     from starfish_server.storage.base import AbstractObjectStore
@@ -95,16 +95,21 @@ class Collection:
             start_after = max(keys[-1], f"{prefix}{folder}/~") if slash else keys[-1]
 
     async def admit(self, request: Request, action: str, path: PathTemplate) -> tuple[str, StoreContext]:
-        """Return the key of an admitted request and the context of its store calls."""
+        """Return the key of an admitted request and the context of its store calls.
+
+        Raises a 400, 401, 403 or 503. On a public route the caller is not asked for.
+        """
         key, params = requested_key(request, action, path)
         roles = self.config.write_roles if action == "push" else self.config.read_roles
-        return key, self.context(action, params, *await self.admission.admit(request, roles, params))
+        caller = None if PUBLIC in roles else await self.admission.find_caller(request)
+        return key, self.context(action, params, roles, caller)
 
     def context(
-        self, action: str, params: dict[str, str], identity: str | None, roles: tuple[str, ...]
+        self, action: str, params: dict[str, str], roles: tuple[str, ...], caller: AuthResult | None
     ) -> StoreContext:
-        """Return the context of a request's store calls."""
-        return StoreContext(self.config.name, params, identity, roles, action, self.namespace)
+        """Return the context of store calls; raise a 403 for a caller who has none of `roles`."""
+        identity, given = (None, ()) if caller is None else self.admission.grant(caller, roles, params)
+        return StoreContext(self.config.name, params, identity, given, action, self.namespace)
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes of this collection."""
