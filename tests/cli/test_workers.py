@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 
 from cli.program import running, starfish
 from cli.test_serve import ALICE, CONFIG, TOKENS, Server, stalled_upload
+from starfish_server.cli import workers as supervisor
+from starfish_server.cli.server import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,6 +142,33 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
         assert (alive(second), server.ask("GET", "/pull/notes/alice", ALICE)[0]) == (True, 200)
         assert server.end() == 0
     assert starfish("audit", "verify", "audit-0.jsonl", "audit-1.jsonl", cwd=tmp_path).code == 0
+
+
+class ShortLived(supervisor.Workers):
+    """Starts processes that end at once in place of workers, and counts them."""
+
+    starts = 0
+
+    async def _start(self, number: int) -> supervisor._Worker:
+        self.starts += 1
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+        return supervisor._Worker(process, socket.socket())
+
+
+async def test_a_worker_that_dies_as_it_begins_to_serve_does_not_spin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = asyncio.Event()
+    monkeypatch.setattr(supervisor, "print_error", lambda text: said.set())
+    monkeypatch.setattr(supervisor, "_PAUSE_SECONDS", 3600.0)
+    supervised = ShortLived(Settings(config=None, listener=0), 1, [])
+    serving = asyncio.create_task(supervised.run(lambda: None))
+    async with asyncio.timeout(30):
+        await said.wait()
+    assert supervised.starts == 1
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
 
 
 def test_a_worker_that_cannot_be_started_again_leaves_the_others_serving(tmp_path: Path) -> None:

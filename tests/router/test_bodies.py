@@ -143,8 +143,15 @@ async def test_json_with_parameters_is_accepted(client: httpx.AsyncClient, conte
         b'{"data":{"a":[{"__proto__":1}]}}',
         b'{"data":{"a":1' + b"0" * 400 + b"}}",
         b'{"data":{},"baseHash":null,"authorSignature":"\\ud800"}',
+        b'{"data":{"a":1,"a":2},"baseHash":null}',
+        b'{"data":{"a":1},"data":{"a":1},"baseHash":null}',
+        b'{"data":{"a":1,"a":"\\u003a"},"baseHash":null}',
+        b'{"data":{"b":{"a":1},"b":{"a":":"}},"baseHash":":"}',
+        b'{"data":{"a":1' + b"0" * 400 + b'},"baseHash":null}',
+        b'{"data":{"a":[{"__proto__":1}]},"baseHash":null}',
+        b'{"data":' + b'{"a":' * 100 + b"1" + b"}" * 100 + b',"baseHash":null}',
     ],
-    ids=range(20),
+    ids=range(27),
 )
 async def test_json_that_readers_disagree_about_is_refused(
     client: httpx.AsyncClient, store: RecordingStore, body: bytes

@@ -43,7 +43,9 @@ async def test_a_pull_returns_hash_and_timestamp_of_the_push(client: httpx.Async
 async def test_the_stored_document(client: httpx.AsyncClient, store: RecordingStore) -> None:
     answer = await push(client, "notes/a", DATA)
     time = answer["timestamp"]
-    assert await stored(store, "notes/a") == {
+    document = await stored(store, "notes/a")
+    assert isinstance(document.pop("crc32"), int)
+    assert document == {
         "v": 1,
         "data": DATA,
         "timestamps": {"z": time, "a": {"ü": time, "e": {}}, "": time},
@@ -192,6 +194,33 @@ async def test_a_corrupt_document_is_neither_returned_nor_overwritten(
     ):
         assert (response.status_code, response.json()) == (500, {"error": "internal_error"})
     assert await store.inner.get_string("notes/a") == text
+
+
+@pytest.mark.parametrize("key", ["crc32", "data", "hash", "timestamp", "timestamps"])
+async def test_data_named_like_the_parts_of_a_document(client: httpx.AsyncClient, key: str) -> None:
+    data = {"a": 1, key: 1, "data": {"b": {key: {"c": 2}}, "hash": "0" * 64}, "timestamp": 5}
+    answer = await push(client, "notes/a", data)
+    assert await pull(client, "notes/a") == {"data": data} | answer
+
+
+async def test_an_object_edited_by_hand_is_pulled_as_it_is_now(
+    client: httpx.AsyncClient, store: RecordingStore
+) -> None:
+    answer = await push(client, "notes/a", {"n": 1})
+    text = await store.inner.get_string("notes/a") or ""
+    await store.inner.put("notes/a", text.replace('"n":1}', '"n": 2 }'))
+    assert await pull(client, "notes/a") == {"data": {"n": 2}} | answer
+    assert (await client.get("/pull/notes/a")).content.startswith(b'{"data":{"n":2},')
+
+
+@pytest.mark.parametrize("damage", ['"n":}', '"n":1', '"n":1},', '"n":1}}'])
+async def test_a_damaged_document_is_not_returned(
+    client: httpx.AsyncClient, store: RecordingStore, damage: str
+) -> None:
+    await push(client, "notes/a", {"n": 1})
+    text = await store.inner.get_string("notes/a") or ""
+    await store.inner.put("notes/a", text.replace('"n":1}', damage))
+    assert (await client.get("/pull/notes/a")).json() == {"error": "internal_error"}
 
 
 async def test_health(client: httpx.AsyncClient) -> None:

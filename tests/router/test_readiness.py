@@ -12,6 +12,7 @@ import pytest
 
 from router.application import CONFIG, client_of, make_app, resolve
 from starfish_server import (
+    CustomObjectStore,
     MemoryObjectStore,
     StoreAccessDeniedError,
     StoreBuilder,
@@ -64,6 +65,14 @@ async def test_a_store_that_answers_is_ready_below_all_that_needs_a_caller() -> 
     assert (records, leaf.asked) == ([], 1)
 
 
+async def test_a_leaf_of_callbacks_is_asked_with_a_context() -> None:
+    def get(key: str, context: StoreContext) -> None:
+        assert context.identity is None
+
+    store = CustomObjectStore(on_get=get, on_get_bytes=get)
+    assert await ask(store) == (200, {"ready": True, "checks": {"store": "ok"}})
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -84,7 +93,7 @@ async def test_a_fallback_is_ready_while_one_leaf_is_and_says_which_is_not() -> 
 
 
 async def test_a_backend_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starfish_server.router.readiness._SECONDS", 0.01)
+    monkeypatch.setattr("starfish_server.router.probes._SECONDS", 0.01)
     assert await ask(Leaf(hangs=True)) == (503, {"ready": False, "checks": {"store": "store_timeout"}})
 
 
@@ -106,8 +115,8 @@ class Deaf(Leaf):
 async def test_a_backend_that_cannot_be_cancelled_keeps_no_probe_waiting_and_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("starfish_server.router.readiness._SECONDS", 0.01)
-    monkeypatch.setattr("starfish_server.router.readiness._CACHED_SECONDS", 0.0)
+    monkeypatch.setattr("starfish_server.router.probes._SECONDS", 0.01)
+    monkeypatch.setattr("starfish_server.router.probes._CACHED_SECONDS", 0.0)
     leaf = Deaf()
     async with client_of(make_app(leaf)) as client, asyncio.timeout(10):
         for _ in range(2):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +122,9 @@ class Workers:
                     self._forget(worker)
                     print_error(f"worker {number} ended with {code} and is started again")
                 while self._current[number] is worker:
-                    try:
+                    await asyncio.sleep(_PAUSE_SECONDS)  # one that dies as it begins to serve must not spin
+                    with suppress(NotStartedError):
                         self._current[number] = await self._start(number)
-                    except NotStartedError:
-                        await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _restart(self) -> None:
         """At each SIGHUP replace the workers in turn; a new one serves before the one it replaces ends."""

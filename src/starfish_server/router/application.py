@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import ConfigDict, Field, InstanceOf
@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
+from starfish_server.router.blobs import BlobCollection
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
-from starfish_server.router.documents import Pushes, now_ms
+from starfish_server.router.documents import Pushes
 from starfish_server.router.manifest import ConfigEndpoint
-from starfish_server.router.readiness import Readiness
-from starfish_server.router.responses import Health, HTTPError, JSONErrorRoute, error_response, json_response
-from starfish_server.router.routes import Collection, add_route
+from starfish_server.router.probes import Probes
+from starfish_server.router.responses import HTTPError, JSONErrorRoute, error_response
+from starfish_server.router.routes import Collection, DocumentCollection, Endpoint
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class _Part(Protocol):
-    """What has routes of its own."""
-
-    def add_to(self, router: APIRouter) -> None: ...
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -67,7 +62,9 @@ def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
 
     Raises `ValueError` for a collection of blobs over a store of text only.
     """
-    return _router(_parts(opts), APIRouter(route_class=JSONErrorRoute))
+    router = APIRouter(route_class=JSONErrorRoute)
+    _add_routes(opts, router)
+    return router
 
 
 def sync_application(opts: SyncRouterOptions) -> FastAPI:
@@ -81,41 +78,38 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
     Raises `ValueError` as `create_sync_router` does.
     """
     application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
-    parts = _parts(opts)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
-    for router in (versioned, APIRouter(route_class=JSONErrorRoute)):
+    routers = (versioned, APIRouter(route_class=JSONErrorRoute))
+    _add_routes(opts, *routers)
+    for router in routers:
         # Not `include_router`, behind which FastAPI would match every route twice.
-        application.router.routes += _router(parts, router).routes
+        application.router.routes += router.routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
     application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
-def _parts(options: SyncRouterOptions) -> list[_Part]:
+def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
+    """Add the routes to each router; the locks of pushes and the state of probes are theirs together."""
     admission = Admission(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
     pushes = Pushes(options.store)
     mounts = {name: mount.collections for name, mount in options.config.namespaces.items()}
-    parts: list[_Part] = [Readiness(options.store)]
+    parts: list[Probes | Collection | BatchPull | ConfigEndpoint] = [Probes(options.store)]
     for namespace, configs in ({None: options.config.collections} | mounts).items():
-        collections = [Collection(config, namespace, options.store, admission, pushes) for config in configs]
+        collections = [
+            DocumentCollection(config, namespace, options.store, admission, pushes)
+            if config.holds_documents
+            else BlobCollection(config, namespace, options.store, admission)
+            for config in configs
+        ]
         parts += [*collections, BatchPull(collections, namespace)]
     if options.config_endpoint is not None:
         parts.append(ConfigEndpoint(options.config_endpoint, options.config, admission))
-    return parts
-
-
-def _router(parts: list[_Part], router: APIRouter) -> APIRouter:
-    for part in parts:
-        part.add_to(router)
-    responses: dict[int | str, dict[str, Any]] = {200: {"model": Health}}
-    add_route(router, "GET", "/health", _health, responses=responses, operation_id="health", tags=["health"])
-    return router
-
-
-async def _health(request: Request) -> Response:
-    return json_response({"ok": True, "ts": now_ms()})
+    for router in routers:
+        for part in parts:
+            part.add_to(router)
 
 
 class _Front:
@@ -129,11 +123,12 @@ class _Front:
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._direct: dict[str, list[JSONErrorRoute]] = {}
+        self._direct: dict[tuple[str, str], list[JSONErrorRoute]] = {}
         for route in routes:
             if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
                 for method in route.methods or ():
-                    self._direct.setdefault(method, []).append(route)
+                    # The first segment of a route has no field.
+                    self._direct.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -144,20 +139,31 @@ class _Front:
             await send(message)
 
         try:
-            await self._find(scope)(scope, receive, watch)
+            endpoint = self._find(scope)
+            if endpoint is None:
+                await self._app(scope, receive, watch)
+                return
+            try:
+                response = await endpoint(Request(scope, receive))
+            except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
+                response = error_response(scope, error)
+            await response(scope, receive, watch)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not started:
-                error = HTTPError(503, "shutting_down", "the server ended its drain", {"Connection": "close"})
-                await error_response(scope, error)(scope, receive, send)
+                drained = HTTPError(
+                    503, "shutting_down", "the server ended its drain", {"Connection": "close"}
+                )
+                await error_response(scope, drained)(scope, receive, send)
             raise
 
-    def _find(self, scope: Scope) -> ASGIApp:
+    def _find(self, scope: Scope) -> Endpoint | None:
         if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
-            for route in self._direct.get(scope["method"], ()):
-                if match := route.path_regex.match(scope["path"]):
+            path = scope["path"]
+            for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
+                if match := route.path_regex.match(path):
                     scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
-                    return route.call_endpoint
-        return self._app
+                    return route.endpoint
+        return None
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

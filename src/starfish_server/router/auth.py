@@ -105,17 +105,6 @@ class Admission:
             getattr(resolver, "__call__", None)  # noqa: B004 - an object whose `__call__` may be async
         )
 
-    async def admit(
-        self, request: Request, roles: tuple[str, ...], params: Mapping[str, str]
-    ) -> tuple[str | None, tuple[str, ...]]:
-        """Return the identity and roles of a caller who has one of `roles`.
-
-        On a public route that is (None, ()), and the resolver is not called. Raises a 401, 403 or 503.
-        """
-        if PUBLIC in roles:
-            return None, ()
-        return self.grant(await self.find_caller(request), roles, params)
-
     async def find_caller(self, request: Request) -> AuthResult:
         """Return the caller. Raises a 401 for an unknown one, and a 503 if the resolver cannot answer."""
         caller = await self._resolve(request)

@@ -6,18 +6,17 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Request, Response
+from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from starfish_server.router.auth import PUBLIC, AuthResult
 from starfish_server.router.config import JSON_TYPE
-from starfish_server.router.documents import MISSING, canonical_json, parse_document
+from starfish_server.router.documents import MISSING, canonical_json, pulled
 from starfish_server.router.requests import (
     accepted_type,
-    body_chunks,
     checked_key,
-    declared_length,
     parse_body,
+    read_json,
     refuse_parameters,
 )
 from starfish_server.router.responses import (
@@ -25,15 +24,18 @@ from starfish_server.router.responses import (
     HTTPError,
     PulledBatch,
     errors,
+    json_response,
     logged_error,
     to_json,
 )
-from starfish_server.router.routes import UNSUPPORTED, Collection, add_route
+from starfish_server.router.routes import UNSUPPORTED, DocumentCollection, add_route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fastapi import APIRouter
+
+    from starfish_server.router.routes import Collection
 
 MAX_DOCUMENTS = 100
 MAX_CHARACTERS = 32 * 2**20  # stored, of all documents of one response
@@ -78,12 +80,12 @@ class _Pull:
 class BatchPull:
     """The routes of a mount, or of the root, that pull from any of its collections of documents."""
 
-    def __init__(self, collections: Sequence[Collection], namespace: str | None) -> None:
+    def __init__(self, collections: Iterable[Collection], namespace: str | None) -> None:
         self._namespace = namespace
         self._collections = {
             collection.config.name: collection
             for collection in collections
-            if collection.config.holds_documents and not collection.config.push_only
+            if isinstance(collection, DocumentCollection) and not collection.config.push_only
         }
 
     def add_to(self, router: APIRouter) -> None:
@@ -132,9 +134,7 @@ class BatchPull:
         """Return the documents that the body names, which may be more than fit into a URL."""
         refuse_parameters(request, _UNSUPPORTED)
         accepted_type(request, (JSON_TYPE,))
-        declared_length(request, _MAX_BODY_BYTES)
-        chunks = body_chunks(request, _MAX_BODY_BYTES)
-        asked = parse_body(b"".join([chunk async for chunk in chunks]), BatchRequest)
+        asked = await read_json(request, BatchRequest, _MAX_BODY_BYTES)
         return await self._pull(request, asked.documents())
 
     async def _pull(self, request: Request, asked: Mapping[str, Sequence[dict[str, str]]]) -> Response:
@@ -157,7 +157,7 @@ class BatchPull:
             for name, of_name in tasks.items()
         ]
         content = b'{"collections":{%s}}' % b",".join(entries)
-        return Response(content, 200, {"Cache-Control": "private, no-cache"}, JSON_TYPE)
+        return json_response(content, headers={"Cache-Control": "private, no-cache"})
 
     async def _entry(self, pull: _Pull, name: str, params: dict[str, str]) -> bytes:
         """Return a pulled document, or the error of this document alone, as JSON.
@@ -166,30 +166,30 @@ class BatchPull:
         """
         try:
             async with pull.slots:
-                return to_json(await self._document(pull, name, params))
+                return await self._document(pull, name, params)
         except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
             scope = pull.request.scope
             logged = logged_error({**scope, "path": f"{scope['path']} of {name}"}, error)
             return to_json({"error": logged.code})
 
-    async def _document(self, pull: _Pull, name: str, params: dict[str, str]) -> dict[str, object]:
+    async def _document(self, pull: _Pull, name: str, params: dict[str, str]) -> bytes:
         collection = self._collections.get(name)
         if collection is None:
             raise HTTPError(404, "not_found", "no such collection of documents that can be pulled")
         path, roles = collection.config.path, collection.config.read_roles
-        admitted: tuple[str | None, tuple[str, ...]] = (None, ())
+        caller = None
         if PUBLIC not in roles:
             if isinstance(pull.caller, HTTPError):
-                return {"error": pull.caller.code}
+                return to_json({"error": pull.caller.code})
+            caller = pull.caller
             if "identity" in path.fields:
-                params = {"identity": pull.caller.identity} | params
-            admitted = collection.admission.grant(pull.caller, roles, params)
+                params = {"identity": caller.identity} | params
+        context = collection.context("pull", params, roles, caller)
         key = checked_key(path, params)
-        context = collection.context("pull", params, *admitted)
         stored = await collection.store.get_string(key, context=context)
         if stored is None:
             return MISSING
         pull.characters += len(stored)
         if pull.characters > MAX_CHARACTERS:
             raise HTTPError(413, "too_large", "the response would be too large; pull this document by itself")
-        return parse_document(stored).pulled()
+        return pulled(stored)[0]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from dataclasses import dataclass
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import quote
 
-from fastapi import Request, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from starfish_server.errors import VersionConflictError, shown_text
 from starfish_server.objects import ANY
-from starfish_server.router.requests import body_chunks, declared_length, is_content_type
-from starfish_server.router.responses import HTTPError, holds_tag
+from starfish_server.router.requests import accepted_type, body_chunks, declared_length, is_content_type
+from starfish_server.router.responses import HTTPError, PushedBlob, errors, holds_tag, json_response
+from starfish_server.router.routes import Collection, Responses, described
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
     from starlette.types import Receive, Scope, Send
 
     from starfish_server.context import StoreContext
@@ -31,6 +34,7 @@ _log = logging.getLogger(__package__)
 # resources of the store while it sends.
 WHOLE_BYTES = 2**20
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))", re.IGNORECASE)
+_BYTES = {"type": "string", "format": "binary"}
 _FARTHEST = 10**15  # past the end of any object, and no store has to count higher
 
 
@@ -117,66 +121,98 @@ def tag_of(info: ObjectInfo) -> str | None:
     return None if info.version is None else f'"{quote(info.version)}"'
 
 
-async def pull_blob(
-    store: AbstractObjectStore,
-    key: str,
-    context: StoreContext,
-    *,
-    asked: PullHeaders,
-    head: bool,
-    media_ranges: tuple[str, ...],
-    headers: dict[str, str],
-) -> Response:
-    """Return the response to a pull; `headers` are added to those of the object. HEAD reads no body."""
-    if head:
-        asked = asked.model_copy(update={"range": None})
-    info = None
-    if head or asked.need_info():
-        info = await store.stat(key, context=context)
-        if info is None:
-            raise _not_found()
-    selected = asked.select(info)
-    # Each further turn needs another writer who replaced the object since the last one.
-    while info is None or not (head or selected.status == 304):
-        reader = await store.open(key, start=selected.start, stop=selected.stop, context=context)
-        if reader is None:
-            raise _not_found()
-        info, opened = reader.info, selected
-        try:
-            selected = asked.select(info)
-            if selected == opened:
-                sent = headers | blob_headers(info, selected, media_ranges)
-                return StreamedObject(reader, selected.status, sent)
-        except BaseException:
+@dataclass(frozen=True)
+class BlobCollection(Collection):
+    """A collection of blobs of the content types that it allows."""
+
+    def __post_init__(self) -> None:
+        if not (self.store.native("read") or self.store.supports("get_bytes")):
+            name, store = self.config.name, type(self.store).__name__
+            raise ValueError(f"collection {name!r} holds blobs, and {store} stores text only")
+
+    async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
+        """Return the bytes or a range of them, with the content type that they were pushed with."""
+        key, context = await self.admit(request, "pull", self.config.path)
+        head, info = request.method == "HEAD", None
+        if head:  # no body is read
+            asked = asked.model_copy(update={"range": None})
+        if head or asked.need_info():
+            info = await self.store.stat(key, context=context)
+            if info is None:
+                raise _not_found()
+        selected = asked.select(info)
+        # Each further turn needs another writer who replaced the object since the last one.
+        while info is None or not (head or selected.status == 304):
+            reader = await self.store.open(key, start=selected.start, stop=selected.stop, context=context)
+            if reader is None:
+                raise _not_found()
+            info, opened = reader.info, selected
+            try:
+                selected = asked.select(info)
+                if selected == opened:
+                    return StreamedObject(reader, selected.status, self._headers(info, selected))
+            except BaseException:
+                await reader.aclose()
+                raise
             await reader.aclose()
-            raise
-        await reader.aclose()
-    return Response(status_code=selected.status, headers=headers | blob_headers(info, selected, media_ranges))
+        return Response(status_code=selected.status, headers=self._headers(info, selected))
 
-
-def blob_headers(info: ObjectInfo, selected: Selection, media_ranges: tuple[str, ...]) -> dict[str, str]:
-    """Return the headers of a blob that come from the object itself."""
-    headers = {}
-    if (tag := tag_of(info)) is not None:
-        headers["ETag"] = tag
-    if info.modified is not None:
-        headers["Last-Modified"] = format_datetime(info.modified, usegmt=True)
-    if selected.status == 304:
+    def _headers(self, info: ObjectInfo, selected: Selection) -> dict[str, str]:
+        headers = dict(self.cache_headers)
+        if (tag := tag_of(info)) is not None:
+            headers["ETag"] = tag
+        if info.modified is not None:
+            headers["Last-Modified"] = format_datetime(info.modified, usegmt=True)
+        if selected.status == 304:
+            return headers
+        # A browser must never run what a caller pushed. Another program may have stored any content type.
+        allowed = is_content_type(info.content_type or "", self.config.allowed_mime_types)
+        headers |= {
+            "Accept-Ranges": "bytes",
+            "Content-Type": (info.content_type or "") if allowed else "application/octet-stream",
+            "Content-Disposition": "attachment",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if info.size is not None:
+            stop = info.size if selected.stop is None else min(selected.stop, info.size)
+            headers["Content-Length"] = str(stop - selected.start)
+            if selected.status == 206:
+                headers["Content-Range"] = f"bytes {selected.start}-{stop - 1}/{info.size}"
         return headers
-    # A browser must never run what a caller pushed. Another program may have stored any content type.
-    allowed = is_content_type(info.content_type or "", media_ranges)
-    headers |= {
-        "Accept-Ranges": "bytes",
-        "Content-Type": (info.content_type or "") if allowed else "application/octet-stream",
-        "Content-Disposition": "attachment",
-        "X-Content-Type-Options": "nosniff",
-    }
-    if info.size is not None:
-        stop = info.size if selected.stop is None else min(selected.stop, info.size)
-        headers["Content-Length"] = str(stop - selected.start)
-        if selected.status == 206:
-            headers["Content-Range"] = f"bytes {selected.start}-{stop - 1}/{info.size}"
-    return headers
+
+    async def push_blob(self, request: Request, expected: Annotated[Preconditions, Header()]) -> Response:
+        """Store the body as it is. The last push wins, unless `If-Match` or `If-None-Match` is sent."""
+        key, context = await self.admit(request, "push", self.config.path)
+        content_type = accepted_type(request, self.config.allowed_mime_types)
+        length = declared_length(request, self.config.max_body_bytes)
+        if_version = await _if_version(self.store, key, context, expected)
+        chunks = body_chunks(request, self.config.max_body_bytes)
+        options: dict[str, Any] = {"content_type": content_type, "if_version": if_version, "context": context}
+        try:
+            if length is not None and length <= WHOLE_BYTES:
+                body = b"".join([chunk async for chunk in chunks])
+                info = await self.store.write(key, body, **options)
+            else:
+                info = await self.store.upload(key, chunks, **options)
+        except VersionConflictError:
+            if if_version is ANY:
+                raise
+            raise _failed() from None
+        tag = tag_of(info)
+        return json_response({"hash": None if tag is None else tag.strip('"')})
+
+    def add_to(self, router: APIRouter) -> None:
+        body = {media_range: {"schema": _BYTES} for media_range in self.config.allowed_mime_types}
+        part: Responses = {206: {"description": "The bytes that `Range` asks for.", "content": body}}
+        whole = described("The bytes, with the content type of their push.", content=body)
+        self.add_routes(
+            router,
+            self.pull_blob,
+            whole | part | errors(404, 412, 416),
+            self.push_blob,
+            described("Stored.", model=PushedBlob) | errors(409, 412, 413, 415),
+            body,
+        )
 
 
 class StreamedObject(StreamingResponse):
@@ -210,35 +246,6 @@ class StreamedObject(StreamingResponse):
     async def _send(self, send: Send) -> None:
         async with self._reader:
             await self.stream_response(send)
-
-
-async def push_blob(
-    request: Request,
-    store: AbstractObjectStore,
-    key: str,
-    context: StoreContext,
-    *,
-    content_type: str,
-    max_bytes: int,
-    expected: Preconditions,
-) -> ObjectInfo:
-    """Store the body of the request and return the info of the object. Raises a 412 or a 413."""
-    length = declared_length(request, max_bytes)
-    if_version = await _if_version(store, key, context, expected)
-    chunks = body_chunks(request, max_bytes)
-    try:
-        if length is not None and length <= WHOLE_BYTES:
-            body = b"".join([chunk async for chunk in chunks])
-            return await store.write(
-                key, body, content_type=content_type, if_version=if_version, context=context
-            )
-        return await store.upload(
-            key, chunks, content_type=content_type, if_version=if_version, context=context
-        )
-    except VersionConflictError:
-        if if_version is ANY:
-            raise
-        raise _failed() from None
 
 
 async def _if_version(

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import time
+import zlib
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
@@ -15,7 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.router.config import JSON_TYPE
-from starfish_server.router.responses import HTTPError
+from starfish_server.router.responses import HTTPError, to_json
 
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
@@ -34,9 +36,12 @@ canonical_json = json.JSONEncoder(
 ).encode
 """Returns JSON with keys sorted at every depth, no spaces, and non-ASCII characters as they are."""
 
-
-MISSING = {"data": {}, "hash": "", "timestamp": 0}
+MISSING = b'{"data":{},"hash":"","timestamp":0}'
 """The JSON of a pull where no document is stored."""
+
+# How `Document.to_json` begins the part that a pull sends; a signed one goes on with its author.
+_SENT = re.compile(rb',"crc32":([0-9]{1,10}),("hash":"([0-9a-f]{64})","timestamp":[0-9]+),"data":')
+_ABSENT = object()
 
 
 class CorruptDocumentError(ValueError):
@@ -97,20 +102,23 @@ class Document(BaseModel):
         return f"{self.hash}-{hashlib.sha256(signed.encode()).hexdigest()}"
 
     def to_json(self) -> str:
-        """Return the text that is stored."""
-        return self.model_dump_json(by_alias=True, exclude_none=True)
+        """Return the text that is stored.
 
-    def pulled(self, checkpoint: int = 0) -> dict[str, object]:
+        What a pull sends comes last, after its checksum, so that `pulled` can copy it unparsed.
+        """
+        times, sent = to_json(self.timestamps), to_json(self._version() | {"data": self.data})[1:]
+        return f'{{"v":1,"timestamps":{times.decode()},"crc32":{zlib.crc32(sent)},{sent.decode()}'
+
+    def pulled(self, checkpoint: int) -> dict[str, object]:
         """Return the JSON of a pull after `checkpoint`."""
-        pulled: dict[str, object] = {
-            "data": self.changed_since(checkpoint),
-            "hash": self.hash,
-            "timestamp": self.timestamp,
-        }
+        return {"data": self.changed_since(checkpoint)} | self._version()
+
+    def _version(self) -> dict[str, object]:
+        version: dict[str, object] = {"hash": self.hash, "timestamp": self.timestamp}
         if self.author_signature is not None:
-            pulled["authorPubkey"] = self.author_pubkey
-            pulled["authorSignature"] = self.author_signature
-        return pulled
+            version["authorPubkey"] = self.author_pubkey
+            version["authorSignature"] = self.author_signature
+        return version
 
     def changed_since(self, checkpoint: int) -> dict[str, object]:
         """Return the part of `data` whose leaves changed after `checkpoint`, in milliseconds; 0 returns all.
@@ -121,6 +129,20 @@ class Document(BaseModel):
         if checkpoint == 0 or isinstance(self.data.get(_ENCRYPTED), str):
             return self.data
         return _changed_since(self.data, self.timestamps, checkpoint)
+
+
+def pulled(stored: str, checkpoint: int = 0) -> tuple[bytes, str]:
+    """Return the JSON of a pull of a stored document after `checkpoint`, and its entity tag.
+
+    The whole of a document that is as `Document.to_json` wrote it is copied; anything else is parsed. Raises
+    `CorruptDocumentError`.
+    """
+    text = stored.encode()
+    sent = None if checkpoint else _SENT.match(text, text.find(b',"crc32":'))
+    if sent is not None and zlib.crc32(text[sent.start(2) :]) == int(sent[1]):
+        return b'{"data":%b,%b}' % (text[sent.end() : -1], sent[2]), sent[3].decode()
+    document = parse_document(text)
+    return to_json(document.pulled(checkpoint)), document.tag
 
 
 def parse_document(stored: str | bytes) -> Document:
@@ -170,25 +192,17 @@ def _stamped(
     """Return the timestamps of `new`: leaves that are as in `old` keep theirs, the others get `time`."""
     times: dict[str, object] = {}
     for key, value in new.items():
-        old_time = old_times.get(key)
+        old_value, old_time, kind = old.get(key, _ABSENT), old_times.get(key), type(value)
         if isinstance(value, dict):
-            old_value = old.get(key)
             before = old_value if isinstance(old_value, dict) else {}
             times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
-        elif isinstance(old_time, int) and key in old and _same_leaf(old[key], value):
-            times[key] = old_time
         else:
-            times[key] = time
+            # Compared as JSON, like the hash: 1, 1.0 and true are three values; 0.0 and -0.0 are two.
+            same = type(old_value) is kind and old_value == value
+            if same and kind in (float, list):
+                same = repr(old_value) == repr(value) or canonical_json(old_value) == canonical_json(value)
+            times[key] = old_time if same and type(old_time) is int else time
     return times
-
-
-def _same_leaf(old: object, new: object) -> bool:
-    # Compared as JSON, like the hash: 1, 1.0 and true are three values; 0.0 and -0.0 are two.
-    if type(old) is not type(new):
-        return False
-    if isinstance(new, float):
-        return repr(old) == repr(new)
-    return canonical_json(old) == canonical_json(new) if isinstance(new, list) else old == new
 
 
 def _changed_since(data: dict[str, object], times: dict[str, object], checkpoint: int) -> dict[str, object]:

@@ -66,11 +66,12 @@ def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[st
     Raises a 400 unless each value is one key segment and the URL holds just this key. Routes are matched
     after decoding, where `a%2Fb` has become two segments, and `$` also matches before a last line feed.
     """
-    params = {field: request.path_params[field] for field in path.fields}
+    scope = request.scope
+    params = {field: scope["path_params"][field] for field in path.fields}
     key = checked_key(path, params)
     if (
-        not request.scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
-        or b"%2f" in (request.scope.get("raw_path") or b"").lower()
+        not scope["path"].endswith(f"/{action}/{key}" if key else f"/{action}")
+        or b"%2f" in (scope.get("raw_path") or b"").lower()
     ):
         raise HTTPError(400, "invalid_path", "the URL holds more than the key")
     return key, params
@@ -88,6 +89,8 @@ def is_content_type(content_type: str, media_ranges: tuple[str, ...]) -> bool:
 
     A malformed one may mean another type to a browser: `image/png;,text/html` is HTML to it.
     """
+    if content_type in media_ranges:
+        return True
     match = _CONTENT_TYPE.fullmatch(content_type)
     if match is None or len(content_type) > 1024:
         return False
@@ -96,28 +99,34 @@ def is_content_type(content_type: str, media_ranges: tuple[str, ...]) -> bool:
     return not {media_type, f"{kind}/*", "*/*"}.isdisjoint(media_ranges)
 
 
+def header_values(request: Request, name: bytes) -> list[str]:
+    """Return the values of every header of this name, which is in lower case."""
+    return [value.decode("latin-1") for header, value in request.scope["headers"] if header == name]
+
+
 def accepted_type(request: Request, media_ranges: tuple[str, ...]) -> str:
     """Return the body's content type, parameters included, or raise a 415 unless it is of `media_ranges`.
 
     A compressed body is a 415 as well: it would be stored as it is and served as something else.
     """
-    content_types = request.headers.getlist("content-type")
-    if len(content_types) != 1 or not is_content_type(content_types[0].strip(" \t"), media_ranges):
+    content_types = [value.strip(" \t") for value in header_values(request, b"content-type")]
+    if len(content_types) != 1 or not is_content_type(content_types[0], media_ranges):
         raise HTTPError(415, "unsupported_media_type", f"Content-Type {ascii(content_types)[:200]}")
-    encodings = ",".join(request.headers.getlist("content-encoding"))
+    encodings = ",".join(header_values(request, b"content-encoding"))
     if any(coding.strip().lower() not in ("", "identity") for coding in encodings.split(",")):
         raise HTTPError(415, "unsupported_content_encoding", f"Content-Encoding {ascii(encodings)[:200]}")
-    return content_types[0].strip(" \t")
+    return content_types[0]
 
 
 def declared_length(request: Request, max_bytes: int) -> int | None:
     """Return the announced length of the body, if any; raise a 413 if it is over `max_bytes`."""
-    declared = request.headers.get("content-length")
-    if declared is None:
+    declared = header_values(request, b"content-length")
+    if not declared:
         return None
-    if int(declared) > max_bytes:  # digits alone: the server would not frame a body by anything else
+    length = int(declared[0])  # digits alone: the server would not frame a body by anything else
+    if length > max_bytes:
         raise _too_large(max_bytes)
-    return int(declared)
+    return length
 
 
 async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
@@ -130,14 +139,15 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def read_json(request: Request, kind: type[_Parsed], max_bytes: int) -> _Parsed:
+    """Return the JSON of the body as `kind`, or raise a 400 or a 413."""
+    declared_length(request, max_bytes)
+    return parse_body(b"".join([chunk async for chunk in body_chunks(request, max_bytes)]), kind)
+
+
 def _too_large(max_bytes: int) -> HTTPError:
     # Closing keeps the server from reading the rest only to discard it.
     return HTTPError(413, "too_large", f"the limit is {max_bytes} bytes", {"Connection": "close"})
-
-
-def parse_push(body: bytes) -> PushRequest:
-    """Return the push of a document; raise a 400 for a body that is not of this shape."""
-    return parse_body(body, PushRequest)
 
 
 def parse_body(body: bytes, kind: type[_Parsed]) -> _Parsed:

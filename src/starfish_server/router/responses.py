@@ -61,7 +61,7 @@ STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {
 
 BATCH_PULL = "batch_pull"
 _LONGEST_WAIT = 86_400  # seconds
-to_json = TypeAdapter(dict[str, Any]).dump_json
+to_json = TypeAdapter(Any).dump_json
 _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
@@ -109,20 +109,13 @@ class JSONErrorRoute(APIRoute):
         error = HTTPError(405, "method_not_allowed", f"allowed: {allow}", {"Allow": allow})
         await error_response(scope, error)(scope, receive, send)
 
-    async def call_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the endpoint without FastAPI, which would validate parameters and call dependencies."""
-        try:
-            response = await self.endpoint(Request(scope, receive))
-        except Exception as error:  # noqa: BLE001 - as in get_route_handler
-            response = error_response(scope, error)
-        await response(scope, receive, send)
-
 
 def json_response(
-    content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+    content: dict[str, Any] | bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response of compact JSON; several times as fast as FastAPI's own."""
-    return Response(to_json(content), status, headers, "application/json")
+    """Return a response of compact JSON, which `content` may be already; faster than FastAPI's own."""
+    body = content if isinstance(content, bytes) else to_json(content)
+    return Response(body, status, headers, "application/json")
 
 
 def error_response(scope: Scope, cause: Exception) -> Response:

@@ -1,24 +1,23 @@
-"""The routes of one collection: pull, push and list. Each fills the `StoreContext` of its store calls."""
+"""The routes of a collection: pull, push and list. Each fills the `StoreContext` of its store calls."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
-from starfish_server.router.blobs import Preconditions, PullHeaders, pull_blob, push_blob, tag_of
 from starfish_server.router.config import JSON_TYPE, is_segment
-from starfish_server.router.documents import MISSING, HashMismatchError, parse_document
+from starfish_server.router.documents import MISSING, HashMismatchError, pulled
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
-    body_chunks,
-    declared_length,
-    parse_push,
+    header_values,
+    read_json,
     refuse_parameters,
     requested_key,
 )
@@ -26,7 +25,6 @@ from starfish_server.router.responses import (
     HTTPError,
     Listing,
     PulledDocument,
-    PushedBlob,
     PushedDocument,
     errors,
     holds_tag,
@@ -34,11 +32,9 @@ from starfish_server.router.responses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from fastapi import APIRouter
 
-    from starfish_server.router.auth import Admission
+    from starfish_server.router.auth import Admission, AuthResult
     from starfish_server.router.config import CollectionConfig, PathTemplate
     from starfish_server.router.documents import Pushes
     from starfish_server.storage.base import AbstractObjectStore
@@ -51,7 +47,8 @@ MAX_LIMIT = 1000
 UNSUPPORTED = ("full", "last", "limit", "withKeyring")
 _AFTER = {"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]*$"}
 _SEGMENT = {"type": "string", "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]+$"}
-_BYTES = {"type": "string", "format": "binary"}
+Endpoint = Callable[..., Awaitable[Response]]
+Responses = dict[int | str, dict[str, Any]]  # by status, what the OpenAPI document says of it
 
 
 @dataclass(frozen=True)
@@ -62,80 +59,12 @@ class Collection:
     namespace: str | None
     store: AbstractObjectStore
     admission: Admission
-    pushes: Pushes
-
-    def __post_init__(self) -> None:
-        if not (self.config.holds_documents or self.store.native("read") or self.store.supports("get_bytes")):
-            name, store = self.config.name, type(self.store).__name__
-            raise ValueError(f"collection {name!r} holds blobs, and {store} stores text only")
 
     @cached_property
     def cache_headers(self) -> dict[str, str]:
         """Headers that make caches revalidate every response, and shared caches store public ones only."""
         public = PUBLIC in self.config.read_roles
         return {"Cache-Control": "no-cache" if public else "private, no-cache"}
-
-    async def pull_document(
-        self, request: Request, checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0
-    ) -> Response:
-        """Return the document, or what changed in it after `checkpoint`.
-
-        A missing document is empty, and so is its hash.
-        """
-        key, context = await self._admit(request, "pull", self.config.path)
-        refuse_parameters(request, UNSUPPORTED)
-        stored = await self.store.get_string(key, context=context)
-        if stored is None:
-            return json_response(MISSING, headers=self.cache_headers)
-        document = parse_document(stored)
-        headers = self.cache_headers | {"ETag": f'"{document.tag}"'}
-        if holds_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        return json_response(document.pulled(checkpoint), headers=headers)
-
-    async def push_document(self, request: Request) -> Response:
-        """Store the document in place of the one whose hash is `baseHash`."""
-        key, context = await self._admit(request, "push", self.config.path)
-        accepted_type(request, self.config.allowed_mime_types)
-        declared_length(request, self.config.max_body_bytes)
-        chunks = body_chunks(request, self.config.max_body_bytes)
-        pushed = parse_push(b"".join([chunk async for chunk in chunks]))
-        try:
-            document = await self.pushes.push(key, pushed, context)
-        except HashMismatchError as error:
-            # Another caller could overwrite with it what it may not see.
-            if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
-                error.fields["currentHash"] = error.current_hash
-            raise
-        return json_response({"hash": document.hash, "timestamp": document.timestamp})
-
-    async def pull_blob(self, request: Request, asked: Annotated[PullHeaders, Header()]) -> Response:
-        """Return the bytes or a range of them, with the content type that they were pushed with."""
-        key, context = await self._admit(request, "pull", self.config.path)
-        return await pull_blob(
-            self.store,
-            key,
-            context,
-            asked=asked,
-            head=request.method == "HEAD",
-            media_ranges=self.config.allowed_mime_types,
-            headers=self.cache_headers,
-        )
-
-    async def push_blob(self, request: Request, expected: Annotated[Preconditions, Header()]) -> Response:
-        """Store the body as it is. The last push wins, unless `If-Match` or `If-None-Match` is sent."""
-        key, context = await self._admit(request, "push", self.config.path)
-        info = await push_blob(
-            request,
-            self.store,
-            key,
-            context,
-            content_type=accepted_type(request, self.config.allowed_mime_types),
-            max_bytes=self.config.max_body_bytes,
-            expected=expected,
-        )
-        tag = tag_of(info)
-        return json_response({"hash": None if tag is None else tag.strip('"')})
 
     async def list_names(
         self,
@@ -144,7 +73,7 @@ class Collection:
         after: Annotated[str, Query(max_length=255, json_schema_extra=_AFTER)] = "",
     ) -> Response:
         """Return the names after `after`, at most `limit` of them, and whether there are more."""
-        parent, context = await self._admit(request, "list", self.config.path.parent)
+        parent, context = await self.admit(request, "list", self.config.path.parent)
         if after and not is_segment(after):
             raise HTTPError(400, "invalid_after", "after is not a key segment")
         names = await self._names(f"{parent}/" if parent else "", after, limit + 1, context)
@@ -165,40 +94,45 @@ class Collection:
             folder, slash, _ = tails[-1].partition("/")
             start_after = max(keys[-1], f"{prefix}{folder}/~") if slash else keys[-1]
 
-    async def _admit(self, request: Request, action: str, path: PathTemplate) -> tuple[str, StoreContext]:
-        """Return the key of an admitted request and the context of its store calls."""
+    async def admit(self, request: Request, action: str, path: PathTemplate) -> tuple[str, StoreContext]:
+        """Return the key of an admitted request and the context of its store calls.
+
+        Raises a 400, 401, 403 or 503. On a public route the caller is not asked for.
+        """
         key, params = requested_key(request, action, path)
         roles = self.config.write_roles if action == "push" else self.config.read_roles
-        return key, self.context(action, params, *await self.admission.admit(request, roles, params))
+        caller = None if PUBLIC in roles else await self.admission.find_caller(request)
+        return key, self.context(action, params, roles, caller)
 
     def context(
-        self, action: str, params: dict[str, str], identity: str | None, roles: tuple[str, ...]
+        self, action: str, params: dict[str, str], roles: tuple[str, ...], caller: AuthResult | None
     ) -> StoreContext:
-        """Return the context of a request's store calls."""
-        return StoreContext(self.config.name, params, identity, roles, action, self.namespace)
+        """Return the context of store calls; raise a 403 for a caller who has none of `roles`."""
+        identity, given = (None, ()) if caller is None else self.admission.grant(caller, roles, params)
+        return StoreContext(self.config.name, params, identity, given, action, self.namespace)
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes of this collection."""
+        raise NotImplementedError
+
+    def add_routes(
+        self,
+        router: APIRouter,
+        pull: Endpoint,
+        pulled: Responses,
+        push: Endpoint,
+        pushed: Responses,
+        body: dict[str, Any],
+    ) -> None:
+        """Add the routes that the configuration asks for. `body` is what OpenAPI says of a push's body."""
         config, path = self.config, self.config.path
-        pull: Callable[..., Awaitable[Response]] = self.pull_document
-        push: Callable[..., Awaitable[Response]] = self.push_document
-        body: dict[str, Any] = {JSON_TYPE: {"schema": PushRequest.model_json_schema()}}
-        of_pull = _ok("The document.", model=PulledDocument)
-        of_push = _ok("Stored.", model=PushedDocument) | errors(409, 413, 415)
-        if not config.holds_documents:
-            pull, push = self.pull_blob, self.push_blob
-            body = {media_range: {"schema": _BYTES} for media_range in config.allowed_mime_types}
-            of_pull = _ok("The bytes, with the content type of their push.", content=body)
-            of_pull |= {206: {"description": "The bytes that `Range` asks for.", "content": body}}
-            of_pull |= errors(404, 412, 416)
-            of_push = _ok("Stored.", model=PushedBlob) | errors(409, 412, 413, 415)
         if not config.push_only:
-            of_pull[304] = {"description": "`If-None-Match` holds the current `ETag`."}
-            self._add(router, "GET", "pull", path, pull, of_pull)
+            not_modified: Responses = {304: {"description": "`If-None-Match` holds the current `ETag`."}}
+            self._add(router, "GET", "pull", path, pull, pulled | not_modified)
         if not config.pull_only:
-            self._add(router, "POST", "push", path, push, of_push, {"required": True, "content": body})
+            self._add(router, "POST", "push", path, push, pushed, {"required": True, "content": body})
         if config.listable:
-            responses = _ok("One page of names.", model=Listing)
+            responses = described("One page of names.", model=Listing)
             self._add(router, "GET", "list", path.parent, self.list_names, responses)
 
     def _add(
@@ -207,8 +141,8 @@ class Collection:
         method: str,
         action: str,
         path: PathTemplate,
-        handler: Callable[..., Awaitable[Response]],
-        responses: dict[int | str, dict[str, Any]],
+        endpoint: Endpoint,
+        responses: Responses,
         body: dict[str, Any] | None = None,
     ) -> None:
         route = f"/{action}/{path.template}" if path.template else f"/{action}"
@@ -223,7 +157,7 @@ class Collection:
             router,
             method,
             route,
-            handler,
+            endpoint,
             operation_id=name,
             tags=[self.config.name],
             responses=responses | errors(400, 401, 403, "default"),
@@ -231,15 +165,64 @@ class Collection:
         )
 
 
-def add_route(
-    router: APIRouter, method: str, path: str, handler: Callable[..., Awaitable[Response]], **options: Any
-) -> None:
+@dataclass(frozen=True)
+class DocumentCollection(Collection):
+    """A collection of JSON documents."""
+
+    pushes: Pushes
+
+    async def pull_document(
+        self, request: Request, checkpoint: Annotated[int, Query(ge=0, le=MAX_SAFE_INTEGER)] = 0
+    ) -> Response:
+        """Return the document, or what changed in it after `checkpoint`.
+
+        A missing document is empty, and so is its hash.
+        """
+        key, context = await self.admit(request, "pull", self.config.path)
+        refuse_parameters(request, UNSUPPORTED)
+        stored = await self.store.get_string(key, context=context)
+        if stored is None:
+            return json_response(MISSING, headers=self.cache_headers)
+        content, tag = pulled(stored, checkpoint)
+        headers = self.cache_headers | {"ETag": f'"{tag}"'}
+        known = header_values(request, b"if-none-match")
+        if known and holds_tag(known[0], headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return json_response(content, headers=headers)
+
+    async def push_document(self, request: Request) -> Response:
+        """Store the document in place of the one whose hash is `baseHash`."""
+        key, context = await self.admit(request, "push", self.config.path)
+        accepted_type(request, self.config.allowed_mime_types)
+        pushed = await read_json(request, PushRequest, self.config.max_body_bytes)
+        try:
+            document = await self.pushes.push(key, pushed, context)
+        except HashMismatchError as error:
+            # Another caller could overwrite with it what it may not see.
+            if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
+                error.fields["currentHash"] = error.current_hash
+            raise
+        return json_response({"hash": document.hash, "timestamp": document.timestamp})
+
+    def add_to(self, router: APIRouter) -> None:
+        self.add_routes(
+            router,
+            self.pull_document,
+            described("The document.", model=PulledDocument),
+            self.push_document,
+            described("Stored.", model=PushedDocument) | errors(409, 413, 415),
+            {JSON_TYPE: {"schema": PushRequest.model_json_schema()}},
+        )
+
+
+def add_route(router: APIRouter, method: str, path: str, endpoint: Endpoint, **options: Any) -> None:
     """Add a route to the router; a GET answers HEAD as well."""
-    router.add_api_route(path, handler, methods=[method], response_model=None, **options)
+    router.add_api_route(path, endpoint, methods=[method], response_model=None, **options)
     if method == "GET":
         # A route of its own, left out of the document: two methods of one route would share the operation id.
-        router.add_api_route(path, handler, methods=["HEAD"], response_model=None, include_in_schema=False)
+        router.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
 
 
-def _ok(description: str, **described: Any) -> dict[int | str, dict[str, Any]]:
+def described(description: str, **described: Any) -> Responses:
+    """Return what the OpenAPI document says of a 200."""
     return {200: {"description": description, **described}}

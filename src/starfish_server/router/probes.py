@@ -1,18 +1,20 @@
-"""`GET /ready`: whether this process can serve, and which part of it cannot."""
+"""The probes: `GET /health`, whether this process lives, and `GET /ready`, which part of it cannot serve."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
+from starfish_server.context import StoreContext
 from starfish_server.layers.base import Layer, stores_of
 from starfish_server.logs import log_failure
-from starfish_server.router.responses import Ready, http_error, json_response
-from starfish_server.router.routes import add_route
+from starfish_server.router.documents import now_ms
+from starfish_server.router.responses import Health, Ready, http_error, json_response
+from starfish_server.router.routes import Responses, add_route
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
+_CONTEXT = StoreContext("ready", {}, None, (), "pull")  # callbacks of a custom leaf may expect one
 _SECONDS = 2.0
 _CACHED_SECONDS = 1.0
 
 
-class Readiness:
-    """Asks the backend for one object that need not exist, below the layers that have one store inside.
+class Probes:
+    """Answers `/health` at once, and `/ready` after asking the backend for one object that need not exist.
 
-    So a probe leaves no record in an audit log, needs no permission, and is not answered by a cache. A
-    `Mirror` or `Fallback` with several stores is asked as a whole, and then each of its leaves is. A probe is
-    answered within 2 seconds, even if the backend hangs. A check begins at most once a second and never
-    before the last one has ended, so that callers without a token cannot load the backend.
+    It asks below the layers that have one store inside, so a probe leaves no record in an audit log, needs no
+    permission, and is not answered by a cache. A `Mirror` or `Fallback` with several stores is asked as a
+    whole, and then each of its leaves is. A probe is answered within 2 seconds, even if the backend hangs. A
+    check begins at most once a second and never before the last one has ended, so that callers without a
+    token cannot load the backend.
     """
 
     def __init__(self, store: AbstractObjectStore) -> None:
@@ -47,12 +51,18 @@ class Readiness:
         self._began = -_CACHED_SECONDS
 
     def add_to(self, router: APIRouter) -> None:
-        """Add the route."""
-        responses: dict[int | str, dict[str, Any]] = {status: {"model": Ready} for status in (200, 503)}
-        options = {"responses": responses, "operation_id": "ready", "tags": ["health"]}
-        add_route(router, "GET", "/ready", self.answer, **options)
+        """Add the routes."""
+        ready: Responses = {status: {"model": Ready} for status in (200, 503)}
+        health: Responses = {200: {"model": Health}}
+        add_route(router, "GET", "/ready", self.ready, responses=ready, operation_id="ready", tags=["health"])
+        add_route(
+            router, "GET", "/health", self.health, responses=health, operation_id="health", tags=["health"]
+        )
 
-    async def answer(self, request: Request) -> Response:
+    async def health(self, request: Request) -> Response:
+        return json_response({"ok": True, "ts": now_ms()})
+
+    async def ready(self, request: Request) -> Response:
         """Return 200 if requests can be served, else 503, with "ok" or an error code for each part."""
         if getattr(request.app.state, "draining", False):
             return _response({"server": "shutting_down"}, ready=False)
@@ -74,7 +84,7 @@ class Readiness:
         code = "ok"
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._parts[part].stat(_KEY)
+                await self._parts[part].stat(_KEY, context=_CONTEXT)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:
