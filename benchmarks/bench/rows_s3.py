@@ -55,14 +55,17 @@ def _large(
 
 
 def _and_tls(row: Row, *goals: Goal) -> tuple[Row, Row]:
-    """The row, and the same over TLS, on uvloop too."""
+    """The row, and the same over TLS, on uvloop too; without goals, beside obstore alone."""
+    peers = [each for each in row.entrants if each.contender is not NEWEST]
+    if not goals:
+        peers = [each for each in peers if each.contender in (OURS, OBSTORE)]
     over_tls = replace(
         row,
         name=f"{row.name}-tls",
         title=f"{row.title}, over TLS",
         sentence=f"The same over TLS, with a certificate that is checked. {row.sentence}",
         place="s3 tls",
-        entrants=(*(each for each in row.entrants if each.contender is not NEWEST), UVLOOP),
+        entrants=(*peers, UVLOOP),
         goals=goals,
     )
     return row, over_tls
