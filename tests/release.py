@@ -30,6 +30,7 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 # the public package, packaging, figures and texts.
 ONCE = (
     "benchmarks",
+    "tests/cli/test_page.py",
     "tests/docs/test_api_page.py",
     "tests/docs/test_deploy.py",
     "tests/docs/test_features.py",
