@@ -199,7 +199,7 @@ IN_FLIGHT = _row(
     "get-10000",
     "S3 get 1 KiB, 10,000 in flight",
     "10,000 gets of 1 KiB begun at the same time over 64 connections, and the most memory held.",
-    Plan(workload="get_all", objects=10_000),
+    Plan(workload="get_all", objects=256, count=10_000),
     (OURS, CANONICAL, OBSTORE, AIOBOTOCORE, BY_HAND),
     unit="ms",
     filled_by="entrant",
