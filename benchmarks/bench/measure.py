@@ -83,10 +83,7 @@ class Measure:
         if not self.peers:
             own = tuple(each for each in row.entrants if not each.contender.environment)
             row = replace(row, entrants=own)
-        if self.quick:
-            return _measure(row, stage, 1, warm_up=False)
-        # Writing objects anew for a warm-up would take longer than the runs.
-        return _measure(row, stage, self.rounds, warm_up=not row.refilled)
+        return _measure(row, stage, 1 if self.quick else self.rounds)
 
     def profile(self, row: Row, stage: Stage) -> Node:
         """Where the processor time of a run of the row's only entrant goes, connections being open."""
@@ -105,10 +102,11 @@ class Measure:
         return {value: fewer.row(growth.at(value), stage) for value in values}
 
 
-def _measure(row: Row, stage: Stage, rounds: int, *, warm_up: bool) -> list[Figure]:
+def _measure(row: Row, stage: Stage, rounds: int) -> list[Figure]:
     with ExitStack() as processes:
         seats = _take_seats(row, stage, processes)
-        for number in range(0 if warm_up else 1, rounds + 1):
+        # Writing objects anew for a warm-up would take longer than the runs.
+        for number in range(1 if row.refilled else 0, rounds + 1):
             turn = number % max(1, len(seats))
             for seat in seats[turn:] + seats[:turn]:
                 try:
