@@ -96,7 +96,7 @@ types: .venv/ready
 unit: .venv/ready .venv/azurite/ready $(PUBLIC)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-release-check: .venv/ready .venv/azurite/ready  ## lint, types, packages, each Python, the lowest dependencies, uvloop; PARTS="package lowest" for some
+release-check: .venv/ready .venv/azurite/ready  ## what CI runs: tests, docs, packages, each Python, the lowest dependencies, uvloop; PARTS="package lowest" for some
 	@PYTHONPATH=tests $(BIN)/python -m release $(PARTS)
 
 format: .venv/ready  ## let the formatter and linter mend what they can

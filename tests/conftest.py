@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,15 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
+def pytest_configure() -> None:
+    """Run in the background by a shell, this process and the programs it starts would ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the reliability tests at full size")
-    parser.addoption("--uvloop", action="store_true", help="run each async test on an event loop of uvloop")
+    parser.addoption(
+        "--uvloop", action="store_true", help="only async tests, each on an event loop of uvloop"
+    )
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]]:
     if config.getoption("--uvloop"):
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--uvloop"):  # to the others it makes no difference
+        items[:] = [item for item in items if item.get_closest_marker("asyncio")]
 
 
 @pytest.fixture(scope="module", autouse=True)

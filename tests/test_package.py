@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from docs.snippets import ROOT, first_example
+from release import ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,15 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     assert {PurePosixPath(name).name for name in metadata} >= {"LICENSE", "METADATA", "entry_points.txt"}
 
 
+def test_the_readme_on_pypi_links_to_no_file_of_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert [link for link in links if "://" not in link and not link.startswith("#")] == []
+    assert "# starfish-server" in text
+
+
 def test_the_wheel_built_from_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -89,3 +100,7 @@ def test_the_first_example_of_the_readme_runs_from_the_wheel(wheel: Path, tmp_pa
     assert Path(run([sys.executable, "-c", where], cwd=tmp_path, **place).strip()).is_relative_to(installed)
     script, printed = first_example()
     assert run([sys.executable, "-c", script], cwd=tmp_path, **place) == printed
+
+
+def test_what_is_tested_once_is_there() -> None:
+    assert [path for path in ONCE if not (ROOT / path).exists()] == []

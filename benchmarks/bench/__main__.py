@@ -90,6 +90,7 @@ def main(words: list[str]) -> int:
     else:
         matching = [name for name in NAMES if any(fnmatch.fnmatch(name, each) for each in chosen.patterns)]
         names = matching if chosen.patterns else full_run()
+        output.mkdir(parents=True, exist_ok=True)  # before the run, of which nothing would be left
         measure = Measure(chosen.rounds, quick=chosen.quick, peers=not chosen.without_peers)
         with Stage() as stage:
             results = run(names, stage, measure)

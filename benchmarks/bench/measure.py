@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.stage import Stage
 
 NOISE = 0.2
+GROWTH_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class Measure:
             return tree(seat.worker.profile(label, 1), below=EVENT_LOOP)
 
     def growth(self, growth: Growth, stage: Stage) -> dict[int, list[Figure]]:
-        """The points of each value; only the first two values if quick."""
+        """The points of each value, in fewer rounds than a row; only the first two values if quick."""
         values = growth.values[:2] if self.quick else growth.values
-        return {value: self.row(growth.at(value), stage) for value in values}
+        fewer = replace(self, rounds=min(self.rounds, GROWTH_ROUNDS))
+        return {value: fewer.row(growth.at(value), stage) for value in values}
 
 
 def _measure(row: Row, stage: Stage, rounds: int) -> list[Figure]:

@@ -18,7 +18,7 @@ class Plan:
     part: bytes of a range, chunk or column that is read of it.
     concurrency: operations in flight.
     seconds: how long a run lasts where a workload repeats; 0 runs through the keys once.
-    count: keys asked for, where a list is cut short.
+    count: keys asked for, where a list is cut short; stores opened, or gets begun, at the same time.
     layer: what is measured over a memory leaf, or imported.
     depth: how many of it are stacked.
     """

@@ -186,12 +186,12 @@ async def open_stores(objects: Objects, plan: Plan, run: int) -> Sample:
 
 
 async def get_all(objects: Objects, plan: Plan, run: int) -> Sample:
-    """All keys got at the same time, and the memory that this takes."""
+    """Gets of the same keys in turn that all begin at the same time, and the memory that they take."""
     await _check(objects, plan)
-    keys = plan.keys()
+    keys = itertools.islice(itertools.cycle(plan.keys()), plan.count)
     with timed_with_memory() as sample:
         bodies = await asyncio.gather(*map(objects.get, keys))
-    assert len(bodies) == len(keys)
+    assert len(bodies) == plan.count
     return sample
 
 

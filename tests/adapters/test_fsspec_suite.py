@@ -26,7 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Class-scoped fixtures defined as
 
 class Fixtures(AbstractFixtures):  # type: ignore[misc]  # fsspec has no types
     @pytest.fixture
-    def fs(self, name: str, request: pytest.FixtureRequest) -> Iterator[StarfishFileSystem]:
+    def fs(self, name: str, full: bool, request: pytest.FixtureRequest) -> Iterator[StarfishFileSystem]:
+        if name == "moto" and "glob_edge_cases" in request.node.name and not full:
+            pytest.skip("patterns are matched here, so the other stores show it; over S3 with --full")
         with new_store(name, request) as store:
             yield StarfishFileSystem(store=store)
 

@@ -99,7 +99,7 @@ async def test_a_suffix_of_nothing_is_empty() -> None:
 async def test_sizes_of_a_folder_are_those_of_its_listing() -> None:
     recording = RecordingStore(MemoryObjectStore(data={}))
     store = StarfishStore(recording, "p")
-    for key, value in zip(("c/0", "c/1", "d"), bytes_of(b"123", b"45", b"6"), strict=True):
+    for key, value in zip(("c/0", "c/1", "cc/0"), bytes_of(b"123", b"45", b"6"), strict=True):
         await store.set(key, value)
     recording.calls.clear()
     assert await store.getsize_prefix("c") == 5

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+METRICS = "the extra metrics is not installed"
 NOTE = {"data": {"n": 1}, "baseHash": None}
 
 
@@ -269,6 +270,7 @@ def read(url: str) -> Any:
 
 
 def test_each_worker_has_metrics_of_its_own_that_survive_no_restart(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.exporter.prometheus", reason=METRICS)
     counted = re.compile(
         r'^http_server_request_duration_seconds_count\{.*status_code="200".*\} (\d+)', re.MULTILINE
     )
@@ -291,6 +293,7 @@ def test_each_worker_has_metrics_of_its_own_that_survive_no_restart(tmp_path: Pa
 
 def test_metrics_are_answered_although_a_meter_provider_is_set_already() -> None:
     """As under `opentelemetry-instrument`; the first provider of a process cannot be replaced."""
+    pytest.importorskip("opentelemetry.exporter.prometheus", reason=METRICS)
     program = """
 import asyncio
 from opentelemetry.metrics import set_meter_provider

@@ -435,7 +435,7 @@ def test_layers_that_keep_a_backend_in_bounds_are_written_in_toml(tmp_path: Path
 
 def test_a_long_dotted_key_is_a_stack_error(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"stack\.toml: tables are nested too deep"):
-        loaded(tmp_path, '[leaf]\ntype = "memory"\ndata' + ".a" * 900 + " = 1\n")
+        loaded(tmp_path, '[leaf]\ntype = "memory"\ndata' + ".a" * 3_000 + " = 1\n")
 
 
 def test_a_mapping_that_holds_itself_is_a_stack_error() -> None:

@@ -157,8 +157,9 @@ async def test_a_range_that_ends_early_is_an_error(store: S3ObjectStore, proxy: 
 async def test_a_stream_that_stalls_times_out(
     make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server
 ) -> None:
-    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1, read_timeout=0.2)
-    await store.put_bytes("k", BODY, content_type="a/b")
+    bucket = seaweedfs.make_bucket()
+    await make_s3(seaweedfs, bucket=bucket).put_bytes("k", BODY, content_type="a/b")
+    store = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=1, read_timeout=1.0)
     proxy.fault = trickled(10)
     reader = await opened(store)
     assert await reader.next_chunk() == BODY[:10]

@@ -102,8 +102,10 @@ class StarfishStore(Store):
         return await super().getsize(key) if info.size is None else info.size
 
     async def getsize_prefix(self, prefix: str) -> int:
+        prefix = prefix.strip("/")
+        folder = f"{prefix}/" if prefix else ""
         sizes = []
-        async for info in scan(self.store, self._root + prefix.lstrip("/"), context=self._context):
+        async for info in scan(self.store, self._root + folder, context=self._context):
             key = info.key.removeprefix(self._root)
             sizes.append(await self.getsize(key) if info.size is None else info.size)
         return sum(sizes)
