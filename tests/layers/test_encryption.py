@@ -356,6 +356,21 @@ async def test_it_works_over_a_store_that_tells_no_sizes(stored: str) -> None:
         assert await stream(store, "k", start, stop) == BODY[start:stop]
 
 
+async def test_it_reads_from_a_store_that_returns_a_bytearray() -> None:
+    leaf = MemoryObjectStore(data={})
+    await Encryption(leaf, RING).put_bytes("k", BODY, content_type="a/b")
+
+    async def on_read(key: str, start: int, stop: int | None) -> StoredObject | None:
+        found = await leaf.read(key, start=start, stop=stop)
+        body: Any = None if found is None else bytearray(found.body)  # as untyped callbacks return
+        return None if found is None else StoredObject(found.info, body)
+
+    store = Encryption(CustomObjectStore(on_read=on_read), RING)
+    for start, stop in RANGES:
+        assert await read(store, "k", start, stop) == BODY[start:stop]
+        assert await stream(store, "k", start, stop) == BODY[start:stop]
+
+
 async def test_an_object_that_is_replaced_by_a_plain_one_between_two_reads_is_refused() -> None:
     class Replaces(Layer):
         """Replaces the object after its start was read."""

@@ -80,7 +80,7 @@ def parse_header(start: bytes) -> Header | None:
         return None
     try:
         _, version, length, size, _ = _FIXED.unpack_from(start)
-        raw = start[: length - TAG]
+        raw = bytes(start[: length - TAG])
         if version != _VERSION or not _FIXED.size < len(raw) == length - TAG <= MAX_HEADER:
             raise ValueError
         key_id, content_type, wrapped = _parse_tail(raw[_FIXED.size :])
