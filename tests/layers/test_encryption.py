@@ -237,6 +237,18 @@ async def test_a_key_provider_gives_each_object_a_key_of_its_own() -> None:
     assert await stream(store, "k") == b"text"
 
 
+async def test_a_key_provider_may_wrap_keys_as_a_bytearray() -> None:
+    class Untyped(Service):
+        async def wrap(self) -> DataKey:
+            key = await super().wrap()
+            wrapped: Any = bytearray(key.wrapped)
+            return DataKey(key.key_id, key.secret, wrapped)
+
+    store = Encryption(MemoryObjectStore(data={}), Untyped())
+    await store.put("k", "text")
+    assert await store.get_string("k") == "text"
+
+
 async def test_plain_objects_are_refused_unless_allowed() -> None:
     leaf = MemoryObjectStore(data={})
     await leaf.put_bytes("k", BODY, content_type="image/png")
