@@ -57,12 +57,12 @@ class ObjectInfo:
     """
 
     key: str
-    size: int | None
-    content_type: str | None
-    cache_control: str | None
-    metadata: Mapping[str, str] = field(hash=False)
-    version: str | None
-    modified: datetime | None
+    size: int | None = None
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] = field(default=NOTHING, hash=False)
+    version: str | None = None
+    modified: datetime | None = None
 
     # Takes half the time of the `__init__` that `dataclass` would write: a list has thousands of infos.
     def __init__(

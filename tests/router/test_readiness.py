@@ -92,6 +92,21 @@ async def test_a_fallback_is_ready_while_one_leaf_is_and_says_which_is_not() -> 
     assert await ask(stack) == (200, {"ready": True, "checks": checks})
 
 
+async def test_a_fallback_of_namespaces_is_asked_under_the_prefix_for_calls_without_a_context() -> None:
+    parts = [Namespace(Leaf(), "tenants/{namespace}/", without_context="system/") for _ in range(2)]
+    checks = {"store": "ok", "leaf 1": "ok", "leaf 2": "ok"}
+    assert await ask(Fallback(*parts)) == (200, {"ready": True, "checks": checks})
+
+
+async def test_a_fallback_of_callbacks_is_asked_with_a_context() -> None:
+    def get(key: str, context: StoreContext) -> None:
+        assert context.identity is None
+
+    parts = [CustomObjectStore(on_get=get, on_get_bytes=get) for _ in range(2)]
+    checks = {"store": "ok", "leaf 1": "ok", "leaf 2": "ok"}
+    assert await ask(Fallback(*parts)) == (200, {"ready": True, "checks": checks})
+
+
 async def test_a_backend_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starfish_server.router.probes._SECONDS", 0.01)
     assert await ask(Leaf(hangs=True)) == (503, {"ready": False, "checks": {"store": "store_timeout"}})

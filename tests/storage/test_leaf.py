@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starfish_server import MemoryObjectStore
@@ -10,6 +11,8 @@ from starfish_server.layers import Layer
 from starfish_server.operations import GetString
 
 if TYPE_CHECKING:
+    import pytest
+
     from starfish_server import StoreContext
 
 
@@ -29,3 +32,26 @@ async def test_notes_of_an_overridden_method_reach_the_observer() -> None:
     operation = GetString("k").observed()
     await Layer(Shouting({"k": "hello"})).perform(operation)
     assert operation.notes == {"shouted": True}
+
+
+async def shout(store: object, key: str, *, context: StoreContext | None = None) -> str:
+    return f"{key.upper()}!"
+
+
+async def test_a_named_method_that_was_replaced_on_the_instance_is_called_under_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaf = MemoryObjectStore({"k": "hello"})
+    monkeypatch.setattr(leaf, "get_string", partial(shout, leaf))
+    assert await Layer(leaf).get_string("k") == "K!"
+    assert await Layer(MemoryObjectStore({"k": "hello"})).get_string("k") == "hello"
+
+
+async def test_a_named_method_that_was_replaced_on_the_class_is_called_under_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaf = MemoryObjectStore({"k": "hello"})
+    monkeypatch.setattr(MemoryObjectStore, "get_string", shout)
+    assert await Layer(leaf).get_string("k") == "K!"
+    monkeypatch.undo()
+    assert await Layer(leaf).get_string("k") == "hello"

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
@@ -69,6 +69,16 @@ def test_each_parameter_is_a_field_of_its_name() -> None:
     assert list(signature(ObjectInfo).parameters) == [field.name for field in fields(ObjectInfo)]
     values: Any = ("k", 1, "text/plain", "no-store", {"author": "alice"}, "v1", None)
     assert tuple(getattr(ObjectInfo(*values), field.name) for field in fields(ObjectInfo)) == values
+
+
+def test_a_dataclass_derived_from_it_has_the_same_defaults() -> None:
+    @dataclass(frozen=True)
+    class Owned(ObjectInfo):
+        owner: str = "nobody"
+
+    assert Owned("k", owner="alice").owner == "alice"
+    assert Owned("k").size is None
+    assert replace(Owned("k"), size=1) == Owned("k", 1)
 
 
 async def test_a_fetch_that_is_abandoned_ends_at_once_and_the_reader_can_still_be_closed() -> None:

@@ -11,6 +11,7 @@ from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotat
 
 from starfish_server.context import StoreContext
 from starfish_server.layers.base import Layer, stores_of
+from starfish_server.layers.namespace import Namespace
 from starfish_server.logs import log_failure
 from starfish_server.router.documents import now_ms
 from starfish_server.router.responses import Health, Ready, http_error, json_response
@@ -81,10 +82,12 @@ class Probes:
         return _response(codes, ready=codes["store"] == "ok")
 
     async def _check(self, part: str) -> None:
-        code = "ok"
+        code, store = "ok", self._parts[part]
+        # A namespace has a prefix for calls without a context, and none for one without a tenant.
+        namespaced = any(isinstance(inside, Namespace) for inside in stores_of(store))
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._parts[part].stat(_KEY, context=_CONTEXT)
+                await store.stat(_KEY, context=None if namespaced else _CONTEXT)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:

@@ -65,13 +65,14 @@ class Header(NamedTuple):
 
 def new_header(data_key: DataKey, content_type: str, size: int | None) -> Header:
     """Make the header of a new object, with a salt and a nonce prefix of its own."""
-    tail = _make_tail(data_key.key_id, content_type, data_key.wrapped)
+    wrapped = bytes(data_key.wrapped)
+    tail = _make_tail(data_key.key_id, content_type, wrapped)
     length = _FIXED.size + len(tail) + TAG
     if length > MAX_HEADER:
         raise ValueError(f"key id, content type and wrapped key take {length} of {MAX_HEADER} bytes")
     stated = _STREAM if size is None else size
     fixed = _FIXED.pack(MAGIC, _VERSION, length, stated, os.urandom(39))
-    return Header(size, data_key.key_id, content_type, data_key.wrapped, fixed + tail)
+    return Header(size, data_key.key_id, content_type, wrapped, fixed + tail)
 
 
 def parse_header(start: bytes) -> Header | None:
@@ -80,7 +81,7 @@ def parse_header(start: bytes) -> Header | None:
         return None
     try:
         _, version, length, size, _ = _FIXED.unpack_from(start)
-        raw = start[: length - TAG]
+        raw = bytes(start[: length - TAG])
         if version != _VERSION or not _FIXED.size < len(raw) == length - TAG <= MAX_HEADER:
             raise ValueError
         key_id, content_type, wrapped = _parse_tail(raw[_FIXED.size :])
