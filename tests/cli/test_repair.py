@@ -50,7 +50,7 @@ def leaf(folder: Path, name: str) -> FilesystemObjectStore:
 
 def missed(folder: Path, **since: float) -> None:
     """Write the log of a mirror whose replica has missed writes of these keys."""
-    lines = [json.dumps(["+", 1, key, seconds]) + "\n" for key, seconds in since.items()]
+    lines = [json.dumps([1, key, seconds]) + "\n" for key, seconds in since.items()]
     (folder / "pending.jsonl").write_text("".join(lines))
 
 
@@ -193,7 +193,7 @@ async def test_after_an_interrupt_the_rest_is_pending_and_is_repaired_by_the_nex
     missed(folder, **dict.fromkeys(keys, LATER))
     log = folder / "pending.jsonl"
     with running("repair", "stack.toml", "-j", "1", cwd=folder) as process:
-        until(lambda: '["-"' in log.read_text())
+        until(lambda: ", null]" in log.read_text())
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
