@@ -99,8 +99,9 @@ async def test_a_line_that_a_crash_cut_short_is_of_a_write_that_had_not_begun(pa
     assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "a")}
 
 
-def test_a_line_that_is_not_an_entry_is_not_passed_over(path: Path) -> None:
-    path.write_text('[1, "a", 0.0]\nnot an entry\n[1, "b", 0.0]\n')
+@pytest.mark.parametrize("line", [b"not an entry", b'[1, "\xff", 0.0]', b'["+", 1, "a", 0.0]', b"\0" * 16])
+def test_a_line_that_is_not_an_entry_is_not_passed_over(path: Path, line: bytes) -> None:
+    path.write_bytes(b'[1, "a", 0.0]\n' + line + b'\n[1, "b", 0.0]\n')
     with pytest.raises(StoreIntegrityError, match="line 2 is not an entry"):
         Mirror(memory(), memory(), pending_log=path)
 

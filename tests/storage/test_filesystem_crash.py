@@ -159,6 +159,15 @@ async def test_leftovers_of_a_dead_process_are_swept_and_files_in_use_are_not(
         assert await store.get_string("k") == "new"
 
 
+async def test_a_leftover_whose_name_is_not_utf8_does_not_end_writes(tmp_path: Path) -> None:
+    (tmp_path / "~staging").mkdir()
+    (tmp_path / "~staging" / os.fsdecode(b"\xff")).touch()
+    async with make_store(tmp_path) as store:
+        await store.put("k", "x")
+        assert await store.get_string("k") == "x"
+    assert temporary_files(tmp_path) == []
+
+
 async def test_the_reserved_folder_may_be_removed_under_a_living_store(tmp_path: Path) -> None:
     async with make_store(tmp_path) as store:
         await store.put("k", "x")

@@ -233,3 +233,32 @@ async def test_a_put_that_cannot_be_made_durable_raises_and_leaves_a_whole_objec
         with pytest.raises(StoreUnavailableError):
             await store.put_bytes("d/k", b"new", content_type="new/type")
         assert await store.get_bytes("d/k") == (b"new", "new/type")
+
+
+@pytest.mark.parametrize("chunks", [[b"new"], [b"new" * 2**20] * 4], ids=["one batch", "several"])
+async def test_an_upload_whose_file_cannot_be_closed_raises_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: list[bytes]
+) -> None:
+    """As on NFS, where `close` may be the call that reports a failed write."""
+    close, failed = os.close, False
+
+    def close_and_fail(file: int) -> None:
+        nonlocal failed
+        staged = not failed and re.search(r"/~staging/|/k$", os.readlink(f"/proc/self/fd/{file}"))
+        close(file)
+        if staged:
+            failed = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with make_store(tmp_path) as store:
+        await store.put("k", "old")
+        open_before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(os, "close", close_and_fail)
+        with pytest.raises(StoreUnavailableError) as raised:
+            await store.upload("k", chunks)
+        monkeypatch.undo()
+        assert failed
+        assert (raised.value.operation, raised.value.key) == ("upload", "k")
+        assert len(os.listdir("/proc/self/fd")) == open_before
+        assert temporary_files(tmp_path) == []
+        await store.put("k", "newer")  # its lock was given back

@@ -68,6 +68,11 @@ def test_a_page_may_use_another_or_no_name_space(head: str) -> None:
     assert read_key_page(Reply(200, {}, xml.encode())).names == ["k"]
 
 
+def test_a_size_that_no_object_has_is_unknown() -> None:
+    found = read_object_page(page(f"<Contents><Key>k</Key><Size>{'9' * 5000}</Size></Contents>"))
+    assert found.infos["k"].size is None
+
+
 def test_a_key_is_decoded_once_and_only_if_the_page_says_so() -> None:
     encoded = page(PLAIN.format("a%2Bb+c%2520"), more="<EncodingType>url</EncodingType>")
     assert read_key_page(encoded).names == ["a+b c%20"]

@@ -163,8 +163,8 @@ def _lines(changes: Changes) -> Iterable[str]:
 def _read(path: Path) -> dict[Entry, float]:
     """Return the entries of a file. A last line cut short by a crash is ignored: its write had not begun."""
     entries: dict[Entry, float] = {}
-    text = path.read_text() if path.exists() else ""
-    for place, line in enumerate(text.split("\n")[:-1], 1):
+    text = path.read_bytes() if path.exists() else b""
+    for place, line in enumerate(text.split(b"\n")[:-1], 1):
         try:
             number, key, since = json.loads(line)
             if since is None:

@@ -148,7 +148,7 @@ def _open_segment(name: str, parent: int, make: Sync | None) -> int:
 def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> Descriptor:
     """Open the file at `path` below the open folder `start`. `make` is that of `open_folder`."""
     try:
-        return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, path.encode()))
+        return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, os.fsencode(path)))
     except OSError as error:  # the steps raise it again, or make the folder
         if make is None and error.errno == errno.ENOENT:
             raise

@@ -121,7 +121,7 @@ def read_object_page(reply: Reply) -> Page:
     infos = {
         key: ObjectInfo(
             key,
-            int(size) if size and size.isdecimal() else None,
+            int(size) if size and len(size) < 20 and size.isdecimal() else None,  # of 64 bits
             None,
             None,
             {},
