@@ -62,7 +62,7 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
         if found.body != encode_body(operation.body, "write", operation.key):
             return False
         if not self._source.native("read"):
-            return True  # what else it tells need not be what was stored
+            return True  # a derived read need not return the stored headers and metadata
         return (info.content_type, info.cache_control, dict(info.metadata)) == (
             type_or_default(operation.content_type, operation.body),
             operation.cache_control,

@@ -138,7 +138,7 @@ def _object(file: int, status: os.stat_result, key: str, start: int, stop: int |
     if version is None or attributes is None:
         return None
     end = status.st_size if stop is None else min(stop, status.st_size)
-    at_end = stop is None or status.st_size == 0  # where it is unknown, there is more
+    at_end = stop is None or status.st_size == 0  # a size of 0 may be unknown, as in /proc
     body = _read_cached(file, min(start, end), end, at_end=at_end)
     return None if body is None else StoredObject(make_info(key, status, attributes, version), body)
 
