@@ -116,7 +116,7 @@ class StackFile:
         with self.errors_at(*at, "type"):
             kind = _load(f"starfish_server.{group}", table.get("type"))
         with self.errors_at(*at):
-            # A leaf whose options are one object says of which class.
+            # A leaf that takes its options as one object names their class.
             options_type = getattr(kind, "options_type", kind)
             parameters = list(inspect.signature(options_type).parameters.values())[len(inner) :]
         options = {}

@@ -21,6 +21,7 @@ from starfish_server.errors import (
 from starfish_server.layers import (
     AccessLog,
     Caching,
+    Compression,
     ConcurrencyLimit,
     Layer,
     Metrics,
@@ -33,6 +34,7 @@ from starfish_server.layers import (
     Transform,
 )
 from starfish_server.operations import Bodies, Kind, Operation, Put, Read, Upload
+from starfish_server.storage.derived import DERIVED
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer, check_store
 
 if TYPE_CHECKING:
@@ -316,6 +318,11 @@ async def test_an_operation_added_later_does_not_pass_a_transform_unchanged() ->
     with pytest.raises(StoreNotSupportedError, match="Reversed cannot change its bodies"):
         await Reversed(leaf).perform(Touch("k", b"body"))
     assert await leaf.list_keys("") == []
+
+
+@pytest.mark.parametrize("operation", DERIVED)
+def test_a_transform_supports_what_is_derived(operation: str) -> None:
+    assert Compression(MemoryObjectStore(data={})).supports(operation)
 
 
 @pytest.mark.parametrize("missing", ["kind", "send", "rename", "restore"])

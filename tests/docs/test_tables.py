@@ -102,6 +102,8 @@ def test_the_page_for_contributors_shows_every_folder_and_no_file_that_is_gone()
     text = (ROOT / "docs" / "contributing.md").read_text()
     package = ROOT / "src" / "starfish_server"
     shown = set(re.findall(r"^  (\w+(?:/|\.py)) ", text, flags=re.MULTILINE))
+    where = text.partition("### Where to look")[2].partition("\n## ")[0]
+    shown |= set(re.findall(r"`([\w/]+\.py)`", where))
     folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     assert folders - shown == set()
     assert [name for name in shown if not (package / name).exists()] == []

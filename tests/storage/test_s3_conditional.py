@@ -48,17 +48,17 @@ def deaf_to(condition: str) -> Callable[[web.Request, Forward], object]:
     return fault
 
 
-async def test_a_service_that_does_not_heed_if_match_is_not_trusted_with_it(
+async def test_a_service_that_ignores_if_match_is_not_trusted_with_it(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
     await store.put("k", "v")
     found = await store.stat("k")
     assert found is not None
     proxy.fault = deaf_to("If-Match")  # type: ignore[assignment]  # it is one
-    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match for a put; the write was done"):
+    with pytest.raises(StoreNotSupportedError, match="ignores If-Match for a put; the write was done"):
         await store.write("k", "2", if_version=found.version)
     proxy.seen.clear()
-    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
+    with pytest.raises(StoreNotSupportedError, match="ignores If-Match"):
         await store.write("k", "3", if_version=found.version)
     assert proxy.seen == []
 
@@ -74,12 +74,12 @@ async def test_a_service_that_is_not_trusted_yet_does_not_get_a_write_whose_cond
     assert conditional_writes(proxy) == 0
 
 
-async def test_a_service_that_does_not_heed_if_none_match_is_not_trusted_with_it(
+async def test_a_service_that_ignores_if_none_match_is_not_trusted_with_it(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
     proxy.fault = deaf_to("If-None-Match")  # type: ignore[assignment]  # it is one
     for _ in range(2):
-        with pytest.raises(StoreNotSupportedError, match="does not heed If-None-Match"):
+        with pytest.raises(StoreNotSupportedError, match="ignores If-None-Match"):
             await store.write("k", "v", if_version=None)
     assert conditional_writes(proxy) == 3
 
@@ -168,7 +168,7 @@ async def test_many_first_conditional_writes_learn_together(store: S3ObjectStore
     assert conditional_writes(proxy) == 21
 
 
-async def test_a_service_that_heeds_if_match_on_existing_objects_alone_can_be_used(
+async def test_a_service_that_supports_if_match_on_existing_objects_alone_can_be_used(
     store: S3ObjectStore, proxy: FaultyProxy
 ) -> None:
     present: set[str] = set()
@@ -200,7 +200,9 @@ async def test_credentials_that_may_only_write_suffice(store: S3ObjectStore, pro
     assert await store.get_string("k") == "v"
 
 
-async def test_aws_is_known_to_heed_conditions(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_aws_is_known_to_support_conditions(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("http_proxy", proxy.endpoint)
     monkeypatch.delenv("no_proxy", raising=False)
     options = S3StorageOptions(bucket="buck", anonymous=True, endpoint="http://s3.us-east-1.amazonaws.com")

@@ -130,7 +130,7 @@ async def test_a_key_that_is_an_enum_is_copied_by_its_value(
 @pytest.fixture
 def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies over 8 MiB go by parts of 5 MiB, as those over 5 GiB do."""
-    monkeypatch.setattr(copying, "AT_ONCE_BYTES", 8 * MIB)
+    monkeypatch.setattr(copying, "ONE_REQUEST_BYTES", 8 * MIB)
     monkeypatch.setattr(copying, "PART_BYTES", 5 * MIB)
 
 

@@ -357,11 +357,11 @@ async def test_a_large_conditional_upload_is_refused_where_there_is_an_object(
 async def test_a_service_that_completes_whatever_the_condition_says_is_not_trusted_with_it(
     make_s3: MakeS3, moto: S3Server, proxy: FaultyProxy
 ) -> None:
-    """Moto heeds no `If-Match` when it completes an upload."""
+    """Moto ignores `If-Match` when it completes an upload."""
     bucket = moto.make_bucket()
     store = make_s3(moto, bucket=bucket)
     version = (await store.write("k", "first")).version
-    with pytest.raises(StoreNotSupportedError, match="does not heed If-Match"):
+    with pytest.raises(StoreNotSupportedError, match="ignores If-Match"):
         await store.upload("k", chunks(), if_version=version)
     version = (await store.write("k", "second")).version
     with pytest.raises(StoreNotSupportedError, match="nothing was written"):

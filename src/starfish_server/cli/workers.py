@@ -92,7 +92,7 @@ class Workers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        # A worker that did not serve yet is ended by the signal itself.
+        # A worker that was not serving yet is ended by the signal itself.
         ended_well = set(codes) <= {0, -signal.SIGTERM}
         return code or (ExitCode.OK if ended_well else ExitCode.FAILED)
 

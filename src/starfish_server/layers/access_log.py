@@ -178,13 +178,13 @@ class AccessLog(Layer):
         self._readers.add(made)
         return made
 
-    async def _keep(self, record: AccessRecord, so: str) -> None:
+    async def _keep(self, record: AccessRecord, consequence: str) -> None:
         if not self._wants(record):
             return
         failures = await self._delivery.deliver(record)
         if failures and self._must_keep:
             raise StoreUnavailableError(
-                f"the access record could not be kept, {so}",
+                f"the access record could not be kept, {consequence}",
                 operation=record.operation,
                 key=record.keys[0] if len(record.keys) == 1 else record.prefix,
             ) from failures[0]

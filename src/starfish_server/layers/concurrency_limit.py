@@ -34,8 +34,8 @@ class ConcurrencyLimit(Layer):
     `Timeout`, so that waiting does not count as the backend's time.
 
     A reader holds a permit while it fetches a chunk, not between chunks. An upload holds one except while its
-    source makes the next chunk, since the source may read from the same store. With its next chunk, it goes
-    before operations that wait to begin, and is not refused.
+    source makes the next chunk, since the source may read from the same store. To send that chunk, it gets a
+    permit before operations that wait to begin, and is never refused.
 
     max_in_flight: operations in flight per event loop, 64 by default.
     max_waiting: operations that may wait for a permit; one more raises `StoreOverloadedError` immediately.
@@ -111,19 +111,19 @@ class ConcurrencyLimit(Layer):
 class _Gate:
     """The permits of one event loop. A returned permit goes straight to the first in line.
 
-    waiting: operations that wait to begin. going_on: uploads with their next chunk, which go first.
+    waiting: operations that wait to begin. resuming: uploads with their next chunk, which go first.
 
     Not an `asyncio.Semaphore`: supported patch releases of Python differ in what happens if a waiter is
     cancelled just as it wakes up.
     """
 
-    __slots__ = ("_free", "going_on", "loop", "waiting")
+    __slots__ = ("_free", "loop", "resuming", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, permits: int) -> None:
         self.loop = ref(loop)
         self._free = permits
         self.waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
-        self.going_on: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self.resuming: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     def enter(self) -> bool:
         """Take a permit if one is free."""
@@ -147,7 +147,7 @@ class _Gate:
 
     def leave(self) -> None:
         """Hand the permit to the first in line, or put it back."""
-        while line := self.going_on or self.waiting:
+        while line := self.resuming or self.waiting:
             turn, _ = line.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
@@ -185,7 +185,7 @@ class _UploadChunks:
 
     async def _take(self) -> None:
         if not self._gate.enter():
-            await self._gate.wait(self._gate.going_on)
+            await self._gate.wait(self._gate.resuming)
         self._has_permit = True
         if self._ended:  # by a store inside that still asks for chunks
             self._give_back()

@@ -46,7 +46,7 @@ class RateLimit(Layer):
     The algorithm is GCRA: it stores one number per caller, the time at which the full burst is available
     again. The table holds 100,000 callers who have used a part of their burst. None of them is evicted for
     another, so invented names do not reset a limit; while the table is full, all new callers share one limit.
-    Each process counts separately. An operation counts once, however many keys or chunks it has.
+    An operation counts once, however many keys or chunks it has.
     """
 
     slot = Slot.GUARD

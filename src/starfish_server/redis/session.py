@@ -54,13 +54,13 @@ class Session:
         self._transport = transport
         self._timeout = timeout
         self._outbox: deque[tuple[asyncio.Future[Any], bytes]] = deque()
-        self._pending: deque[Command] = deque()  # what waits for a reply
+        self._pending: deque[Command] = deque()  # sent, without a reply yet
         self._pending_bytes = 0
         self._transmitting = False
         self._failed: asyncio.Future[Exception] = self._loop.create_future()
         self._began = self._proved = _now()
         self._unanswered = 0
-        self._ahead = (0.0, 0.0)  # the least and the most that the server's clock is ahead of ours
+        self._ahead = (0.0, 0.0)  # bounds of the server's clock minus this one's
         self._scripts: dict[str, str] = {}
 
     @classmethod
@@ -225,11 +225,11 @@ class Session:
             self._unanswered += 1
             if self._unanswered > _UNANSWERED_TICKS:
                 raise RedisDownError("no reply")
-            self.send("TIME").add_done_callback(partial(self._told_time, _now()))
-            self.send("ROLE").add_done_callback(self._told_role)
+            self.send("TIME").add_done_callback(partial(self._on_time, _now()))
+            self.send("ROLE").add_done_callback(self._on_role)
             user.tick()
 
-    def _told_time(self, asked: float, future: asyncio.Future[Any]) -> None:
+    def _on_time(self, asked: float, future: asyncio.Future[Any]) -> None:
         if not isinstance(reply := future.result(), Exception):
             self._set_time(asked, reply)
 
@@ -237,7 +237,7 @@ class Session:
         seconds = int(reply[0]) + int(reply[1]) / 1e6
         self._ahead = (seconds - _now(), seconds - asked)
 
-    def _told_role(self, future: asyncio.Future[Any]) -> None:
+    def _on_role(self, future: asyncio.Future[Any]) -> None:
         try:
             _check_role(future.result())
         except RedisDownError as error:

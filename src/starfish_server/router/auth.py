@@ -81,7 +81,7 @@ class BearerTokens:
     async def resolve(self, request: Request) -> AuthResult | None:
         """Return the caller whose token the request carries, or None."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # A lookup by digest takes a time that reveals nothing of the tokens.
+        # The duration of a look-up by digest reveals nothing about the tokens.
         return self._callers.get(_digest(token.strip(" "))) if scheme.lower() == "bearer" else None
 
 

@@ -77,7 +77,7 @@ class PullHeaders(Preconditions):
         if self.has_none_match(tag):
             return Selection(304)
         match = _RANGE.fullmatch(self.range or "")
-        # A date in If-Range is no strong validator, so it does not hold.
+        # A date in If-Range is not a strong validator, so it never matches.
         if match is None or (self.if_range is not None and self.if_range != tag):
             return Selection(200)
         if info is not None and info.size is None:
@@ -141,7 +141,7 @@ class BlobCollection(Collection):
             if info is None:
                 raise _not_found()
         selected = asked.select(info)
-        # Each further turn needs another writer who replaced the object since the last one.
+        # The loop repeats only if the object was replaced since the last turn.
         while info is None or not (head or selected.status == 304):
             reader = await self.store.open(key, start=selected.start, stop=selected.stop, context=context)
             if reader is None:
@@ -218,7 +218,7 @@ class BlobCollection(Collection):
 class StreamedObject(StreamingResponse):
     """Sends what a reader reads, as fast as the client takes it, and closes the reader however that ends.
 
-    If the store fails on the way, the connection is cut, since the status was sent long ago.
+    If the store fails midway, the connection is cut, since the status has already been sent.
     """
 
     def __init__(self, reader: ObjectReader, status: int, headers: dict[str, str]) -> None:
@@ -226,7 +226,7 @@ class StreamedObject(StreamingResponse):
         self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's own would cancel each await of a reader that closes. A task is cancelled once.
+        # Starlette's own `__call__` would cancel every await of the reader's close; a task is cancelled once.
         sending = asyncio.create_task(self._send(send))
         leaving = asyncio.create_task(self.listen_for_disconnect(receive))
         try:

@@ -131,7 +131,7 @@ def _check_encryption(value: object) -> object:
 class CollectionConfig(_Frozen):
     """One kind of document (or blob), where it is stored, and who may read and write it.
 
-    Fields can be given in snake_case or in camelCase. None (null) is as good as absent. Any other value of
+    Fields can be given in snake_case or in camelCase. None (null) means absent. Any other value of
     an unknown or unsupported field is a `pydantic.ValidationError`, which is a `ValueError`.
 
     name: what `StoreContext.collection` says; unique among the collections of a mount.

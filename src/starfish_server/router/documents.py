@@ -39,7 +39,7 @@ canonical_json = json.JSONEncoder(
 MISSING = b'{"data":{},"hash":"","timestamp":0}'
 """The JSON of a pull where no document is stored."""
 
-# How `Document.to_json` begins the part that a pull sends; a signed one goes on with its author.
+# How `Document.to_json` begins the part that a pull sends; in a signed one, its author follows.
 _SENT = re.compile(rb',"crc32":([0-9]{1,10}),("hash":"([0-9a-f]{64})","timestamp":[0-9]+),"data":')
 _ABSENT = object()
 
@@ -51,7 +51,7 @@ class CorruptDocumentError(ValueError):
 def content_hash(data: dict[str, object]) -> str:
     """Return the SHA-256 of the canonical JSON, in hexadecimal.
 
-    Raises `ValueError` for what has no JSON or no UTF-8: NaN, infinities and lone surrogates.
+    Raises `ValueError` for NaN, infinities and lone surrogates, which have no JSON or no UTF-8.
     """
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
@@ -153,7 +153,7 @@ def parse_document(stored: str | bytes) -> Document:
         raise CorruptDocumentError("not a document") from error
     if document.timestamp:
         return document
-    # Another server stored it, without a clock of the whole.
+    # Another server stored it, with times of its parts only.
     return document.model_copy(update={"timestamp": _latest(document.timestamps)})
 
 
@@ -252,7 +252,7 @@ class Pushes:
             try:
                 return await self._push_if_unchanged(key, pushed, context)
             except StoreNotSupportedError:
-                # Only the service behind the store could tell. This push was not stored.
+                # The service itself does not support conditions. This push was not stored.
                 if self._proven:  # an earlier success proves support, so an intermediary refused
                     raise
                 self._conditional = False

@@ -78,7 +78,7 @@ def requested_key(request: Request, action: str, path: PathTemplate) -> tuple[st
 
 
 def refuse_parameters(request: Request, names: Iterable[str]) -> None:
-    """Raise a 400 if the query has one of `names`, which would change the answer of other servers."""
+    """Raise a 400 if the query has one of `names`, which other servers honour and this one does not."""
     for name in names:
         if name in request.query_params:
             raise HTTPError(400, f"unsupported_{name}", "this server does not do what it asks for")
@@ -123,7 +123,7 @@ def declared_length(request: Request, max_bytes: int) -> int | None:
     declared = header_values(request, b"content-length")
     if not declared:
         return None
-    length = int(declared[0])  # digits alone: the server would not frame a body by anything else
+    length = int(declared[0])  # only digits: the HTTP server refuses anything else
     if length > max_bytes:
         raise _too_large(max_bytes)
     return length
@@ -162,7 +162,7 @@ def parse_body(body: bytes, kind: type[_Parsed]) -> _Parsed:
             raise RecursionError
         parsed = kind.model_validate(value)
         if isinstance(parsed, PushRequest):
-            parsed.hash  # noqa: B018 - has no JSON of such numbers, and no UTF-8 of surrogates
+            parsed.hash  # noqa: B018 - raises for NaN and lone surrogates
             (parsed.author_signature or "").encode()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]

@@ -132,7 +132,7 @@ def logged_error(scope: Scope, cause: Exception) -> HTTPError:
     """Return what to answer after a failure, and log the failure.
 
     A 4xx is logged at INFO in one line, anything else at ERROR with the traceback of `cause`. Code and reason
-    are left in `scope["starfish.error"]`, for an access log.
+    are stored in `scope["starfish.error"]`, for an access log.
     """
     error, path = http_error(cause), shown_text(scope["path"])
     scope["starfish.error"] = error.code, error.reason

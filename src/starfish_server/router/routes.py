@@ -97,7 +97,7 @@ class Collection:
     async def admit(self, request: Request, action: str, path: PathTemplate) -> tuple[str, StoreContext]:
         """Return the key of an admitted request and the context of its store calls.
 
-        Raises a 400, 401, 403 or 503. On a public route the caller is not asked for.
+        Raises a 400, 401, 403 or 503. A public route does not authenticate its callers.
         """
         key, params = requested_key(request, action, path)
         roles = self.config.write_roles if action == "push" else self.config.read_roles
@@ -148,7 +148,7 @@ class Collection:
         route = f"/{action}/{path.template}" if path.template else f"/{action}"
         name = f"{action}_{self.config.name}"
         if self.namespace is not None:
-            # Neither name can hold a slash, so no two collections make the same operation id.
+            # Neither name can hold a slash, so no two collections have the same operation id.
             route, name = f"/{self.namespace}{route}", f"{self.namespace}/{name}"
         fields = [
             {"name": field, "in": "path", "required": True, "schema": _SEGMENT} for field in path.fields
@@ -198,7 +198,7 @@ class DocumentCollection(Collection):
         try:
             document = await self.pushes.push(key, pushed, context)
         except HashMismatchError as error:
-            # Another caller could overwrite with it what it may not see.
+            # With the hash, a caller that may not pull could overwrite a document it cannot see.
             if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
                 error.fields["currentHash"] = error.current_hash
             raise

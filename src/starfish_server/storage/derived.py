@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 MAX_GATHERED_BYTES = 64 * 2**20
-DERIVED = frozenset({"stat", "read", "open", "write", "upload", "copy", "list_objects"})
+DERIVED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "read": (("get_bytes",), ("get_string",)),
+    "stat": (("read",),),
+    "open": (("read",),),
+    "write": (("put", "put_bytes"),),
+    "upload": (("write",),),
+    "copy": (("read", "write"),),
+    "list_objects": (("list_keys",),),
+}
+"""The operations that each derived operation is made of: all of one of its groups."""
 
 
 async def stat(store: AbstractObjectStore, key: str, context: StoreContext | None) -> ObjectInfo | None:

@@ -209,10 +209,10 @@ class Member(LinkUser):
             self._unconfirmed -= write.size
 
     def _tell(self, write: SharedWrite) -> None:
-        """Announce that a write goes on, or that it ended."""
+        """Announce that a write is in flight, or that it has ended."""
         session = self.link.session
         if session is None or not _runs(self.link.loop):
-            return  # a new session announces it, or the next tick
+            return  # the next session or tick announces it
         ended = write.ended
         write.told = time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]

@@ -24,15 +24,16 @@ import hashlib
 from starfish_server.layers.caching.cache import UNDETERMINED_SECONDS
 
 FORMAT = 1
-# A registration of a writer lasts so long, and one that still writes renews it.
+# How long a writer stays registered; a writer whose write is still in flight renews it.
 WRITER_SECONDS = UNDETERMINED_SECONDS
 LEASE_MILLISECONDS = 5_000
 LONGEST_TTL = 24 * 3600.0  # of an entry; the generation is kept for longer than any
 MAX_KEY_BYTES = 1_024  # a longer key is hashed
 
 # KEYS: e, l and w of each key, then g. ARGV: token, milliseconds, channel, message, whether the generation
-# changes, and for each key whether the token stays registered. What frees memory comes first: a script that
-# has written is not refused when Redis is full. What another program left in place of the writers is dropped.
+# changes, and for each key whether the token stays registered. The deletions come first: a script that has
+# written is not refused later on when Redis is full. A value that another program left in place of the
+# writers is dropped.
 WRITE = """
 local count = (#KEYS - 1) / 3
 local time = redis.call('TIME')

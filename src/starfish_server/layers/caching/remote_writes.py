@@ -26,7 +26,7 @@ class RemoteWrites:
         self._size = 0
 
     def began(self, token: str, keys: Keys) -> None:
-        """Handle the message that a write began, or goes on."""
+        """Handle the message that a write has begun or is still in flight."""
         if token in self._writes:
             keys, _ = self._writes[token]
         else:

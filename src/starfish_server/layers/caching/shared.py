@@ -60,7 +60,7 @@ class SharedLevel:
         """
         member = self._members.get()
         if member is None:
-            return False  # asking Redis makes one
+            return False  # the first read through Redis makes one
         session = member.link.session
         if session is None or session.heard_all_until(self.options.max_delay):
             return True

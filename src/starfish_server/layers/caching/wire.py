@@ -117,7 +117,7 @@ class Codec:
     def decode(self, key: str, raw: object) -> Shared | None:
         """Return an entry; None if it is damaged or was written for another key.
 
-        Also a plain entry names its key: no fault may hand out one tenant's object as that of another.
+        A plain entry names its key, too, so that no fault can return one tenant's object as another's.
         """
         try:
             if not isinstance(raw, bytes):

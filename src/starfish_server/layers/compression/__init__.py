@@ -212,7 +212,7 @@ class Compression(Transform):
             self._check_size(operation, *frame)
             return _Found(start.info.resized(frame[1]), stored, frame[0])
         found = _Found(start.info, stored, None)
-        if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged one
+        if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged frame
             end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
             self._check_same(operation, found, end)
             if end is not None and parse_edge(end.body) is not None:

@@ -257,7 +257,7 @@ class Encryption(Transform):
         return StoredObject(stored.info.resized(size, header.content_type), body)
 
     async def _find(self, operation: _Reads) -> StoredObject | Found | None:
-        """Return the plain object if it is small or cannot be read in parts, else what its header tells."""
+        """Return the plain object if it is small or cannot be read in parts, else what its header says."""
         read = Read(operation.key, 0, MAX_HEADER, operation.context, operation.notes)
         stored = await self._inner.perform(read)
         if stored is None:

@@ -91,14 +91,14 @@ class Mirror(Layer):
         return set(self._pending.entries())
 
     async def perform(self, operation: Operation[T]) -> T:
-        asked: Operation[Any] = operation  # what it is decides here, while its result stays a T
+        asked: Operation[Any] = operation  # not narrowed, so that the result stays a T
         if isinstance(asked, SignedUrl) and asked.method == "PUT":
             raise operation.error(
                 StoreNotSupportedError, "a write through a URL would not reach the replicas"
             )
         if not operation.writes:
             return await self._inner.perform(operation)
-        # A key that is none would spoil the pending log.
+        # Checked here, since an invalid key would corrupt the pending log.
         keys = check_keys(
             (asked.target,) if isinstance(asked, Copy) else operation.keys,
             lambda key, _: check_text("key", key, operation.name),

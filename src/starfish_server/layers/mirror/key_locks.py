@@ -25,7 +25,7 @@ class _Turn:
 
 
 class KeyLocks:
-    """Locks by key, taken in the order of asking. In a forked child none is taken.
+    """Locks by key, granted in the order of the requests. A forked child starts with none taken.
 
     Unlike an `asyncio.Lock`, a lock holds for all event loops, and waiting for it blocks none of them.
     """

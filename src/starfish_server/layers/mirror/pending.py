@@ -73,7 +73,7 @@ class PendingLog:
             self._hold()
 
     def add(self, entries: Iterable[Entry]) -> Changes:
-        """Add entries with the time of now; return those of before, for `change`. Raises `OSError`."""
+        """Add entries with the current time; return the previous ones, for `change`. Raises `OSError`."""
         now = self._clock()
         with self._threads:
             self._hold()
@@ -94,11 +94,11 @@ class PendingLog:
             self._apply(changes)
             try:
                 self._append(changes)
-            except OSError as error:  # the write is done; a needless entry costs the repair one comparison
+            except OSError as error:  # the write is done, and an entry too many costs one comparison
                 _log.warning("the pending log was not written, and has more than is pending: %s", error)
 
     def close(self) -> None:
-        """Give the file up; nothing can be added from now on, and what is removed stays in the file."""
+        """Release the file. Later additions raise, and later removals do not reach the file."""
         with self._threads:
             self._closed = True
             self._unlock()
@@ -132,7 +132,7 @@ class PendingLog:
 
     def _append(self, changes: Changes) -> None:
         if self._path is None or self._lock is None:
-            return  # if closed, the file may be another process's, and what this one has pending stays in it
+            return  # after `close`, another process may own the file, and entries stay in it
         if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return

@@ -10,7 +10,6 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines, rest_of
-from starfish_server.layers.retry.kinds import recovery_of
 from starfish_server.layers.retry.policy import (
     FOREVER,
     PERMANENT,
@@ -20,6 +19,7 @@ from starfish_server.layers.retry.policy import (
     RetryEvent,
 )
 from starfish_server.layers.retry.recovery import count_attempt, end_attempt
+from starfish_server.layers.retry.special_cases import recovery_of
 from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
 from starfish_server.objects import ObjectReader
 

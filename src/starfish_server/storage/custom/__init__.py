@@ -30,6 +30,7 @@ from starfish_server.operations import (
     Write,
 )
 from starfish_server.storage.custom.callback import Callback, Shape
+from starfish_server.storage.derived import DERIVED
 from starfish_server.storage.leaf import Leaf
 
 if TYPE_CHECKING:
@@ -58,16 +59,6 @@ _SHAPES = {
     "list_objects": Shape("on_list_objects", ("prefix",), _PAGE, named=("delimiter",)),
     "signed_url": Shape("on_signed_url", ("key",), named=("method", "expires", "content_type")),
     "close": Shape("on_close", (), ()),
-}
-# What each derived operation is made of: all of one of these groups.
-_PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "read": (("get_bytes",), ("get_string",)),
-    "stat": (("read",),),
-    "open": (("read",),),
-    "write": (("put", "put_bytes"),),
-    "upload": (("write",),),
-    "copy": (("read", "write"),),
-    "list_objects": (("list_keys",),),
 }
 # What the callbacks return; those of the other operations may return anything.
 _RESULTS: dict[str, tuple[type, ...]] = {
@@ -184,7 +175,7 @@ class CustomObjectStore(Leaf):
             return "write" in self._callbacks and "if_version" in self._callbacks["write"].takes
         if operation in self._callbacks:
             return True
-        return any(all(map(self.supports, parts)) for parts in _PARTS.get(operation, ()))
+        return any(all(map(self.supports, parts)) for parts in DERIVED.get(operation, ()))
 
     async def _call(self, call: Operation[Any]) -> object:
         callback = self._callbacks[call.name]

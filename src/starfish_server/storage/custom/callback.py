@@ -63,7 +63,7 @@ class Callback:
         self._kwargs: dict[str, str] = {}
         try:
             signature = inspect.signature(function)
-        except (TypeError, ValueError) as error:  # some builtins do not tell their parameters
+        except (TypeError, ValueError) as error:  # some builtins have no signature
             if len(shape.placed) > 1:
                 reason = f"the parameters of {shape.name} cannot be inspected; wrap it in a lambda"
                 raise TypeError(reason) from error

@@ -2,13 +2,13 @@
 
 They are extended attributes of the file itself, `user.mime_type` (the name that desktops use),
 `user.starfish.cache_control` and `user.starfish.metadata` (JSON), so that one rename switches body and
-attributes together. The content type is set last: a file that has it has all.
+attributes together. The content type is set last, so a file that has it has all of them.
 
 Where the file system has no such attributes, or no room for them, they are in a side file,
 `~attributes/<sha256 of the path>`. It is JSON, with an entry for each of the last bodies of a key. An entry
-belongs to a file by inode, time and size, or by the digest of the body, which a copy, a restore and a remount
-keep. It is written before the body's rename, with the entry of the body that is there and one for the body to
-come, so that a reader finds the attributes of the one it opened.
+belongs to a file by inode, time and size, or by the digest of the body, which survives a copy, a restore and
+a remount. The side file is written before the body's rename, with entries for the current and the next body,
+so that a reader finds the attributes of the body it opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CACHE_CONTROL = "user.starfish.cache_control"
 _METADATA = "user.starfish.metadata"
 _ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 _FOLDER = "~attributes"
-_MAX_KEPT = 7  # of earlier bodies, where the current one's entry cannot be told by its status
+_MAX_KEPT = 7  # earlier entries, if none matches the current body's status
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The attributes of one body of a key. Of several with the same digest the inode number tells."""
+    """The attributes of one body of a key. The inode number tells apart bodies with the same digest."""
 
     sha256: str
     inode: int
@@ -80,13 +80,13 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
         if attributes.cache_control is not None:
             os.setxattr(file, _CACHE_CONTROL, attributes.cache_control.encode())
         os.setxattr(file, _TYPE, attributes.content_type.encode())
-    except OSError:  # none, or not of this size; a disk that is full or broken fails the side file, too
+    except OSError:  # not supported, or too large; a full or broken disk fails the side file, too
         return False
     return True
 
 
 def type_on_file(file: int) -> str | None:
-    """Return the content type in the extended attribute, None if it is no header's; `OSError` without one."""
+    """Return the content type in the extended attribute, None if invalid. Raises `OSError` without one."""
     return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
 
 
@@ -185,7 +185,7 @@ def _side_name(path: str) -> str:
 
 
 def _parse_metadata(text: str | None) -> dict[str, str]:
-    """Return the metadata in JSON; {} if another program stored what cannot be any."""
+    """Return the metadata in JSON; {} if another program stored anything else."""
     if text is None:
         return {}
     try:

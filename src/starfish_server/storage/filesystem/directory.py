@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 class Directory:
     """Reads, writes, deletes and lists the objects below `path`, from any thread.
 
-    A change of a key holds the lock of that key while it becomes visible; a reader takes none. Errors of the
-    system are raised as they are, and get their type where the operation is awaited.
+    A change holds the lock of its key while it becomes visible; a reader takes no lock. An `OSError` is
+    raised unchanged, and mapped to an error of this library where the operation is awaited.
     """
 
     def __init__(self, path: str, *, fsync: bool, names: Names, inline: InlineReads) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
@@ -60,7 +61,8 @@ class InlineReads:
     def __init__(self, base_dir: str, *, enabled: bool) -> None:
         self._base = os.fsencode(base_dir)
         self._prefix = self._base.rstrip(b"/") + b"/"
-        self._untried = enabled and bool(_NO_WAIT)
+        # A thread names files in the system's encoding, and this class in UTF-8.
+        self._untried = enabled and bool(_NO_WAIT) and sys.getfilesystemencoding() == "utf-8"
         self._enabled = False
         self._base_is_linked = False
 
@@ -138,7 +140,7 @@ def _object(file: int, status: os.stat_result, key: str, start: int, stop: int |
     if version is None or attributes is None:
         return None
     end = status.st_size if stop is None else min(stop, status.st_size)
-    at_end = stop is None or status.st_size == 0  # where it is unknown, there is more
+    at_end = stop is None or status.st_size == 0  # a size of 0 may be unknown, as in /proc
     body = _read_cached(file, min(start, end), end, at_end=at_end)
     return None if body is None else StoredObject(make_info(key, status, attributes, version), body)
 

@@ -31,7 +31,7 @@ def legacy_content_type(base: int, path: str) -> str | None:
     try:
         opened = open_file(base, path)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # a link, or no name that a file can have
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # a link, or too long a name
             return None
         raise
     if opened is None:

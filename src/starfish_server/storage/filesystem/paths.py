@@ -2,7 +2,8 @@
 
 `opener` uses `openat2` of Linux, which opens a file many folders down in one system call. Where it is missing
 (other systems, kernels before 5.6, some sandboxes) it raises `OSError`, as for any other obstacle. The
-functions here then open one segment at a time, each relative to its open parent, and raise that step's error.
+functions here then open one segment at a time, each relative to its open parent, and raise the error of the
+segment that fails.
 
 Descriptors returned here belong to the caller. Regular files and folders aside, whatever is at a path
 (a link, pipe, device or socket) is refused with ELOOP.
@@ -109,15 +110,15 @@ def make_base(path: str, sync: Sync) -> Descriptor:
 def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
     """Open the folder at `path` below the open folder `start`; `start` itself, opened again, if it is empty.
 
-    make: if given, missing folders are made, and `make` makes them durable. `FileNotFoundError` then means
-        that a deletion pruned one.
+    make: makes missing folders, each made durable by this function. None, the default, makes none. With
+        `make`, a `FileNotFoundError` means that a deletion pruned a folder.
     """
     if not path:
         return Descriptor(os.dup(start))
     if "/" in path:
         try:
             return Descriptor(opener(DIRECTORY, NO_LINKS | BENEATH)(start, os.fsencode(path)))
-        except OSError:  # the steps raise it again, or make the folder
+        except OSError:  # raised again below, unless the folder is made there
             pass
     here = start
     for name in path.split("/"):
@@ -149,7 +150,7 @@ def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) ->
     """Open the file at `path` below the open folder `start`. `make` is that of `open_folder`."""
     try:
         return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, os.fsencode(path)))
-    except OSError as error:  # the steps raise it again, or make the folder
+    except OSError as error:  # raised again below, unless the folder is made there
         if make is None and error.errno == errno.ENOENT:
             raise
     folder, _, name = path.rpartition("/")
@@ -221,7 +222,7 @@ def remove_empty_tree(name: str, parent: int) -> None:
     """Remove the folder `name` if there is no file in it at any depth; ENOTEMPTY otherwise."""
     with contextlib.suppress(FileNotFoundError):  # another writer removed it
         for _, folders, files, here in os.fwalk(name, topdown=False, dir_fd=parent):
-            if files:  # at once, however much more there is
+            if files:
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             for folder in folders:
                 os.rmdir(folder, dir_fd=here)

@@ -1,8 +1,8 @@
-"""The files that writers lock: one for each change of an object, and the body to come.
+"""The lock of each key, and the temporary files of writers.
 
-`~locks/<two hex digits>` are locked, between processes and threads, around each change of the keys that hash
-to them. Bodies are written in `~staging`, then renamed into place. A writer holds a lock on each of its files
-there, so one that can be locked was left by a process that died.
+The files `~locks/<two hex digits>` are locked, across processes and threads, around each change of the keys
+that hash to them. Bodies are written in `~staging`, then renamed into place. A writer keeps its files there
+locked, so a file that can be locked was left by a process that died.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ reset_in_child(_locked)
 
 
 def _lock(file: int) -> None:
-    """Lock the open file against other processes and threads, waiting for it; `_close_locked` ends that."""
+    """Wait for the lock on an open file, against processes and threads; `_close_locked` releases it."""
     _locked.numbers.add(file)
     fcntl.flock(file, fcntl.LOCK_EX)
 
@@ -75,8 +75,8 @@ class KeyLock:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            # This does not keep a writer out that makes the file once space was freed, before the deletion
-            # ends. Making it under the lock of `base` would, but not every file system can lock a folder.
+            # If space is freed before the deletion ends, a writer can make the file and is not kept out.
+            # Making it under the lock of `base` would prevent that, but some file systems lock no folders.
             self._file = open_folder(self._base, "")
         try:
             _lock(self._file)
@@ -145,4 +145,4 @@ def prepare(base: int) -> None:
 
 
 def _not_durable(_folder: int) -> None:
-    """A power failure may undo the store's own folders, which are then made again."""
+    """Sync nothing: the store's own folders are made again if a power failure undoes them."""

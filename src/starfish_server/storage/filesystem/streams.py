@@ -78,7 +78,7 @@ class FileStream:
     def close(self) -> None:
         """Give the descriptor back."""
         self._closed = True
-        # A thread that holds the lock looks whether the stream was closed, after it released it.
+        # A thread that holds the lock checks `_closed` after releasing it.
         if self._reading.acquire(blocking=False):
             self._close_file()
             self._reading.release()
@@ -114,7 +114,7 @@ class FileStream:
 class BatchUpload:
     """An object that is written batch by batch: one in a thread, while the next one is gathered.
 
-    Cancelled, it ends after the batch that is being written, with nothing left of it.
+    If cancelled, it waits for the batch in flight and leaves nothing behind.
     """
 
     def __init__(self, directory: Directory, call: Upload, attributes: Attributes) -> None:
@@ -149,7 +149,7 @@ class BatchUpload:
         try:
             await asyncio.wait((finished,))
         except asyncio.CancelledError:
-            # The thread finds out, and discards the draft.
+            # The thread gets `WithdrawnError`, and discards the draft.
             await self._commit.withdraw()
             raise
         return finished.result()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _logger = logging.getLogger(__package__)
-# A file system that cannot make a folder durable says these (CIFS, FUSE, older NFS). EIO means it tried.
+# Errors of file systems that cannot sync a folder (CIFS, FUSE, older NFS). EIO means that a sync failed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
@@ -85,8 +85,8 @@ class WithdrawnError(Exception):
 class Commit:
     """The decision whether a change takes effect, shared by a worker thread and the coroutine that awaits it.
 
-    The thread enters it (`with commit:`) around each step that becomes visible to others. It gets
-    `WithdrawnError` once the coroutine was cancelled.
+    The thread enters it (`with commit:`) around each step that becomes visible to others. It
+    gets `WithdrawnError` once the coroutine has been cancelled.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Commit:
 
     async def withdraw(self) -> None:
         """Return once nothing more of the change can take effect, however often the caller is cancelled."""
-        # Both are set before the lock is tried: a thread that holds it reads them after it released it.
+        # Both are set before the lock is tried: a thread that holds the lock reads them after releasing it.
         self._ended = ended = asyncio.get_running_loop().create_future()
         self._withdrawn = True
         if self._visible.acquire(blocking=False):
@@ -130,8 +130,7 @@ def _end(ended: asyncio.Future[None]) -> None:
 class Draft(StagedFile):
     """An object being written. Its steps must not run concurrently.
 
-    It takes over the open `base`. As a context manager it is discarded at the end, unless it was put in
-    place.
+    It owns the open `base`, and closes it. At the end of a `with` it is discarded unless it was put in place.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Draft(StagedFile):
         self._if_version = if_version
 
     def close(self) -> None:
-        """Close the draft, and remove what was written unless it is in its place."""
+        """Close the draft, and remove its file unless it was put in place."""
         try:
             super().close()
         finally:
@@ -159,26 +158,26 @@ class Draft(StagedFile):
         """Copy the body of an open file, until the caller is cancelled."""
 
         def proceed() -> None:
-            with commit:  # raises if it was
+            with commit:  # raises `WithdrawnError` if so
                 pass
 
         copy_body(file, self.descriptor, proceed)
 
     def put_in_place(self, commit: Commit) -> None:
-        """Make the object visible. Raises `WithdrawnError` or `VersionConflictError` if it must not be."""
+        """Make the object visible, or raise `WithdrawnError` or `VersionConflictError`."""
         self._put_in_place(commit, lambda _: None)
 
     def put_with_info(self, commit: Commit) -> ObjectInfo:
-        """Put it in place and return its info."""
+        """Make the object visible and return its info."""
         # The rename changed a time of the file, and the next write of the key will change it again.
         status = self._put_in_place(commit, os.fstat)
         version = version_of_file(self.descriptor, status)
         return make_info(self._key, status, self._attributes, version)
 
     def _put_in_place(self, commit: Commit, then: Callable[[int], T]) -> T:
-        """Put it in place, and return what `then` returns of the open file before it can be replaced.
+        """Make the object visible, and return `then(file)`, called before the file can be replaced.
 
-        Comparing versions and renaming is atomic: both hold the lock that every change takes.
+        The version check and the rename are one atomic step, since every change of the key takes its lock.
         """
         stamp(self.descriptor)
         on_file = set_on_file(self.descriptor, self._attributes)
@@ -226,7 +225,7 @@ class Draft(StagedFile):
                     raise
 
     def _clean_up(self) -> None:
-        """After a failed write, remove what it made for an object that does not exist; best effort."""
+        """After a failed write of a new object, remove its side file and empty folders; best effort."""
         base, path = self._base, self._place
         with contextlib.suppress(OSError), parent_of(base, path) as (parent, name):
             if parent is None or not is_file(name, parent):

@@ -102,8 +102,7 @@ async def receive(
 ) -> bytes:
     """Return a body: what `content` holds of it, then the rest from `transport`, straight into the result.
 
-    aiohttp's own reader copies it twice.
-    Raises `IncompleteReplyError` if it is cut short.
+    aiohttp's own reader copies it twice. Raises `IncompleteReplyError` if it is cut short.
     """
     # One byte more, to see what follows the body. No memory is touched before the body comes.
     result = io.BytesIO(bytes(size + 1))

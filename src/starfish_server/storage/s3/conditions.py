@@ -52,18 +52,18 @@ class Writes:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self._heeded: dict[tuple[str, str], bool] = {}
+        self._supported: dict[tuple[str, str], bool] = {}
         if transport.address.is_aws:
-            self._heeded = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
+            self._supported = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
         self._trials: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion = ANY) -> str:
         """Store `body`, whole or not at all, if the object has this version; return the new ETag.
 
-        A long one goes in parts, with a condition only where the service is known to heed it then.
+        A long one goes in parts, with a condition only where the service is known to support it for parts.
         """
         if len(body) > MULTIPART_OVER_BYTES and (
-            if_version is ANY or self._heeded.get((_COMPLETION, _condition(if_version)))
+            if_version is ANY or self._supported.get((_COMPLETION, _condition(if_version)))
         ):
             async with multipart_upload(self.transport, key, headers) as upload:
                 await upload.send_body(body)
@@ -80,10 +80,10 @@ class Writes:
         return await self._write(_PUT, key, if_version, put, put)
 
     async def check_completion(self, key: str, if_version: IfVersion) -> None:
-        """Refuse an upload whose condition does not hold now, or that the service is known not to heed."""
+        """Refuse an upload whose condition does not hold now, or that the service is known to ignore."""
         if if_version is not ANY:
             condition_headers(if_version)  # for its check
-            self._check_heeded((_COMPLETION, _condition(if_version)))
+            self._check_supported((_COMPLETION, _condition(if_version)))
             await self._check_condition(key, if_version)
 
     async def complete(self, upload: MultipartUpload, headers: Headers, if_version: IfVersion) -> str:
@@ -92,7 +92,7 @@ class Writes:
             return await upload.complete()
 
         async def never(condition: Headers) -> str:
-            # Of a part that was never sent: nothing is written even if the condition is not heeded.
+            # It names a part that was never sent, so nothing is written even if the condition is ignored.
             try:
                 async with multipart_upload(self.transport, upload.key, headers) as trial:
                     trial.etags[1] = _NEVER[_IF_UNCHANGED]
@@ -120,27 +120,27 @@ class Writes:
         known = (way, _condition(if_version))
 
         async def conditionally() -> str:
-            self._check_heeded(known)
+            self._check_supported(known)
             try:
                 return await write(condition)
             except (VersionConflictError, NoSuchKeyError) as error:
-                self._heeded[known] = True
+                self._supported[known] = True
                 check_unchanged(if_version, None if isinstance(error, NoSuchKeyError) else "another")
                 raise
 
-        if known not in self._heeded:
+        if known not in self._supported:
             async with self._trials.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-                if known not in self._heeded:
+                if known not in self._supported:
                     await self._check_condition(key, if_version)
                     etag = await conditionally()
                     with suppress(StoreError):  # the write was done, and the next one is followed by a trial
-                        self._heeded[known] = await _is_refused(trial, known[1])
-                    self._check_heeded(known, "the write was done, and may have replaced a newer version")
+                        self._supported[known] = await _is_refused(trial, known[1])
+                    self._check_supported(known, "the write was done, and may have replaced a newer version")
                     return etag
         return await conditionally()
 
     async def _check_condition(self, key: str, if_version: IfVersion) -> None:
-        """Refuse a write whose condition does not hold now: the service may not heed it."""
+        """Refuse a write whose condition does not hold now: the service may ignore it."""
         try:
             found = await self.transport.run(Request("HEAD", key), lambda reply: reply.headers.get("ETag"))
         except NoSuchKeyError:
@@ -149,13 +149,13 @@ class Writes:
             return
         check_unchanged(if_version, found)
 
-    def _check_heeded(self, known: tuple[str, str], consequence: str = "nothing was written") -> None:
-        """Refuse a condition that the service is known not to heed."""
-        if not self._heeded.get(known, True):
+    def _check_supported(self, known: tuple[str, str], consequence: str = "nothing was written") -> None:
+        """Refuse a condition that the service is known to ignore."""
+        if not self._supported.get(known, True):
             way, condition = known
             bucket = self.transport.address.bucket
             raise StoreNotSupportedError(
-                f"the service of bucket {bucket!r} does not heed {condition} for {way}; {consequence}"
+                f"the service of bucket {bucket!r} ignores {condition} for {way}; {consequence}"
             )
 
 

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from starfish_server.storage.s3.transport import Transport
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
-AT_ONCE_BYTES = 5 * 2**30
+ONE_REQUEST_BYTES = 5 * 2**30
 PART_BYTES = 512 * 2**20
 # How often the source may be replaced during a copy before that is an error.
 _REPLACED = 3
 
 
 async def copy_object(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
-    """Copy `source` to `target`, of one version of it; return the info of the copy.
+    """Copy one version of `source` to `target`; return the info of the copy.
 
-    A conditional copy passes through this process, except on AWS: other services are not known to heed
+    A conditional copy passes through this process, except on AWS: other services are not known to support
     conditions of copies, and to find out would overwrite what the condition protects.
     """
     transport = writes.transport
@@ -47,21 +47,23 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
             check_unchanged(if_version, info.version)
             return info
         if if_version is not ANY and not transport.address.is_aws:
-            return await _through_here(writes, source, target, if_version)
+            return await _by_reading(writes, source, target, if_version)
         try:
-            if info.size is not None and info.size > AT_ONCE_BYTES:
+            if info.size is not None and info.size > ONE_REQUEST_BYTES:
                 return await _in_parts(writes, info, target, if_version)
-            return await _at_once(transport, info, target, if_version)
+            return await _in_one_request(transport, info, target, if_version)
         except (VersionConflictError, NoSuchKeyError):
             refused = info
-    raise StoreUnavailableError("the source is being replaced all the time")
+    raise StoreUnavailableError("the source was replaced during every attempt")
 
 
 def _missing(source: str) -> ObjectNotFoundError:
     return ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
 
 
-async def _at_once(transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
+async def _in_one_request(
+    transport: Transport, info: ObjectInfo, target: str, if_version: IfVersion
+) -> ObjectInfo:
     headers = _source(transport, info) | condition_headers(if_version)
     etag, modified = await transport.run(Request("PUT", target, headers=headers, body=b""), read_written)
     return replace(info, key=target, version=version_or_none(etag), modified=modified)
@@ -89,7 +91,7 @@ async def _in_parts(writes: Writes, info: ObjectInfo, target: str, if_version: I
     return replace(info, key=target, version=version_or_none(etag), modified=None)
 
 
-async def _through_here(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
+async def _by_reading(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
     reader = await open_object(writes.transport, "copy", source, 0, None)
     if reader is None:
         raise _missing(source)

@@ -103,8 +103,8 @@ class CredentialChain(CredentialSource):
         return self._current
 
     def drop(self, expired: Credentials) -> bool:
-        if expired is self._current:  # and not dropped yet because of another request
-            # A session caches credentials, those of roles even apart, until this machine's clock says so.
+        if expired is self._current:  # and no other request has dropped it yet
+            # A new session, since the old one caches credentials until they expire by this machine's clock.
             self._session, self._current, self._refresh_needed = None, None, _never
             if self._lookup is not None:
                 self._lookup.cancel()

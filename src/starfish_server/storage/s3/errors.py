@@ -83,7 +83,7 @@ _TRANSIENT = """
 BadDigest IncompleteBody InternalError OperationAborted RequestTimeout
 RequestTimeoutException ServiceFailure XAmzContentSHA256Mismatch
 """
-# A 403 that is no denial: the object is archived.
+# A 403 that is not a denial: the object is archived.
 _ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotInActiveTierError")
 
 # The form that HTTP prescribes for new dates: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7

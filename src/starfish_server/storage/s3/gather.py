@@ -38,7 +38,7 @@ async def bounded_gather(
         finally:
             for each in workers:
                 each.cancel()
-            # Cancelled meanwhile, this still waits for all of them, and is then cancelled.
+            # If cancelled meanwhile, this still waits for all workers before it raises.
             await asyncio.gather(*workers, return_exceptions=True)
     for each in done:
         each.result()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 current: ContextVar[InFlight] = ContextVar("starfish_s3_in_flight")
 """The request of this task, for the connector."""
 
-# As they are, without a type that aiohttp would guess and that the signature would not cover.
+# Keeps aiohttp from adding a Content-Type of its own, which the signature would not cover.
 UNTYPED = ("Content-Type",)
 # As many bytes as one read of a socket takes. With less, reading a large body pauses and resumes constantly.
 _READ_BUFFER_BYTES = 256 * 1024
@@ -79,7 +79,7 @@ class _Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             # What came before the request would be taken for the reply to it.
             unread = protocol is None or len(protocol)
-            if not request.reused or (protocol in request.session.fit and not unread):
+            if not request.reused or (protocol in request.session.reusable and not unread):
                 request.progress()
                 return connection
             connection.close()
@@ -90,7 +90,7 @@ class _Connector(aiohttp.TCPConnector):
         # aiohttp's limit is for a socket; a proxy may accept it and never open a tunnel.
         request.progress(timeout.sock_connect)
         protocol = await super()._create_connection(req, traces, timeout)
-        request.session.fit.add(protocol)
+        request.session.reusable.add(protocol)
         return protocol
 
 

@@ -161,7 +161,7 @@ def _next_token(root: ET.Element) -> str | None:
         raise MalformedReplyError("the reply does not say whether the list is complete")
     token = text_of(root, "NextContinuationToken") or None
     if truncated == "true" and token is None:
-        raise MalformedReplyError("the list goes on, and the reply does not say where")
+        raise MalformedReplyError("the list is incomplete, and the reply has no token for the rest")
     return token if truncated == "true" else None
 
 

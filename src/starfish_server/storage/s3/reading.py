@@ -1,4 +1,4 @@
-"""Objects read whole, in ranges or as streams. Over plain HTTP a damaged small body is found."""
+"""Objects read whole, in ranges or as streams. Over plain HTTP damage to a small body is detected."""
 
 from __future__ import annotations
 
@@ -164,20 +164,20 @@ def _cut(reply: Reply, key: str, start: int, stop: int | None) -> StoredObject:
 async def _fits_etag(reply: Reply) -> bool:
     """Return False if the ETag looks like the MD5 of another body.
 
-    A long body is not compared: nearly all are sent in parts, and then the ETag is no MD5. The comparison
+    A long body is not compared: nearly all are sent in parts, and then the ETag is not an MD5. The comparison
     would take longer than the transfer.
     """
     if len(reply.body) > MULTIPART_OVER_BYTES:
         return True
     md5 = _MD5_ETAG.fullmatch(reply.headers.get("ETag", ""))
     encryption = reply.headers.get("x-amz-server-side-encryption", "AES256")
-    if md5 is None or encryption != "AES256":  # sent in parts, or encrypted with a key of its own
+    if md5 is None or encryption != "AES256":  # sent in parts, or encrypted with another key
         return True
     return await hex_digest(reply.body, hashlib.md5) == md5[1]
 
 
 class OpenBody:
-    """The body of a reply that is read bit by bit. It holds the reply's connection until `close`.
+    """The body of a reply that is read chunk by chunk. It holds the reply's connection until `close`.
 
     aiohttp stops reading from the socket while about 1 MiB waits here. The connection is cut, too, when the
     body is garbage.

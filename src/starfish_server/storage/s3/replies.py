@@ -197,7 +197,7 @@ def require_deleted(reply: Reply) -> None:
 def read_delete_faults(reply: Reply) -> dict[str, Fault]:
     """Return the keys that a DeleteResult names as not deleted, each with the reason, without secrets."""
     root = read_result(reply)
-    if not root.tag.rpartition("}")[2].startswith("Delete"):  # it may be empty, so its name has to tell
+    if not root.tag.rpartition("}")[2].startswith("Delete"):  # it may be empty, so only its name proves it
         raise MalformedReplyError("the reply does not confirm the delete (no DeleteResult)")
     faults: dict[str, Fault] = {}
     for error in root.iterfind("{*}Error"):

@@ -75,7 +75,7 @@ class InFlight:
 class Session:
     """What one event loop holds: an HTTP session, a source of credentials, and the requests in flight.
 
-    fit: the connections that may be used again.
+    reusable: the connections that may be used again.
     readers: the bodies that are being read as streams.
     holders: blocks of `Sessions.held`.
     """
@@ -85,7 +85,7 @@ class Session:
     ) -> None:
         self.client = client
         self.credentials = credentials
-        self.fit: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self.reusable: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
         self.process = os.getpid()
         self.read_timeout = read_timeout
@@ -116,8 +116,7 @@ class Session:
     def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` as a task of its own, which its caller need not await.
 
-        When the store closes, it goes on for as long as a block of `Sessions.held`, and is then
-        cancelled.
+        When the store closes, it may continue as long as a block of `Sessions.held`, and is then cancelled.
         """
         task = asyncio.create_task(work)
         self._background.add(task)
@@ -131,7 +130,7 @@ class Session:
 
     def drop_idle_connections(self) -> None:
         """Stop reusing idle connections: one broke, so the server may have restarted, and all may be dead."""
-        self.fit.clear()
+        self.reusable.clear()
 
     def _sweep(self) -> None:
         """Time out requests that are overdue for the second time.

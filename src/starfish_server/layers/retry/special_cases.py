@@ -62,7 +62,7 @@ class _ConditionalRecovery(Recovery["ObjectInfo"]):
         if found.body != encode_body(operation.body, "write", operation.key):
             return False
         if not self._source.native("read"):
-            return True  # what else it tells need not be what was stored
+            return True  # a derived read need not return the stored headers and metadata
         return (info.content_type, info.cache_control, dict(info.metadata)) == (
             type_or_default(operation.content_type, operation.body),
             operation.cache_control,
@@ -119,7 +119,7 @@ class _DeletionRecovery(Recovery[None]):
         return DeleteManyError({key: failures[key] for key in in_order if key in failures})
 
 
-_KINDS: dict[str, type[Recovery[Any]]] = {
+_SPECIAL_CASES: dict[str, type[Recovery[Any]]] = {
     "copy": _ConditionalRecovery,
     "delete_many": _DeletionRecovery,
     "upload": UploadRecovery,
@@ -131,6 +131,8 @@ def recovery_of(
     policy: Policy, operation: Operation[Any], source: Any, failure: Exception, started: float
 ) -> Recovery[Any] | None:
     """Return the recovery of an operation or a reader, or None if `failure` must be raised."""
-    kind = StreamRecovery if isinstance(source, ResumableReader) else _KINDS.get(operation.name, Recovery)
+    kind = _SPECIAL_CASES.get(operation.name, Recovery)
+    if isinstance(source, ResumableReader):
+        kind = StreamRecovery
     recovery = kind(policy, operation, source, failure, started)
     return recovery if recovery.may_retry(failure) else None
