@@ -12,6 +12,7 @@ from docs.snippets import ROOT
 
 RESULTS = Results.load(ROOT / "benchmarks" / "results.json")
 FIGURE = re.compile(r"(?<![\d.,])(\d[\d.,]*\d|\d) (us|ms|op/s)(?!\w)")
+UNITS = {"us": 1e6, "ms": 1e3, "MiB": 2**-20}
 
 
 def took(row: str, label: str = "starfish") -> float:
@@ -24,9 +25,16 @@ def cpu(row: str) -> float:
     return next(figure.cpu for figure in RESULTS.rows[row] if figure.label == "starfish")
 
 
+def memory(row: str, label: str = "starfish") -> float:
+    """Bytes that a row held at most."""
+    held = next(figure.memory for figure in RESULTS.rows[row] if figure.label == label)
+    assert held is not None
+    return held
+
+
 CONTENDERS = ("starfish", "starfish 2.3.0", "obstore", "opendal")  # the columns of the README
 
-# Texts of a page with {} for each figure, and the seconds for one operation that each figure shows.
+# Texts of a page with {} for each figure, and the seconds for one operation, or the bytes, that it shows.
 MEASURED: dict[str, list[tuple[str, list[float]]]] = {
     "README.md": [
         (
@@ -76,6 +84,11 @@ MEASURED: dict[str, list[tuple[str, list[float]]]] = {
         ("A small get takes {} of CPU", [cpu("s3-get")]),
         ("uses a thread each time,\nat {} a get", [took("file-get", "starfish, inline_reads=False")]),
         ("{} in the run, against {} with `fsync=False`", [took("file-put-fsync"), took("file-put")]),
+        (
+            "1,000 open stores take {}, with the canonical\nstack {}",
+            [memory("s3-stores"), memory("s3-stores", "canonical stack")],
+        ),
+        ("10,000 gets of 1 KiB in flight take {}", [memory("s3-get-10000")]),
         ("`import starfish_server` takes {} over", [took("import")]),
     ],
 }
@@ -93,14 +106,14 @@ NOT_MEASURED = {
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    return re.compile(re.escape(text).replace(r"\{\}", r"([\d.,]+ [a-z/]+)"))
+    return re.compile(re.escape(text).replace(r"\{\}", r"([\d.,]+ [a-zA-Z/]+)"))
 
 
-def rounded(seconds: float, like: str) -> str:
-    """Write a duration in the unit and with the decimals of a figure on the page."""
+def rounded(measured: float, like: str) -> str:
+    """Write seconds or bytes in the unit and with the decimals of a figure on the page."""
     number, unit = like.split(" ")
     decimals = len(number.partition(".")[2])
-    value = 1 / seconds if unit == "op/s" else seconds * {"us": 1e6, "ms": 1e3}[unit]
+    value = 1 / measured if unit == "op/s" else measured * UNITS[unit]
     return f"{value:,.{decimals}f} {unit}"
 
 
@@ -111,7 +124,7 @@ def test_a_figure_is_the_one_that_was_measured(page: str, text: str, measured: l
     found = pattern(text).search((ROOT / page).read_text())
     assert found, f"{page} does not say: {text}"
     assert list(found.groups()) == [
-        rounded(seconds, like) for seconds, like in zip(measured, found.groups(), strict=True)
+        rounded(each, like) for each, like in zip(measured, found.groups(), strict=True)
     ]
 
 
