@@ -48,7 +48,9 @@ async def upload_object(
             return await writes.put(key, bytes(first), headers, if_version), len(first)
         await writes.check_completion(key, if_version)
         async with multipart_upload(writes.transport, key, headers) as upload:
-            await upload.send_parts(first, parts)
+            gathered = [first]
+            del first
+            await upload.send_parts(gathered, parts)
             return await writes.complete(upload, headers, if_version), upload.size
 
 
@@ -136,11 +138,14 @@ class MultipartUpload:
         parts = ((at // size + 1, view[at : at + size]) for at in range(0, len(body), size))
         await bounded_gather(self._send, parts, limit=PARTS_IN_FLIGHT)
 
-    async def send_parts(self, first: bytearray, others: AsyncIterator[bytearray]) -> None:
-        """Send each part as soon as it is gathered, a few concurrently."""
+    async def send_parts(self, gathered: list[bytearray], others: AsyncIterator[bytearray]) -> None:
+        """Send the part in `gathered`, and each other one as soon as it is gathered, a few concurrently.
+
+        Takes the part out of the list, so that nothing holds it once it is sent.
+        """
 
         async def numbered() -> AsyncIterator[tuple[int, memoryview]]:
-            yield 1, memoryview(first)
+            yield 1, memoryview(gathered.pop())
             number = 1
             async for part in others:
                 number += 1
