@@ -74,7 +74,7 @@ ALLOWED = {
     "lifecycle": set(),
 }
 # Modules of `layers/` that are not layers, for all of them to use.
-SHARED_BY_LAYERS = {"base", "copy_error", "deadline", "fields", "hkdf", "outcome", "streams", "transform"}
+SHARED_BY_LAYERS = {"base", "copy_error", "deadline", "fields", "outcome", "streams", "transform"}
 
 
 def part_of(path: str) -> str:

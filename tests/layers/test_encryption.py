@@ -34,7 +34,7 @@ from starfish_server.layers.encryption import (
     LegacyKey,
     UnknownKeyError,
 )
-from starfish_server.layers.hkdf import hkdf
+from starfish_server.layers.encryption.key_ring import hkdf
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store

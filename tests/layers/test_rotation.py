@@ -39,7 +39,7 @@ from starfish_server.layers import (
     RotationReport,
 )
 from starfish_server.layers.base import Layer
-from starfish_server.layers.hkdf import hkdf
+from starfish_server.layers.encryption.key_ring import hkdf
 from starfish_server.operations import Open, Read, Upload, Write
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 

@@ -106,7 +106,7 @@ class Copying:
     tally: Tally = field(default_factory=Tally)
 
     async def run(self) -> Tally:
-        """Copy all objects. The lists of both stores are read page by page meanwhile.
+        """Copy all objects. Both stores are listed page by page during the copy.
 
         Raises errors of listing. The error of one object is in the tally; the other objects are copied.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 from starfish_server.checks import header_or_none
 from starfish_server.layers.caching.entries import BODY, TEXT, WHOLE
 from starfish_server.layers.caching.protocol import key_bytes
-from starfish_server.layers.hkdf import hkdf
 from starfish_server.objects import ObjectInfo, StoredObject
 
 _MAGIC = b"\x00SC1"
@@ -66,7 +66,9 @@ class Seal:
         return plain
 
     def _cipher(self, salt: bytes) -> Any:
-        return self._aead(hkdf(self._secret, salt, self._place))
+        # HKDF with SHA-256 (RFC 5869), which for one block of output is two HMACs.
+        extracted = hmac.digest(salt, self._secret, "sha256")
+        return self._aead(hmac.digest(extracted, self._place + b"\x01", "sha256"))
 
 
 class Codec:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 try:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 except ImportError as error:
     raise ImportError("Encryption needs cryptography: pip install 'starfish-server[encryption]'") from error
 
 from starfish_server.checks import secret_bytes
-from starfish_server.layers.hkdf import hkdf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
 
 MIN_SECRET_BYTES = 32
+_SHA256 = SHA256()
 
 
 class UnknownKeyError(Exception):
@@ -132,3 +134,8 @@ def _legacy(body: bytes) -> bytes | None:
     except ValueError:
         return None
     return sealed if len(sealed) >= 28 else None
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """Derive 32 bytes by HKDF with SHA-256 (RFC 5869)."""
+    return HKDF(_SHA256, 32, salt, info).derive(secret)

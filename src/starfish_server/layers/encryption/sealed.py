@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from starfish_server.layers.hkdf import hkdf
+from starfish_server.layers.encryption.key_ring import hkdf
 
 if TYPE_CHECKING:
     from starfish_server.layers.encryption.key_ring import DataKey

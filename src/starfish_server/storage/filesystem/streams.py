@@ -165,7 +165,7 @@ class BatchUpload:
             writing.result()
 
     async def _abandon(self) -> asyncio.CancelledError | None:
-        """Discard the draft after the batch in flight; return a cancellation that came meanwhile."""
+        """Wait for the batch in flight and discard the draft. Return a cancellation of this wait."""
         cancelled = None if self._writing is None else await wait_to_end(self._writing)
         try:
             discarding = self._start(self._discard)

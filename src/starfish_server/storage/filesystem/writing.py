@@ -201,7 +201,7 @@ class Draft(StagedFile):
         check_unchanged(self._if_version, version)
 
     def _move_to_place(self, on_file: bool) -> None:
-        """Rename the written file. A folder that is pruned meanwhile is made again."""
+        """Rename the written file. Make its folder again if a deletion pruned it."""
         base, sync, path = self._base, self._sync, self._place
         if legacy_content_type(base, path) is not None:
             raise KeyConflictError(

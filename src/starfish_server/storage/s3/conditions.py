@@ -178,7 +178,7 @@ def _condition(if_version: IfVersion) -> str:
 async def _is_refused(trial: Callable[[Headers], Awaitable[str]], condition: str) -> bool:
     """Return whether a write with a condition that cannot hold is refused. Raises what leaves that open.
 
-    If the object was deleted meanwhile, `If-None-Match` holds, but not a second time.
+    If the object was deleted during the trial, `If-None-Match` holds, but not a second time.
     """
     try:
         for _ in range(2 if condition == _IF_ABSENT else 1):

@@ -38,7 +38,7 @@ async def bounded_gather(
         finally:
             for each in workers:
                 each.cancel()
-            # If cancelled meanwhile, this still waits for all workers before it raises.
+            # A cancellation here is raised only once all workers have ended.
             await asyncio.gather(*workers, return_exceptions=True)
     for each in done:
         each.result()
