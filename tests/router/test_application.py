@@ -10,6 +10,11 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from router.application import CONFIG, as_caller, pushed, recorded, resolve
 from starfish_server import MemoryObjectStore
@@ -17,6 +22,8 @@ from starfish_server.router import SyncRouterOptions, sync_application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from starfish_server import AbstractObjectStore, StoreContext
 
@@ -90,6 +97,43 @@ async def test_dependencies_of_an_application_that_includes_the_routes_come_firs
     transport = httpx.ASGITransport(other)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/pull/notes/a")).status_code == 418
+
+
+class Counting:
+    """Middleware that counts the requests that reach it."""
+
+    requests = 0
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        Counting.requests += 1
+        await self.app(scope, receive, send)
+
+
+async def test_middleware_of_the_user_sees_every_request() -> None:
+    app = application(recorded())
+    app.add_middleware(Counting)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for count, path in enumerate(("/pull/notes/a", "/list/notes?limit=1", "/nothing"), 1):
+            await client.get(path)
+            assert Counting.requests == count
+
+
+async def test_a_request_is_observed_from_the_moment_that_telemetry_is_set_up(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.get("/pull/notes/a")
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    await client.get("/pull/notes/a")
+    assert spans.get_finished_spans()[-1].name == "GET /pull/notes/{id}"
+
+
+def test_instrumentation_finds_the_error_middleware_first_in_the_stack() -> None:
+    assert isinstance(application(recorded()).build_middleware_stack(), ServerErrorMiddleware)
 
 
 async def test_the_document_describes_each_route_once(client: httpx.AsyncClient) -> None:

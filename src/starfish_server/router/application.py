@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
@@ -77,7 +78,7 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
 
     Raises `ValueError` as `create_sync_router` does.
     """
-    application = FastAPI(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
+    application = _Application(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
     routers = (versioned, APIRouter(route_class=JSONErrorRoute))
     _add_routes(opts, *routers)
@@ -112,17 +113,31 @@ def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
             part.add_to(router)
 
 
+class _Application(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return FastAPI's stack with `_Front` first, or right behind what the user added to it."""
+        *added, front = self.user_middleware
+        if added:
+            return super().build_middleware_stack()
+        self.user_middleware = []
+        stack = super().build_middleware_stack()
+        self.user_middleware = [front]
+        routes = cast("tuple[BaseRoute, ...]", front.kwargs["routes"])
+        return _First(stack, routes) if isinstance(stack, ServerErrorMiddleware) else stack
+
+
 class _Front:
     """Middleware that calls endpoints itself where FastAPI has nothing to do, and answers cancelled requests.
 
     routes: those of the application itself, which have no dependencies. A request without a query leaves
-        nothing to validate, unless the route takes headers as parameters.
+        nothing to validate, unless the route takes headers as parameters. A request that FastAPI observes
+        is left to it, for the name of its route.
 
     A request that the server cancels at the end of its drain gets a 503.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
-        self._app = app
+        self.app = app
         self._direct: dict[tuple[str, str], list[JSONErrorRoute]] = {}
         for route in routes:
             if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
@@ -131,6 +146,20 @@ class _Front:
                     self._direct.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._find(scope)
+        if endpoint is None:
+            await self._pass_on(scope, receive, send)
+            return
+        try:
+            response = await endpoint(Request(scope, receive))
+        except asyncio.CancelledError:
+            await _drained(scope)(scope, receive, send)
+            raise
+        except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
+            response = error_response(scope, error)
+        await response(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def watch(message: Message) -> None:
@@ -139,31 +168,36 @@ class _Front:
             await send(message)
 
         try:
-            endpoint = self._find(scope)
-            if endpoint is None:
-                await self._app(scope, receive, watch)
-                return
-            try:
-                response = await endpoint(Request(scope, receive))
-            except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
-                response = error_response(scope, error)
-            await response(scope, receive, watch)
+            await self.app(scope, receive, watch)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not started:
-                drained = HTTPError(
-                    503, "shutting_down", "the server ended its drain", {"Connection": "close"}
-                )
-                await error_response(scope, drained)(scope, receive, send)
+                await _drained(scope)(scope, receive, send)
             raise
 
     def _find(self, scope: Scope) -> Endpoint | None:
-        if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
-            path = scope["path"]
-            for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
-                if match := route.path_regex.match(path):
-                    scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
-                    return route.endpoint
+        if scope["type"] != "http" or scope["query_string"] or scope.get("root_path"):
+            return None
+        if "fastapi.telemetry" in scope:
+            return None
+        path = scope["path"]
+        for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
+            if match := route.path_regex.match(path):
+                scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
+                return route.endpoint
         return None
+
+
+class _First(_Front, ServerErrorMiddleware):
+    """`_Front` before the whole stack; instrumentation expects a `ServerErrorMiddleware` to be the first."""
+
+    def __init__(self, app: ServerErrorMiddleware, routes: Iterable[BaseRoute]) -> None:
+        ServerErrorMiddleware.__init__(self, app, app.handler, app.debug)
+        _Front.__init__(self, app, routes)
+
+
+def _drained(scope: Scope) -> Response:
+    error = HTTPError(503, "shutting_down", "the server ended its drain", {"Connection": "close"})
+    return error_response(scope, error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
