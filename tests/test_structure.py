@@ -37,6 +37,7 @@ HOMES = {
     "fastapi": ("router/",),
     "starlette": ("router/",),
     "pydantic": ("router/",),
+    "pydantic_core": ("router/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "uvicorn": ("cli/",),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from starfish_server.router.documents import Document, content_hash, next_version, parse_document
+import pytest
+from starfish_protocol.hash import compute_hash
+
+from starfish_server.router.documents import Document, next_version, parse_document
 
 
 def version(previous: Document | None, data: dict[str, object], now: int) -> Document:
     """Return the next version as it is stored and read again."""
-    return parse_document(next_version(previous, data, content_hash(data), now).to_json())
+    return parse_document(next_version(previous, data, compute_hash(data), now).to_json())
 
 
 def test_a_leaf_keeps_its_time_until_it_changes() -> None:
@@ -21,8 +24,19 @@ def test_a_leaf_keeps_its_time_until_it_changes() -> None:
 @pytest.mark.parametrize(
     ("old", "new"), [(1, 1.0), (1, True), (0, False), ([1], [1.0]), (None, 0), (0.0, -0.0)]
 )
-def test_values_that_python_holds_equal_are_changes(old: object, new: object) -> None:
-    assert version(version(None, {"a": old}, 100), {"a": new}, 200).timestamps == {"a": 200}
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_values_that_python_holds_equal_are_changes(old: object, new: object, depth: int) -> None:
+    times: object = 200
+    for _ in range(depth):
+        old, new, times = {"a": old}, {"a": new}, {"a": times}
+    assert version(version(None, {"a": old}, 100), {"a": new}, 200).timestamps == {"a": times}
+
+
+@pytest.mark.parametrize("times", ['{"b":{"c":5}}', '{"b":5}', "{}"])
+def test_an_unchanged_leaf_without_a_time_of_its_own_is_always_returned(times: str) -> None:
+    stored = parse_document(f'{{"v":1,"data":{{"b":{{"c":1,"d":2}}}},"timestamps":{times},"hash":"h"}}')
+    changed = version(stored, {"b": {"c": 1, "d": 2}, "e": 1}, 200).changed_since(100)
+    assert '"d": 2' in json.dumps(changed)
 
 
 @pytest.mark.parametrize("now", [100, 50])

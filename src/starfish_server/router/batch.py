@@ -16,15 +16,15 @@ from starfish_server.router.requests import (
     accepted_type,
     checked_key,
     parse_body,
-    read_json,
+    read_body,
     refuse_parameters,
 )
 from starfish_server.router.responses import (
     BATCH_PULL,
     HTTPError,
+    JSONResponse,
     PulledBatch,
     errors,
-    json_response,
     logged_error,
     to_json,
 )
@@ -134,7 +134,7 @@ class BatchPull:
         """Return the documents that the body names, which may be more than fit into a URL."""
         refuse_parameters(request, _UNSUPPORTED)
         accepted_type(request, (JSON_TYPE,))
-        asked = await read_json(request, BatchRequest, _MAX_BODY_BYTES)
+        asked = parse_body(await read_body(request, _MAX_BODY_BYTES), BatchRequest)
         return await self._pull(request, asked.documents())
 
     async def _pull(self, request: Request, asked: Mapping[str, Sequence[dict[str, str]]]) -> Response:
@@ -157,7 +157,7 @@ class BatchPull:
             for name, of_name in tasks.items()
         ]
         content = b'{"collections":{%s}}' % b",".join(entries)
-        return json_response(content, headers={"Cache-Control": "private, no-cache"})
+        return JSONResponse(content, headers={"Cache-Control": "private, no-cache"})
 
     async def _entry(self, pull: _Pull, name: str, params: dict[str, str]) -> bytes:
         """Return a pulled document, or the error of this document alone, as JSON.

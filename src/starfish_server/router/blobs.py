@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starfish_server.errors import VersionConflictError, shown_text
 from starfish_server.objects import ANY
 from starfish_server.router.requests import accepted_type, body_chunks, declared_length, is_content_type
-from starfish_server.router.responses import HTTPError, PushedBlob, errors, holds_tag, json_response
+from starfish_server.router.responses import HTTPError, JSONResponse, PushedBlob, errors, holds_tag
 from starfish_server.router.routes import Collection, Responses, described
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class BlobCollection(Collection):
                 raise
             raise _failed() from None
         tag = tag_of(info)
-        return json_response({"hash": None if tag is None else tag.strip('"')})
+        return JSONResponse({"hash": None if tag is None else tag.strip('"')})
 
     def add_to(self, router: APIRouter) -> None:
         body = {media_range: {"schema": _BYTES} for media_range in self.config.allowed_mime_types}

@@ -46,6 +46,11 @@ class _Segment(NamedTuple):
         value = ".+" if self.field else ""
         return re.fullmatch(re.escape(self.head) + value + re.escape(self.tail), text) is not None
 
+    def pattern(self) -> str:
+        """Return a regular expression with the field as a group, whose value may be any segment."""
+        head, tail = re.escape(self.head), re.escape(self.tail)
+        return rf"{head}(?!\.{{1,2}}{tail}(?:/|\Z))(?P<{self.field}>[^/]+){tail}" if self.field else head
+
 
 class PathTemplate:
     """A `storagePath` such as "users/{identity}/profile": key segments, each with at most one field in it.
@@ -63,7 +68,9 @@ class PathTemplate:
         self.fields = tuple(segment.field for segment in self._segments if segment.field)
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"storagePath {template!r} names a field twice")
-        if template and not is_key(self.key(dict.fromkeys(self.fields, "x"))):
+        self.depth = len(self._segments) if template else 0
+        self._match = re.compile("/".join(map(_Segment.pattern, self._segments))).fullmatch
+        if self.params(self.key(dict.fromkeys(self.fields, "x"))) is None:
             raise ValueError(f"storagePath {template!r} is not '/'-separated segments of [A-Za-z0-9._:@-]")
 
     @property
@@ -80,6 +87,11 @@ class PathTemplate:
     def key(self, params: Mapping[str, str]) -> str:
         """Return the key with every field filled in. The values are not checked here."""
         return self.template.format_map(params)
+
+    def params(self, key: str) -> dict[str, str] | None:
+        """Return the values of the fields in `key`, or None unless it is a key of this template."""
+        match = self._match(key)
+        return match.groupdict() if match and (is_key(key) or not self.template) else None
 
     def overlaps(self, other: PathTemplate) -> bool:
         """Return whether some key belongs to both templates."""

@@ -9,11 +9,13 @@ import logging
 import re
 import time
 import zlib
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 from weakref import WeakValueDictionary
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
+from pydantic_core import to_json as as_json
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.router.config import JSON_TYPE
@@ -40,20 +42,12 @@ MISSING = b'{"data":{},"hash":"","timestamp":0}'
 """The JSON of a pull where no document is stored."""
 
 # How `Document.to_json` begins the part that a pull sends; in a signed one, its author follows.
-_SENT = re.compile(rb',"crc32":([0-9]{1,10}),("hash":"([0-9a-f]{64})","timestamp":[0-9]+),"data":')
+_SENT = re.compile(rb',"crc32":([0-9]{1,10}),"hash":"([0-9a-f]{64})","timestamp":[0-9]+,"data":')
 _ABSENT = object()
 
 
 class CorruptDocumentError(ValueError):
     """The object at a document's key is not a document."""
-
-
-def content_hash(data: dict[str, object]) -> str:
-    """Return the SHA-256 of the canonical JSON, in hexadecimal.
-
-    Raises `ValueError` for NaN, infinities and lone surrogates, which have no JSON or no UTF-8.
-    """
-    return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
 class HashMismatchError(HTTPError):
@@ -67,13 +61,14 @@ class HashMismatchError(HTTPError):
         self.current_hash = current_hash
 
 
-class Document(BaseModel):
+@dataclass(frozen=True)
+class Document:
     """One version of a document.
 
     data: the JSON object.
+    hash: the SHA-256 of its canonical JSON, in hexadecimal.
     timestamps: has the shape of `data`; in place of each leaf (anything but an object) stand the milliseconds
         since 1970 of its last change.
-    hash: of `data`, as `content_hash` gives it.
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
         if clocks disagree. It grows with every change, so a reader can use it as a checkpoint.
     author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
@@ -82,16 +77,16 @@ class Document(BaseModel):
     A 3.x pre-release has `ts` in place of both kinds of timestamps.
     """
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel)
 
-    v: Literal[1] = 1
     data: dict[str, object]
-    timestamps: dict[str, object] = Field(default_factory=dict)
     hash: str
-    timestamp: int = Field(default=0, validation_alias=AliasChoices("timestamp", "ts"))
-    seg: Literal[False] = Field(default=False, exclude=True)
+    timestamps: dict[str, object] = field(default_factory=dict)
+    timestamp: Annotated[int, Field(validation_alias=AliasChoices("timestamp", "ts"))] = 0
     author_pubkey: str | None = None
     author_signature: str | None = None
+    v: Literal[1] = 1
+    seg: Literal[False] = False
 
     @property
     def tag(self) -> str:
@@ -111,7 +106,7 @@ class Document(BaseModel):
 
     def pulled(self, checkpoint: int) -> dict[str, object]:
         """Return the JSON of a pull after `checkpoint`."""
-        return {"data": self.changed_since(checkpoint)} | self._version()
+        return self._version() | {"data": self.changed_since(checkpoint)}
 
     def _version(self) -> dict[str, object]:
         version: dict[str, object] = {"hash": self.hash, "timestamp": self.timestamp}
@@ -138,23 +133,28 @@ def pulled(stored: str, checkpoint: int = 0) -> tuple[bytes, str]:
     `CorruptDocumentError`.
     """
     text = stored.encode()
-    sent = None if checkpoint else _SENT.match(text, text.find(b',"crc32":'))
-    if sent is not None and zlib.crc32(text[sent.start(2) :]) == int(sent[1]):
-        return b'{"data":%b,%b}' % (text[sent.end() : -1], sent[2]), sent[3].decode()
+    match = None if checkpoint else _SENT.match(text, text.find(b',"crc32":'))
+    if match is not None:
+        sent = text[match.end(1) + 1 :]
+        if zlib.crc32(sent) == int(match[1]):
+            return b"{" + sent, match[2].decode()
     document = parse_document(text)
     return to_json(document.pulled(checkpoint)), document.tag
+
+
+_parse = TypeAdapter(Document).validate_json
 
 
 def parse_document(stored: str | bytes) -> Document:
     """Return the document that was stored as this text or its UTF-8, or raise `CorruptDocumentError`."""
     try:
-        document = Document.model_validate_json(stored)
+        document = _parse(stored)
     except ValueError as error:
         raise CorruptDocumentError("not a document") from error
     if document.timestamp:
         return document
     # Another server stored it, with times of its parts only.
-    return document.model_copy(update={"timestamp": _latest(document.timestamps)})
+    return replace(document, timestamp=_latest(document.timestamps))
 
 
 def next_version(
@@ -168,34 +168,37 @@ def next_version(
 
     author: identity and signature of the caller, if the push was signed.
     """
-    times: dict[str, object]
     if previous is None:
         times, time = _stamped({}, {}, data, now), now
     elif hash_ == previous.hash:
         times, time = previous.timestamps, previous.timestamp
     else:
         time = max(now, previous.timestamp + 1)
-        times = _stamped(previous.data, previous.timestamps, data, time)
-    return Document(
-        data=data,
-        timestamps=times,
-        hash=hash_,
-        timestamp=time,
-        author_pubkey=author[0],
-        author_signature=author[1],
-    )
+        times = _stamped(previous.data, previous.timestamps, data, time, whole=True)
+    return Document(data, hash_, times, time, *author)
 
 
 def _stamped(
-    old: dict[str, object], old_times: dict[str, object], new: dict[str, object], time: int
+    old: dict[str, object],
+    old_times: dict[str, object],
+    new: dict[str, object],
+    time: int,
+    *,
+    whole: bool = False,
 ) -> dict[str, object]:
-    """Return the timestamps of `new`: leaves that are as in `old` keep theirs, the others get `time`."""
+    """Return the timestamps of `new`: leaves that are as in `old` keep theirs, the others get `time`.
+
+    whole: compare each object in `new` as a whole first. Only at the top, so that each leaf is compared twice
+        at most, however deep it is.
+    """
     times: dict[str, object] = {}
     for key, value in new.items():
         old_value, old_time, kind = old.get(key, _ABSENT), old_times.get(key), type(value)
         if isinstance(value, dict):
-            before = old_value if isinstance(old_value, dict) else {}
-            times[key] = _stamped(before, old_time if isinstance(old_time, dict) else {}, value, time)
+            if not (isinstance(old_value, dict) and isinstance(old_time, dict)):
+                old_value = old_time = {}
+            unchanged = whole and old_value == value and as_json(old_value) == as_json(value)
+            times[key] = old_time if unchanged else _stamped(old_value, old_time, value, time)
         else:
             # Compared as JSON, like the hash: 1, 1.0 and true are three values; 0.0 and -0.0 are two.
             same = type(old_value) is kind and old_value == value

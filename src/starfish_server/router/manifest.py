@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from starfish_server.router.auth import PUBLIC, SELF
-from starfish_server.router.responses import HTTPError, errors, json_response
+from starfish_server.router.responses import HTTPError, JSONResponse, errors
 from starfish_server.router.routes import add_route
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ConfigEndpoint:
             if (collections := _shown(mount.collections, roles))
         }
         content = shown | ({"namespaces": mounts} if mounts else {})
-        return json_response(content, headers={"Cache-Control": "private, no-cache"})
+        return JSONResponse(content, headers={"Cache-Control": "private, no-cache"})
 
     async def _roles(self, request: Request) -> set[str]:
         try:

@@ -14,7 +14,7 @@ from starfish_server.layers.base import Layer, stores_of
 from starfish_server.layers.namespace import Namespace
 from starfish_server.logs import log_failure
 from starfish_server.router.documents import now_ms
-from starfish_server.router.responses import Health, Ready, http_error, json_response
+from starfish_server.router.responses import Health, JSONResponse, Ready, http_error
 from starfish_server.router.routes import Responses, add_route
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Probes:
         )
 
     async def health(self, request: Request) -> Response:
-        return json_response({"ok": True, "ts": now_ms()})
+        return JSONResponse({"ok": True, "ts": now_ms()})
 
     async def ready(self, request: Request) -> Response:
         """Return 200 if requests can be served, else 503, with "ok" or an error code for each part."""
@@ -97,4 +97,4 @@ class Probes:
 
 def _response(checks: dict[str, str], *, ready: bool) -> Response:
     headers = {"Cache-Control": "no-store"}
-    return json_response({"ready": ready, "checks": checks}, 200 if ready else 503, headers)
+    return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503, headers)

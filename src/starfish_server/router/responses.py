@@ -110,12 +110,21 @@ class JSONErrorRoute(APIRoute):
         await error_response(scope, error)(scope, receive, send)
 
 
-def json_response(
-    content: dict[str, Any] | bytes, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a response of compact JSON, which `content` may be already; faster than FastAPI's own."""
-    body = content if isinstance(content, bytes) else to_json(content)
-    return Response(body, status, headers, "application/json")
+class JSONResponse(Response):
+    """A response of compact JSON, which `content` may be already; made faster than FastAPI's own."""
+
+    def __init__(
+        self,
+        content: dict[str, Any] | bytes,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status_code, self.background = status_code, None
+        self.body = content if isinstance(content, bytes) else to_json(content)
+        length = b"%d" % len(self.body)
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.lower().encode(), value.encode("latin-1")))
 
 
 def error_response(scope: Scope, cause: Exception) -> Response:
@@ -125,7 +134,7 @@ def error_response(scope: Scope, cause: Exception) -> Response:
     if error.status == 503:
         seconds = getattr(cause, "retry_after", None) or 1
         headers = {"Retry-After": str(math.ceil(min(max(1, seconds), _LONGEST_WAIT)))} | headers
-    return json_response({"error": error.code} | error.fields, error.status, headers)
+    return JSONResponse({"error": error.code} | error.fields, error.status, headers)
 
 
 def logged_error(scope: Scope, cause: Exception) -> HTTPError:

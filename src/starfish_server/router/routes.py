@@ -17,18 +17,19 @@ from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
     header_values,
-    read_json,
+    parse_push,
+    read_body,
     refuse_parameters,
     requested_key,
 )
 from starfish_server.router.responses import (
     HTTPError,
+    JSONResponse,
     Listing,
     PulledDocument,
     PushedDocument,
     errors,
     holds_tag,
-    json_response,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Collection:
             raise HTTPError(400, "invalid_after", "after is not a key segment")
         names = await self._names(f"{parent}/" if parent else "", after, limit + 1, context)
         listing = {"items": names[:limit], "hasMore": len(names) > limit}
-        return json_response(listing, headers=self.cache_headers)
+        return JSONResponse(listing, headers=self.cache_headers)
 
     async def _names(self, prefix: str, after: str, count: int, context: StoreContext) -> list[str]:
         """Return up to `count` keys directly under `prefix`, without it; deeper keys are left out."""
@@ -182,19 +183,19 @@ class DocumentCollection(Collection):
         refuse_parameters(request, UNSUPPORTED)
         stored = await self.store.get_string(key, context=context)
         if stored is None:
-            return json_response(MISSING, headers=self.cache_headers)
+            return JSONResponse(MISSING, headers=self.cache_headers)
         content, tag = pulled(stored, checkpoint)
         headers = self.cache_headers | {"ETag": f'"{tag}"'}
         known = header_values(request, b"if-none-match")
         if known and holds_tag(known[0], headers["ETag"]):
             return Response(status_code=304, headers=headers)
-        return json_response(content, headers=headers)
+        return JSONResponse(content, headers=headers)
 
     async def push_document(self, request: Request) -> Response:
         """Store the document in place of the one whose hash is `baseHash`."""
         key, context = await self.admit(request, "push", self.config.path)
         accepted_type(request, self.config.allowed_mime_types)
-        pushed = await read_json(request, PushRequest, self.config.max_body_bytes)
+        pushed = parse_push(await read_body(request, self.config.max_body_bytes))
         try:
             document = await self.pushes.push(key, pushed, context)
         except HashMismatchError as error:
@@ -202,7 +203,7 @@ class DocumentCollection(Collection):
             if not self.config.push_only and {PUBLIC, *context.roles} & set(self.config.read_roles):
                 error.fields["currentHash"] = error.current_hash
             raise
-        return json_response({"hash": document.hash, "timestamp": document.timestamp})
+        return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
 
     def add_to(self, router: APIRouter) -> None:
         self.add_routes(
