@@ -71,7 +71,8 @@ def strictly(body: bytes) -> PushRequest:
 @given(_BODY)
 @example('{"data":{"a":{"b":1},"a":{"b":1}},"baseHash":null}')
 @example('{"data":{"a":"\\"","a":"x"},"baseHash":"\\""}')
-@example('{"data":{"a":"\\u0022\\u0022","a":1},"baseHash":null}')
+@example('{"data":{"a":1,"a":"\\u0022\\u0022"},"baseHash":null}')
+@example('{"data":{"a":%s},"baseHash":null}' % ("9" * 309))
 def test_both_ways_agree(body: str) -> None:
     assert outcome(parse_push, body.encode()) == outcome(strictly, body.encode())
 
