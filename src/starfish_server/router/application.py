@@ -116,12 +116,12 @@ def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
 class _Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return FastAPI's stack with `_Front` first, or right behind what the user added to it."""
-        *added, front = self.user_middleware
-        if added:
+        classes: list[object] = [middleware.cls for middleware in self.user_middleware]
+        if classes != [_Front]:
             return super().build_middleware_stack()
-        self.user_middleware = []
+        front = self.user_middleware.pop()
         stack = super().build_middleware_stack()
-        self.user_middleware = [front]
+        self.user_middleware.append(front)
         routes = cast("tuple[BaseRoute, ...]", front.kwargs["routes"])
         return _First(stack, routes) if isinstance(stack, ServerErrorMiddleware) else stack
 
@@ -177,7 +177,7 @@ class _Front:
     def _find(self, scope: Scope) -> Endpoint | None:
         if scope["type"] != "http" or scope["query_string"] or scope.get("root_path"):
             return None
-        if "fastapi.telemetry" in scope:
+        if "fastapi.telemetry" in scope:  # FastAPI observes this request
             return None
         path = scope["path"]
         for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
