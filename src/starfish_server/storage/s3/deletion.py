@@ -17,8 +17,8 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
+from starfish_server.gather import bounded_gather
 from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
-from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
 from starfish_server.storage.s3.transport import Request
 
