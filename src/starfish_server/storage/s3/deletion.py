@@ -60,8 +60,8 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
                 return
         await bounded_gather(singly, keys, limit=_IN_FLIGHT)
 
-    batches = (unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH))
-    await bounded_gather(batch, batches, limit=_IN_FLIGHT)
+    batches = [unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH)]
+    await bounded_gather(batch, batches, limit=min(_IN_FLIGHT, len(batches) or 1))
     if failures:
         in_order = {key: failures.pop(key) for key in unique if key in failures}
         raise DeleteManyError(in_order | failures)
