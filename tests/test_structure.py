@@ -49,7 +49,7 @@ HOMES = {
 # The parts of the package, each with those it may import. A part that is not here may import all of them.
 KERNEL = {
     *("context", "errors", "frozen", "objects", "operations"),
-    *("checks", "chunks", "printable", "forks", "logs", "threads"),
+    *("checks", "chunks", "gather", "printable", "forks", "logs", "threads"),
 }
 ALLOWED = {
     "errors": set(),
@@ -60,6 +60,7 @@ ALLOWED = {
     "logs": {"errors", "printable"},
     "forks": set(),
     "chunks": set(),
+    "gather": {"chunks"},
     "threads": {"errors"},
     "checks": {"errors", "objects", "printable"},
     "operations": {"errors", "context", "checks", "objects"},
