@@ -66,10 +66,10 @@ def opener(flags: int, resolve: int) -> Opener:
     call = library(None, use_errno=True).syscall
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, _MODE if flags & os.O_CREAT else 0, resolve)
     size = len(how)
-    encoding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
     def open_path(folder: int, path: str) -> int:
-        file: int = call(_OPENAT2, folder, path.encode(*encoding), how, size)
+        file: int = call(_OPENAT2, folder, path.encode(encoding, errors), how, size)
         if file < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

@@ -172,9 +172,10 @@ class Draft(StagedFile):
         The version check and the rename are one atomic step, since every change of the key takes its lock.
         Raises `WithdrawnError` or `VersionConflictError`.
         """
-        stamp(self.descriptor)
-        on_file = set_on_file(self.descriptor, self._attributes)
-        self._sync(self.descriptor)
+        file = self.descriptor
+        stamp(file)
+        on_file = set_on_file(file, self._attributes)
+        self._sync(file)
         with KeyLock(self._base, self._place), commit:
             if self._if_version is not ANY:
                 self._check_version()
@@ -183,7 +184,7 @@ class Draft(StagedFile):
             except BaseException:
                 self._clean_up()
                 raise
-            return then(self.descriptor)
+            return then(file)
 
     def _check_version(self) -> None:
         found = open_object(self._base, self._place)
