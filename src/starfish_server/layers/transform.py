@@ -106,7 +106,7 @@ class Transform(Layer):
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         """Perform `stat`, with the size of the plain body."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def read_plain(self, operation: Read) -> StoredObject | None:
         """Perform `read`; the range has been checked."""
@@ -118,7 +118,7 @@ class Transform(Layer):
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
         """Perform `open`; the range has been checked."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def write_plain(self, operation: Write) -> ObjectInfo:
         """Perform `write` of a body of bytes with its content type."""
@@ -128,11 +128,11 @@ class Transform(Layer):
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         """Perform `upload`."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
 
 async def _read(layer: Transform, operation: Read) -> StoredObject | None:
@@ -181,7 +181,7 @@ async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
 
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     # A derived operation calls this layer's own `read`, `write` and so on, so bodies are changed there.
-    **{OPERATIONS[name]: Transform._perform_derived for name in DERIVED},  # noqa: SLF001 - in one file
+    **{OPERATIONS[name]: Transform._derive for name in DERIVED},  # noqa: SLF001 - in one file
     Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
     GetString: _get_string,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _ONE_KEY = frozenset(name for name, operation in OPERATIONS.items() if operation.key is not None)
-_NAMED = {name: getattr(NamedMethods, name) for name in OPERATIONS}
+_NAMED = {kind: (name, getattr(NamedMethods, name)) for name, kind in OPERATIONS.items()}
 Method = Callable[[Any, Any], Awaitable[Any]]
 
 
@@ -54,9 +54,13 @@ class Leaf(NamedMethods):
         self._closed = False
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        name = operation.name
         # What a subclass overrides is called, and what was put in its place later, as tests do.
-        if name in self.__dict__ or getattr(type(self), name, None) is not _NAMED.get(name, _NAMED):
+        try:
+            name, named = _NAMED[type(operation)]
+            replaced = getattr(self, name).__func__ is not named
+        except (AttributeError, KeyError):
+            replaced = True
+        if replaced:
             return super().perform(operation)
         if operation.notes is None:
             return self._perform_named(operation)
@@ -68,7 +72,7 @@ class Leaf(NamedMethods):
             self._check(operation)
             method = self._methods.get(operation.name)
             if method is None:
-                return await self._perform_derived(operation)
+                return await self._derive(operation)
             return await method(self, operation)  # type: ignore[no-any-return]  # a T
         except StoreError as error:
             if error.operation is None:
