@@ -25,6 +25,7 @@ from starfish_server.operations import (
     Copy,
     GetBytes,
     GetString,
+    ListKeys,
     ListObjects,
     Open,
     Operation,
@@ -87,10 +88,10 @@ class Transform(Layer):
         if operation == "conditional_write":
             return super().supports(operation)
         kind = OPERATIONS[operation]
-        return (kind.bodies is _NONE or kind in _HANDLED) and super().supports(operation)
+        return (_passes(kind) or kind in _HANDLED) and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
-        if operation.bodies is _NONE:
+        if _passes(type(operation)):
             return await self._inner.perform(operation)
         handle = _HANDLED.get(type(operation))
         if handle is None:
@@ -133,6 +134,11 @@ class Transform(Layer):
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         """Perform `upload`."""
         return await self._derive(operation)
+
+
+def _passes(kind: type[Operation[Any]]) -> bool:
+    """Return whether operations of this kind pass: without bodies, and without infos, which have keys."""
+    return kind.bodies is _NONE and (kind is ListKeys or not kind.result_has_keys)
 
 
 async def _read(layer: Transform, operation: Read) -> StoredObject | None:
