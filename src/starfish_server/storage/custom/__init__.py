@@ -158,7 +158,8 @@ class CustomObjectStore(Leaf):
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
-        self._methods = dict.fromkeys(self._callbacks, CustomObjectStore._call)
+        given_kinds = [OPERATIONS[name] for name in self._callbacks if name != "close"]
+        self._methods = dict.fromkeys(given_kinds, CustomObjectStore._call)
         self.context_dependent = any(
             "context" in callback.takes and not OPERATIONS[operation].writes
             for operation, callback in self._callbacks.items()
