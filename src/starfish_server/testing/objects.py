@@ -11,7 +11,7 @@ from starfish_server.errors import (
     ObjectNotFoundError,
     StoreNotSupportedError,
 )
-from starfish_server.testing.behaviour import behaviour, expect, expect_error
+from starfish_server.testing.conformance import behaviour, expect, expect_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
