@@ -20,7 +20,7 @@ from starfish_server import (
     ObjectReader,
     StoreUnavailableError,
 )
-from starfish_server.cli import objects, sources
+from starfish_server.cli import objects, stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 
@@ -116,7 +116,7 @@ def test_an_output_file_is_replaced_by_a_whole_body_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("old")
-    monkeypatch.setattr(sources, "open_store", lambda _: Broken(data={}))
+    monkeypatch.setattr(stores, "open_store", lambda _: Broken(data={}))
     assert run(["get", "any", "k", "-o", f"{tmp_path}/out"]) == ExitCode.UNAVAILABLE
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
 

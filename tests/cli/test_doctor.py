@@ -13,7 +13,7 @@ import pytest
 
 from cli.program import starfish
 from starfish_server import ANY, MemoryObjectStore, StoreAccessDeniedError, StoreNotSupportedError
-from starfish_server.cli import sources
+from starfish_server.cli import stores
 from starfish_server.cli.app import run
 from starfish_server.cli.doctor import CHECKS
 from starfish_server.layers import Layer
@@ -42,7 +42,7 @@ class Examined:
         self.code = 0
 
     def verdicts(self, store: AbstractObjectStore) -> dict[str, str]:
-        self._monkeypatch.setattr(sources, "open_store", lambda _: store)
+        self._monkeypatch.setattr(stores, "open_store", lambda _: store)
         self.code = run(["doctor", "any", "--json"])
         found = map(json.loads, self._capsys.readouterr().out.splitlines())
         return {finding["check"]: finding["verdict"] for finding in found}
@@ -213,7 +213,7 @@ class LockedBucket(Locked):
 def test_the_advice_is_about_this_kind_of_leaf(
     kind: type[Locked], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "open_store", lambda _: kind(data={}))
+    monkeypatch.setattr(stores, "open_store", lambda _: kind(data={}))
     run(["doctor", "any", "--json"])
     hints = [json.loads(line)["hint"] for line in capsys.readouterr().out.splitlines()]
     assert hints[1] == advice

@@ -9,7 +9,7 @@ import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
 from starfish_server import CustomObjectStore, MemoryObjectStore
-from starfish_server.cli import sources
+from starfish_server.cli import stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
@@ -84,7 +84,7 @@ def test_a_hostile_key_of_another_store_is_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = "\x1b[2J\nforged\u202e"
-    monkeypatch.setattr(sources, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile]))
+    monkeypatch.setattr(stores, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile]))
     assert run(["ls", "any"]) == 0
     printed = capsys.readouterr().out
     assert (printed.count("\n"), printed.rstrip("\n").isprintable()) == (1, True)
@@ -112,7 +112,7 @@ def deleting(
 ) -> tuple[int, RecordingStore]:
     """Run rm over that store; return its code, and the store with what was asked of it."""
     store = RecordingStore(inner)
-    monkeypatch.setattr(sources, "open_store", lambda _: store)
+    monkeypatch.setattr(stores, "open_store", lambda _: store)
     return run(["rm", "any", *arguments]), store
 
 

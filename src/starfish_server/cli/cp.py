@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from starfish_server.cli.arguments import AsJson, ContextFields, Jobs, context_of
 from starfish_server.cli.copying import Copying, Tally
 from starfish_server.cli.output import ExitCode, print_error, print_failures, print_result, progress
-from starfish_server.cli.sources import open_source, print_left_out
+from starfish_server.cli.stores import AsJson, ContextFields, Jobs, context_of, open_source, print_left_out
 from starfish_server.store_url import open_store
 
 

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
-from starfish_server.cli.sources import open_source
+from starfish_server.cli.stores import AsJson, ContextFields, StoreURL, context_of, open_source
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,

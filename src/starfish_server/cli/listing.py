@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from starfish_server.bulk import scan
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import (
     ExitCode,
     described,
@@ -17,7 +16,15 @@ from starfish_server.cli.output import (
     print_line,
     progress,
 )
-from starfish_server.cli.sources import list_left_out, open_source, print_left_out
+from starfish_server.cli.stores import (
+    AsJson,
+    ContextFields,
+    StoreURL,
+    context_of,
+    list_left_out,
+    open_source,
+    print_left_out,
+)
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo
 
