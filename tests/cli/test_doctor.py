@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -225,18 +226,13 @@ def test_every_check_cleans_up_even_if_one_fails(examined: Examined) -> None:
     assert data == {"kept": "v"}
 
 
-class _Clock(BaseHTTPRequestHandler):
-    """A server whose clock is an hour ahead."""
+@contextmanager
+def server_that_replies(reply: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.wfile.write(reply)
 
-    def do_HEAD(self) -> None:
-        self.send_response_only(403)
-        self.send_header("Date", formatdate(time.time() + 3600, usegmt=True))
-        self.end_headers()
-
-
-@pytest.fixture
-def wrong_clock() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Clock) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -244,13 +240,24 @@ def wrong_clock() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("reply", "verdict", "code"),
+    [
+        (f"HTTP/1.1 403 No\r\nDate: {formatdate(time.time() + 3600, usegmt=True)}\r\n\r\n", "failed", 1),
+        ("HTTP/1.1 403 No\r\n\r\n", "not checked", 0),
+        ("HTTP/1.1 200 Yes\r\nDate: yesterday\r\n\r\n", "not checked", 0),
+        ("nonsense\r\n\r\n", "not checked", 0),
+    ],
+    ids=["an hour ahead", "no date", "a date that is none", "not HTTP"],
+)
 def test_a_clock_that_is_far_off_is_a_failure(
-    wrong_clock: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+    reply: str, verdict: str, code: int, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with server_that_replies(reply.encode()) as url:
 
-    class Distant(MemoryObjectStore):
-        endpoint = wrong_clock
+        class Distant(MemoryObjectStore):
+            endpoint = url
 
-    verdicts = examined.verdicts(Distant(data={}))
-    assert (verdicts["clock"], examined.code) == ("failed", 1)
+        verdicts = examined.verdicts(Distant(data={}))
+    assert (verdicts["clock"], examined.code) == (verdict, code)

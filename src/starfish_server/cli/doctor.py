@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from statistics import median
 from typing import Any, Literal
 
@@ -224,10 +225,13 @@ def _skew(endpoint: str) -> float | None:
     except urllib.error.HTTPError as error:
         with error:
             date = error.headers["Date"]
-    except OSError:
+    except (OSError, HTTPException):
         return None
-    # The header has whole seconds: on average it is half a second behind.
-    return parsedate_to_datetime(date).timestamp() + 0.5 - (began + time.time()) / 2 if date else None
+    try:
+        # The header has whole seconds: on average it is half a second behind.
+        return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
+    except ValueError:
+        return None
 
 
 def _table(findings: list[Finding]) -> Table:
