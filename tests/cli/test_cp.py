@@ -420,6 +420,31 @@ def test_failures_are_named_and_the_exit_code_tells(tmp_path: Path) -> None:
     assert (ended.err.count("\n"), ended.err.startswith("starfish: a/b: ")) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("source", "destination", "prefix"),
+    [
+        ("data", "data/copy", ""),
+        (".", "data", "da"),
+        ("file:data", "./data/copy/", "co"),
+        ("s3://bucket?region=a", "s3://bucket/copy?region=a", ""),
+    ],
+)
+def test_a_copy_that_would_copy_its_own_copies_is_refused(
+    source: str, destination: str, prefix: str, tmp_path: Path
+) -> None:
+    starfish("put", "data", "k", stdin=b"1", cwd=tmp_path)
+    ended = starfish("cp", source, destination, "--prefix", prefix, cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, b"", 1)
+    assert "the destination is inside the source" in ended.err
+
+
+def test_a_part_of_a_store_is_copied_to_another_part_of_it(tmp_path: Path) -> None:
+    starfish("put", "data", "notes/1", stdin=b"1", cwd=tmp_path)
+    for _ in range(2):
+        assert starfish("cp", "data", "data/copy", "--prefix", "notes/", cwd=tmp_path).code == 0
+    assert starfish("ls", "data", cwd=tmp_path).out == b"copy/notes/1\nnotes/1\n"
+
+
 def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     starfish("put", "file:from", "k", stdin=b"1", cwd=tmp_path)
     drawn = starfish_on_a_terminal("cp", "file:from", "file:to", cwd=tmp_path)

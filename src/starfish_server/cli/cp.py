@@ -1,6 +1,7 @@
 """`starfish cp`: its options, its progress and its report."""
 
 import asyncio
+import os
 import time
 from typing import Annotated
 
@@ -46,6 +47,9 @@ async def cp(
 
     Objects over 8 MiB are streamed. A store without native streams holds each object in memory.
     """
+    above, below = _place(source), _place(destination)
+    if below.startswith(above) and below != above and (below[len(above) :] + prefix).startswith(prefix):
+        raise typer.BadParameter("the destination is inside the source, so copies would be copied again")
     reading, writing = context_of(context, "pull"), context_of(context, "push")
     began, tally = time.monotonic(), Tally()
 
@@ -66,6 +70,13 @@ async def cp(
         raise
     _report(tally, False, time.monotonic() - began, json)
     return ExitCode.FAILED if tally.failures or tally.left_out else ExitCode.OK
+
+
+def _place(url: str) -> str:
+    """Return the URL or path of a store without options, ending in "/"."""
+    place = url.partition("?")[0]
+    place = place if "://" in place else os.path.abspath(place.removeprefix("file:"))  # noqa: PTH100 - of a str
+    return place.rstrip("/") + "/"
 
 
 def _rate(size: int, seconds: float) -> str:
