@@ -83,17 +83,19 @@ def test_the_pipes_of_the_page_work(tmp_path: Path) -> None:
     assert (ended.code, ended.out, ended.err) == (0, b"notes/\n", "")
 
 
-def test_ctrl_c_ends_a_put_that_waits_for_more(store: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_put_that_waits_for_more(number: signal.Signals, store: str, tmp_path: Path) -> None:
     process = subprocess.Popen([PROGRAM, "put", store, "k"], stdin=subprocess.PIPE, env=environment(None))
     assert process.stdin is not None
     process.stdin.write(bytes(2**20))  # more than a pipe holds: it is being read
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
         assert process.wait(60) == ExitCode.INTERRUPTED
     finally:
         process.kill()
         process.communicate()
     assert starfish("ls", store).out == b""
+    assert list(tmp_path.glob("data/~staging/*")) == []
 
 
 class Broken(MemoryObjectStore):
