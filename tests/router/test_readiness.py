@@ -23,6 +23,8 @@ from starfish_server.layers import AccessLog, Authorize, Caching, Fallback, Name
 from starfish_server.router import SyncRouterOptions, sync_application
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starfish_server import AbstractObjectStore, ObjectInfo, StoreContext
 
 
@@ -100,9 +102,12 @@ async def test_a_fallback_is_ready_while_one_leaf_is_and_says_which_is_not() -> 
         ("tenants/{identity}/", None),
         ("tenants/{namespace}/", "system/"),
         ("tenants/{params.tenant}/", "system/"),
+        (lambda context: {"alice": "tenants/alice/"}[context.identity], "system/"),
     ],
 )
-async def test_a_fallback_of_namespaces_is_ready(prefix: str, without_context: str | None) -> None:
+async def test_a_fallback_of_namespaces_is_ready(
+    prefix: str | Callable[[StoreContext], str], without_context: str | None
+) -> None:
     parts = [Namespace(Leaf(), prefix, without_context=without_context) for _ in range(2)]
     checks = {"store": "ok", "leaf 1": "ok", "leaf 2": "ok"}
     assert await ask(Fallback(*parts)) == (200, {"ready": True, "checks": checks})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
 from starfish_server.context import StoreContext
-from starfish_server.errors import ContextRequiredError
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer, stores_of
 from starfish_server.layers.namespace import Namespace
 from starfish_server.logs import log_failure
@@ -28,7 +28,7 @@ _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
 _CONTEXT = StoreContext("ready", {}, None, (), "pull")  # callbacks of a custom leaf may expect one
-# Below a layer with several stores, a namespace may need a caller with a tenant, or none at all.
+# Below a layer with several stores, namespaces and callbacks may need a caller.
 _CALLER = replace(_CONTEXT, identity="starfish-ready", namespace="starfish-ready")
 _SECONDS = 2.0
 _CACHED_SECONDS = 1.0
@@ -92,8 +92,10 @@ class Probes:
             async with asyncio.timeout(_SECONDS):
                 try:
                     await store.stat(_KEY, context=_CALLER if namespaced else _CONTEXT)
-                except ContextRequiredError:
-                    await store.stat(_KEY)
+                except Exception as error:
+                    if not namespaced or isinstance(error, StoreUnavailableError):
+                        raise
+                    await store.stat(_KEY)  # this caller may have no namespace
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:
