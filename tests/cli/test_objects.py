@@ -138,6 +138,13 @@ def test_what_was_deleted_before_an_error_is_told(
     assert (code, lines[0]) == (1, "starfish: 10000 objects had been deleted by then")
 
 
+def test_ctrl_c_at_the_question_deletes_nothing(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "a/1", stdin=b"x")
+    ended = starfish_on_a_terminal("rm", "data", "--prefix", "a/", cwd=tmp_path, interrupt_at=b"Delete")
+    assert ended.code == ExitCode.INTERRUPTED
+    assert starfish("ls", store).out == b"a/1\n"
+
+
 def test_a_terminal_is_asked_before_deleting_by_prefix(store: str, tmp_path: Path) -> None:
     for key in ("a/1", "a/2"):
         starfish("put", store, key)

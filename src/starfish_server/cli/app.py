@@ -101,8 +101,9 @@ def run(arguments: Sequence[str]) -> int:
         if inspect.iscoroutine(code):
             code = asyncio.run(code)
         sys.stdout.flush()
-    except typer.Abort:
-        return ExitCode.FAILED
+    except typer.Abort as error:
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        return ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:

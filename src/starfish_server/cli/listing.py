@@ -1,5 +1,6 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -206,4 +207,9 @@ def _confirm(count: int) -> None:
     objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
-    typer.confirm(f"Delete {objects}?", abort=True, err=True)
+    # asyncio's handler would let the prompt wait on.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        typer.confirm(f"Delete {objects}?", abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
