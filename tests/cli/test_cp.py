@@ -73,10 +73,7 @@ def writes(store: RecordingStore) -> list[str]:
 
 
 def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}/copy?endpoint={seaweedfs.endpoint}"
 
     async def fill() -> None:
@@ -97,10 +94,7 @@ def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Serv
 
 
 def test_a_large_object_goes_to_a_bucket_and_back(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     body = os.urandom(20 * 2**20)
     (tmp_path / "from").mkdir()
@@ -195,10 +189,7 @@ async def test_an_object_that_reads_back_with_another_type_is_copied_and_told() 
 
 
 def test_a_bucket_whose_server_guesses_types_takes_a_folder(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     (tmp_path / "a.md").write_text("# A")
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     ended = starfish("cp", f"file://{tmp_path}", bucket, env=env)
@@ -356,11 +347,7 @@ def test_nothing_of_a_tree_is_left_out_in_silence() -> None:
 
 
 def test_keys_of_a_bucket_that_break_the_rules_are_named(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
-    }
+    env = seaweedfs.environment
     bucket = seaweedfs.make_bucket()
     for key in ("below/a b", "below/ok", "c d"):
         assert starfish("put", f"s3://{bucket}?portable_keys=false", key, env=env, stdin=b"x").code == 0

@@ -73,10 +73,7 @@ def test_a_folder_that_does_not_exist_is_an_error_and_is_not_made(tmp_path: Path
 
 
 def test_a_server_s_clock_is_compared_and_its_faults_found(seaweedfs: S3Server) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     ended = starfish("doctor", bucket, "--json", env=env)
     found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
