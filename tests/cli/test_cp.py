@@ -432,6 +432,13 @@ def test_a_part_of_a_store_is_copied_to_another_part_of_it(tmp_path: Path) -> No
     assert starfish("ls", "data", cwd=tmp_path).out == b"copy/notes/1\nnotes/1\n"
 
 
+def test_a_stack_file_beside_the_objects_is_no_part_of_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/stack.toml").write_text('[leaf]\ntype = "filesystem"\nbase_dir = "copies"\n')
+    assert starfish("cp", "data", "data/stack.toml", cwd=tmp_path).code == 0
+    assert starfish("ls", "copies", cwd=tmp_path).out == b"stack.toml\n"
+
+
 def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     starfish("put", "file:from", "k", stdin=b"1", cwd=tmp_path)
     drawn = starfish_on_a_terminal("cp", "file:from", "file:to", cwd=tmp_path)
