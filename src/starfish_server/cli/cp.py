@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from starfish_server.cli.copying import Copying, Tally
-from starfish_server.cli.output import ExitCode, print_error, print_failures, print_result, progress
+from starfish_server.cli.output import ExitCode, ProgressBar, print_error, print_failures, print_result
 from starfish_server.cli.stores import AsJson, ContextFields, Jobs, context_of, open_source, print_left_out
 from starfish_server.store_url import open_store
 
@@ -59,12 +59,10 @@ async def cp(
         return tally.listed - tally.pending, tally.listed if tally.all_listed else None, moved
 
     try:
-        async with (
-            open_source(source) as origin,
-            open_store(destination) as target,
-            progress("copying", state),
-        ):
-            await Copying(origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally).run()
+        async with open_source(source) as origin, open_store(destination) as target:
+            copying = Copying(origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally)
+            with ProgressBar("copying", state):
+                await copying.run()
     except (Exception, asyncio.CancelledError):
         if tally.listed:
             _report(tally, True, time.monotonic() - began, json)

@@ -9,13 +9,13 @@ import typer
 from starfish_server.bulk import scan
 from starfish_server.cli.output import (
     ExitCode,
+    ProgressBar,
     described,
     print_cells,
     print_error,
     print_failures,
     print_json,
     print_line,
-    progress,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -180,7 +180,7 @@ async def rm(
             if page and not yes:
                 _confirm(len(page))
         try:
-            async with progress("deleting", lambda: (deleted, None, "")):
+            with ProgressBar("deleting", lambda: (deleted, None, "")):
                 while page:
                     failures: Mapping[str, Exception] = {}
                     try:

@@ -9,13 +9,13 @@ import typer
 
 from starfish_server.cli.output import (
     ExitCode,
+    ProgressBar,
     one_line,
     print_cells,
     print_error,
     print_failures,
     print_json,
     print_result,
-    progress,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -88,7 +88,7 @@ async def _repair(path: str, mirror: Mirror, force: bool, jobs: int, json: bool)
     report, pending = RepairReport(), len(mirror.pending())
     interrupted = False
     try:
-        async with progress("repairing", lambda: (report.done, pending, "")):
+        with ProgressBar("repairing", lambda: (report.done, pending, "")):
             await mirror.repair(force=force, concurrency=jobs, report=report)
     except asyncio.CancelledError:
         interrupted = True
@@ -189,7 +189,7 @@ async def _rotate(
     left_out: dict[str, str] = {}
     interrupted = False
     try:
-        async with progress(
+        with ProgressBar(
             "encrypting", lambda: (report.done, report.listed if report.all_listed else None, "")
         ):
             await layer.rotate(prefix, concurrency=jobs, exclusive=exclusive, context=context, report=report)
