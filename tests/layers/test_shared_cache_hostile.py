@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from starfish_server.layers import RedisCache
 from starfish_server.layers.caching import cache, member, remote_writes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
@@ -248,12 +250,18 @@ async def test_a_write_that_another_thread_ends_is_told_at_the_next_tick(
     leaf = GatedStore({})
     leaf.gate.clear()
     store = process(leaf, cache={"max_delay": 0.1})
-    writing: Any = store.put("k", "v")
-    while not leaf.calls:  # as a task would run it, but a task cannot be abandoned in another thread
-        waiting = writing.send(None)
-        waiting._asyncio_future_blocking = False
-        if not leaf.calls:
-            await asyncio.wait([waiting])
+    writing = store.put("k", "v")
+
+    @types.coroutine
+    def run_until_the_leaf_is_asked() -> Iterator[object]:
+        """Run it in this task: a task of its own could not be abandoned in another thread."""
+        while True:
+            waiting = writing.send(None)
+            if leaf.calls:
+                return
+            yield waiting
+
+    await run_until_the_leaf_is_asked()
     with server.client() as client:
         messages = client.pubsub()
         messages.subscribe("test:1")

@@ -572,7 +572,7 @@ def test_each_event_loop_has_its_own_connection_and_ends_it(server: RedisServer)
     asyncio.run(store.close())
 
 
-def test_a_write_in_one_event_loop_shows_in_another_at_once(server: RedisServer) -> None:
+def test_a_write_in_one_event_loop_shows_in_another_immediately(server: RedisServer) -> None:
     leaf = MemoryObjectStore(data={"k": "old"})
     store = Caching(leaf, shared=RedisCache(server.url, namespace="test", timeout=10.0, max_delay=60.0))
     read, written = threading.Event(), threading.Event()

@@ -51,7 +51,7 @@ async def _assert_cancelled(task: asyncio.Task[None]) -> None:
     assert [other for other in asyncio.all_tasks() if other is not asyncio.current_task()] == []
 
 
-async def test_a_put_cancelled_before_it_takes_effect_ends_at_once_and_never_does(
+async def test_a_put_cancelled_before_it_takes_effect_ends_immediately_and_never_does(
     tmp_path: Path, store: FilesystemObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, "setxattr")
