@@ -208,7 +208,11 @@ class Mirror(Layer):
             except Exception as error:  # noqa: BLE001 - the key is pending, and the caller is told
                 failures.update({(number, key): error for key in keys})
 
-        await asyncio.gather(*(one(number, replica) for number, replica in self._replicas.items()))
+        works = [one(number, replica) for number, replica in self._replicas.items()]
+        # Returns when all have ended, cancelled or not: a later write of the key must not overtake this one.
+        for outcome in await asyncio.gather(*works, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
         return failures
 
     def _report(self, operation: Operation[Any], failures: dict[tuple[int, str], Exception]) -> None:
