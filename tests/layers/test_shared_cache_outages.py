@@ -22,7 +22,7 @@ from redis_server import Proxy, RedisServer
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, RedisCache
-from starfish_server.layers.caching import member, protocol
+from starfish_server.layers.caching import member, protocol, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ async def test_a_write_that_redis_could_not_hear_of_is_told_when_it_is_back(serv
 async def test_more_unheard_writes_than_are_kept_drop_everything(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
-    monkeypatch.setattr(member, "MAX_UNCONFIRMED_KEYS", 3)
+    monkeypatch.setattr(shared, "MAX_UNCONFIRMED_KEYS", 3)
     keys = [f"k{number}" for number in range(10)]
     leaf = GatedStore(dict.fromkeys([*keys, "other"], "old"))
     async with Proxy(server.port) as proxy, Processes(server.url) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -50,6 +51,7 @@ class Session:
     ) -> None:
         self.stalled = False
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._connection = connection
         self._transport = transport
         self._timeout = timeout
@@ -115,26 +117,36 @@ class Session:
         return _now() + self._ahead[1]
 
     def send(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command, in order. The result is the reply, or an exception as a value."""
+        """Send a command, in order. The result is the reply, or an exception as a value.
+
+        May be called from any thread: the garbage collector may end a read or a write anywhere.
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._failed.done() or self._loop.is_closed():
-            future.set_result(RedisDownError("the connection has ended"))
-            return future
         self._outbox.append((future, b"".join(self._connection.pack_command(*command))))
-        if not self._transmitting:  # else the garbage collector ended a write while another one was sent
-            self._transmitting = True
-            while self._outbox:
-                waiting, packed = self._outbox.popleft()
-                self._pending.append((_now(), waiting, len(packed)))
-                self._pending_bytes += len(packed)
-                try:
-                    self._transport.write(packed)
-                except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
-                    self.fail(error)
-            self._transmitting = False
+        if threading.get_ident() == self._thread:
+            self._transmit()
+        else:
+            self._loop.call_soon_threadsafe(self._transmit)
+        return future
+
+    def _transmit(self) -> None:
+        if self._transmitting:
+            return  # the garbage collector ended a write while another one was sent
+        self._transmitting = True
+        while self._outbox:
+            waiting, packed = self._outbox.popleft()
+            if self._failed.done():
+                waiting.set_result(RedisDownError("the connection has ended"))
+                continue
+            self._pending.append((_now(), waiting, len(packed)))
+            self._pending_bytes += len(packed)
+            try:
+                self._transport.write(packed)
+            except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
+                self.fail(error)
+        self._transmitting = False
         if len(self._pending) > _MAX_PENDING or self._pending_bytes > _MAX_PENDING_BYTES:
             self.fail(RedisDownError("too much waits for replies"))
-        return future
 
     def run(self, script: str, keys: list[bytes], *args: str | bytes | float) -> asyncio.Future[Any]:
         """Send a script, in order, as `send` does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -13,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer, is_whole
 from starfish_server.layers.caching.protocol import LEASED, WRITER, Run
-from starfish_server.layers.caching.remote_writes import RemoteWrites
 from starfish_server.redis.link import Link, LinkUser
 from starfish_server.redis.session import RedisDownError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Collection, Iterable
 
     from starfish_server.layers.caching.cache import Keys
+    from starfish_server.layers.caching.redis import Shared
     from starfish_server.layers.caching.shared import SharedLevel
-    from starfish_server.layers.caching.wire import Shared
     from starfish_server.operations import Operation
     from starfish_server.redis.session import Session
 
@@ -30,7 +29,6 @@ T = TypeVar("T")
 
 RENEW_SECONDS = 20.0
 MAX_MESSAGE_KEYS = 1_000
-MAX_UNCONFIRMED_KEYS = 10_000
 CLOSE_SECONDS = 1.0
 NOT_CACHED = math.inf
 _TICKS = 4  # within `max_delay`
@@ -72,7 +70,7 @@ class SharedWrite:
 
 
 class Member(LinkUser):
-    """One event loop's link to Redis, and the writes that it still has to announce."""
+    """One event loop's link to Redis, and its writes in flight."""
 
     def __init__(self, level: SharedLevel) -> None:
         super().__init__("shared cache", protocol.SCRIPTS, level.options.max_delay / _TICKS)
@@ -80,19 +78,16 @@ class Member(LinkUser):
         self._options = level.options
         self._channel = f"{level.options.namespace}:{protocol.FORMAT}"
         self._run = Run(self._channel, "")
-        self._writes: set[SharedWrite] = set()  # in flight, or ended and not confirmed yet
-        self._unconfirmed = 0  # keys of those that ended
-        self._remote = RemoteWrites(level.cache)
-        self._tokens = 0
+        self._in_flight: set[SharedWrite] = set()
         self.link = Link(level.options, self)
 
     async def close(self) -> None:
         """Close the link, once Redis has confirmed the ends of writes or `CLOSE_SECONDS` have passed."""
         session = self.link.session
-        replies = [reply for write in self._writes if write.ended is not None for reply in write.replies]
+        ended = [write for write in self._level.unconfirmed() if write.member is self]
         try:
             if session is not None and not session.stalled:
-                await session.wait(replies, CLOSE_SECONDS)
+                await session.wait([reply for write in ended for reply in write.replies], CLOSE_SECONDS)
         finally:
             await self.link.close()
 
@@ -107,7 +102,8 @@ class Member(LinkUser):
         session = await self.link.usable(deadline)
         if session is None:
             return await inner.perform(operation)
-        if kind not in NEEDS or not isinstance(key, str) or precedes_write:
+        outdated = precedes_write or self._level.is_unconfirmed_elsewhere(self)
+        if kind not in NEEDS or not isinstance(key, str) or outdated:
             result = await inner.perform(operation)
             self._drop(operation.keys)
             return result
@@ -143,7 +139,7 @@ class Member(LinkUser):
         self, session: Session, key: str, operation: Operation[T], deadline: float
     ) -> Any:
         """Read with a lease, without which nothing is put into Redis."""
-        codec, run, token = self._options.codec, self._run, self._token()
+        codec, run, token = self._options.codec, self._run, self._level.token()
         lease = run.name(b"l", key)
         names = [lease, run.name(b"w", key), run.name(b"w", None), run.generation_name]
         asked = session.run("lease", names, token, protocol.LEASE_MILLISECONDS)
@@ -182,39 +178,29 @@ class Member(LinkUser):
         await self.link.usable(deadline)
         ordered = list(keys)
         starts = range(0, len(ordered), MAX_MESSAGE_KEYS)
-        parts = {self._token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
+        parts = {self._level.token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
         write = SharedWrite(self, parts, deadline - self.link.loop.time())
-        self._writes.add(write)
+        self._in_flight.add(write)
         self._tell(write)
         return write
 
     def end(self, write: SharedWrite) -> None:
-        self._unconfirmed += write.size
+        self._in_flight.discard(write)
+        self._level.ended(write, merge=self.link.session is None)
         self._tell(write)
-        if self._unconfirmed > MAX_UNCONFIRMED_KEYS:
-            self._merge()
 
-    def _merge(self) -> None:
-        """Replace the writes that ended by one of all keys, which the next session announces."""
-        ended = [write for write in self._writes if write.ended is not None]
-        undetermined: Keys = {None} if any(write.ended for write in ended) else set()
-        merged = SharedWrite(self, {self._token(): [None]}, 0.0, told=math.inf, ended=undetermined)
-        self._writes.difference_update(ended)
-        self._writes.add(merged)
-        self._unconfirmed = merged.size
-
-    def _confirmed(self, write: SharedWrite) -> None:
-        if write in self._writes:
-            self._writes.remove(write)
-            self._unconfirmed -= write.size
+    def _ended(self) -> list[SharedWrite]:
+        """Return the writes that this member has to confirm: its own, and those of loops that were closed."""
+        ended = self._level.unconfirmed()
+        return [write for write in ended if write.member is self or write.member.link.loop.is_closed()]
 
     def _tell(self, write: SharedWrite) -> None:
         """Announce that a write is in flight, or that it has ended."""
         session = self.link.session
-        if session is None or not _runs(self.link.loop):
-            return  # the next session or tick announces it
+        if session is None or self.link.loop.is_closed():
+            return  # the next session announces it, or another member
         ended = write.ended
-        write.told = time.monotonic()
+        write.member, write.told = self, time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]
         left = len(write.replies)
 
@@ -226,12 +212,12 @@ class Member(LinkUser):
                 return
             left -= 1
             if ended is not None and not left:
-                self._confirmed(write)
+                self._level.confirmed(write)
 
         for reply in write.replies:
             reply.add_done_callback(replied)
         if ended is not None and not write.replies:
-            self._confirmed(write)
+            self._level.confirmed(write)
 
     def _send(
         self,
@@ -261,12 +247,12 @@ class Member(LinkUser):
 
     def began(self) -> None:
         self._level.cache.drop({None})  # messages may be missing
-        for write in list(self._writes):
+        for write in [*self._in_flight, *self._ended()]:
             self._tell(write)
 
     def lost(self) -> None:
         self._level.cache.drop({None})
-        self._remote.give_up()
+        self._level.remote.give_up()
 
     def received(self, message: bytes) -> None:
         try:
@@ -280,28 +266,16 @@ class Member(LinkUser):
             return  # not a message of this format: any client may publish anything
         if client != self._level.client and isinstance(token, str):
             if kind == "begin":
-                self._remote.began(token, keys)
+                self._level.remote.began(token, keys)
             elif kind == "end":
-                self._remote.ended(token, keys, undetermined)
+                self._level.remote.ended(token, keys, undetermined)
 
     def tick(self) -> None:
         now = time.monotonic()
-        self._remote.give_up(now)
-        for write in list(self._writes):
-            if write.told < now - RENEW_SECONDS:
+        self._level.remote.give_up(now)
+        for write in [*self._in_flight, *self._ended()]:
+            if write.told < now - RENEW_SECONDS or write.member is not self:
                 self._tell(write)
-
-    def _token(self) -> str:
-        self._tokens += 1
-        return f"{self._level.client}-{id(self):x}-{self._tokens}"
-
-
-def _runs(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether this is the thread of the loop: the garbage collector may end a write in another one."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _keys(keys: Any) -> Keys:
