@@ -130,7 +130,7 @@ async def test_a_write_that_redis_could_not_hear_of_shows_in_every_event_loop_of
         await other.run(settled(store))
         client.client_kill_filter(_id=writers)
         level: Any = store._shared
-        await eventually(lambda: level._members.get().link.session is None)
+        await eventually(lambda: level._members.get().session is None)
         await store.put("k", "new")
         assert await other.run(store.get_string("k")) == "new"
         await other.run(store.close())

@@ -659,7 +659,7 @@ def test_an_operation_that_meets_a_connection_just_lost_works_alone(
             store = process(MemoryObjectStore(data={"k": "v", "m": "v"}))
             await settled(store)
             level: Any = store._shared
-            level._members.get().link.session._transport.abort()
+            level._members.get().session._transport.abort()
             assert await store.get_string("k") == "v"
             await store.put("k", "new")
             await eventually(lambda: not connected(store))

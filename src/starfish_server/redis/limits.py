@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.redis.link import Link, LinkUser, PerLoop
+from starfish_server.redis.link import Link, PerLoop
 from starfish_server.redis.server import RedisServer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class RedisLimits(RedisServer):
     def __init__(self, url: str, *, namespace: str, timeout: float = 0.05) -> None:
         super().__init__(url, namespace, timeout)
         self._prefix = f"{namespace}:{_FORMAT}:".encode()
-        self._links = PerLoop(lambda: Link(self, LinkUser("shared limit", _SCRIPTS, _TICK_SECONDS)))
+        self._links = PerLoop(lambda: Link(self, "shared limit", _SCRIPTS, _TICK_SECONDS))
 
     @property
     def connected(self) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-    from starfish_server.redis.link import LinkUser
+    from starfish_server.redis.link import Link
     from starfish_server.redis.server import RedisServer
 
 _UNANSWERED_TICKS = 20  # intervals without a reply after which a session ends
@@ -66,8 +66,8 @@ class Session:
         self._scripts: dict[str, str] = {}
 
     @classmethod
-    async def start(cls, server: RedisServer, connection: AbstractConnection, user: LinkUser) -> Session:
-        """Connect, load the scripts, and let the user prepare what it needs."""
+    async def start(cls, server: RedisServer, connection: AbstractConnection, link: Link) -> Session:
+        """Connect, load the scripts, and let the link prepare what it needs."""
         await connection.connect()  # type: ignore[no-untyped-call]  # of the package
         # Not public. The public way to send waits in between, so it could not keep commands in order, and no
         # public way closes a connection whose server hangs.
@@ -76,11 +76,11 @@ class Session:
             raise RedisDownError("this version of redis hides its connection")
         session = cls(connection, writer.transport, server.timeout)
         _check_role(await session.ask("ROLE"))
-        for name, script in user.scripts.items():
+        for name, script in link.scripts.items():
             session._scripts[name] = (await session.ask("SCRIPT", "LOAD", script)).decode()
         asked = _now()
         session._set_time(asked, await session.ask("TIME"))
-        await user.prepare(session)
+        await link.prepare(session)
         session._proved = asked
         return session
 
@@ -191,11 +191,11 @@ class Session:
             if not future.done():
                 future.set_result(RedisDownError("the connection has ended"))
 
-    async def serve(self, user: LinkUser) -> None:
+    async def serve(self, link: Link) -> None:
         """Receive replies and measure the connection until one of them fails, and raise that error."""
         tasks: list[asyncio.Task[None]] = [
-            self._loop.create_task(self._receive(user)),
-            self._loop.create_task(self._measure(user)),
+            self._loop.create_task(self._receive(link)),
+            self._loop.create_task(self._measure(link)),
         ]
         try:
             ends: list[asyncio.Future[Any]] = [*tasks, self._failed]
@@ -209,7 +209,7 @@ class Session:
         errors = (error for error in outcomes if isinstance(error, Exception))
         raise next(errors, RedisDownError("the connection has ended"))
 
-    async def _receive(self, user: LinkUser) -> None:
+    async def _receive(self, link: Link) -> None:
         while True:
             reply: Any
             try:
@@ -220,7 +220,7 @@ class Session:
                 reply = error
             if _is_push(reply):
                 if reply[0] == b"message":
-                    user.received(reply[2])
+                    link.received(reply[2])
                 continue
             sent, future, size = self._pending.popleft()
             self._pending_bytes -= size
@@ -230,16 +230,16 @@ class Session:
             if not future.done():
                 future.set_result(reply)
 
-    async def _measure(self, user: LinkUser) -> None:
+    async def _measure(self, link: Link) -> None:
         """Ask for time and role at each interval: each reply proves that the connection works."""
         while True:
-            await asyncio.sleep(user.interval)
+            await asyncio.sleep(link.interval)
             self._unanswered += 1
             if self._unanswered > _UNANSWERED_TICKS:
                 raise RedisDownError("no reply")
             self.send("TIME").add_done_callback(partial(self._on_time, _now()))
             self.send("ROLE").add_done_callback(self._on_role)
-            user.tick()
+            link.tick()
 
     def _on_time(self, asked: float, future: asyncio.Future[Any]) -> None:
         if not isinstance(reply := future.result(), Exception):

@@ -74,7 +74,7 @@ class SharedLevel:
         member = self._members.get()
         if member is None:
             return False  # the first read through Redis makes one
-        session = member.link.session
+        session = member.session
         if session is None or session.heard_all_until(self.options.max_delay):
             return True
         self.cache.unshare(subject, self.options.max_delay)
@@ -82,7 +82,7 @@ class SharedLevel:
 
     @property
     def connected(self) -> bool:
-        return any(member.link.session is not None for member in self._members)
+        return any(member.session is not None for member in self._members)
 
     async def read(self, operation: Operation[Any]) -> Any:
         """Return the result of a read, from Redis if it has it; `Aged` for one that may be cached."""
