@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import StoreOverloadedError
+from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.fields import context_field
 from starfish_server.redis import check_limits
@@ -78,9 +79,14 @@ class RateLimit(Layer):
         if shared is not None:
             check_limits(shared)
             self._fleet = shared.rate(rate=self._rate, burst=burst, by=by, max_wait=self._max_wait)
-        self._lock = threading.Lock()
         # When each caller's burst is full again, by the hash of the name: long names take no memory.
         self._whole_at: OrderedDict[int | None, float] = OrderedDict()
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        # Reentrant: the garbage collector may end an operation that waits, anywhere.
+        self._lock = threading.RLock()
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"rate": self._rate, "burst": self._burst, "by": self._by}
