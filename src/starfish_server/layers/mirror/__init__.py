@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from starfish_server.checks import check_keys, check_text, positive_int
 from starfish_server.errors import (
     DeleteManyError,
+    StoreClosedError,
     StoreError,
     StoreNotSupportedError,
     StoreUnavailableError,
@@ -233,7 +234,8 @@ def _is_refusal(error: Exception, key: str) -> bool:
         return failure is not None and _is_refusal(failure, key)
     if isinstance(error, StoreError) and error.undetermined is not None:
         return not error.undetermined
-    known = isinstance(error, StoreError) and type(error) is not StoreError
+    # A store that is closed gives up operations in flight, too.
+    known = isinstance(error, StoreError) and type(error) not in (StoreError, StoreClosedError)
     return known or isinstance(error, TypeError | ValueError)
 
 
