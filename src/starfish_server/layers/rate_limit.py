@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
@@ -119,22 +120,16 @@ class RateLimit(Layer):
             if wait <= self._longest_wait:
                 self._whole_at[caller] = whole_at = whole_at + self._interval
         if wait > _ROUNDING:
-            await self._wait(wait, operation, caller, whole_at)
+            if wait > self._longest_wait:
+                raise self._refusal(wait, operation)
+            await _sleep(wait, partial(self._give_back, caller, whole_at))
         return await self._inner.perform(operation)
 
-    async def _wait(
-        self, wait: float, operation: Operation[Any], caller: int | None, whole_at: float
-    ) -> None:
-        if wait > self._longest_wait:
-            raise self._refusal(wait, operation)
-        try:
-            await asyncio.sleep(wait)
-        except BaseException:
-            with self._lock:
-                # Give the turn back, unless others wait behind it: two would then have the same turn.
-                if self._whole_at.get(caller) == whole_at:
-                    self._whole_at[caller] = whole_at - self._interval
-            raise
+    def _give_back(self, caller: int | None, whole_at: float) -> None:
+        """Give a turn back, unless others wait behind it: two would then have the same turn."""
+        with self._lock:
+            if self._whole_at.get(caller) == whole_at:
+                self._whole_at[caller] = whole_at - self._interval
 
     def _refusal(self, wait: float, operation: Operation[Any]) -> StoreOverloadedError:
         reason = f"over {self._rate:g} operations a second for one {self._by}"
@@ -148,14 +143,11 @@ class RateLimit(Layer):
         turn = await fleet.take(None if context is None else self._field(context))
         if turn is None:
             return False
-        if turn.give_back is None:
-            raise self._refusal(turn.wait, operation)
-        if turn.wait > _ROUNDING:
-            try:
-                await asyncio.sleep(turn.wait)
-            except BaseException:
-                turn.give_back()
-                raise
+        wait, give_back = turn
+        if give_back is None:
+            raise self._refusal(wait, operation)
+        if wait > _ROUNDING:
+            await _sleep(wait, give_back)
         return True
 
     def _make_room(self, caller: int | None, now: float) -> int | None:
@@ -166,3 +158,12 @@ class RateLimit(Layer):
             if whole_at > now:
                 table[name] = whole_at  # at the end, so that the others are examined first
         return caller if len(table) < _CALLERS else None
+
+
+async def _sleep(seconds: float, give_back: Callable[[], None]) -> None:
+    """Wait for a turn, and give it back if the operation ends before."""
+    try:
+        await asyncio.sleep(seconds)
+    except BaseException:
+        give_back()
+        raise
