@@ -86,6 +86,7 @@ class RateLimit(Layer):
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
+        """Take a new lock: in a forked child, a thread of the parent may hold the old one."""
         # Reentrant: the garbage collector may end an operation that waits, anywhere.
         self._lock = threading.RLock()
 

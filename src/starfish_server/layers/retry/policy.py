@@ -140,6 +140,7 @@ class RetryBudget:
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
+        """Take a new lock: in a forked child, a thread of the parent may hold the old one."""
         # Reentrant: the garbage collector may end an operation that waits for Redis, anywhere.
         self._lock = threading.RLock()
 
