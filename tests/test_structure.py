@@ -36,7 +36,7 @@ HOMES = {
     "cachetools": ("layers/caching",),
     "backports": ("layers/compression/",),
     "compression": ("layers/compression/",),  # of the standard library from Python 3.14 on
-    "cryptography": ("layers/encryption/", "layers/caching/wire.py"),
+    "cryptography": ("layers/encryption/", "layers/caching/redis.py"),
     "fastapi": ("router/",),
     "starlette": ("router/",),
     "pydantic": ("router/",),

@@ -9,8 +9,7 @@ from starfish_server.bulk import scan
 from starfish_server.checks import flag, positive_int
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.gather import bounded_gather
-from starfish_server.layers.encryption.found import integrity
-from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, parse_header
+from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, integrity, parse_header
 from starfish_server.objects import ANY
 from starfish_server.operations import Read
 
