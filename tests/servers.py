@@ -99,6 +99,15 @@ class S3Server:
     access_key_id: str = "starfish-access-key"
     secret_access_key: str = "starfish-secret-access-key"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program that uses the server needs in its environment."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+        }
+
     @cached_property
     def _client(self) -> Any:
         """Made once, as that takes 0.1 to 0.2 s: botocore reads its description of S3."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from starfish_server.checks import positive_int
+from starfish_server.gather import bounded_gather
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,24 +89,12 @@ async def copy_all(
     """
     positive_int("concurrency", concurrency)
     copied = 0
-    queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=concurrency)
 
-    async def work() -> None:
+    async def copy(info: ObjectInfo) -> None:
         nonlocal copied
-        while (key := await queue.get()) is not None:
-            copied += await _copy_one(source, target, key, context)
+        copied += await _copy_one(source, target, info.key, context)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(concurrency):
-                tasks.create_task(work())
-            async for info in scan(source, prefix, context=context):
-                await queue.put(info.key)
-            for _ in range(concurrency):
-                await queue.put(None)
-    except ExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
+    await bounded_gather(copy, scan(source, prefix, context=context), limit=concurrency)
     return copied
 
 

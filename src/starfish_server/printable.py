@@ -16,8 +16,9 @@ _NAMES = (
 # The user part of a URL. A password may hold any character, but after a port nothing more is a password.
 _USER = r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#]*)@"
 # `name=value` or `name: value` with a name that says it is a secret, as in a query or the repr of an object.
+# Each word is tried once, from its beginning and as a whole: else a long one would take minutes.
 _PAIR = (
-    rf"([\w-]*{_NAMES}[\w-]*['\"]?(?:=|:\s*))(?!True\b|False\b|None\b)"
+    rf"(?<![\w-])(?=[\w-]*{_NAMES})([\w-]++['\"]?(?:=|:\s*))(?!True\b|False\b|None\b)"
     r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?:Bearer |Basic )?[^\s&;,)}\]]+)"
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StoreUnavailableError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 T = TypeVar("T")
+_POLL_SECONDS = 0.01
 
 
 def start_in_thread(
@@ -24,21 +25,20 @@ def start_in_thread(
 ) -> asyncio.Future[T]:
     """Begin `work` in a thread of `executor`, by default the event loop's.
 
-    Raises `StoreUnavailableError` if no thread can be started; the work is then never done. If nothing awaits
-    the future any more, an exception of it is not reported.
+    Raises `StoreUnavailableError` if no thread can be started; the work is then never done.
     """
     loop = asyncio.get_running_loop()
-    outcome: Future[T] = Future()
+    waiting = [work]  # empty once it was taken
+    ended: list[T | BaseException] = []
     try:
-        started = loop.run_in_executor(executor, _work, work, outcome)
+        return loop.run_in_executor(executor, _work, waiting, ended)
     except RuntimeError as error:
         # The executor keeps what it was given before it failed to start a thread for it.
-        if outcome.cancel():
+        with suppress(IndexError):
+            waiting.pop()
             reason = f"no thread is available: {error}"
             raise StoreUnavailableError(reason, operation=operation, key=key) from error
-        started = asyncio.wrap_future(outcome)  # another of its threads has taken it already
-    started.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return started
+        return loop.create_task(_outcome(ended))  # another of its threads has taken it already
 
 
 async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -52,14 +52,24 @@ async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | 
     return cancelled
 
 
-def _work(work: Callable[[], T], outcome: Future[T]) -> T:
-    if not outcome.set_running_or_notify_cancel():
-        raise asyncio.CancelledError
+def _work(waiting: list[Callable[[], T]], ended: list[T | BaseException]) -> T:
+    try:
+        work = waiting.pop()
+    except IndexError:
+        raise asyncio.CancelledError from None
     try:
         result = work()
     except BaseException as error:
-        outcome.set_exception(error)
-        del outcome  # with the traceback's frame it would be a reference cycle
+        ended.append(error)
+        del ended  # with the traceback's frame it would be a reference cycle
         raise
-    outcome.set_result(result)
+    ended.append(result)
     return result
+
+
+async def _outcome(ended: list[T | BaseException]) -> T:
+    while not ended:  # noqa: ASYNC110 - a thread sets no asyncio.Event
+        await asyncio.sleep(_POLL_SECONDS)
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]

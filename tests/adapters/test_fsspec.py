@@ -199,6 +199,12 @@ def test_a_failure_is_never_taken_for_a_missing_file(operation: str, method: str
         getattr(down(operation), method)(path)
 
 
+def test_a_folder_is_moved() -> None:
+    _, fs = made_of(("a/b", b"1"), ("a/c/d", b"2"))
+    fs.mv("a", "z", recursive=True)
+    assert fs.find("") == ["z/b", "z/c/d"]
+
+
 def test_a_folder_is_not_opened_as_a_file() -> None:
     _, fs = made_of(("a/b", b""))
     with pytest.raises(IsADirectoryError):

@@ -37,7 +37,7 @@ MEANINGS = {
     ExitCode.NO_OBJECT: "there is no such object",
     ExitCode.UNAVAILABLE: "the store is unavailable; try again later",
     ExitCode.CONFLICT: "the object has changed, or exists already",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C or SIGTERM)",
     ExitCode.CLOSED_PIPE: "the reader of the output closed it, as in `starfish ls data | head`",
 }
 _HEAD = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -40,8 +41,13 @@ def starfish(
     return Ended(ended.returncode, ended.stdout, ended.stderr.decode())
 
 
-def starfish_on_a_terminal(*arguments: str, cwd: Path, typed: bytes = b"") -> Ended:
-    """Run it with a terminal as stdin, stdout and stderr, all of which is in `out`."""
+def starfish_on_a_terminal(
+    *arguments: str, cwd: Path, typed: bytes = b"", interrupt_at: bytes | None = None
+) -> Ended:
+    """Run it with a terminal as stdin, stdout and stderr, all of which is in `out`.
+
+    interrupt_at: send SIGINT, as Ctrl-C does, when this has been printed.
+    """
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [PROGRAM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(None), cwd=cwd
@@ -52,6 +58,9 @@ def starfish_on_a_terminal(*arguments: str, cwd: Path, typed: bytes = b"") -> En
     try:
         while chunk := os.read(master, 65536):
             printed += chunk
+            if interrupt_at is not None and interrupt_at in printed:
+                process.send_signal(signal.SIGINT)
+                interrupt_at = None
     except OSError:  # how Linux says that the other side is closed
         pass
     finally:

@@ -20,7 +20,7 @@ from starfish_server import (
     ObjectReader,
     StoreUnavailableError,
 )
-from starfish_server.cli import objects, sources
+from starfish_server.cli import objects, stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 
@@ -83,17 +83,19 @@ def test_the_pipes_of_the_page_work(tmp_path: Path) -> None:
     assert (ended.code, ended.out, ended.err) == (0, b"notes/\n", "")
 
 
-def test_ctrl_c_ends_a_put_that_waits_for_more(store: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_put_that_waits_for_more(number: signal.Signals, store: str, tmp_path: Path) -> None:
     process = subprocess.Popen([PROGRAM, "put", store, "k"], stdin=subprocess.PIPE, env=environment(None))
     assert process.stdin is not None
     process.stdin.write(bytes(2**20))  # more than a pipe holds: it is being read
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
         assert process.wait(60) == ExitCode.INTERRUPTED
     finally:
         process.kill()
         process.communicate()
     assert starfish("ls", store).out == b""
+    assert list(tmp_path.glob("data/~staging/*")) == []
 
 
 class Broken(MemoryObjectStore):
@@ -116,7 +118,7 @@ def test_an_output_file_is_replaced_by_a_whole_body_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("old")
-    monkeypatch.setattr(sources, "open_store", lambda _: Broken(data={}))
+    monkeypatch.setattr(stores, "open_store", lambda _: Broken(data={}))
     assert run(["get", "any", "k", "-o", f"{tmp_path}/out"]) == ExitCode.UNAVAILABLE
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
 

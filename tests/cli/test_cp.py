@@ -73,10 +73,7 @@ def writes(store: RecordingStore) -> list[str]:
 
 
 def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}/copy?endpoint={seaweedfs.endpoint}"
 
     async def fill() -> None:
@@ -97,10 +94,7 @@ def test_from_a_folder_to_a_bucket_and_back_with_content_types(seaweedfs: S3Serv
 
 
 def test_a_large_object_goes_to_a_bucket_and_back(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     body = os.urandom(20 * 2**20)
     (tmp_path / "from").mkdir()
@@ -195,10 +189,7 @@ async def test_an_object_that_reads_back_with_another_type_is_copied_and_told() 
 
 
 def test_a_bucket_whose_server_guesses_types_takes_a_folder(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     (tmp_path / "a.md").write_text("# A")
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     ended = starfish("cp", f"file://{tmp_path}", bucket, env=env)
@@ -356,11 +347,7 @@ def test_nothing_of_a_tree_is_left_out_in_silence() -> None:
 
 
 def test_keys_of_a_bucket_that_break_the_rules_are_named(seaweedfs: S3Server, tmp_path: Path) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
-    }
+    env = seaweedfs.environment
     bucket = seaweedfs.make_bucket()
     for key in ("below/a b", "below/ok", "c d"):
         assert starfish("put", f"s3://{bucket}?portable_keys=false", key, env=env, stdin=b"x").code == 0
@@ -418,6 +405,38 @@ def test_failures_are_named_and_the_exit_code_tells(tmp_path: Path) -> None:
     told = json.loads(ended.out)
     assert (ended.code, told["copied"], [failed["key"] for failed in told["failed"]]) == (1, 1, ["a/b"])
     assert (ended.err.count("\n"), ended.err.startswith("starfish: a/b: ")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "prefix"),
+    [
+        ("data", "data/copy", ""),
+        (".", "data", "da"),
+        ("file:data", "./data/copy/", "co"),
+        ("s3://bucket?region=a", "s3://bucket/copy?region=a", ""),
+    ],
+)
+def test_a_copy_that_would_copy_its_own_copies_is_refused(
+    source: str, destination: str, prefix: str, tmp_path: Path
+) -> None:
+    starfish("put", "data", "k", stdin=b"1", cwd=tmp_path)
+    ended = starfish("cp", source, destination, "--prefix", prefix, cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, b"", 1)
+    assert "the destination is inside the source" in ended.err
+
+
+def test_a_part_of_a_store_is_copied_to_another_part_of_it(tmp_path: Path) -> None:
+    starfish("put", "data", "notes/1", stdin=b"1", cwd=tmp_path)
+    for _ in range(2):
+        assert starfish("cp", "data", "data/copy", "--prefix", "notes/", cwd=tmp_path).code == 0
+    assert starfish("ls", "data", cwd=tmp_path).out == b"copy/notes/1\nnotes/1\n"
+
+
+def test_a_stack_file_beside_the_objects_is_no_part_of_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/stack.toml").write_text('[leaf]\ntype = "filesystem"\nbase_dir = "copies"\n')
+    assert starfish("cp", "data", "data/stack.toml", cwd=tmp_path).code == 0
+    assert starfish("ls", "copies", cwd=tmp_path).out == b"stack.toml\n"
 
 
 def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -13,7 +14,7 @@ import pytest
 
 from cli.program import starfish
 from starfish_server import ANY, MemoryObjectStore, StoreAccessDeniedError, StoreNotSupportedError
-from starfish_server.cli import sources
+from starfish_server.cli import stores
 from starfish_server.cli.app import run
 from starfish_server.cli.doctor import CHECKS
 from starfish_server.layers import Layer
@@ -42,7 +43,7 @@ class Examined:
         self.code = 0
 
     def verdicts(self, store: AbstractObjectStore) -> dict[str, str]:
-        self._monkeypatch.setattr(sources, "open_store", lambda _: store)
+        self._monkeypatch.setattr(stores, "open_store", lambda _: store)
         self.code = run(["doctor", "any", "--json"])
         found = map(json.loads, self._capsys.readouterr().out.splitlines())
         return {finding["check"]: finding["verdict"] for finding in found}
@@ -72,10 +73,7 @@ def test_a_folder_that_does_not_exist_is_an_error_and_is_not_made(tmp_path: Path
 
 
 def test_a_server_s_clock_is_compared_and_its_faults_found(seaweedfs: S3Server) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}"
     ended = starfish("doctor", bucket, "--json", env=env)
     found = {finding["check"]: finding["verdict"] for finding in map(json.loads, ended.out.splitlines())}
@@ -213,7 +211,7 @@ class LockedBucket(Locked):
 def test_the_advice_is_about_this_kind_of_leaf(
     kind: type[Locked], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "open_store", lambda _: kind(data={}))
+    monkeypatch.setattr(stores, "open_store", lambda _: kind(data={}))
     run(["doctor", "any", "--json"])
     hints = [json.loads(line)["hint"] for line in capsys.readouterr().out.splitlines()]
     assert hints[1] == advice
@@ -225,18 +223,13 @@ def test_every_check_cleans_up_even_if_one_fails(examined: Examined) -> None:
     assert data == {"kept": "v"}
 
 
-class _Clock(BaseHTTPRequestHandler):
-    """A server whose clock is an hour ahead."""
+@contextmanager
+def server_that_replies(reply: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.wfile.write(reply)
 
-    def do_HEAD(self) -> None:
-        self.send_response_only(403)
-        self.send_header("Date", formatdate(time.time() + 3600, usegmt=True))
-        self.end_headers()
-
-
-@pytest.fixture
-def wrong_clock() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Clock) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -244,13 +237,24 @@ def wrong_clock() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("reply", "verdict", "code"),
+    [
+        (f"HTTP/1.1 403 No\r\nDate: {formatdate(time.time() + 3600, usegmt=True)}\r\n\r\n", "failed", 1),
+        ("HTTP/1.1 403 No\r\n\r\n", "not checked", 0),
+        ("HTTP/1.1 200 Yes\r\nDate: yesterday\r\n\r\n", "not checked", 0),
+        ("nonsense\r\n\r\n", "not checked", 0),
+    ],
+    ids=["an hour ahead", "no date", "a date that is none", "not HTTP"],
+)
 def test_a_clock_that_is_far_off_is_a_failure(
-    wrong_clock: str, examined: Examined, monkeypatch: pytest.MonkeyPatch
+    reply: str, verdict: str, code: int, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with server_that_replies(reply.encode()) as url:
 
-    class Distant(MemoryObjectStore):
-        endpoint = wrong_clock
+        class Distant(MemoryObjectStore):
+            endpoint = url
 
-    verdicts = examined.verdicts(Distant(data={}))
-    assert (verdicts["clock"], examined.code) == ("failed", 1)
+        verdicts = examined.verdicts(Distant(data={}))
+    assert (verdicts["clock"], examined.code) == (verdict, code)

@@ -75,11 +75,7 @@ def test_stat_shows_what_is_known(store: str) -> None:
 
 
 def test_a_signed_url_reads_the_object(seaweedfs: S3Server) -> None:
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
-    }
+    env = seaweedfs.environment
     bucket = f"s3://{seaweedfs.make_bucket()}/below"
     starfish("put", bucket, "k", env=env, stdin=b"body")
     made = starfish("url", bucket, "k", "--expires", "60", env=env)

@@ -9,7 +9,7 @@ import pytest
 
 from cli.program import starfish, starfish_on_a_terminal
 from starfish_server import CustomObjectStore, MemoryObjectStore
-from starfish_server.cli import sources
+from starfish_server.cli import stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
@@ -84,7 +84,7 @@ def test_a_hostile_key_of_another_store_is_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = "\x1b[2J\nforged\u202e"
-    monkeypatch.setattr(sources, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile]))
+    monkeypatch.setattr(stores, "open_store", lambda _: CustomObjectStore(on_list=lambda prefix: [hostile]))
     assert run(["ls", "any"]) == 0
     printed = capsys.readouterr().out
     assert (printed.count("\n"), printed.rstrip("\n").isprintable()) == (1, True)
@@ -112,7 +112,7 @@ def deleting(
 ) -> tuple[int, RecordingStore]:
     """Run rm over that store; return its code, and the store with what was asked of it."""
     store = RecordingStore(inner)
-    monkeypatch.setattr(sources, "open_store", lambda _: store)
+    monkeypatch.setattr(stores, "open_store", lambda _: store)
     return run(["rm", "any", *arguments]), store
 
 
@@ -136,6 +136,13 @@ def test_what_was_deleted_before_an_error_is_told(
     code, _ = deleting(monkeypatch, faulty, "--prefix", "", "--yes")
     lines = capsys.readouterr().err.splitlines()
     assert (code, lines[0]) == (1, "starfish: 10000 objects had been deleted by then")
+
+
+def test_ctrl_c_at_the_question_deletes_nothing(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "a/1", stdin=b"x")
+    ended = starfish_on_a_terminal("rm", "data", "--prefix", "a/", cwd=tmp_path, interrupt_at=b"Delete")
+    assert ended.code == ExitCode.INTERRUPTED
+    assert starfish("ls", store).out == b"a/1\n"
 
 
 def test_a_terminal_is_asked_before_deleting_by_prefix(store: str, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
         ("get", "missing.toml", "key"),
         ("serve", "--port", "0", "--config", "missing.toml"),
         ("serve", "--port", "99999"),
+        ("serve", "--port", "0", "--host", ""),  # an unset variable, and not every address
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(

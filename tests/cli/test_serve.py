@@ -209,7 +209,7 @@ def stalled_upload(server: Server) -> http.client.HTTPConnection:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_process_at_once(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_immediately(number: signal.Signals, tmp_path: Path) -> None:
     with running("serve", "--port", "0", cwd=tmp_path, env=TOKENS) as process:
         server = Server(process)
         connection = stalled_upload(server)

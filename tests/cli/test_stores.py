@@ -120,11 +120,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(name: str) -> None:
 
 def test_a_bucket_is_used_below_its_prefix_with_keys_from_the_environment(seaweedfs: S3Server) -> None:
     bucket = seaweedfs.make_bucket()
-    env = {
-        "AWS_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
-        "AWS_ENDPOINT_URL": seaweedfs.endpoint,
-    }
+    env = seaweedfs.environment
     assert starfish("put", f"s3://{bucket}/some/prefix", "k", env=env, stdin=b"v").code == 0
     assert starfish("ls", f"s3://{bucket}/some/prefix", env=env).out == b"k\n"
     assert starfish("ls", f"s3://{bucket}", env=env).out == b"some/prefix/k\n"

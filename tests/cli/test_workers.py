@@ -198,7 +198,7 @@ def test_the_end_waits_for_a_request_in_flight(number: signal.Signals, tmp_path:
     assert b"\tpush\t" in starfish("audit", "show", "audit-0.jsonl", "audit-1.jsonl", cwd=tmp_path).out
 
 
-def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_all_processes_immediately(tmp_path: Path) -> None:
     with workers(tmp_path) as server:
         connection = stalled_upload(server)
         server.process.send_signal(signal.SIGTERM)
@@ -300,7 +300,7 @@ from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import generate_latest
 from starfish_server import MemoryObjectStore
-from starfish_server.cli.prometheus import prometheus
+from starfish_server.cli.server import prometheus
 from starfish_server.layers import Metrics
 
 set_meter_provider(MeterProvider())

@@ -11,7 +11,7 @@ import pytest
 
 from contract.leaves import LEAVES, new_store
 from contract.stacks import LAYERS, TRANSFORMS, canonical_stack
-from starfish_server import MemoryObjectStore, StoreBuilder
+from starfish_server import MemoryObjectStore, ObjectInfo, StoreBuilder
 from starfish_server.errors import (
     DeleteManyError,
     ObjectTooLargeError,
@@ -34,6 +34,7 @@ from starfish_server.layers import (
     Transform,
 )
 from starfish_server.operations import Bodies, Kind, Operation, Put, Read, Upload
+from starfish_server.operations.base import KeyFields
 from starfish_server.storage.derived import DERIVED
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer, check_store
 
@@ -320,12 +321,32 @@ async def test_an_operation_added_later_does_not_pass_a_transform_unchanged() ->
     assert await leaf.list_keys("") == []
 
 
+async def test_an_operation_that_forgot_to_say_that_its_result_has_sizes_does_not_pass_a_transform() -> None:
+    class Find(KeyFields[ObjectInfo]):
+        __slots__ = ()
+        kind = Kind("find", "pull", Bodies.NONE, writes=False)  # SIZE was forgotten
+        rename = KeyFields.rename
+
+        def send(self, store: Any) -> Coroutine[Any, Any, ObjectInfo]:
+            return store.stat(self.key)  # type: ignore[no-any-return]  # of an ObjectInfo
+
+        def restore(self, result: ObjectInfo, change: Callable[[str], str]) -> ObjectInfo:
+            return result.renamed(change)
+
+    leaf = MemoryObjectStore(data={})
+    store = Compression(leaf)
+    await store.write("k", b"a" * 4096)
+    assert (await leaf.perform(Find("k"))).size != 4096
+    with pytest.raises(StoreNotSupportedError, match="Compression cannot change its bodies"):
+        await store.perform(Find("k"))
+
+
 @pytest.mark.parametrize("operation", DERIVED)
 def test_a_transform_supports_what_is_derived(operation: str) -> None:
     assert Compression(MemoryObjectStore(data={})).supports(operation)
 
 
-@pytest.mark.parametrize("missing", ["kind", "send", "rename", "restore"])
+@pytest.mark.parametrize("missing", ["kind", "rename", "restore"])
 def test_an_operation_that_leaves_out_what_layers_need_is_refused_when_it_is_made(missing: str) -> None:
     body = {name: value for name, value in vars(Touch).items() if not name.startswith("__")}
     del body[missing]

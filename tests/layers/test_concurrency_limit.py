@@ -69,7 +69,7 @@ async def assert_permits(layer: ConcurrencyLimit, gated: Gated, expected: int) -
     await finish(gated, tasks)
 
 
-async def test_so_many_run_at_once_and_the_others_follow_in_order() -> None:
+async def test_so_many_run_concurrently_and_the_others_follow_in_order() -> None:
     gated = Gated()
     keys = [f"k{n}" for n in range(20)]
     tasks = reads(ConcurrencyLimit(gated, max_in_flight=3), *keys)
@@ -93,7 +93,7 @@ async def test_a_newcomer_does_not_overtake_one_that_was_just_woken() -> None:
 
 
 @pytest.mark.parametrize("max_waiting", [0, 2])
-async def test_one_more_than_may_wait_is_refused_at_once(max_waiting: int) -> None:
+async def test_one_more_than_may_wait_is_refused_immediately(max_waiting: int) -> None:
     gated = Gated()
     layer = ConcurrencyLimit(gated, max_in_flight=1, max_waiting=max_waiting)
     tasks = reads(layer, *[f"k{n}" for n in range(1 + max_waiting)])

@@ -416,6 +416,8 @@ wrong: Any = b"a secret that is no key"
     ("make", "error"),
     [
         (lambda: KeyRing({"a": b"short"}, active="a"), ValueError),
+        (lambda: KeyRing({"a": NEW, "b": b"n" * 31}, active="a"), ValueError),
+        (lambda: DataKey("a", b"n" * 31, b"wrapped"), ValueError),
         (lambda: KeyRing({"a": NEW}, active="b"), ValueError),
         (lambda: KeyRing({"": NEW}, active=""), ValueError),
         (lambda: Encryption(MemoryObjectStore(data={}), wrong), TypeError),

@@ -222,7 +222,7 @@ def test_a_key_that_is_neither_bytes_nor_text_is_refused(tmp_path: Path) -> None
         JsonLinesSink(tmp_path / "audit.jsonl", chain=True, key=cast("bytes", 1234567890123456))
 
 
-def test_a_missing_folder_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_immediately(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         JsonLinesSink(tmp_path / "none" / "audit.jsonl")
 

@@ -209,7 +209,7 @@ def test_a_stream_cannot_be_rotated_forced_or_chained(options: dict[str, Any]) -
         JsonLinesSink("/dev/null", **options)
 
 
-def test_a_pipe_without_a_reader_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_pipe_without_a_reader_is_an_error_immediately(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device or address"):
         JsonLinesSink(tmp_path / "pipe")

@@ -127,7 +127,7 @@ async def test_a_breaker_logs_each_change_and_names_its_store(caplog: pytest.Log
         (
             "starfish_server.layers.circuit_breaker",
             "DEBUG",
-            f"the circuit {of_memory} is half-open: probes may pass",
+            f"the circuit {of_memory} is half-open: a probe passes",
         ),
         (
             "starfish_server.layers.circuit_breaker",

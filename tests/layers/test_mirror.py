@@ -173,6 +173,52 @@ async def test_concurrent_writes_of_one_key_reach_a_replica_in_the_order_of_the_
     assert store.pending() == set()
 
 
+class Finishes(Layer):
+    """Does its first write when the test says so, even if it is cancelled, as work in a thread is done."""
+
+    def __init__(self, inner: AbstractObjectStore) -> None:
+        super().__init__(inner)
+        self.reached, self.release = asyncio.Event(), asyncio.Event()
+
+    async def perform(self, operation: Operation[T]) -> T:
+        if operation.writes and not self.reached.is_set():
+            self.reached.set()
+            try:
+                await self.release.wait()
+            finally:
+                await self.release.wait()
+                await self._inner.perform(operation)
+        return await self._inner.perform(operation)
+
+
+async def test_a_cancelled_write_holds_the_key_until_every_replica_has_ended() -> None:
+    first, quick, slow = memory(), Held(memory()), Finishes(memory())
+    store = Mirror(first, quick, slow)
+    cancelled = asyncio.create_task(store.put("k", "1"))
+    await asyncio.gather(quick.reached.wait(), slow.reached.wait())
+    cancelled.cancel()
+    later = asyncio.create_task(store.put("k", "2"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    slow.release.set()
+    quick.release.set()
+    await asyncio.wait([cancelled, later])
+    assert cancelled.cancelled()
+    assert [await replica.get_string("k") for replica in (first, quick, slow)] == ["2"] * 3
+    assert store.pending() == set()
+
+
+async def test_a_replica_that_is_cancelled_by_itself_is_pending() -> None:
+    class Cancels(Layer):
+        async def perform(self, operation: Operation[T]) -> T:
+            raise asyncio.CancelledError
+
+    store = Mirror(memory(), Cancels(memory()), memory())
+    with pytest.raises(asyncio.CancelledError):
+        await store.put("k", "v")
+    assert (1, "k") in store.pending()
+
+
 async def test_a_url_that_writes_is_refused() -> None:
     store = Mirror(memory(), memory())
     with pytest.raises(StoreNotSupportedError, match="would not reach the replicas"):

@@ -99,11 +99,49 @@ async def test_a_line_that_a_crash_cut_short_is_of_a_write_that_had_not_begun(pa
     assert Mirror(memory(), memory(), pending_log=path).pending() == {(1, "a")}
 
 
-@pytest.mark.parametrize("line", [b"not an entry", b'[1, "\xff", 0.0]', b'["+", 1, "a", 0.0]', b"\0" * 16])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not an entry",
+        b"\0" * 16,
+        b'[1, "\xff", 0.0]',
+        b'["+", 1, "a", 0.0]',
+        b'{"1": 1, "a": 2, "b": 3}',
+        b'["1", "a", 0.0]',
+        b'[true, "a", 0.0]',
+        b'[0, "a", 0.0]',
+        b"[1, 2, 0.0]",
+        b'[1, ["a"], 0.0]',
+        b'[1, "a", "0.0"]',
+        b'[1, "a", NaN]',
+        b'[1, "a", Infinity]',
+        b"[" * 100_000,
+    ],
+    ids=lambda line: repr(line[:24]),
+)
 def test_a_line_that_is_not_an_entry_is_not_passed_over(path: Path, line: bytes) -> None:
-    path.write_bytes(b'[1, "a", 0.0]\n' + line + b'\n[1, "b", 0.0]\n')
-    with pytest.raises(StoreIntegrityError, match="line 2 is not an entry"):
+    path.write_bytes(before := b'[1, "a", 0.0]\n' + line + b'\n[1, "b", 0.0]\n')
+    with pytest.raises(
+        StoreIntegrityError, match="line 2 is not an entry of a pending log: correct or remove it"
+    ):
         Mirror(memory(), memory(), pending_log=path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_damaged_later_refuses_writes_and_repairs(path: Path) -> None:
+    await behind(path, "a")
+    first = memory()
+    store = Mirror(first, memory(), pending_log=path)
+    append(path, "[1, 2, 0.0]\n")
+    before = text(path)
+    with pytest.raises(StoreIntegrityError, match="line 4") as caught:
+        await store.put("k", "v")
+    assert (caught.value.operation, caught.value.key) == ("put", "k")
+    with pytest.raises(StoreIntegrityError, match="line 4"):
+        await store.repair()
+    with pytest.raises(StoreIntegrityError, match="line 4"):
+        store.pending()
+    assert (await contents(first), text(path)) == ({}, before)
 
 
 def test_a_folder_that_does_not_exist_is_refused_when_the_stack_is_built(tmp_path: Path) -> None:
@@ -310,9 +348,7 @@ async def test_entries_of_a_replica_that_the_stack_no_longer_has_fail_and_stay(p
     assert store.pending() == {(7, "k")}
 
 
-@pytest.mark.parametrize(
-    "error", [CircuitOpenError, StoreAccessDeniedError, VersionConflictError, StoreClosedError, TypeError]
-)
+@pytest.mark.parametrize("error", [CircuitOpenError, StoreAccessDeniedError, VersionConflictError, TypeError])
 async def test_a_write_that_the_first_store_refused_is_not_pending(error: type[Exception]) -> None:
     store = Mirror(FaultyStore(memory(), {"put": [Fault(error)]}), memory())
     with pytest.raises(error):
@@ -320,7 +356,7 @@ async def test_a_write_that_the_first_store_refused_is_not_pending(error: type[E
     assert store.pending() == set()
 
 
-@pytest.mark.parametrize("error", [StoreUnavailableError, OSError, RuntimeError])
+@pytest.mark.parametrize("error", [StoreUnavailableError, StoreClosedError, OSError, RuntimeError])
 async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type[Exception]) -> None:
     def put(key: str, body: str) -> None:
         data[key] = body

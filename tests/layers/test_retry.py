@@ -69,7 +69,7 @@ async def test_a_transient_failure_is_retried(error: Exception) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_permanent_failure_is_raised_at_once(error: Exception) -> None:
+async def test_a_permanent_failure_is_raised_immediately(error: Exception) -> None:
     store = Scripted(error)
     with pytest.raises(type(error)) as caught:
         await quick(store).get_string("k")
@@ -244,7 +244,7 @@ async def test_a_hook_that_raises_is_logged_and_breaks_nothing(caplog: pytest.Lo
     assert [r.message for r in caplog.records] == ["on_retry failed; the operation continues"]
 
 
-async def test_cancellation_during_back_off_passes_at_once() -> None:
+async def test_cancellation_during_back_off_passes_immediately() -> None:
     waiting = asyncio.Event()
     store = Scripted(StoreUnavailableError("down", retry_after=20.0))
     task = asyncio.create_task(Retry(store, on_retry=lambda _: waiting.set()).get_string("k"))

@@ -35,7 +35,7 @@ async def test_a_thousand_calls_in_an_outage_make_at_most_a_fifth_more_attempts(
     assert budget.tokens == 0
 
 
-async def test_a_spent_budget_raises_at_once_and_says_so() -> None:
+async def test_a_spent_budget_raises_immediately_and_says_so() -> None:
     store = Scripted(StoreUnavailableError("down"), StoreUnavailableError("down"))
     budget = RetryBudget(10, retry_cost=10)
     await budget.take(StoreUnavailableError("down"))
@@ -78,7 +78,7 @@ async def test_a_retry_that_is_cancelled_before_it_is_made_gives_its_tokens_back
     assert budget.tokens == 95  # the first retry, which failed, stays paid
 
 
-async def test_calls_that_succeed_at_once_fill_the_budget_up_to_its_capacity() -> None:
+async def test_calls_whose_first_attempt_succeeds_fill_the_budget_up_to_its_capacity() -> None:
     budget = RetryBudget(10, refund=2)
     await budget.take(StoreUnavailableError("down"))
     retry = Retry(Scripted(), budget=budget)

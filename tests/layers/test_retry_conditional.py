@@ -158,7 +158,7 @@ async def test_a_write_that_lands_late_is_still_recognised_as_ours() -> None:
     assert await retry(store).write("k", "ours", if_version=before) == await store.stat("k")
 
 
-async def test_a_conflict_on_the_first_attempt_is_raised_at_once() -> None:
+async def test_a_conflict_on_the_first_attempt_is_raised_immediately() -> None:
     store = Versioned()
     await store.inner.put("k", "ours")
     with pytest.raises(VersionConflictError, match="there is an object already, nothing was written"):

@@ -73,7 +73,7 @@ def test_a_longer_back_off_is_not_cut_to_retry_after(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("retry_after", [31.0, float("inf"), 10**400])
-def test_a_retry_after_past_the_deadline_gives_up_at_once(retry_after: float) -> None:
+def test_a_retry_after_past_the_deadline_gives_up_immediately(retry_after: float) -> None:
     store = Scripted(*down(1, retry_after=retry_after))
     error, took = run(failure(Retry(store)))
     assert (took, len(store.calls)) == (0.0, 1)

@@ -15,7 +15,7 @@ from redis_server import Proxy, RedisServer
 from starfish_server import MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import RedisCache
-from starfish_server.layers.caching import cache, member, remote_writes
+from starfish_server.layers.caching import cache, shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,7 +211,7 @@ async def test_messages_that_contradict_each_other_leave_every_key_cacheable(
 async def test_more_writes_of_others_than_can_be_kept_end_the_session(
     process: Processes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_writes, "MAX_REMOTE_KEYS", 3)
+    monkeypatch.setattr(shared, "MAX_REMOTE_KEYS", 3)
     store = process(MemoryObjectStore(data={"k": "v"}))
     await settled(store)
     publish(server, "begin", "other", "1", ["a", "b"], [])
@@ -238,29 +238,3 @@ async def test_more_undetermined_keys_than_are_kept_keep_every_key_out(
     await store.get_string("k")
     await store.get_string("k")
     assert store.stats().hits == 0
-
-
-async def test_a_write_that_another_thread_ends_is_told_at_the_next_tick(
-    process: Processes, server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The garbage collector may end an abandoned write in any thread."""
-    monkeypatch.setattr(member, "RENEW_SECONDS", 0.0)
-    leaf = GatedStore({})
-    leaf.gate.clear()
-    store = process(leaf, cache={"max_delay": 0.1})
-    writing: Any = store.put("k", "v")
-    while not leaf.calls:  # as a task would run it, but a task cannot be abandoned in another thread
-        waiting = writing.send(None)
-        waiting._asyncio_future_blocking = False
-        if not leaf.calls:
-            await asyncio.wait([waiting])
-    with server.client() as client:
-        messages = client.pubsub()
-        messages.subscribe("test:1")
-        await asyncio.to_thread(writing.close)
-
-        def ended() -> bool:
-            message = messages.get_message(ignore_subscribe_messages=True)
-            return message is not None and b'["end"' in message["data"]
-
-        await eventually(ended)

@@ -22,7 +22,7 @@ from redis_server import Proxy, RedisServer
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, RedisCache
-from starfish_server.layers.caching import member, protocol
+from starfish_server.layers.caching import member, protocol, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ async def test_a_write_that_redis_could_not_hear_of_is_told_when_it_is_back(serv
 async def test_more_unheard_writes_than_are_kept_drop_everything(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
-    monkeypatch.setattr(member, "MAX_UNCONFIRMED_KEYS", 3)
+    monkeypatch.setattr(shared, "MAX_UNCONFIRMED_KEYS", 3)
     keys = [f"k{number}" for number in range(10)]
     leaf = GatedStore(dict.fromkeys([*keys, "other"], "old"))
     async with Proxy(server.port) as proxy, Processes(server.url) as process:
@@ -572,7 +572,7 @@ def test_each_event_loop_has_its_own_connection_and_ends_it(server: RedisServer)
     asyncio.run(store.close())
 
 
-def test_a_write_in_one_event_loop_shows_in_another_at_once(server: RedisServer) -> None:
+def test_a_write_in_one_event_loop_shows_in_another_immediately(server: RedisServer) -> None:
     leaf = MemoryObjectStore(data={"k": "old"})
     store = Caching(leaf, shared=RedisCache(server.url, namespace="test", timeout=10.0, max_delay=60.0))
     read, written = threading.Event(), threading.Event()
@@ -659,7 +659,7 @@ def test_an_operation_that_meets_a_connection_just_lost_works_alone(
             store = process(MemoryObjectStore(data={"k": "v", "m": "v"}))
             await settled(store)
             level: Any = store._shared
-            level._members.get().link.session._transport.abort()
+            level._members.get().session._transport.abort()
             assert await store.get_string("k") == "v"
             await store.put("k", "new")
             await eventually(lambda: not connected(store))

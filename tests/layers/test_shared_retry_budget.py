@@ -80,7 +80,7 @@ async def test_a_retry_that_succeeds_gives_its_tokens_back_to_all(fleet: Fleet) 
     assert await one.take(DOWN) == 5
 
 
-async def test_two_retries_at_once_tell_what_was_added_once(fleet: Fleet) -> None:
+async def test_two_concurrent_retries_tell_what_was_added_once(fleet: Fleet) -> None:
     one, two = made(fleet, 100), made(fleet, 100)
     for _ in range(20):
         await one.take(DOWN)

@@ -23,6 +23,8 @@ from starfish_server.layers import AccessLog, Authorize, Caching, Fallback, Name
 from starfish_server.router import SyncRouterOptions, sync_application
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starfish_server import AbstractObjectStore, ObjectInfo, StoreContext
 
 
@@ -92,8 +94,31 @@ async def test_a_fallback_is_ready_while_one_leaf_is_and_says_which_is_not() -> 
     assert await ask(stack) == (200, {"ready": True, "checks": checks})
 
 
-async def test_a_fallback_of_namespaces_is_asked_under_the_prefix_for_calls_without_a_context() -> None:
-    parts = [Namespace(Leaf(), "tenants/{namespace}/", without_context="system/") for _ in range(2)]
+@pytest.mark.parametrize(
+    ("prefix", "without_context"),
+    [
+        ("tenants/", None),
+        ("tenants/{namespace}/", None),
+        ("tenants/{identity}/", None),
+        ("tenants/{namespace}/", "system/"),
+        ("tenants/{params.tenant}/", "system/"),
+        (lambda context: {"alice": "tenants/alice/"}[context.identity], "system/"),
+    ],
+)
+async def test_a_fallback_of_namespaces_is_ready(
+    prefix: str | Callable[[StoreContext], str], without_context: str | None
+) -> None:
+    parts = [Namespace(Leaf(), prefix, without_context=without_context) for _ in range(2)]
+    checks = {"store": "ok", "leaf 1": "ok", "leaf 2": "ok"}
+    assert await ask(Fallback(*parts)) == (200, {"ready": True, "checks": checks})
+
+
+async def test_callbacks_below_a_fallback_of_namespaces_are_asked_with_a_context() -> None:
+    def get(key: str, context: StoreContext) -> None:
+        assert context.roles == ()
+
+    leaves = [CustomObjectStore(on_get=get, on_get_bytes=get) for _ in range(2)]
+    parts = [Namespace(leaf, "tenants/{namespace}/", without_context="system/") for leaf in leaves]
     checks = {"store": "ok", "leaf 1": "ok", "leaf 2": "ok"}
     assert await ask(Fallback(*parts)) == (200, {"ready": True, "checks": checks})
 

@@ -186,7 +186,7 @@ def test_a_layer_without_a_slot_may_stand_anywhere() -> None:
         stack(*CANONICAL[:position], Unplaced, *CANONICAL[position:])
 
 
-def test_a_wrong_option_is_a_type_error_at_once() -> None:
+def test_a_wrong_option_is_a_type_error_immediately() -> None:
     with pytest.raises(TypeError, match="Retry: got an unexpected keyword argument 'attemps'"):
         StoreBuilder().layer(Retry, attemps=5)  # type: ignore[call-arg]  # that it is refused is the test
 

@@ -39,6 +39,12 @@ def test_other_settings_are_shown(name: str) -> None:
     assert explained({name: "v4lue"}) == f"Own({name}='v4lue')"
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["key" * 10_000, "a" * 30_000, "://a:" + "1" * 30_000, "key='" * 5_000])
+def test_a_long_text_does_not_hold_explain(text: str) -> None:
+    explained({"text": text})
+
+
 @pytest.mark.parametrize("value", [True, False, None])
 def test_a_switch_is_shown_whatever_its_name(value: object) -> None:
     assert explained({"portable_keys": value}) == f"Own(portable_keys={value!r})"

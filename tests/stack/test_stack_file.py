@@ -289,6 +289,16 @@ def test_the_data_of_a_memory_leaf_must_be_a_table(tmp_path: Path, data: str) ->
         loaded(tmp_path, f'[leaf]\ntype = "memory"\ndata = {data}\n')
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [("5", "int"), ("[1]", "list"), ("{a = 1}", "dict"), ("2020-01-01", "date")]
+)
+def test_the_data_of_a_memory_leaf_must_be_text(tmp_path: Path, value: str, kind: str) -> None:
+    with pytest.raises(StackError) as raised:
+        loaded(tmp_path, f'[leaf]\ntype = "memory"\n[leaf.data]\na = "fine"\n"notes/1.json" = {value}\n')
+    reason = f'data[\'notes/1.json\'] must be str or bytes, not {kind}: put text in quotes, as in "a.b" = "5"'
+    assert str(raised.value) == f"{tmp_path}/stack.toml:3: {reason}"
+
+
 def test_a_folder_that_is_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"toml:3: base_dir must be a str or a PathLike of str, not date$"):
         loaded(tmp_path, '[leaf]\ntype = "filesystem"\nbase_dir = 2020-01-01\n')

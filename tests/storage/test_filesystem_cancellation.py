@@ -1,6 +1,7 @@
 """A cancelled write leaves nothing behind and never lands later over a newer one."""
 
 import asyncio
+import errno
 import fcntl
 import gc
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from starfish_server.errors import DeleteManyError, KeyConflictError, StoreAccessDeniedError
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from storage.filesystem_support import Gate, eventually, make_store, temporary_files
+from storage.filesystem_support import Gate, eventually, make_store, present, temporary_files
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def _assert_cancelled(task: asyncio.Task[None]) -> None:
     assert [other for other in asyncio.all_tasks() if other is not asyncio.current_task()] == []
 
 
-async def test_a_put_cancelled_before_it_takes_effect_ends_at_once_and_never_does(
+async def test_a_put_cancelled_before_it_takes_effect_ends_immediately_and_never_does(
     tmp_path: Path, store: FilesystemObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, "setxattr")
@@ -152,6 +153,25 @@ async def test_an_error_after_the_cancellation_is_not_reported(
     await _assert_cancelled(put)
     gate.open.set()
     await eventually(lambda: temporary_files(tmp_path) == [])
+
+
+async def test_a_chunk_that_nothing_waits_for_fails_unreported(
+    store: FilesystemObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    async with present(await store.open("k")) as reader:
+        chunks = aiter(reader)
+        gate = Gate(monkeypatch, "fstat")
+        first = asyncio.ensure_future(anext(chunks))
+        await gate.wait()
+        monkeypatch.setattr(os, "pread", fail)
+        gate.open.set()
+        assert await first == b"old"
+    await loop.run_in_executor(None, int)  # the next chunk was read ahead
 
 
 async def test_a_put_in_flight_ends_well_when_the_store_is_closed(

@@ -150,7 +150,7 @@ async def test_a_writer_that_cannot_lock_fails_and_leaves_nothing(
         assert await store.get_string("k") == "x"
 
 
-def test_two_stores_that_sweep_at_once_both_succeed(tmp_path: Path) -> None:
+def test_two_stores_that_sweep_concurrently_both_succeed(tmp_path: Path) -> None:
     for _ in range(10):
         staging = tmp_path / "~staging"
         staging.mkdir(exist_ok=True)

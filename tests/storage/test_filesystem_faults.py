@@ -24,11 +24,17 @@ from storage.filesystem_support import (
 )
 
 CALLS = (
-    "openat,openat2,write,utimensat,fsetxattr,fsync,flock,newfstatat,"
+    "openat,openat2,write,utimensat,fsetxattr,fsync,flock,newfstatat,faccessat2,"
     "rename,renameat,renameat2,mkdir,mkdirat,access"
 )
 
-FAULTS = {"openat": ["EMFILE"], "openat2": ["EMFILE"], "flock": ["EIO"], "newfstatat": ["EIO"]}
+FAULTS = {
+    "openat": ["EMFILE"],
+    "openat2": ["EMFILE"],
+    "flock": ["EIO"],
+    "newfstatat": ["EIO"],
+    "faccessat2": ["EIO"],
+}
 
 # One worker thread, which strace is attached to once the process says so; `access` marks the end of the put.
 PUT = """
@@ -193,7 +199,7 @@ async def test_whichever_call_of_a_put_fails_the_old_state_stays_whole(
                     assert await store.get_bytes(key) == old, call
                     assert visible_entries(folder / "base") == before, call
             else:  # what can be done without
-                assert call.name in {"openat2", "fsetxattr"}, call
+                assert call.name in {"openat2", "fsetxattr", "faccessat2"}, call
                 assert await store.get_bytes(key) == (b"new" * 1000, "new/type"), call
             assert temporary_files(folder / "base") == [], call
 

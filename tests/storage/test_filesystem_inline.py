@@ -289,7 +289,9 @@ async def test_below_a_folder_that_is_reached_through_a_link_none_is_followed(
                 await store.get_string(key)
 
 
-async def test_a_folder_that_was_replaced_is_seen_at_once(tmp_path: Path, threads: CountingExecutor) -> None:
+async def test_a_folder_that_was_replaced_is_seen_immediately(
+    tmp_path: Path, threads: CountingExecutor
+) -> None:
     base = tmp_path / "base"
     async with make_store(tmp_path / "other") as other:
         await other.put("d/k", "other")

@@ -39,7 +39,7 @@ async def test_every_way_to_ask_gives_the_same_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("xattrs", [True, False])
-async def test_the_same_body_written_again_at_once_has_another_version(
+async def test_the_same_body_written_again_immediately_has_another_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xattrs: bool
 ) -> None:
     """The kernel's clock advances by milliseconds, and inode numbers are used again."""

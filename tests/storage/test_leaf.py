@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from starfish_server import MemoryObjectStore
+import pytest
+
+from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.context import note
 from starfish_server.layers import Layer
 from starfish_server.operations import GetString
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
     from starfish_server import StoreContext
 
@@ -55,3 +57,17 @@ async def test_a_named_method_that_was_replaced_on_the_class_is_called_under_lay
     assert await Layer(leaf).get_string("k") == "K!"
     monkeypatch.undo()
     assert await Layer(leaf).get_string("k") == "hello"
+
+
+async def test_an_upload_with_metadata_that_cannot_be_stored_is_refused_before_a_chunk_is_taken() -> None:
+    chunks = iter([b"one", b"two"])
+    with pytest.raises(ValueError, match="metadata name"):
+        await MemoryObjectStore({}).upload("k", chunks, metadata={"é": "x"})
+    assert next(chunks) == b"one"
+
+
+async def test_one_body_is_not_taken_for_the_chunks_of_an_upload(tmp_path: Path) -> None:
+    body: Any = b"a body"
+    async with FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path)) as store:
+        with pytest.raises(TypeError, match="upload takes an iterable of chunks, not bytes"):
+            await store.upload("k", body)

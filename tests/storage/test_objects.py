@@ -81,7 +81,7 @@ def test_a_dataclass_derived_from_it_has_the_same_defaults() -> None:
     assert replace(Owned("k"), size=1) == Owned("k", 1)
 
 
-async def test_a_fetch_that_is_abandoned_ends_at_once_and_the_reader_can_still_be_closed() -> None:
+async def test_a_fetch_that_is_abandoned_ends_immediately_and_the_reader_can_still_be_closed() -> None:
     closed: list[bool] = []
 
     async def close() -> None:

@@ -109,7 +109,7 @@ def test_a_store_that_is_not_closed_ends_with_its_loop(seaweedfs: S3Server) -> N
     gc.collect()
 
 
-def test_a_store_works_in_two_threads_at_once(seaweedfs: S3Server) -> None:
+def test_a_store_works_in_two_concurrent_threads(seaweedfs: S3Server) -> None:
     store = store_on(seaweedfs)
     together = threading.Barrier(2)
     failures: list[BaseException] = []

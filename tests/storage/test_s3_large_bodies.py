@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     MakeStore = Callable[..., S3ObjectStore]
 
-BODY = bytes(range(256)) * 12_288  # 3 MiB
+BODY = bytes(range(256)) * 20_480  # 5 MiB, enough for huge pages
 WHOLE = FOUND % len(BODY) + BODY
 HALF = WHOLE[: len(WHOLE) // 2]
 

@@ -187,7 +187,7 @@ async def test_a_lost_confirmation_is_no_permanent_error(
     assert await store.get_bytes("k") == (LARGE, "a/b")
 
 
-async def test_a_cancelled_upload_ends_at_once_and_leaves_no_parts(
+async def test_a_cancelled_upload_ends_immediately_and_leaves_no_parts(
     proxy: FaultyProxy, store: S3ObjectStore, seaweedfs: S3Server, bucket: str
 ) -> None:
     arrived = asyncio.Event()

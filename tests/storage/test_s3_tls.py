@@ -53,7 +53,7 @@ def store_with(endpoint: str, verify: bool | str) -> S3ObjectStore:
     )
 
 
-async def test_an_unknown_certificate_is_refused_at_once(
+async def test_an_unknown_certificate_is_refused_immediately(
     requests: tuple[str, list[web.BaseRequest]],
 ) -> None:
     async with store_with(requests[0], verify=True) as store:

@@ -19,6 +19,7 @@ from starfish_server.adapters.os_errors import missing, os_errors
 from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
 from starfish_server.checks import flag
+from starfish_server.errors import ObjectNotFoundError
 from starfish_server.keys import decode_key, encode_key
 from starfish_server.objects import ANY
 from starfish_server.storage.base import AbstractObjectStore
@@ -217,8 +218,13 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
                     callback.relative_update(len(chunk))
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Copy an object. A folder, which consists of its objects, needs no copy."""
         with os_errors(path1):
-            await self.store.copy(self._key(path1), self._key(path2), context=self.context)
+            try:
+                await self.store.copy(self._key(path1), self._key(path2), context=self.context)
+            except ObjectNotFoundError:
+                if not await self._isdir(path1):
+                    raise
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
         with os_errors(path):

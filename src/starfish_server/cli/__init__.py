@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 _EXTRA = {"typer", "rich", "uvicorn"}
@@ -18,4 +19,6 @@ def main() -> None:
             "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
         )
         sys.exit(1)
+    # A command that is asked to end cleans up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sys.exit(run(sys.argv[1:]))

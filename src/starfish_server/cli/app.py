@@ -17,10 +17,9 @@ from starfish_server.cli.cp import cp
 from starfish_server.cli.doctor import doctor, explain_store
 from starfish_server.cli.init import init
 from starfish_server.cli.listing import du, ls, rm
+from starfish_server.cli.maintenance import repair, rotate
 from starfish_server.cli.objects import get, put, stat, url
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error, print_line
-from starfish_server.cli.repair import repair
-from starfish_server.cli.rotate import rotate
 from starfish_server.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -102,8 +101,9 @@ def run(arguments: Sequence[str]) -> int:
         if inspect.iscoroutine(code):
             code = asyncio.run(code)
         sys.stdout.flush()
-    except typer.Abort:
-        return ExitCode.FAILED
+    except typer.Abort as error:
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        return ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from starfish_server.audit.log_file import rotated_files
-from starfish_server.cli.arguments import AsJson
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
+from starfish_server.cli.stores import AsJson
 from starfish_server.layers import AuditVerification, verify_audit_log
 
 _COLUMNS = {

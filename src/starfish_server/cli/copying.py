@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from starfish_server.bulk import scan
-from starfish_server.cli.sources import list_left_out, write_object
+from starfish_server.cli.stores import list_left_out, write_object
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
 from starfish_server.objects import ObjectInfo

@@ -1,16 +1,16 @@
 """`starfish cp`: its options, its progress and its report."""
 
 import asyncio
+import os
 import time
 from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 
-from starfish_server.cli.arguments import AsJson, ContextFields, Jobs, context_of
 from starfish_server.cli.copying import Copying, Tally
-from starfish_server.cli.output import ExitCode, print_error, print_failures, print_result, progress
-from starfish_server.cli.sources import open_source, print_left_out
+from starfish_server.cli.output import ExitCode, ProgressBar, print_error, print_failures, print_result
+from starfish_server.cli.stores import AsJson, ContextFields, Jobs, context_of, open_source, print_left_out
 from starfish_server.store_url import open_store
 
 
@@ -47,6 +47,10 @@ async def cp(
 
     Objects over 8 MiB are streamed. A store without native streams holds each object in memory.
     """
+    above, below = _place(source), _place(destination)
+    inside = below.startswith(above) and below != above and not destination.endswith(".toml")
+    if inside and (below[len(above) :] + prefix).startswith(prefix):
+        raise typer.BadParameter("the destination is inside the source, so copies would be copied again")
     reading, writing = context_of(context, "pull"), context_of(context, "push")
     began, tally = time.monotonic(), Tally()
 
@@ -55,18 +59,23 @@ async def cp(
         return tally.listed - tally.pending, tally.listed if tally.all_listed else None, moved
 
     try:
-        async with (
-            open_source(source) as origin,
-            open_store(destination) as target,
-            progress("copying", state),
-        ):
-            await Copying(origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally).run()
+        async with open_source(source) as origin, open_store(destination) as target:
+            copying = Copying(origin, target, prefix, jobs, memory * 2**20, update, reading, writing, tally)
+            with ProgressBar("copying", state):
+                await copying.run()
     except (Exception, asyncio.CancelledError):
         if tally.listed:
             _report(tally, True, time.monotonic() - began, json)
         raise
     _report(tally, False, time.monotonic() - began, json)
     return ExitCode.FAILED if tally.failures or tally.left_out else ExitCode.OK
+
+
+def _place(url: str) -> str:
+    """Return the URL or path of a store without options, ending in "/"."""
+    place = url.partition("?")[0]
+    place = place if "://" in place else os.path.abspath(place.removeprefix("file:"))  # noqa: PTH100 - of a str
+    return place.rstrip("/") + "/"
 
 
 def _rate(size: int, seconds: float) -> str:

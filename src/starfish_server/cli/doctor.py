@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Awaitable, Coroutine
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from statistics import median
 from typing import Any, Literal
 
@@ -16,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import ExitCode, one_line, print_json, print_line
-from starfish_server.cli.sources import open_source
+from starfish_server.cli.stores import AsJson, ContextFields, StoreURL, context_of, open_source
 from starfish_server.context import StoreContext
 from starfish_server.errors import (
     BucketNotFoundError,
@@ -225,10 +225,13 @@ def _skew(endpoint: str) -> float | None:
     except urllib.error.HTTPError as error:
         with error:
             date = error.headers["Date"]
-    except OSError:
+    except (OSError, HTTPException):
         return None
-    # The header has whole seconds: on average it is half a second behind.
-    return parsedate_to_datetime(date).timestamp() + 0.5 - (began + time.time()) / 2 if date else None
+    try:
+        # The header has whole seconds: on average it is half a second behind.
+        return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
+    except ValueError:
+        return None
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from starfish_server.cli.arguments import AsJson
 from starfish_server.cli.output import print_result
+from starfish_server.cli.stores import AsJson
 
 _STARTER = resources.files("starfish_server.cli") / "starter"
 

@@ -1,23 +1,31 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from starfish_server.bulk import scan
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of
 from starfish_server.cli.output import (
     ExitCode,
+    ProgressBar,
     described,
     print_cells,
     print_error,
     print_failures,
     print_json,
     print_line,
-    progress,
 )
-from starfish_server.cli.sources import list_left_out, open_source, print_left_out
+from starfish_server.cli.stores import (
+    AsJson,
+    ContextFields,
+    StoreURL,
+    context_of,
+    list_left_out,
+    open_source,
+    print_left_out,
+)
 from starfish_server.errors import DeleteManyError
 from starfish_server.objects import ObjectInfo
 
@@ -172,7 +180,7 @@ async def rm(
             if page and not yes:
                 _confirm(len(page))
         try:
-            async with progress("deleting", lambda: (deleted, None, "")):
+            with ProgressBar("deleting", lambda: (deleted, None, "")):
                 while page:
                     failures: Mapping[str, Exception] = {}
                     try:
@@ -199,4 +207,9 @@ def _confirm(count: int) -> None:
     objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
-    typer.confirm(f"Delete {objects}?", abort=True, err=True)
+    # asyncio's handler would let the prompt wait on.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        typer.confirm(f"Delete {objects}?", abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -16,7 +16,6 @@ from typing import Annotated, BinaryIO, Literal
 import typer
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE
-from starfish_server.cli.arguments import AsJson, ContextFields, StoreURL, context_of, split
 from starfish_server.cli.output import (
     ExitCode,
     described,
@@ -26,7 +25,15 @@ from starfish_server.cli.output import (
     print_line,
     print_result,
 )
-from starfish_server.cli.sources import open_source, write_object
+from starfish_server.cli.stores import (
+    AsJson,
+    ContextFields,
+    StoreURL,
+    context_of,
+    open_source,
+    split,
+    write_object,
+)
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectReader
 from starfish_server.store_url import open_store

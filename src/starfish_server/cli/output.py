@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -14,21 +12,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from starfish_server.errors import (
-    InvalidKeyError,
-    StackError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
+from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError, VersionConflictError
 from starfish_server.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
 
     from starfish_server.objects import ObjectInfo
-
-
-_SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class ExitCode(IntEnum):
@@ -113,29 +105,21 @@ def print_failures(failures: Mapping[str, Exception]) -> list[dict[str, str]]:
     return [{"key": key, "error": text} for key, text in texts.items()]
 
 
-@asynccontextmanager
-async def progress(verb: str, state: Callable[[], tuple[int, int | None, str]]) -> AsyncIterator[None]:
-    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
+class ProgressBar(Progress):
+    """A bar on stderr while a `with` block runs, if stderr is a terminal.
 
     state: returns how many objects are done, of how many (None if that is not known yet), and a note.
     """
-    console = Console(stderr=True)
-    columns = (verb, BarColumn(), MofNCompleteColumn(), "{task.fields[note]}", TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(verb, total=None, note="")
 
-        def draw() -> None:
-            done, total, note = state()
-            bar.update(task, completed=done, total=total, note=note)
+    def __init__(self, verb: str, state: Callable[[], tuple[int, int | None, str]]) -> None:
+        self._state = state
+        console = Console(stderr=True)
+        columns = (verb, BarColumn(), MofNCompleteColumn(), "{task.fields[note]}", TimeRemainingColumn())
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.add_task(verb, total=None, note="")
 
-        async def follow() -> None:
-            while True:
-                draw()
-                await asyncio.sleep(_SECONDS_BETWEEN_UPDATES)
-
-        follower = asyncio.create_task(follow())
-        try:
-            yield
-        finally:
-            follower.cancel()
-            draw()
+    def get_renderables(self) -> Iterable[RenderableType]:
+        done, total, note = self._state()
+        for task in self.task_ids:  # none yet while it is made
+            self.update(task, completed=done, total=total, note=note)
+        return super().get_renderables()

@@ -87,6 +87,8 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not host:
+        raise typer.BadParameter("--host is empty; every address is --host 0.0.0.0")
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048

@@ -1,23 +1,27 @@
-"""One process that serves: alone, or as a worker of `starfish_server.cli.workers`."""
+"""One process that serves, alone or as a worker of `starfish_server.cli.workers`; its log and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from starfish_server.cli.edge import Edge
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error
-from starfish_server.cli.prometheus import prometheus
 from starfish_server.cli.serving import configured, embedded
+from starfish_server.errors import StackError
+from starfish_server.layers import Metrics
+from starfish_server.layers.base import stores_of
 from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
 from starfish_server.router.application import sync_application
 
@@ -25,13 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import FrameType
 
+    from fastapi import FastAPI
     from starlette.datastructures import State
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from starfish_server.storage.base import AbstractObjectStore
 
 DRAIN_SECONDS = 10
 STARTED = b"s"
 # After a signal, a kept-alive connection stays open for this long. A response sent in that time closes it.
 _LINGER_SECONDS = 1.0
 _POLL_SECONDS = 0.02
+_STDOUT = 1
+_LONGEST_PATH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +126,88 @@ class _Server(uvicorn.Server):
             loop.call_later(_POLL_SECONDS, self._leave, until)
         else:
             self.should_exit = True
+
+
+class Edge:
+    """Passes requests to the application, and observes its responses.
+
+    access_log: write a line of ASCII JSON on stdout for each request. It has no header and no query, where
+        callers put secrets.
+    metrics: the port for Prometheus, and the application that serves it; None for neither.
+
+    While `app.state.draining` is set, each response asks the client to close its connection.
+    """
+
+    def __init__(self, app: FastAPI, *, access_log: bool, metrics: tuple[int, ASGIApp] | None) -> None:
+        self._app = app
+        self._access_log = access_log
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._metrics is not None and scope["server"][1] == self._metrics[0]:
+            await self._metrics[1](scope, receive, send)
+            return
+        began, status, size = perf_counter(), 0, 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if getattr(self._app.state, "draining", False):
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            elif message["type"] == "http.response.body":
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            if self._access_log:
+                _log_request(scope, status, size, perf_counter() - began)
+
+
+def _log_request(scope: Scope, status: int, size: int, seconds: float) -> None:
+    """Write the line in one call, so that lines of several processes do not mix."""
+    code, reason = scope.get("starfish.error", (None, None))
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "client": (scope["client"] or [None])[0],
+        "method": scope["method"],
+        "path": scope["path"][:_LONGEST_PATH],
+        "status": status or None,
+        "bytes": size,
+        "seconds": round(seconds, 6),
+        "pid": os.getpid(),
+        "error": code,
+        "reason": reason,
+    }
+    with suppress(OSError):  # a reader that has gone must not end a request
+        os.write(_STDOUT, f"{json.dumps(line)}\n".encode())
+
+
+def prometheus(store: AbstractObjectStore) -> ASGIApp:
+    """Return an application that answers with the metrics of this process.
+
+    They cover the store's operations, by its `Metrics` layers; requests, by FastAPI; and memory, CPU time and
+    file descriptors. Raises `StackError` for a store without a `Metrics` layer.
+    """
+    if not any(isinstance(part, Metrics) for part in stores_of(store)):
+        raise StackError('--metrics-port needs a [[layer]] with type = "Metrics" in the stack')
+    try:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from opentelemetry.metrics import get_meter_provider, set_meter_provider
+        from opentelemetry.sdk.metrics import MeterProvider
+        from prometheus_client import make_asgi_app
+    except ImportError as error:
+        raise ImportError("--metrics-port needs: pip install 'starfish-server[metrics]'") from error
+    reader, provider = PrometheusMetricReader(), get_meter_provider()
+    if not isinstance(provider, MeterProvider):
+        set_meter_provider(MeterProvider([reader]))
+    elif hasattr(provider, "add_metric_reader"):  # set by opentelemetry-instrument; another would be ignored
+        provider.add_metric_reader(reader)
+    else:
+        raise ImportError("--metrics-port under opentelemetry-instrument needs a newer opentelemetry-sdk")
+    return make_asgi_app()
 
 
 async def _work(settings: Settings, control: socket.socket) -> int:

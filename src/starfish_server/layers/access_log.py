@@ -116,9 +116,10 @@ class AccessLog(Layer):
 
     # A plain function, so that an operation that is not recorded costs no coroutine.
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
-        context = operation.context
-        without = "system" if self._by_system else operation.action
-        action = without if context is None else context.action
+        if operation.context is not None:
+            action = operation.context.action
+        else:
+            action = "system" if self._by_system else operation.action
         if action in self._left_out or (self._only is not None and operation.name not in self._only):
             return self._inner.perform(operation)
         return self._recorded(operation.observed())

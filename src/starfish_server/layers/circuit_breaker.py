@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
@@ -18,7 +19,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.layers.base import Layer, Operation, Slot, T, stores_of
 from starfish_server.layers.streams import CountedChunks, around_chunks
 from starfish_server.operations import Bodies
 from starfish_server.printable import mask, printable
@@ -54,7 +55,7 @@ class CircuitBreaker(Layer):
     reaches the backend, and an exception that is not a `StoreError` count as neither. `open` counts when it
     returns its reader, and again if a chunk fails. `signed_url` sends nothing and always passes.
 
-    Opening is logged at WARNING, the other changes of state at INFO.
+    Opening is logged at WARNING, closing at INFO, each probe at DEBUG.
     """
 
     slot = Slot.BREAKER
@@ -80,10 +81,10 @@ class CircuitBreaker(Layer):
         self._open_seconds = positive_number("open_seconds", open_seconds)
         self._probes = positive_int("probes", probes)
         self._clock = clock
+        self._closed = partial(_Closed, window, minimum_calls, failure_rate)
         self._lock = threading.Lock()
-        self._phase: _Closed | _HalfOpen | None = _Closed(window)  # None while open
-        self._half_open_at = 0.0
-        self._in_flight: list[_HalfOpen] = []  # the phase of each probe, which may be over
+        self._phase: _Closed | _Open = self._closed()
+        self._in_flight = 0  # probes, also of phases that are over
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -92,9 +93,10 @@ class CircuitBreaker(Layer):
     @property
     def state(self) -> str:
         """Either "closed", "open" or, as soon as a probe may pass, "half_open"."""
-        if isinstance(self._phase, _Closed):
+        phase = self._phase
+        if isinstance(phase, _Closed):
             return "closed"
-        return "open" if self._phase is None and self._clock() < self._half_open_at else "half_open"
+        return "open" if self._clock() < phase.until else "half_open"
 
     async def perform(self, operation: Operation[T]) -> T:
         bodies = operation.bodies
@@ -113,45 +115,45 @@ class CircuitBreaker(Layer):
         except BaseException as error:
             self._count(phase, None if source is not None and source.failed else _is_failure(error))
             raise
-        self._count(phase, failed=False)
+        if not isinstance(phase, _Closed):
+            self._count(phase, failed=False)
+        elif why := phase.add(self._clock(), failed=False):
+            self._open(phase, why)
         return result if bodies is not _READER else self._counting_chunks(result, phase)
 
-    def _enter(self, operation: Operation[Any]) -> _Closed | _HalfOpen:
+    def _enter(self, operation: Operation[Any]) -> _Closed | _Open:
         """Let the operation pass as a probe, or refuse it."""
         with self._lock:
-            phase, wait = self._phase, self._half_open_at - self._clock()
+            phase = self._phase
             if isinstance(phase, _Closed):
                 return phase  # another thread has just closed the circuit
-            if phase is None and wait <= 0:
-                phase = self._phase = _HalfOpen()
-                self._changed(logging.DEBUG, "half_open", "half-open: probes may pass")
-            if phase is not None:
-                used = phase.successes + self._in_flight.count(phase)
-                if max(used, len(self._in_flight)) < self._probes:
-                    self._in_flight.append(phase)
+            wait, state = phase.until - self._clock(), "open after too many failures"
+            if wait <= 0:
+                if phase.successes + self._in_flight < self._probes:
+                    self._in_flight += 1
+                    self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
                     return phase
-                wait = self._open_seconds  # the longest time until the next probes
-        state = "open after too many failures" if phase is None else "half-open, its probes are in flight"
+                wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
-    def _count(self, phase: _Closed | _HalfOpen, failed: bool | None) -> None:
+    def _count(self, phase: _Closed | _Open, failed: bool | None) -> None:
         """Count an outcome in the phase in which the operation began; None only releases a probe."""
-        if isinstance(phase, _HalfOpen):
-            with self._lock:
-                self._in_flight.remove(phase)
-                phase.successes += failed is False
-                if phase.successes >= self._probes and phase is self._phase:
-                    self._phase = _Closed(self._window)
-                    self._changed(logging.INFO, "closed", "closed: its probes succeeded")
-            if failed:
-                self._open(phase, "a probe failed")
-        elif failed is not None:
-            phase.add(self._clock(), failed)
-            failures, calls = phase.failures, phase.calls
-            if failures and calls >= self._minimum_calls and failures >= self._failure_rate * calls:
-                self._open(phase, f"{failures} of {calls} operations failed")
+        if isinstance(phase, _Closed):
+            if failed is not None and (why := phase.add(self._clock(), failed)):
+                self._open(phase, why)
+            return
+        with self._lock:
+            self._in_flight -= 1
+            phase.successes += failed is False
+            closes = phase.successes >= self._probes and phase is self._phase
+            if closes:
+                self._phase = self._closed()
+        if closes:
+            self._log(logging.INFO, "closed", "closed: its probes succeeded")
+        elif failed:
+            self._open(phase, "a probe failed")
 
-    def _counting_chunks(self, result: T, opened_in: _Closed | _HalfOpen) -> T:
+    def _counting_chunks(self, result: T, opened_in: _Closed | _Open) -> T:
         async def counted(fetch: Fetch) -> bytes:
             try:
                 return await fetch()
@@ -166,52 +168,57 @@ class CircuitBreaker(Layer):
 
         return around_chunks(result, counted)
 
-    def _open(self, phase: _Closed | _HalfOpen, why: str) -> None:
+    def _open(self, phase: _Closed | _Open, why: str) -> None:
         """Open the circuit, unless `phase` is over."""
         with self._lock:
             if phase is not self._phase:
                 return
-            self._phase, self._half_open_at = None, self._clock() + self._open_seconds
-        self._changed(logging.WARNING, "open", f"open for {self._open_seconds:g} s: {why}")
+            self._phase = _Open(self._clock() + self._open_seconds)
+        self._log(logging.WARNING, "open", f"open for {self._open_seconds:g} s: {why}")
 
-    def _changed(self, level: int, state: str, text: str) -> None:
+    def _log(self, level: int, state: str, text: str) -> None:
         if _log.isEnabledFor(level):
-            leaf: AbstractObjectStore = self
-            while isinstance(leaf, Layer):
-                leaf = leaf.inner
+            leaf = next(store for store in stores_of(self) if not isinstance(store, Layer))
             store = printable(mask(repr(leaf)))
             _log.log(level, "the circuit of %s is %s", store, text, extra={"state": state, "store": store})
 
 
-class _HalfOpen:
-    """The successful probes of one half-open phase."""
+class _Open:
+    """The phase after the circuit opened. From `until` on it is half-open, and counts successful probes."""
 
-    successes = 0
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.successes = 0
 
 
 class _Closed:
-    """The outcomes of the last `window` seconds, counted in slices of a sixtieth of it."""
+    """The phase after the circuit closed, with the outcomes of the last `window` seconds."""
 
-    def __init__(self, window: float) -> None:
-        self.calls = self.failures = 0
+    def __init__(self, window: float, minimum_calls: int, failure_rate: float) -> None:
         self._window = window
-        self._slices: deque[list[float]] = deque()  # [expires at, calls, failures]
-        self._latest_ends = -math.inf
+        self._minimum_calls = minimum_calls
+        self._failure_rate = failure_rate
+        self._calls = self._failures = 0  # since the circuit closed
+        self._calls_before = self._failures_before = 0  # those that have left the window
+        self._slices: deque[tuple[float, int, int]] = deque()  # when each leaves it; the counts before
+        self._slice_ends = -math.inf
 
-    def add(self, now: float, failed: bool) -> None:
-        slices = self._slices
-        if now >= self._latest_ends:
-            self._latest_ends = now + self._window / 60
-            slices.append([now + self._window, 0, 0])
-            while now >= slices[0][0]:
-                _, calls, failures = slices.popleft()
-                self.calls -= int(calls)
-                self.failures -= int(failures)
-        latest = slices[-1]
-        latest[1] += 1
-        latest[2] += failed
-        self.calls += 1
-        self.failures += failed
+    def add(self, now: float, failed: bool) -> str | None:
+        """Add an outcome, and return why the circuit opens; None if it stays closed."""
+        if now >= self._slice_ends:
+            self._slice_ends = now + self._window / 60
+            self._slices.append((now + self._window, self._calls, self._failures))
+            while now >= self._slices[0][0]:
+                self._slices.popleft()
+            _, self._calls_before, self._failures_before = self._slices[0]
+        self._calls += 1
+        self._failures += failed
+        if self._failures == self._failures_before:
+            return None
+        calls, failures = self._calls - self._calls_before, self._failures - self._failures_before
+        if calls < self._minimum_calls or failures < self._failure_rate * calls:
+            return None
+        return f"{failures} of {calls} operations failed"
 
 
 def _is_failure(error: BaseException) -> bool | None:

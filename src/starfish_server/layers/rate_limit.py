@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import StoreOverloadedError
+from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.fields import context_field
 from starfish_server.redis import check_limits
@@ -78,9 +80,15 @@ class RateLimit(Layer):
         if shared is not None:
             check_limits(shared)
             self._fleet = shared.rate(rate=self._rate, burst=burst, by=by, max_wait=self._max_wait)
-        self._lock = threading.Lock()
         # When each caller's burst is full again, by the hash of the name: long names take no memory.
         self._whole_at: OrderedDict[int | None, float] = OrderedDict()
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: in a forked child, a thread of the parent may hold the old one."""
+        # Reentrant: the garbage collector may end an operation that waits, anywhere.
+        self._lock = threading.RLock()
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"rate": self._rate, "burst": self._burst, "by": self._by}
@@ -113,22 +121,16 @@ class RateLimit(Layer):
             if wait <= self._longest_wait:
                 self._whole_at[caller] = whole_at = whole_at + self._interval
         if wait > _ROUNDING:
-            await self._wait(wait, operation, caller, whole_at)
+            if wait > self._longest_wait:
+                raise self._refusal(wait, operation)
+            await _sleep(wait, partial(self._give_back, caller, whole_at))
         return await self._inner.perform(operation)
 
-    async def _wait(
-        self, wait: float, operation: Operation[Any], caller: int | None, whole_at: float
-    ) -> None:
-        if wait > self._longest_wait:
-            raise self._refusal(wait, operation)
-        try:
-            await asyncio.sleep(wait)
-        except BaseException:
-            with self._lock:
-                # Give the turn back, unless others wait behind it: two would then have the same turn.
-                if self._whole_at.get(caller) == whole_at:
-                    self._whole_at[caller] = whole_at - self._interval
-            raise
+    def _give_back(self, caller: int | None, whole_at: float) -> None:
+        """Give a turn back, unless others wait behind it: two would then have the same turn."""
+        with self._lock:
+            if self._whole_at.get(caller) == whole_at:
+                self._whole_at[caller] = whole_at - self._interval
 
     def _refusal(self, wait: float, operation: Operation[Any]) -> StoreOverloadedError:
         reason = f"over {self._rate:g} operations a second for one {self._by}"
@@ -142,14 +144,11 @@ class RateLimit(Layer):
         turn = await fleet.take(None if context is None else self._field(context))
         if turn is None:
             return False
-        if turn.give_back is None:
-            raise self._refusal(turn.wait, operation)
-        if turn.wait > _ROUNDING:
-            try:
-                await asyncio.sleep(turn.wait)
-            except BaseException:
-                turn.give_back()
-                raise
+        wait, give_back = turn
+        if give_back is None:
+            raise self._refusal(wait, operation)
+        if wait > _ROUNDING:
+            await _sleep(wait, give_back)
         return True
 
     def _make_room(self, caller: int | None, now: float) -> int | None:
@@ -160,3 +159,12 @@ class RateLimit(Layer):
             if whole_at > now:
                 table[name] = whole_at  # at the end, so that the others are examined first
         return caller if len(table) < _CALLERS else None
+
+
+async def _sleep(seconds: float, give_back: Callable[[], None]) -> None:
+    """Wait for a turn, and give it back if the operation ends before."""
+    try:
+        await asyncio.sleep(seconds)
+    except BaseException:
+        give_back()
+        raise

@@ -25,6 +25,7 @@ from starfish_server.operations import (
     Copy,
     GetBytes,
     GetString,
+    ListKeys,
     ListObjects,
     Open,
     Operation,
@@ -87,10 +88,10 @@ class Transform(Layer):
         if operation == "conditional_write":
             return super().supports(operation)
         kind = OPERATIONS[operation]
-        return (kind.bodies is _NONE or kind in _HANDLED) and super().supports(operation)
+        return (_passes(kind) or kind in _HANDLED) and super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
-        if operation.bodies is _NONE:
+        if _passes(type(operation)):
             return await self._inner.perform(operation)
         handle = _HANDLED.get(type(operation))
         if handle is None:
@@ -106,7 +107,7 @@ class Transform(Layer):
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         """Perform `stat`, with the size of the plain body."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def read_plain(self, operation: Read) -> StoredObject | None:
         """Perform `read`; the range has been checked."""
@@ -118,7 +119,7 @@ class Transform(Layer):
 
     async def open_plain(self, operation: Open) -> ObjectReader | None:
         """Perform `open`; the range has been checked."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def write_plain(self, operation: Write) -> ObjectInfo:
         """Perform `write` of a body of bytes with its content type."""
@@ -128,11 +129,16 @@ class Transform(Layer):
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         """Perform `copy` by reading and writing, so that the body is encoded for the target's key."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         """Perform `upload`."""
-        return await self._perform_derived(operation)
+        return await self._derive(operation)
+
+
+def _passes(kind: type[Operation[Any]]) -> bool:
+    """Return whether operations of this kind pass: without bodies, and without infos, which have keys."""
+    return kind.bodies is _NONE and (kind is ListKeys or not kind.result_has_keys)
 
 
 async def _read(layer: Transform, operation: Read) -> StoredObject | None:
@@ -181,7 +187,7 @@ async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
 
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     # A derived operation calls this layer's own `read`, `write` and so on, so bodies are changed there.
-    **{OPERATIONS[name]: Transform._perform_derived for name in DERIVED},  # noqa: SLF001 - in one file
+    **{OPERATIONS[name]: Transform._derive for name in DERIVED},  # noqa: SLF001 - in one file
     Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
     GetString: _get_string,

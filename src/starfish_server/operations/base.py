@@ -23,6 +23,7 @@ E = TypeVar("E", bound=StoreError)
 Op = TypeVar("Op", bound="Operation[Any]")
 Notes = dict[str, Any]
 
+_POSITIONAL = ("key", "keys", "source", "target", "prefix", "body", "chunks")
 _NOT_SHOWN = ("body", "chunks", "notes")
 
 
@@ -67,9 +68,9 @@ class Operation(Generic[T]):
 
     Operations are immutable: a layer makes a changed copy with `rename` or `replace`.
 
-    A new operation is a subclass with `kind`, `send`, `rename` and `restore`; a class that lacks one raises
+    A new operation is a subclass with `kind`, `rename` and `restore`; a class that lacks one raises
     `TypeError` when it is defined. So no operation can bypass a layer that changes keys or bodies. Each
-    parameter of its `__init__` is a field; the last two are `context` and `notes`.
+    parameter of its `__init__` is a field: the parameters of the method, then `notes`.
     """
 
     __slots__ = ()
@@ -80,7 +81,7 @@ class Operation(Generic[T]):
     bodies: ClassVar[Bodies]
     writes: ClassVar[bool]
     result_has_keys: ClassVar[bool]
-    _names: ClassVar[tuple[str, ...]]
+    fields: ClassVar[tuple[str, ...]]
     _values: ClassVar[attrgetter[tuple[Any, ...]]]
 
     context: StoreContext | None
@@ -104,14 +105,14 @@ class Operation(Generic[T]):
         super().__init_subclass__(**options)
         if abstract:
             return
-        if missing := [name for name in ("kind", "send", "rename", "restore") if name not in vars(cls)]:
+        if missing := [name for name in ("kind", "rename", "restore") if name not in vars(cls)]:
             raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
         cls.name, cls.action, cls.bodies, cls.writes = cls.kind
         cls.result_has_keys = cls.restore is not unchanged
         code = getattr(cls.__init__, "__code__", None)
         if code is not None:  # `dataclass` adds an `__init__` and makes the class a second time
-            cls._names = code.co_varnames[1 : code.co_argcount]
-            cls._values = attrgetter(*cls._names)
+            cls.fields = code.co_varnames[1 : code.co_argcount]
+            cls._values = attrgetter(*cls.fields)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,7 +126,9 @@ class Operation(Generic[T]):
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
         """Call the store's named method."""
-        raise NotImplementedError
+        fields = {name: getattr(self, name) for name in self.fields if name != "notes"}
+        positional = [fields.pop(name) for name in _POSITIONAL if name in fields]
+        return getattr(store, self.name)(*positional, **fields)  # type: ignore[no-any-return]  # by its name
 
     def rename(self, change: Callable[[str], str]) -> Self:
         """Return the same operation with every key, prefix and `start_after` changed."""
@@ -139,7 +142,7 @@ class Operation(Generic[T]):
         """Return the same operation with other values for these fields."""
         changed = type(self)(*self._values(self))
         for name, value in changes.items():
-            if name not in self._names:
+            if name not in self.fields:
                 raise TypeError(f"{type(self).__name__} has no {name}")
             setattr(changed, name, value)
         return changed
@@ -167,7 +170,7 @@ class Operation(Generic[T]):
         return kind(reason, operation=self.name, key=self.error_key, **fields)
 
     def __repr__(self) -> str:
-        shown = [f"{name}={getattr(self, name)!r}" for name in self._names if name not in _NOT_SHOWN]
+        shown = [f"{name}={getattr(self, name)!r}" for name in self.fields if name not in _NOT_SHOWN]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

@@ -11,16 +11,15 @@ Times are read from the clock of Redis, because the clocks of processes differ a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.redis.link import Link, LinkUser, PerLoop
+from starfish_server.redis.link import Link, PerLoop
 from starfish_server.redis.server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FleetRate", "RedisLimits", "Turn"]
+__all__ = ["FleetRate", "RedisLimits"]
 
 _FORMAT = 1
 _TICK_SECONDS = 1.0
@@ -90,7 +89,7 @@ class RedisLimits(RedisServer):
     def __init__(self, url: str, *, namespace: str, timeout: float = 0.05) -> None:
         super().__init__(url, namespace, timeout)
         self._prefix = f"{namespace}:{_FORMAT}:".encode()
-        self._links = PerLoop(lambda: Link(self, LinkUser("shared limit", _SCRIPTS, _TICK_SECONDS)))
+        self._links = PerLoop(lambda: Link(self, "shared limit", _SCRIPTS, _TICK_SECONDS))
 
     @property
     def connected(self) -> bool:
@@ -129,12 +128,8 @@ class RedisLimits(RedisServer):
             link.session.run(script, [self._prefix + name], *arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """wait: seconds until the turn. give_back: called if the turn is not used; None if it was not taken."""
-
-    wait: float
-    give_back: Callable[[], None] | None
+Turn = tuple[float, "Callable[[], None] | None"]
+"""Seconds until the turn, and what gives it back if it is not used; None if it was not taken."""
 
 
 class FleetRate:
@@ -153,7 +148,7 @@ class FleetRate:
         key = b"rate:" + hashlib.blake2b(name, digest_size=16).hexdigest().encode()
         match await self.limits.run("turn", key, *self._arguments):
             case [int(wait)]:
-                return Turn(wait / 1e6, None)
+                return wait / 1e6, None
             case [int(wait), bytes(value)]:
-                return Turn(wait / 1e6, lambda: self.limits.send("return turn", key, value, self._interval))
+                return wait / 1e6, lambda: self.limits.send("return turn", key, value, self._interval)
         return None

@@ -1,4 +1,4 @@
-"""`Link` keeps a connection to Redis up in the background; `PerLoop` has one object for each event loop."""
+"""`Link` keeps a connection to Redis up in the background; `PerLoop` has one link for each event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import random
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starfish_server.forks import reset_in_child
 from starfish_server.printable import printable
@@ -24,18 +24,29 @@ _CONNECT_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 
 
-class LinkUser:
-    """The callbacks of a link; by default they do nothing.
+class Link:
+    """Keeps a session of the running event loop up, in the background, until it is closed.
 
-    name: of what uses Redis, for the log.
+    session: the session in use; None while there is none.
+    what: uses Redis, for the log.
     scripts: Lua by name.
     interval: seconds between the replies that prove that the connection works.
+
+    A subclass overrides the methods that the session calls; here they do nothing.
     """
 
-    def __init__(self, name: str, scripts: Mapping[str, str], interval: float) -> None:
-        self.name = name
+    def __init__(self, server: RedisServer, what: str, scripts: Mapping[str, str], interval: float) -> None:
+        self.session: Session | None = None
+        self.loop = asyncio.get_running_loop()
         self.scripts = scripts
         self.interval = interval
+        self._server = server
+        self._what = what
+        self._pause = _FIRST_PAUSE
+        self._warned = False
+        self._attempted = asyncio.Event()
+        # In an empty context: it outlives the operation that needs it first.
+        self._task = self.loop.create_task(self._run(), context=Context())
 
     async def prepare(self, session: Session) -> None:
         """Prepare a new session before it is used."""
@@ -51,24 +62,6 @@ class LinkUser:
 
     def tick(self) -> None:
         """Called at each interval, while there is a session."""
-
-
-class Link:
-    """Keeps a session of the running event loop up, in the background, until it is closed.
-
-    session: the session in use; None while there is none.
-    """
-
-    def __init__(self, server: RedisServer, user: LinkUser) -> None:
-        self.session: Session | None = None
-        self.loop = asyncio.get_running_loop()
-        self._server = server
-        self._user = user
-        self._pause = _FIRST_PAUSE
-        self._warned = False
-        self._attempted = asyncio.Event()
-        # In an empty context: it outlives the operation that needs it first.
-        self._task = self.loop.create_task(self._run(), context=Context())
 
     def deadline(self) -> float:
         """Return the loop's time until which an operation that begins now may wait for Redis."""
@@ -104,7 +97,7 @@ class Link:
                 if not self._warned:
                     self._warned = True
                     fields = {"address": printable(self._server.address), "error_type": type(error).__name__}
-                    what, where = self._user.name, fields["address"]
+                    what, where = self._what, fields["address"]
                     _log.warning("%s at %s is not used: %s", what, where, _reason(error), extra=fields)
             finally:
                 self._attempted.set()
@@ -115,19 +108,19 @@ class Link:
         connection = self._server.connection()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                session = await Session.start(self._server, connection, self._user)
+                session = await Session.start(self._server, connection, self)
             try:
                 self.session = session
-                self._user.began()
+                self.began()
                 self._attempted.set()
                 address = printable(self._server.address)
-                _log.info("%s at %s is used", self._user.name, address, extra={"address": address})
-                await session.serve(self._user)
+                _log.info("%s at %s is used", self._what, address, extra={"address": address})
+                await session.serve(self)
             finally:
                 self.session = None
                 if session.age > _LONGEST_PAUSE:
                     self._pause, self._warned = _FIRST_PAUSE, False
-                self._user.lost()
+                self.lost()
                 session.end()
         finally:
             await connection.disconnect(nowait=True)
@@ -144,17 +137,11 @@ def _reason(error: BaseException) -> str:
     return printable(f"{type(error).__name__}: {safe}")
 
 
-class _Closable(Protocol):
-    async def close(self) -> None: ...
-
-    def abandon(self) -> None: ...
-
-
-T = TypeVar("T", bound=_Closable)
+T = TypeVar("T", bound=Link)
 
 
 class PerLoop(Generic[T]):
-    """One object for each event loop, made when that loop first needs it. Iterates over all objects."""
+    """One link for each event loop, made when that loop first needs it. Iterates over all links."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -163,16 +150,16 @@ class PerLoop(Generic[T]):
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """Start empty. Keep the parent's objects: closing them would reach into the parent's event loop."""
+        """Start empty. Keep the parent's links: closing them would reach into the parent's event loop."""
         self._parents.append(self._all)
         self._all = {}
 
     def get(self) -> T | None:
-        """Return the object of the running event loop, or None."""
+        """Return the link of the running event loop, or None."""
         return self._all.get(asyncio.get_running_loop())
 
     def get_or_make(self) -> T:
-        """Return the object of the running event loop; make it if there is none."""
+        """Return the link of the running event loop; make it if there is none."""
         loop = asyncio.get_running_loop()
         found = self._all.get(loop)
         if found is None:
@@ -185,7 +172,7 @@ class PerLoop(Generic[T]):
         return iter(self._all.copy().values())
 
     async def close(self) -> None:
-        """Close all objects. A loop that needs one later gets a new one."""
+        """Close all links. A loop that needs one later gets a new one."""
         here = self._all.pop(asyncio.get_running_loop(), None)
         others, self._all = self._all, {}
         for other in others.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-    from starfish_server.redis.link import LinkUser
+    from starfish_server.redis.link import Link
     from starfish_server.redis.server import RedisServer
 
 _UNANSWERED_TICKS = 20  # intervals without a reply after which a session ends
@@ -50,6 +51,7 @@ class Session:
     ) -> None:
         self.stalled = False
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._connection = connection
         self._transport = transport
         self._timeout = timeout
@@ -64,8 +66,8 @@ class Session:
         self._scripts: dict[str, str] = {}
 
     @classmethod
-    async def start(cls, server: RedisServer, connection: AbstractConnection, user: LinkUser) -> Session:
-        """Connect, load the scripts, and let the user prepare what it needs."""
+    async def start(cls, server: RedisServer, connection: AbstractConnection, link: Link) -> Session:
+        """Connect, load the scripts, and let the link prepare what it needs."""
         await connection.connect()  # type: ignore[no-untyped-call]  # of the package
         # Not public. The public way to send waits in between, so it could not keep commands in order, and no
         # public way closes a connection whose server hangs.
@@ -74,11 +76,11 @@ class Session:
             raise RedisDownError("this version of redis hides its connection")
         session = cls(connection, writer.transport, server.timeout)
         _check_role(await session.ask("ROLE"))
-        for name, script in user.scripts.items():
+        for name, script in link.scripts.items():
             session._scripts[name] = (await session.ask("SCRIPT", "LOAD", script)).decode()
         asked = _now()
         session._set_time(asked, await session.ask("TIME"))
-        await user.prepare(session)
+        await link.prepare(session)
         session._proved = asked
         return session
 
@@ -115,26 +117,36 @@ class Session:
         return _now() + self._ahead[1]
 
     def send(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command, in order. The result is the reply, or an exception as a value."""
+        """Send a command, in order. The result is the reply, or an exception as a value.
+
+        May be called from any thread: the garbage collector may end a read or a write anywhere.
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._failed.done() or self._loop.is_closed():
-            future.set_result(RedisDownError("the connection has ended"))
-            return future
         self._outbox.append((future, b"".join(self._connection.pack_command(*command))))
-        if not self._transmitting:  # else the garbage collector ended a write while another one was sent
-            self._transmitting = True
-            while self._outbox:
-                waiting, packed = self._outbox.popleft()
-                self._pending.append((_now(), waiting, len(packed)))
-                self._pending_bytes += len(packed)
-                try:
-                    self._transport.write(packed)
-                except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
-                    self.fail(error)
-            self._transmitting = False
+        if threading.get_ident() == self._thread:
+            self._transmit()
+        else:
+            self._loop.call_soon_threadsafe(self._transmit)
+        return future
+
+    def _transmit(self) -> None:
+        if self._transmitting:
+            return  # the garbage collector ended a write while another one was sent
+        self._transmitting = True
+        while self._outbox:
+            waiting, packed = self._outbox.popleft()
+            if self._failed.done():
+                waiting.set_result(RedisDownError("the connection has ended"))
+                continue
+            self._pending.append((_now(), waiting, len(packed)))
+            self._pending_bytes += len(packed)
+            try:
+                self._transport.write(packed)
+            except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
+                self.fail(error)
+        self._transmitting = False
         if len(self._pending) > _MAX_PENDING or self._pending_bytes > _MAX_PENDING_BYTES:
             self.fail(RedisDownError("too much waits for replies"))
-        return future
 
     def run(self, script: str, keys: list[bytes], *args: str | bytes | float) -> asyncio.Future[Any]:
         """Send a script, in order, as `send` does."""
@@ -179,11 +191,11 @@ class Session:
             if not future.done():
                 future.set_result(RedisDownError("the connection has ended"))
 
-    async def serve(self, user: LinkUser) -> None:
+    async def serve(self, link: Link) -> None:
         """Receive replies and measure the connection until one of them fails, and raise that error."""
         tasks: list[asyncio.Task[None]] = [
-            self._loop.create_task(self._receive(user)),
-            self._loop.create_task(self._measure(user)),
+            self._loop.create_task(self._receive(link)),
+            self._loop.create_task(self._measure(link)),
         ]
         try:
             ends: list[asyncio.Future[Any]] = [*tasks, self._failed]
@@ -197,7 +209,7 @@ class Session:
         errors = (error for error in outcomes if isinstance(error, Exception))
         raise next(errors, RedisDownError("the connection has ended"))
 
-    async def _receive(self, user: LinkUser) -> None:
+    async def _receive(self, link: Link) -> None:
         while True:
             reply: Any
             try:
@@ -208,7 +220,7 @@ class Session:
                 reply = error
             if _is_push(reply):
                 if reply[0] == b"message":
-                    user.received(reply[2])
+                    link.received(reply[2])
                 continue
             sent, future, size = self._pending.popleft()
             self._pending_bytes -= size
@@ -218,16 +230,16 @@ class Session:
             if not future.done():
                 future.set_result(reply)
 
-    async def _measure(self, user: LinkUser) -> None:
+    async def _measure(self, link: Link) -> None:
         """Ask for time and role at each interval: each reply proves that the connection works."""
         while True:
-            await asyncio.sleep(user.interval)
+            await asyncio.sleep(link.interval)
             self._unanswered += 1
             if self._unanswered > _UNANSWERED_TICKS:
                 raise RedisDownError("no reply")
             self.send("TIME").add_done_callback(partial(self._on_time, _now()))
             self.send("ROLE").add_done_callback(self._on_role)
-            user.tick()
+            link.tick()
 
     def _on_time(self, asked: float, future: asyncio.Future[Any]) -> None:
         if not isinstance(reply := future.result(), Exception):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI reads the annotations
 
 from starfish_server.context import StoreContext
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer, stores_of
 from starfish_server.layers.namespace import Namespace
 from starfish_server.logs import log_failure
@@ -26,6 +28,8 @@ _log = logging.getLogger(__package__)
 
 _KEY = "starfish-ready"
 _CONTEXT = StoreContext("ready", {}, None, (), "pull")  # callbacks of a custom leaf may expect one
+# Below a layer with several stores, namespaces and callbacks may need a caller.
+_CALLER = replace(_CONTEXT, identity="starfish-ready", namespace="starfish-ready")
 _SECONDS = 2.0
 _CACHED_SECONDS = 1.0
 
@@ -83,11 +87,15 @@ class Probes:
 
     async def _check(self, part: str) -> None:
         code, store = "ok", self._parts[part]
-        # A namespace has a prefix for calls without a context, and none for one without a tenant.
         namespaced = any(isinstance(inside, Namespace) for inside in stores_of(store))
         try:
             async with asyncio.timeout(_SECONDS):
-                await store.stat(_KEY, context=None if namespaced else _CONTEXT)
+                try:
+                    await store.stat(_KEY, context=_CALLER if namespaced else _CONTEXT)
+                except Exception as error:
+                    if not namespaced or isinstance(error, StoreUnavailableError):
+                        raise
+                    await store.stat(_KEY)  # this caller may have no namespace
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:

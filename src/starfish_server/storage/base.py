@@ -10,7 +10,24 @@ import starfish_server.storage.derived as derived
 from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
-from starfish_server.operations import Operation, Upload
+from starfish_server.operations import (
+    Copy,
+    Delete,
+    DeleteMany,
+    GetBytes,
+    GetString,
+    ListKeys,
+    ListObjects,
+    Open,
+    Operation,
+    Put,
+    PutBytes,
+    Read,
+    SignedUrl,
+    Stat,
+    Upload,
+    Write,
+)
 from starfish_server.storage.context_keyword import adapt_methods
 
 if TYPE_CHECKING:
@@ -59,6 +76,14 @@ class AbstractObjectStore(ABC):
             return operation.send(self)
         return perform_noted(operation, lambda _: operation.send(self))
 
+    def _derive(self, operation: Operation[T]) -> Result[T]:
+        """Perform an operation whose method the class does not define: by others, if that is possible."""
+        derivation = derived.DERIVED.get(operation.name)
+        return self._unsupported(operation) if derivation is None else derivation.perform(self, operation)
+
+    _perform_named = _derive
+    """Performs the operation that a named method makes, for a class that does not define the method."""
+
     def native(self, operation: str) -> bool:
         """Return whether this store implements the operation itself rather than deriving it."""
         return getattr(type(self), operation) is not getattr(AbstractObjectStore, operation)
@@ -75,7 +100,7 @@ class AbstractObjectStore(ABC):
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
-        return self._unsupported("get_string", key)
+        return self._perform_named(GetString(key, context))
 
     @abstractmethod
     def put(
@@ -95,7 +120,7 @@ class AbstractObjectStore(ABC):
         Raises `ValueError` unless each of them is one line of 1 to 1,024 printable ASCII characters, and
         `StoreDecodeError` for a body with a lone surrogate.
         """
-        return self._unsupported("put", key)
+        return self._perform_named(Put(key, body, content_type, cache_control, context))
 
     @abstractmethod
     def list_keys(
@@ -113,17 +138,17 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for a negative limit.
         """
-        return self._unsupported("list_keys", prefix)
+        return self._perform_named(ListKeys(prefix, start_after, limit, context))
 
     @abstractmethod
     def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         """Remove the object; a missing one is no error. Raises `InvalidKeyError` for an invalid key."""
-        return self._unsupported("delete", key)
+        return self._perform_named(Delete(key, context))
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
         """Remove several objects. Tries every key, and raises `DeleteManyError` if some failed."""
-        return self._unsupported("delete_many", None)
+        return self._perform_named(DeleteMany(keys, context))
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Return body and content type, or None if the object is missing.
@@ -131,7 +156,7 @@ class AbstractObjectStore(ABC):
         The content type is "application/octet-stream" if none was stored. Raises `StoreNotSupportedError`
         in a store of text only.
         """
-        return self._unsupported("get_bytes", key)
+        return self._perform_named(GetBytes(key, context))
 
     def put_bytes(
         self,
@@ -149,11 +174,11 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for another text, and `StoreNotSupportedError` in a store of text only.
         """
-        return self._unsupported("put_bytes", key)
+        return self._perform_named(PutBytes(key, body, content_type, cache_control, context))
 
     def stat(self, key: str, *, context: StoreContext | None = None) -> Result[ObjectInfo | None]:
         """Return the object's info, or None if it is missing. Raises `InvalidKeyError` for an invalid key."""
-        return derived.stat(self, key, context)
+        return self._perform_named(Stat(key, context))
 
     def read(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
@@ -165,7 +190,7 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for a negative `start` and for a `stop` before it.
         """
-        return derived.read(self, key, start, stop, context)
+        return self._perform_named(Read(key, start, stop, context))
 
     def open(
         self, key: str, *, start: int = 0, stop: int | None = None, context: StoreContext | None = None
@@ -176,7 +201,7 @@ class AbstractObjectStore(ABC):
         as in `read`: `start` 0 and `stop` None by default. Raises `ValueError` for an invalid range. The
         reader raises `VersionConflictError` if the object is replaced while it is read.
         """
-        return derived.open_(self, key, start, stop, context)
+        return self._perform_named(Open(key, start, stop, context))
 
     def write(
         self,
@@ -201,7 +226,9 @@ class AbstractObjectStore(ABC):
         Raises `VersionConflictError`, with nothing written, if the object does not have that version, and
         `ValueError` for a header or metadata that cannot be stored.
         """
-        return derived.write(self, key, body, content_type, cache_control, metadata, if_version, context)
+        return self._perform_named(
+            Write(key, body, content_type, cache_control, metadata, if_version, context)
+        )
 
     def upload(
         self,
@@ -220,8 +247,9 @@ class AbstractObjectStore(ABC):
         is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a native `upload` gathers at
         most 64 MiB in memory and raises `ObjectTooLargeError` for more.
         """
-        call = Upload(key, chunks, content_type, cache_control, metadata, if_version, context)
-        return derived.upload(self, call)
+        return self._perform_named(
+            Upload(key, chunks, content_type, cache_control, metadata, if_version, context)
+        )
 
     def copy(
         self,
@@ -237,7 +265,7 @@ class AbstractObjectStore(ABC):
 
         Raises `ObjectNotFoundError` if the source is missing, and `VersionConflictError` as `write` does.
         """
-        return derived.copy(self, source, target, if_version, context)
+        return self._perform_named(Copy(source, target, if_version, context))
 
     def list_objects(
         self,
@@ -259,7 +287,7 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for a negative limit or another delimiter.
         """
-        return derived.list_objects(self, prefix, start_after, limit, delimiter, context)
+        return self._perform_named(ListObjects(prefix, start_after, limit, delimiter, context))
 
     def signed_url(
         self,
@@ -279,7 +307,7 @@ class AbstractObjectStore(ABC):
         Raises `StoreNotSupportedError` if the store has no such URLs, and `ValueError` for another method or
         time.
         """
-        return self._unsupported("signed_url", key)
+        return self._perform_named(SignedUrl(key, method, expires, content_type, context))
 
     async def close(self) -> None:
         """Release all resources. Safe to call twice; later operations raise `StoreClosedError`."""
@@ -293,9 +321,8 @@ class AbstractObjectStore(ABC):
     ) -> None:
         await self.close()
 
-    async def _unsupported(self, operation: str, key: str | None) -> Any:
-        reason = f"{type(self).__name__} does not support it"
-        raise StoreNotSupportedError(reason, operation=operation, key=key)
+    async def _unsupported(self, operation: Operation[Any]) -> Any:
+        raise operation.error(StoreNotSupportedError, f"{type(self).__name__} does not support it")
 
 
 async def perform_noted(operation: Operation[T], perform: Callable[[Operation[T]], Result[T]]) -> T:

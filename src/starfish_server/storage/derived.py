@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starfish_server.checks import (
     DEFAULT_TEXT_TYPE,
@@ -21,77 +21,66 @@ from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, Sto
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level, reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
-    from starfish_server.context import StoreContext
-    from starfish_server.objects import IfVersion, ObjectReader
-    from starfish_server.operations import Upload
-    from starfish_server.storage.base import AbstractObjectStore
+    from starfish_server.objects import ObjectReader
+    from starfish_server.operations import Copy, ListObjects, Open, Read, Stat, Upload, Write
+    from starfish_server.storage.base import AbstractObjectStore, Result
 
 MAX_GATHERED_BYTES = 64 * 2**20
-DERIVED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "read": (("get_bytes",), ("get_string",)),
-    "stat": (("read",),),
-    "open": (("read",),),
-    "write": (("put", "put_bytes"),),
-    "upload": (("write",),),
-    "copy": (("read", "write"),),
-    "list_objects": (("list_keys",),),
-}
-"""The operations that each derived operation is made of: all of one of its groups."""
 
 
-async def stat(store: AbstractObjectStore, key: str, context: StoreContext | None) -> ObjectInfo | None:
+class Derivation(NamedTuple):
+    """How an operation is derived.
+
+    perform: does it, by calling the store's other operations.
+    parts: the operations that it needs: all of one of these groups.
+    """
+
+    perform: Callable[[AbstractObjectStore, Any], Result[Any]]
+    parts: tuple[tuple[str, ...], ...]
+
+
+async def stat(store: AbstractObjectStore, call: Stat) -> ObjectInfo | None:
     """Read an empty range of the object for its info."""
-    found = await store.read(key, stop=0, context=context)
+    found = await store.read(call.key, stop=0, context=call.context)
     return None if found is None else found.info
 
 
-async def read(
-    store: AbstractObjectStore, key: str, start: int, stop: int | None, context: StoreContext | None
-) -> StoredObject | None:
+async def read(store: AbstractObjectStore, call: Read) -> StoredObject | None:
     """Read the whole body and cut it."""
-    check_range(start, stop)
+    check_range(call.start, call.stop)
     if store.native("get_bytes"):
-        found = await store.get_bytes(key, context=context)
+        found = await store.get_bytes(call.key, context=call.context)
         if found is None:
             return None
         body, content_type = found
     else:
-        text = await store.get_string(key, context=context)
+        text = await store.get_string(call.key, context=call.context)
         if text is None:
             return None
-        body, content_type = encode_text(text, "read", key), DEFAULT_TEXT_TYPE
-    return StoredObject(ObjectInfo(key, len(body), content_type), body[start:stop])
+        body, content_type = encode_text(text, "read", call.key), DEFAULT_TEXT_TYPE
+    return StoredObject(ObjectInfo(call.key, len(body), content_type), body[call.start : call.stop])
 
 
-async def open_(
-    store: AbstractObjectStore, key: str, start: int, stop: int | None, context: StoreContext | None
-) -> ObjectReader | None:
+async def open_(store: AbstractObjectStore, call: Open) -> ObjectReader | None:
     """Read the range and return it as one chunk."""
-    found = await store.read(key, start=start, stop=stop, context=context)
+    found = await store.read(call.key, start=call.start, stop=call.stop, context=call.context)
     return None if found is None else reader_of(found.info, found.body)
 
 
-async def write(
-    store: AbstractObjectStore,
-    key: str,
-    body: str | bytes,
-    content_type: str | None,
-    cache_control: str | None,
-    metadata: Mapping[str, str] | None,
-    if_version: IfVersion,
-    context: StoreContext | None,
-) -> ObjectInfo:
+async def write(store: AbstractObjectStore, call: Write) -> ObjectInfo:
     """Put text or bytes, with neither a condition nor metadata."""
-    check_if_version(if_version)
-    if if_version is not ANY or check_metadata(metadata):
-        what = "metadata" if if_version is ANY else "if_version"
+    check_if_version(call.if_version)
+    if call.if_version is not ANY or check_metadata(call.metadata):
+        what = "metadata" if call.if_version is ANY else "if_version"
         reason = f"{type(store).__name__} has no write of its own, which {what} needs"
-        raise StoreNotSupportedError(reason, operation="write", key=key)
-    kind = type_or_default(content_type, body)
+        raise call.error(StoreNotSupportedError, reason)
+    key, body, cache_control, context = call.key, call.body, call.cache_control, call.context
+    kind = type_or_default(call.content_type, body)
     content = encode_body(body, "write", key)
     if isinstance(body, str):
+        content_type = call.content_type
         await store.put(key, body, content_type=content_type, cache_control=cache_control, context=context)
     else:
         await store.put_bytes(key, content, content_type=kind, cache_control=cache_control, context=context)
@@ -120,41 +109,41 @@ async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
     )
 
 
-async def copy(
-    store: AbstractObjectStore,
-    source: str,
-    target: str,
-    if_version: IfVersion,
-    context: StoreContext | None,
-) -> ObjectInfo:
+async def copy(store: AbstractObjectStore, call: Copy) -> ObjectInfo:
     """Read the source and write the target."""
-    check_if_version(if_version)
-    found = await store.read(source, context=context)
+    check_if_version(call.if_version)
+    found = await store.read(call.source, context=call.context)
     if found is None:
-        raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+        raise ObjectNotFoundError("there is no object to copy", operation="copy", key=call.source)
     return await store.write(
-        target,
+        call.target,
         found.body,
         content_type=found.info.content_type,
         cache_control=found.info.cache_control,
         metadata=found.info.metadata,
-        if_version=if_version,
-        context=context,
+        if_version=call.if_version,
+        context=call.context,
     )
 
 
-async def list_objects(
-    store: AbstractObjectStore,
-    prefix: str,
-    start_after: str | None,
-    limit: int | None,
-    delimiter: str | None,
-    context: StoreContext | None,
-) -> ObjectList:
+async def list_objects(store: AbstractObjectStore, call: ListObjects) -> ObjectList:
     """List keys, with no other fields of the infos."""
-    check_delimiter(delimiter)
+    prefix, start_after, limit = call.prefix, call.start_after, call.limit
+    check_delimiter(call.delimiter)
     check_page(start_after, limit, "list_objects")
-    wanted = limit if delimiter is None else None  # a folder may hide any number of keys
-    keys = await store.list_keys(prefix, start_after=start_after, limit=wanted, context=context)
+    wanted = limit if call.delimiter is None else None  # a folder may hide any number of keys
+    keys = await store.list_keys(prefix, start_after=start_after, limit=wanted, context=call.context)
     objects = [ObjectInfo(key) for key in keys]
-    return ObjectList(objects) if delimiter is None else one_level(objects, prefix, start_after, limit)
+    return ObjectList(objects) if call.delimiter is None else one_level(objects, prefix, start_after, limit)
+
+
+DERIVED = {
+    "read": Derivation(read, (("get_bytes",), ("get_string",))),
+    "stat": Derivation(stat, (("read",),)),
+    "open": Derivation(open_, (("read",),)),
+    "write": Derivation(write, (("put", "put_bytes"),)),
+    "upload": Derivation(upload, (("write",),)),
+    "copy": Derivation(copy, (("read", "write"),)),
+    "list_objects": Derivation(list_objects, (("list_keys",),)),
+}
+"""The operations that are derived from others where a store does not implement them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.checks import (
     check_delimiter,
@@ -18,19 +18,18 @@ from starfish_server.checks import (
 )
 from starfish_server.chunks import check_chunks
 from starfish_server.errors import StoreClosedError, StoreError
-from starfish_server.operations import OPERATIONS, ListObjects, PutBytes, Upload
+from starfish_server.operations import OPERATIONS, PutBytes
 from starfish_server.storage.base import perform_noted
 from starfish_server.storage.named_methods import NamedMethods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starfish_server.operations import Copy, ListKeys, Open, Operation, Put, Read, SignedUrl, Write
+    from starfish_server.operations import Operation
     from starfish_server.storage.base import Result
 
 T = TypeVar("T")
-_ONE_KEY = frozenset(name for name, operation in OPERATIONS.items() if operation.key is not None)
-_NAMED = {name: getattr(NamedMethods, name) for name in OPERATIONS}
+_NAMED = {kind: (name, getattr(NamedMethods, name)) for name, kind in OPERATIONS.items()}
 Method = Callable[[Any, Any], Awaitable[Any]]
 
 
@@ -41,12 +40,14 @@ class Leaf(NamedMethods):
     `write`. The others are derived, as in every store. Its errors need not name the operation or the key.
     """
 
-    _methods: Mapping[str, Method]
+    _methods: Mapping[type[Operation[Any]], Method]
     """What performs each operation that the leaf has itself."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls._methods = {name: getattr(cls, f"_{name}") for name in OPERATIONS if hasattr(cls, f"_{name}")}
+        cls._methods = {
+            kind: getattr(cls, f"_{name}") for name, kind in OPERATIONS.items() if hasattr(cls, f"_{name}")
+        }
 
     def __init__(self, *, portable_keys: bool) -> None:
         self._check_key, self._check_prefix = key_checks(portable_keys)
@@ -54,9 +55,13 @@ class Leaf(NamedMethods):
         self._closed = False
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        name = operation.name
         # What a subclass overrides is called, and what was put in its place later, as tests do.
-        if name in self.__dict__ or getattr(type(self), name, None) is not _NAMED.get(name, _NAMED):
+        try:
+            name, named = _NAMED[type(operation)]
+            replaced = getattr(self, name).__func__ is not named
+        except (AttributeError, KeyError):
+            replaced = True
+        if replaced:
             return super().perform(operation)
         if operation.notes is None:
             return self._perform_named(operation)
@@ -66,68 +71,46 @@ class Leaf(NamedMethods):
         """Check the operation and perform it, or derive it. Errors get its name and key."""
         try:
             self._check(operation)
-            method = self._methods.get(operation.name)
+            method = self._methods.get(type(operation))
             if method is None:
-                return await self._perform_derived(operation)
+                return await self._derive(operation)
             return await method(self, operation)  # type: ignore[no-any-return]  # a T
         except StoreError as error:
             if error.operation is None:
                 error.operation, error.key = operation.name, operation.error_key
             raise
 
-    def native(self, operation: str) -> bool:
-        overridden = getattr(type(self), operation) is not getattr(NamedMethods, operation)
-        return operation in self._methods or overridden
-
     def _check(self, call: Operation[Any]) -> None:
         """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
         if self._closed:
             raise StoreClosedError(f"this {type(self).__name__} was closed")
-        name = call.name
-        if name in _ONE_KEY:
-            self._check_key(call.key, name)  # type: ignore[arg-type]  # whatever the caller gave
-        if name in self._checks:
-            self._checks[name](self, call)
+        for check in _CHECKS.get(type(call), ()):
+            check(self, call)
 
-    def _check_put(self, call: Put | PutBytes) -> None:
-        if isinstance(call, PutBytes):
-            check_header("content_type", call.content_type)
-        check_headers(call.content_type, call.cache_control)
+    def native(self, operation: str) -> bool:
+        overridden = getattr(type(self), operation) is not getattr(NamedMethods, operation)
+        return OPERATIONS[operation] in self._methods or overridden
 
-    def _check_write(self, call: Write | Upload) -> None:
-        check_if_version(call.if_version)
-        check_headers(call.content_type, call.cache_control)
-        check_metadata(call.metadata)
-        if isinstance(call, Upload):
-            check_chunks(call.chunks, "upload")
 
-    def _check_copy(self, call: Copy) -> None:
-        for key in call.keys:
-            self._check_key(key, call.name)
-        check_if_version(call.if_version)
-
-    def _check_list(self, call: ListKeys | ListObjects) -> None:
-        self._check_prefix(call.prefix, call.name)
-        check_page(call.start_after, call.limit, call.name, any_text=self._any_text)
-        check_delimiter(call.delimiter if isinstance(call, ListObjects) else None)
-
-    def _check_range(self, call: Read | Open) -> None:
-        check_range(call.start, call.stop)
-
-    def _check_url(self, call: SignedUrl) -> None:
-        check_url(call.method, call.expires)
-        check_headers(call.content_type, None)
-
-    _checks: ClassVar[dict[str, Callable[[Any, Any], None]]] = {
-        "put": _check_put,
-        "put_bytes": _check_put,
-        "write": _check_write,
-        "upload": _check_write,
-        "copy": _check_copy,
-        "list_keys": _check_list,
-        "list_objects": _check_list,
-        "read": _check_range,
-        "open": _check_range,
-        "signed_url": _check_url,
-    }
-    """How the other arguments of an operation are checked."""
+_CHECKS_OF_FIELDS: dict[str, Callable[[Leaf, Any], object]] = {
+    "key": lambda self, call: self._check_key(call.key, call.name),
+    "source": lambda self, call: self._check_key(call.source, call.name),
+    "target": lambda self, call: self._check_key(call.target, call.name),
+    "prefix": lambda self, call: self._check_prefix(call.prefix, call.name),
+    "start_after": lambda self, call: check_page(
+        call.start_after, call.limit, call.name, any_text=self._any_text
+    ),
+    "delimiter": lambda _, call: check_delimiter(call.delimiter),
+    "start": lambda _, call: check_range(call.start, call.stop),
+    "method": lambda _, call: check_url(call.method, call.expires),
+    "if_version": lambda _, call: check_if_version(call.if_version),
+    "content_type": lambda _, call: check_headers(call.content_type, None),
+    "cache_control": lambda _, call: check_headers(None, call.cache_control),
+    "metadata": lambda _, call: check_metadata(call.metadata),
+    "chunks": lambda _, call: check_chunks(call.chunks, call.name),
+}
+_CHECKS = {
+    kind: [check for field, check in _CHECKS_OF_FIELDS.items() if field in kind.fields]
+    for kind in OPERATIONS.values()
+}
+_CHECKS[PutBytes].append(lambda _, call: check_header("content_type", call.content_type))  # it is required

@@ -91,6 +91,10 @@ class MemoryObjectStore(Leaf):
         super().__init__(portable_keys=portable_keys)
         if not isinstance(data, MutableMapping | None):
             raise TypeError(f"data must be a dict or another MutableMapping, not {type(data).__name__}")
+        for key, body in data.items() if type(data) is dict else ():
+            if not isinstance(body, str | bytes):
+                reason = f"data[{key!r}] must be str or bytes, not {type(body).__name__}"
+                raise TypeError(f'{reason}: put text in quotes, as in "a.b" = "5"')
         self._data = cast("MutableMapping[str, str | bytes]", _shared if data is None else data)
 
     def __repr__(self) -> str:

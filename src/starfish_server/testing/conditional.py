@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from starfish_server.errors import StoreDecodeError, VersionConflictError
 from starfish_server.objects import ANY, ObjectInfo
-from starfish_server.testing.behaviour import CONTEXT, behaviour, expect, expect_error
+from starfish_server.testing.conformance import CONTEXT, behaviour, expect, expect_error
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

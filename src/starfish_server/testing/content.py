@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starfish_server.checks import DEFAULT_TEXT_TYPE
 from starfish_server.errors import StoreDecodeError
-from starfish_server.testing.behaviour import CONTEXT, behaviour, expect, expect_error, operations_on, works
+from starfish_server.testing.conformance import CONTEXT, behaviour, expect, expect_error, operations_on, works
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import InvalidKeyError
 from starfish_server.operations import Copy
-from starfish_server.testing.behaviour import behaviour, expect, expect_error, operations_on, works
+from starfish_server.testing.conformance import behaviour, expect, expect_error, operations_on, works
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import DeleteManyError, StoreError, StoreUnavailableError
 from starfish_server.storage.memory import MemoryObjectStore
-from starfish_server.testing.behaviour import CONTEXT, expect, expect_error, operations_on
-from starfish_server.testing.conformance import behaviours
+from starfish_server.testing.conformance import CONTEXT, behaviours, expect, expect_error, operations_on
 from starfish_server.testing.doubles import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
-    from starfish_server.testing.behaviour import Capability
+    from starfish_server.testing.conformance import Capability
 
     Make = Callable[[AbstractObjectStore], AbstractObjectStore]
 

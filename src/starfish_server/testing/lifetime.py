@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from starfish_server.errors import StoreClosedError
-from starfish_server.testing.behaviour import behaviour, expect, expect_error, operations_on, works
+from starfish_server.testing.conformance import behaviour, expect, expect_error, operations_on, works
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore

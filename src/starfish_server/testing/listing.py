@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.errors import InvalidKeyError
-from starfish_server.testing.behaviour import behaviour, expect, expect_error
+from starfish_server.testing.conformance import behaviour, expect, expect_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,11 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, DEFAULT_TEXT_TYPE
-from starfish_server.errors import (
-    ObjectNotFoundError,
-    StoreNotSupportedError,
-)
-from starfish_server.testing.behaviour import behaviour, expect, expect_error
+from starfish_server.errors import ObjectNotFoundError, StoreNotSupportedError
+from starfish_server.testing.conformance import behaviour, expect, expect_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -13,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starfish_server.layers.caching import protocol
 from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer, is_whole
 from starfish_server.layers.caching.protocol import LEASED, WRITER, Run
-from starfish_server.layers.caching.remote_writes import RemoteWrites
-from starfish_server.redis.link import Link, LinkUser
+from starfish_server.redis.link import Link
 from starfish_server.redis.session import RedisDownError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Collection, Iterable
 
     from starfish_server.layers.caching.cache import Keys
+    from starfish_server.layers.caching.redis import Shared
     from starfish_server.layers.caching.shared import SharedLevel
-    from starfish_server.layers.caching.wire import Shared
     from starfish_server.operations import Operation
     from starfish_server.redis.session import Session
 
@@ -30,7 +29,6 @@ T = TypeVar("T")
 
 RENEW_SECONDS = 20.0
 MAX_MESSAGE_KEYS = 1_000
-MAX_UNCONFIRMED_KEYS = 10_000
 CLOSE_SECONDS = 1.0
 NOT_CACHED = math.inf
 _TICKS = 4  # within `max_delay`
@@ -59,7 +57,7 @@ class SharedWrite:
 
     async def confirmed(self) -> None:
         """Wait until Redis has what was sent for this write, while there is patience left."""
-        session = self.member.link.session
+        session = self.member.session
         if session is not None and not session.stalled and self.patience > 0:
             began = time.monotonic()
             await session.wait(self.replies, self.patience)
@@ -71,43 +69,36 @@ class SharedWrite:
         self.member.end(self)
 
 
-class Member(LinkUser):
-    """One event loop's link to Redis, and the writes that it still has to announce."""
+class Member(Link):
+    """The shared cache in one event loop, and its writes in flight."""
 
     def __init__(self, level: SharedLevel) -> None:
-        super().__init__("shared cache", protocol.SCRIPTS, level.options.max_delay / _TICKS)
+        super().__init__(level.options, "shared cache", protocol.SCRIPTS, level.options.max_delay / _TICKS)
         self._level = level
-        self._options = level.options
         self._channel = f"{level.options.namespace}:{protocol.FORMAT}"
-        self._run = Run(self._channel, "")
-        self._writes: set[SharedWrite] = set()  # in flight, or ended and not confirmed yet
-        self._unconfirmed = 0  # keys of those that ended
-        self._remote = RemoteWrites(level.cache)
-        self._tokens = 0
-        self.link = Link(level.options, self)
+        self._names = Run(self._channel, "")
+        self._in_flight: set[SharedWrite] = set()
 
     async def close(self) -> None:
         """Close the link, once Redis has confirmed the ends of writes or `CLOSE_SECONDS` have passed."""
-        session = self.link.session
-        replies = [reply for write in self._writes if write.ended is not None for reply in write.replies]
+        session = self.session
+        ended = [write for write in self._level.unconfirmed() if write.member is self]
         try:
             if session is not None and not session.stalled:
-                await session.wait(replies, CLOSE_SECONDS)
+                await session.wait([reply for write in ended for reply in write.replies], CLOSE_SECONDS)
         finally:
-            await self.link.close()
-
-    def abandon(self) -> None:
-        self.link.abandon()
+            await super().close()
 
     async def read(self, operation: Operation[T]) -> Any:
         key, kind, inner = operation.key, type(operation), self._level.inner
         context = operation.context
         precedes_write = context is not None and context.action == "push" and NEEDS.get(kind) == WHOLE
-        deadline = self.link.deadline()
-        session = await self.link.usable(deadline)
+        deadline = self.deadline()
+        session = await self.usable(deadline)
         if session is None:
             return await inner.perform(operation)
-        if kind not in NEEDS or not isinstance(key, str) or precedes_write:
+        outdated = precedes_write or self._level.is_unconfirmed_elsewhere(self)
+        if kind not in NEEDS or not isinstance(key, str) or outdated:
             result = await inner.perform(operation)
             self._drop(operation.keys)
             return result
@@ -126,7 +117,7 @@ class Member(LinkUser):
         return result
 
     async def _find(self, session: Session, key: str, deadline: float) -> Shared | None:
-        codec, name = self._options.codec, self._run.name(b"e", key)
+        codec, name = self._level.options.codec, self._names.name(b"e", key)
         # Not GET: another program may have put any amount there.
         raw = await session.reply(session.send("GETRANGE", name, 0, codec.max_entry_bytes), deadline)
         if not raw or isinstance(raw, Exception):
@@ -137,13 +128,13 @@ class Member(LinkUser):
             self._drop([key])
             return None
         in_time = 0 <= session.latest_time() - found.read < self._level.ttl
-        return found if in_time and found.generation == self._run.generation else None
+        return found if in_time and found.generation == self._names.generation else None
 
     async def _read_and_fill(
         self, session: Session, key: str, operation: Operation[T], deadline: float
     ) -> Any:
         """Read with a lease, without which nothing is put into Redis."""
-        codec, run, token = self._options.codec, self._run, self._token()
+        codec, run, token = self._level.options.codec, self._names, self._level.token()
         lease = run.name(b"l", key)
         names = [lease, run.name(b"w", key), run.name(b"w", None), run.generation_name]
         asked = session.run("lease", names, token, protocol.LEASE_MILLISECONDS)
@@ -162,59 +153,49 @@ class Member(LinkUser):
             return result
         finally:
             refused = asked.done() and not asked.cancelled() and asked.result() in (LEASED, WRITER)
-            if session is self.link.session and not refused:
+            if session is self.session and not refused:
                 body = b"" if entry is None or milliseconds < 1 else entry
                 names = [run.name(b"e", key), lease, run.generation_name]
                 session.run("fill", names, token, generation, milliseconds, body)
 
     def _drop(self, keys: Iterable[str]) -> None:
         """Drop entries without waiting: Redis runs later commands of this connection after it."""
-        session = self.link.session
+        session = self.session
         names = [
-            self._run.name(letter, key) for key in keys if isinstance(key, str) for letter in (b"e", b"l")
+            self._names.name(letter, key) for key in keys if isinstance(key, str) for letter in (b"e", b"l")
         ]
         if session is not None and names:
             session.send("UNLINK", *names)
 
     async def begin(self, keys: Keys) -> SharedWrite:
         """Tell the other processes that a write begins."""
-        deadline = self.link.deadline()
-        await self.link.usable(deadline)
+        deadline = self.deadline()
+        await self.usable(deadline)
         ordered = list(keys)
         starts = range(0, len(ordered), MAX_MESSAGE_KEYS)
-        parts = {self._token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
-        write = SharedWrite(self, parts, deadline - self.link.loop.time())
-        self._writes.add(write)
+        parts = {self._level.token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
+        write = SharedWrite(self, parts, deadline - self.loop.time())
+        self._in_flight.add(write)
         self._tell(write)
         return write
 
     def end(self, write: SharedWrite) -> None:
-        self._unconfirmed += write.size
+        self._in_flight.discard(write)
+        self._level.ended(write, merge=self.session is None)
         self._tell(write)
-        if self._unconfirmed > MAX_UNCONFIRMED_KEYS:
-            self._merge()
 
-    def _merge(self) -> None:
-        """Replace the writes that ended by one of all keys, which the next session announces."""
-        ended = [write for write in self._writes if write.ended is not None]
-        undetermined: Keys = {None} if any(write.ended for write in ended) else set()
-        merged = SharedWrite(self, {self._token(): [None]}, 0.0, told=math.inf, ended=undetermined)
-        self._writes.difference_update(ended)
-        self._writes.add(merged)
-        self._unconfirmed = merged.size
-
-    def _confirmed(self, write: SharedWrite) -> None:
-        if write in self._writes:
-            self._writes.remove(write)
-            self._unconfirmed -= write.size
+    def _ended(self) -> list[SharedWrite]:
+        """Return the writes that this member has to confirm: its own, and those of loops that were closed."""
+        ended = self._level.unconfirmed()
+        return [write for write in ended if write.member is self or write.member.loop.is_closed()]
 
     def _tell(self, write: SharedWrite) -> None:
         """Announce that a write is in flight, or that it has ended."""
-        session = self.link.session
-        if session is None or not _runs(self.link.loop):
-            return  # the next session or tick announces it
+        session = self.session
+        if session is None or self.loop.is_closed():
+            return  # the next session announces it, or another member
         ended = write.ended
-        write.told = time.monotonic()
+        write.member, write.told = self, time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]
         left = len(write.replies)
 
@@ -226,12 +207,12 @@ class Member(LinkUser):
                 return
             left -= 1
             if ended is not None and not left:
-                self._confirmed(write)
+                self._level.confirmed(write)
 
         for reply in write.replies:
             reply.add_done_callback(replied)
         if ended is not None and not write.replies:
-            self._confirmed(write)
+            self._level.confirmed(write)
 
     def _send(
         self,
@@ -240,13 +221,13 @@ class Member(LinkUser):
         keys: list[str | None],
         ended: Collection[str | None] | None,
     ) -> asyncio.Future[Any]:
-        names = [self._run.name(letter, key) for key in keys for letter in (b"e", b"l", b"w")]
+        names = [self._names.name(letter, key) for key in keys for letter in (b"e", b"l", b"w")]
         undetermined = [] if ended is None else [key for key in keys if key in ended]
         stays = [1 if ended is None or key in ended else 0 for key in keys]
         kind = "begin" if ended is None else "end"
         message = json.dumps([kind, self._level.client, token, keys, undetermined], separators=(",", ":"))
         milliseconds, bump = int(protocol.WRITER_SECONDS * 1000), int(None in keys)
-        names.append(self._run.generation_name)
+        names.append(self._names.generation_name)
         return session.run("write", names, token, milliseconds, self._channel, message, bump, *stays)
 
     async def prepare(self, session: Session) -> None:
@@ -257,22 +238,22 @@ class Member(LinkUser):
         await session.subscribe(self._channel)
         # Last: a message before this reply is about what this process has not cached yet.
         run.generation = int(await session.ask("GET", run.generation_name) or 0)
-        self._run = run
+        self._names = run
 
     def began(self) -> None:
         self._level.cache.drop({None})  # messages may be missing
-        for write in list(self._writes):
+        for write in [*self._in_flight, *self._ended()]:
             self._tell(write)
 
     def lost(self) -> None:
         self._level.cache.drop({None})
-        self._remote.give_up()
+        self._level.remote.give_up()
 
     def received(self, message: bytes) -> None:
         try:
             content = json.loads(message)
             if isinstance(content, int):
-                self._run.generation = max(self._run.generation, content)
+                self._names.generation = max(self._names.generation, content)
                 return
             kind, client, token, keys, undetermined = content
             keys, undetermined = _keys(keys), _keys(undetermined)
@@ -280,28 +261,16 @@ class Member(LinkUser):
             return  # not a message of this format: any client may publish anything
         if client != self._level.client and isinstance(token, str):
             if kind == "begin":
-                self._remote.began(token, keys)
+                self._level.remote.began(token, keys)
             elif kind == "end":
-                self._remote.ended(token, keys, undetermined)
+                self._level.remote.ended(token, keys, undetermined)
 
     def tick(self) -> None:
         now = time.monotonic()
-        self._remote.give_up(now)
-        for write in list(self._writes):
-            if write.told < now - RENEW_SECONDS:
+        self._level.remote.give_up(now)
+        for write in [*self._in_flight, *self._ended()]:
+            if write.told < now - RENEW_SECONDS or write.member is not self:
                 self._tell(write)
-
-    def _token(self) -> str:
-        self._tokens += 1
-        return f"{self._level.client}-{id(self):x}-{self._tokens}"
-
-
-def _runs(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether this is the thread of the loop: the garbage collector may end a write in another one."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _keys(keys: Any) -> Keys:

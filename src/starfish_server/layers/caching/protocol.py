@@ -13,8 +13,8 @@ nothing that was read before a write ended lands after it. Both times it tells t
 treat it as a write of their own. A writer that dies leaves its registration, and its key is not cached until
 that expires.
 
-`member` does this in each event loop, `remote_writes` applies the writes of other processes to the first
-level, and `wire` encodes entries.
+`member` does this in each event loop, `shared` applies the writes of other processes to the first level, and
+`redis` encodes entries.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from starfish_server.operations import Read
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from starfish_server.layers.compression.frame import Decompressor
+    from starfish_server.layers.compression.frame import Frame
     from starfish_server.objects import ObjectInfo
     from starfish_server.operations import Copy, Open, Operation, Stat, Upload
     from starfish_server.storage.base import AbstractObjectStore
@@ -113,7 +114,7 @@ class Compression(Transform):
             return StoredObject(stored.info.resized(len(body)), body)
         found = await self._find(operation)
         if isinstance(found, _Found):
-            if found.algorithm is None:
+            if found.frame is None:
                 part = await self._inner.perform(operation)
                 self._check_same(operation, found, part)
                 return part
@@ -126,8 +127,8 @@ class Compression(Transform):
             return None
         if isinstance(found, StoredObject):
             return reader_of(found.info, found.body[operation.start : operation.stop])
-        inside = operation
-        if found.algorithm is not None:
+        inside, frame = operation, found.frame
+        if frame is not None:
             inside = operation.replace(start=EDGE, stop=found.stored - EDGE)
         reader = await self._inner.perform(inside)
         try:
@@ -136,11 +137,10 @@ class Compression(Transform):
             if reader is not None:
                 await reader.aclose()
             raise
-        if reader is None or found.algorithm is None:
+        if reader is None or frame is None:
             return reader
-        size = found.info.size or 0
-        plain = _plain_chunks(operation, reader, decompressor(found.algorithm), size)
-        stop = size if operation.stop is None else min(operation.stop, size)
+        plain = _plain_chunks(operation, reader, frame)
+        stop = frame.size if operation.stop is None else min(operation.stop, frame.size)
         at = 0
 
         async def fetch() -> bytes:
@@ -149,7 +149,7 @@ class Compression(Transform):
                 begin, at = at, at + len(chunk)
                 if wanted := chunk[max(0, operation.start - begin) : max(0, stop - begin)]:
                     return wanted
-                if at >= stop < size:
+                if at >= stop < frame.size:
                     break
             return b""
 
@@ -209,8 +209,8 @@ class Compression(Transform):
         if frame is not None:
             if stored < 2 * EDGE:
                 raise operation.error(StoreIntegrityError, _DAMAGED)
-            self._check_size(operation, *frame)
-            return _Found(start.info.resized(frame[1]), stored, frame[0])
+            self._check_size(operation, frame)
+            return _Found(start.info.resized(frame.size), stored, frame)
         found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged frame
             end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
@@ -234,43 +234,42 @@ class Compression(Transform):
             return body
         if frame is None or not body.startswith(edge) or len(body) < 2 * EDGE:
             raise operation.error(StoreIntegrityError, _DAMAGED)
-        algorithm, size = frame
-        self._check_size(operation, algorithm, size)
-        work = partial(decompressed, algorithm, body[EDGE:-EDGE], size)
-        plain = await work_on(size, work, operation.key)
+        self._check_size(operation, frame)
+        work = partial(decompressed, frame, body[EDGE:-EDGE])
+        plain = await work_on(frame.size, work, operation.key)
         if plain is None:
             raise operation.error(StoreIntegrityError, _DAMAGED)
         return plain
 
-    def _check_size(self, operation: Operation[Any], algorithm: int, size: int) -> None:
-        if size > self._max_bytes and algorithm != STORED:
-            reason = f"decompressed it would take {size} bytes, over the limit of {self._max_bytes}"
+    def _check_size(self, operation: Operation[Any], frame: Frame) -> None:
+        if frame.size > self._max_bytes and frame.algorithm != STORED:
+            reason = f"decompressed it would take {frame.size} bytes, over the limit of {self._max_bytes}"
             raise operation.error(StoreIntegrityError, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """info: with the plain size. stored: bytes in the store inside. algorithm: None if not compressed."""
+    """info: with the plain size. stored: bytes in the store inside. frame: None if not compressed."""
 
     info: ObjectInfo
     stored: int
-    algorithm: int | None
+    frame: Frame | None
 
 
-async def _plain_chunks(
-    operation: Open, reader: ObjectReader, codec: Decompressor, size: int
-) -> AsyncGenerator[bytes, None]:
+async def _plain_chunks(operation: Open, reader: ObjectReader, frame: Frame) -> AsyncGenerator[bytes, None]:
     """Yield the plain body in chunks of at most 1 MiB, and fail if it is damaged or has another size."""
-    made = 0
+    decompress = decompressor(frame.algorithm)
+    made = crc = 0
     try:
         while data := await reader.next_chunk():
-            while part := codec.decompress(data, min(_CHUNK, size + 1 - made)):
+            crc = zlib.crc32(data, crc)
+            while part := decompress(data, min(_CHUNK, frame.size + 1 - made)):
                 data = b""
                 made += len(part)
-                if made > size:
+                if made > frame.size:
                     break
                 yield part
     except codec_errors() as error:
         raise operation.error(StoreIntegrityError, _DAMAGED) from error
-    if made != size or not codec.ended():
+    if made != frame.size or crc != frame.crc:
         raise operation.error(StoreIntegrityError, _DAMAGED)

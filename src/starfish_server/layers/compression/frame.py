@@ -1,7 +1,7 @@
 """The format of compressed objects, a frame around what zstd or gzip made, and the codecs.
 
 A frame has the same edge at its start and at its end, so that damage to one shows: magic (8) version (1)
-algorithm (1) plain size (8) and the CRC-32 of all before (4).
+algorithm (1) plain size (8), the CRC-32 of what is between the edges (4) and that of the edge so far (4).
 """
 
 from __future__ import annotations
@@ -9,76 +9,56 @@ from __future__ import annotations
 import functools
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Decompress = Callable[[bytes, int], bytes]
+
 MAGIC = b"\x93SFPACK\n"
 STORED = 0
-_FRAME = struct.Struct(">8sBBQI")
+_EDGE = struct.Struct(">8sBBQII")
 _VERSION, _ZSTD, _GZIP = 1, 1, 2
-EDGE = _FRAME.size
+EDGE = _EDGE.size
 
 
-class Decompressor(Protocol):
-    """The common interface of the `zlib` and `zstd` decompressors."""
+class Frame(NamedTuple):
+    """What an edge says: the algorithm, the plain size, and the CRC-32 of the payload between the edges."""
 
-    def decompress(self, data: bytes, most: int) -> bytes:
-        """Return at most `most` bytes, decompressed from `data` or from data given before."""
-        ...
-
-    def ended(self) -> bool:
-        """Return whether the data was complete, with nothing after its end."""
-        ...
+    algorithm: int
+    size: int
+    crc: int
 
 
-class _Zlib:
-    def __init__(self) -> None:
-        self._codec = zlib.decompressobj(wbits=31)
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        return self._codec.decompress(self._codec.unconsumed_tail + data, most)
-
-    def ended(self) -> bool:
-        return self._codec.eof and not self._codec.unused_data
+def _zlib() -> Decompress:
+    codec = zlib.decompressobj(wbits=31)
+    return lambda data, most: codec.decompress(codec.unconsumed_tail + data, most)
 
 
-class _Zstd:
-    def __init__(self) -> None:
-        self._codec = load_zstd().ZstdDecompressor()
-        self._unused = b""
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        if self._codec.eof:
-            self._unused = self._unused or data
-            return b""
-        return cast("bytes", self._codec.decompress(data, most))
-
-    def ended(self) -> bool:
-        return bool(self._codec.eof and not self._codec.unused_data and not self._unused)
+def _zstd() -> Decompress:
+    codec = load_zstd().ZstdDecompressor()
+    return lambda data, most: b"" if codec.eof else codec.decompress(data, most)
 
 
-class _Stored:
-    """The codec of a body that only looks like a frame."""
+def _stored() -> Decompress:
+    """Return what is done to a body that only looks like a frame: it is passed on."""
+    left = bytearray()
 
-    def __init__(self) -> None:
-        self._left = b""
+    def decompress(data: bytes, most: int) -> bytes:
+        left.extend(data)
+        part = bytes(left[:most])
+        del left[:most]
+        return part
 
-    def decompress(self, data: bytes, most: int) -> bytes:
-        data = self._left + data
-        self._left = data[most:]
-        return data[:most]
-
-    def ended(self) -> bool:
-        return not self._left
+    return decompress
 
 
-_DECOMPRESSORS: dict[int, Callable[[], Decompressor]] = {STORED: _Stored, _ZSTD: _Zstd, _GZIP: _Zlib}
+_DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _zstd, _GZIP: _zlib}
 
 
-def decompressor(algorithm: int) -> Decompressor:
-    """Return a new decompressor."""
+def decompressor(algorithm: int) -> Decompress:
+    """Return a function of data and a size: at most this many bytes, of this data or of data given before."""
     return _DECOMPRESSORS[algorithm]()
 
 
@@ -101,28 +81,24 @@ def compressed(algorithm: str, level: int, body: bytes) -> bytes:
     if algorithm == "gzip":
         codec = zlib.compressobj(level, wbits=31)
         return framed(_GZIP, codec.compress(body) + codec.flush(), len(body))
-    options = {
-        load_zstd().CompressionParameter.compression_level: level,
-        load_zstd().CompressionParameter.checksum_flag: 1,
-    }
-    return framed(_ZSTD, load_zstd().compress(body, options=options), len(body))
+    return framed(_ZSTD, load_zstd().compress(body, level), len(body))
 
 
 def framed(algorithm: int, payload: bytes, size: int) -> bytes:
     """Return `payload` in a frame; `size` is that of the plain body."""
-    head = _FRAME.pack(MAGIC, _VERSION, algorithm, size, 0)[:-4]
+    head = _EDGE.pack(MAGIC, _VERSION, algorithm, size, zlib.crc32(payload), 0)[:-4]
     edge = head + zlib.crc32(head).to_bytes(4, "big")
     return edge + payload + edge  # at both ends, so that damage to one shows
 
 
-def parse_edge(edge: bytes) -> tuple[int, int] | None:
-    """Return algorithm and plain size at the edge of a frame; None if it is not one."""
+def parse_edge(edge: bytes) -> Frame | None:
+    """Return the frame that begins or ends with this edge; None if it is not one."""
     if len(edge) < EDGE or not edge.startswith(MAGIC):
         return None
-    _, version, algorithm, size, crc = _FRAME.unpack_from(edge)
-    if version != _VERSION or algorithm not in _DECOMPRESSORS or crc != zlib.crc32(edge[: EDGE - 4]):
+    _, version, algorithm, size, crc, own_crc = _EDGE.unpack_from(edge)
+    if version != _VERSION or algorithm not in _DECOMPRESSORS or own_crc != zlib.crc32(edge[: EDGE - 4]):
         return None
-    return algorithm, size
+    return Frame(algorithm, size, crc)
 
 
 def looks_framed(body: bytes) -> bool:
@@ -130,14 +106,15 @@ def looks_framed(body: bytes) -> bool:
     return body.startswith(MAGIC) or parse_edge(body[-EDGE:]) is not None
 
 
-def decompressed(algorithm: int, payload: bytes, size: int) -> bytes | None:
-    """Return the plain body; None if it is damaged or not of `size` bytes. Decompresses one byte more."""
-    codec = decompressor(algorithm)
+def decompressed(frame: Frame, payload: bytes) -> bytes | None:
+    """Return the plain body; None if it is damaged or not of its size. Decompresses one byte more."""
+    if zlib.crc32(payload) != frame.crc:
+        return None
     try:
-        plain = codec.decompress(payload, size + 1)
+        plain = decompressor(frame.algorithm)(payload, frame.size + 1)
     except codec_errors():
         return None
-    return plain if len(plain) == size and codec.ended() else None
+    return plain if len(plain) == frame.size else None
 
 
 def codec_errors() -> tuple[type[Exception], ...]:

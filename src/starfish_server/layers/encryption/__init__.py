@@ -10,7 +10,6 @@ from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text,
 from starfish_server.chunks import check_chunks, checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.encryption.found import TOO_SHORT, Found, integrity
 from starfish_server.layers.encryption.key_ring import (
     DataKey,
     KeyProvider,
@@ -22,8 +21,11 @@ from starfish_server.layers.encryption.rotation import Rotation, RotationReport
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
     SEGMENT,
+    TOO_SHORT,
+    Found,
     Header,
     Sealer,
+    integrity,
     new_header,
     parse_header,
     plain_size,

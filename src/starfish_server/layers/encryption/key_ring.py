@@ -34,13 +34,17 @@ class DataKey:
     """A key to encrypt one object with.
 
     key_id: text that names the key to decrypt with, 1 to 255 bytes of UTF-8; stored in the object.
-    secret: at least 32 bytes; never stored.
+    secret: at least 32 bytes, else `ValueError`; never stored.
     wrapped: what `unwrap` needs to find the secret, at most 2,048 bytes; stored in the object.
     """
 
     key_id: str
     secret: bytes = field(repr=False)
     wrapped: bytes = b""
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < MIN_SECRET_BYTES:
+            raise ValueError(f"the secret of {self.key_id!r} is shorter than {MIN_SECRET_BYTES} bytes")
 
 
 @runtime_checkable
@@ -73,8 +77,7 @@ class KeyRing:
         for key_id, secret in self._secrets.items():
             if not isinstance(key_id, str) or not 1 <= len(key_id.encode()) <= 255:
                 raise ValueError("the id of a secret is text of 1 to 255 UTF-8 bytes")
-            if len(secret) < MIN_SECRET_BYTES:
-                raise ValueError(f"the secret {key_id!r} is shorter than {MIN_SECRET_BYTES} bytes")
+            DataKey(key_id, secret)  # checks its length
         if active not in self._secrets:
             raise ValueError(f"active is {active!r}, which is not among {', '.join(map(repr, secrets))}")
         self._active = active

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.bulk import scan
 from starfish_server.checks import flag, positive_int
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
-from starfish_server.layers.encryption.found import integrity
-from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, parse_header
+from starfish_server.gather import bounded_gather
+from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, integrity, parse_header
 from starfish_server.objects import ANY
 from starfish_server.operations import Read
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starfish_server.context import StoreContext
     from starfish_server.layers.encryption import Encryption
     from starfish_server.layers.encryption.key_ring import KeyProvider
@@ -72,28 +73,20 @@ class Rotation:
                 operation="rotate",
             )
         self.active = (await self.keys.wrap()).key_id
-        queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=self.concurrency)
 
-        async def work() -> None:
-            while (key := await queue.get()) is not None:
-                try:
-                    await self._rotate(key)
-                except Exception as error:  # noqa: BLE001 - reported by key
-                    self.report.failed[key] = error
+        async def rotate(key: str) -> None:
+            try:
+                await self._rotate(key)
+            except Exception as error:  # noqa: BLE001 - reported by key
+                self.report.failed[key] = error
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self.concurrency):
-                    tasks.create_task(work())
-                async for info in scan(self.layer.inner, self.prefix, context=self.context):
-                    self.report.listed += 1
-                    await queue.put(info.key)
-                self.report.all_listed = True
-                for _ in range(self.concurrency):
-                    await queue.put(None)
-        except ExceptionGroup as failures:
-            first = failures.exceptions[0]
-            raise first from first.__cause__
+        await bounded_gather(rotate, self._keys(), limit=self.concurrency)
+
+    async def _keys(self) -> AsyncIterator[str]:
+        async for info in scan(self.layer.inner, self.prefix, context=self.context):
+            self.report.listed += 1
+            yield info.key
+        self.report.all_listed = True
 
     async def _rotate(self, key: str) -> None:
         for attempt in range(1, _ATTEMPTS + 1):

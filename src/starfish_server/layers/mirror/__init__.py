@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from starfish_server.checks import check_keys, check_text, positive_int
 from starfish_server.errors import (
     DeleteManyError,
+    StoreClosedError,
     StoreError,
     StoreNotSupportedError,
     StoreUnavailableError,
@@ -208,7 +209,11 @@ class Mirror(Layer):
             except Exception as error:  # noqa: BLE001 - the key is pending, and the caller is told
                 failures.update({(number, key): error for key in keys})
 
-        await asyncio.gather(*(one(number, replica) for number, replica in self._replicas.items()))
+        works = [one(number, replica) for number, replica in self._replicas.items()]
+        # Returns when all have ended, cancelled or not: a later write of the key must not overtake this one.
+        for outcome in await asyncio.gather(*works, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
         return failures
 
     def _report(self, operation: Operation[Any], failures: dict[tuple[int, str], Exception]) -> None:
@@ -229,7 +234,8 @@ def _is_refusal(error: Exception, key: str) -> bool:
         return failure is not None and _is_refusal(failure, key)
     if isinstance(error, StoreError) and error.undetermined is not None:
         return not error.undetermined
-    known = isinstance(error, StoreError) and type(error) is not StoreError
+    # A store that is closed gives up operations in flight, too.
+    known = isinstance(error, StoreError) and type(error) not in (StoreError, StoreClosedError)
     return known or isinstance(error, TypeError | ValueError)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,10 +168,17 @@ def _read(path: Path) -> dict[Entry, float]:
     for place, line in enumerate(text.split(b"\n")[:-1], 1):
         try:
             number, key, since = json.loads(line)
+            if type(number) is not int or number < 1 or not isinstance(key, str):
+                raise ValueError("not a replica and a key")
             if since is None:
                 entries.pop((number, key), None)
-            else:
+            elif -inf < since < inf:  # raises TypeError for what is not a number
                 entries[number, key] = since
-        except (ValueError, TypeError) as error:
-            raise StoreIntegrityError(f"{path}: line {place} is not an entry of a pending log") from error
+            else:
+                raise ValueError("not a time")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreIntegrityError(
+                f"{path}: line {place} is not an entry of a pending log: correct or remove it, and compare"
+                " its object in the stores"
+            ) from error
     return entries

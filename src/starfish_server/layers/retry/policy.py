@@ -15,6 +15,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.forks import reset_in_child
 from starfish_server.redis import check_limits
 
 if TYPE_CHECKING:
@@ -135,7 +136,13 @@ class RetryBudget:
         self._shared = shared
         self._tokens = capacity
         self._unreported = 0  # tokens added here, minus those taken here, since the last report to Redis
-        self._lock = threading.Lock()
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: in a forked child, a thread of the parent may hold the old one."""
+        # Reentrant: the garbage collector may end an operation that waits for Redis, anywhere.
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         shared = "" if self._shared is None else f", shared={self._shared!r}"

@@ -158,7 +158,8 @@ class CustomObjectStore(Leaf):
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
-        self._methods = dict.fromkeys(self._callbacks, CustomObjectStore._call)
+        given_kinds = [OPERATIONS[name] for name in self._callbacks if name != "close"]
+        self._methods = dict.fromkeys(given_kinds, CustomObjectStore._call)
         self.context_dependent = any(
             "context" in callback.takes and not OPERATIONS[operation].writes
             for operation, callback in self._callbacks.items()
@@ -175,7 +176,8 @@ class CustomObjectStore(Leaf):
             return "write" in self._callbacks and "if_version" in self._callbacks["write"].takes
         if operation in self._callbacks:
             return True
-        return any(all(map(self.supports, parts)) for parts in DERIVED.get(operation, ()))
+        derivation = DERIVED.get(operation)
+        return derivation is not None and any(all(map(self.supports, group)) for group in derivation.parts)
 
     async def _call(self, call: Operation[Any]) -> object:
         callback = self._callbacks[call.name]
@@ -195,8 +197,8 @@ class CustomObjectStore(Leaf):
         promised = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise _unexpected(callback, promised, result)
 
-    async def _unsupported(self, operation: str, key: str | None) -> Any:
-        raise StoreNotSupportedError("there is no callback for it", operation=operation, key=key)
+    async def _unsupported(self, operation: Operation[Any]) -> Any:
+        raise operation.error(StoreNotSupportedError, "there is no callback for it")
 
     async def _delete_many(self, callback: Callback, call: DeleteMany) -> None:
         keys = check_keys(call.keys, self._check_key)

@@ -221,9 +221,11 @@ class FilesystemObjectStore(Leaf):
             stream.cut_off()
 
     async def _in_thread(self, call: Operation[Any], work: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        operation, key = call.name, call.error_key
-        with typed_errors(self._base_dir, operation, key):
-            return await start_in_thread(partial(work, *arguments), operation=operation, key=key)
+        try:
+            return await start_in_thread(partial(work, *arguments))
+        except Exception:
+            with typed_errors(self._base_dir, call.name, call.error_key):
+                raise
 
     async def _change(self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts) -> T:
         """Make a change in a thread. If cancelled, return once it can no longer take effect."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_metadata, header_or_none
 from starfish_server.storage.filesystem.open_files import digest, read_all, write_all
-from starfish_server.storage.filesystem.paths import FILE, open_beneath, open_folder
+from starfish_server.storage.filesystem.paths import FILE, Descriptor, open_beneath, open_folder
 from starfish_server.storage.filesystem.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _in_side_file(base: int, path: str, file: int, status: os.stat_result) -> At
 
 def _entries(base: int, path: str) -> list[_Entry]:
     try:
-        file = open_beneath(base, f"{_FOLDER}/{_side_name(path)}", FILE)
+        file = Descriptor(open_beneath(base, f"{_FOLDER}/{_side_name(path)}", FILE))
     except FileNotFoundError:
         return []
     with file:

@@ -16,7 +16,6 @@ from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.paths import (
-    make_base,
     nearest_folder,
     open_base,
     parent_of,
@@ -112,7 +111,7 @@ class Directory:
 
     def draft(self, key: str, attributes: Attributes, if_version: IfVersion = ANY) -> Draft:
         """Begin an object; the base directory is made where it is missing."""
-        base = make_base(self.path, self._sync)
+        base = open_base(self.path, self._sync)
         try:
             if not self._prepared:
                 prepare(base)
@@ -125,7 +124,7 @@ class Directory:
     def put(self, commit: Commit, key: str, body: bytes, attributes: Attributes) -> None:
         with self.draft(key, attributes) as draft:
             draft.append(body)
-            draft.put_in_place(commit)
+            draft.put_in_place(commit, lambda _: None)
 
     def write(self, commit: Commit, call: Write, body: bytes, attributes: Attributes) -> ObjectInfo:
         with self.draft(call.key, attributes, call.if_version) as draft:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
@@ -59,10 +58,9 @@ class InlineReads:
     """
 
     def __init__(self, base_dir: str, *, enabled: bool) -> None:
-        self._base = os.fsencode(base_dir)
-        self._prefix = self._base.rstrip(b"/") + b"/"
-        # A thread names files in the system's encoding, and this class in UTF-8.
-        self._untried = enabled and bool(_NO_WAIT) and sys.getfilesystemencoding() == "utf-8"
+        self._base = base_dir
+        self._prefix = base_dir.rstrip("/") + "/"
+        self._untried = enabled and bool(_NO_WAIT)
         self._enabled = False
         self._base_is_linked = False
 
@@ -93,7 +91,7 @@ class InlineReads:
             return UNDETERMINED
         try:
             try:
-                file = self._open(path.encode())
+                file = self._open(path)
             except FileNotFoundError:
                 return None
             try:
@@ -107,7 +105,7 @@ class InlineReads:
                 self._enabled = False
             return UNDETERMINED
 
-    def _open(self, path: bytes) -> int:
+    def _open(self, path: str) -> int:
         if not self._base_is_linked:
             try:
                 return _open_cached_path(FROM_HERE, self._prefix + path)

@@ -52,9 +52,9 @@ def read_range(file: int, start: int, stop: int) -> bytes:
 
 def write_all(file: int, body: bytes) -> None:
     """Write all of `body`, in as many system calls as it takes."""
-    rest = memoryview(body)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+    written = os.write(file, body)
+    while written < len(body):
+        written += os.write(file, memoryview(body)[written:])
 
 
 def copy_body(source: int, target: int, proceed: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Opener = Callable[[int, bytes], int]
+    Opener = Callable[[int, str], int]
 
 Sync: TypeAlias = "Callable[[int], None]"
 
@@ -64,13 +64,12 @@ def opener(flags: int, resolve: int) -> Opener:
         return _missing
     library = ctypes.PyDLL if resolve & CACHED else ctypes.CDLL
     call = library(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
-    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, _MODE if flags & os.O_CREAT else 0, resolve)
     size = len(how)
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
-    def open_path(folder: int, path: bytes) -> int:
-        file: int = call(_OPENAT2, folder, path, how, size)
+    def open_path(folder: int, path: str) -> int:
+        file: int = call(_OPENAT2, folder, path.encode(encoding, errors), how, size)
         if file < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -79,32 +78,31 @@ def opener(flags: int, resolve: int) -> Opener:
     return open_path
 
 
-def _missing(_folder: int, _path: bytes) -> int:
+def _missing(_folder: int, _path: str) -> int:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-def open_base(path: str) -> Descriptor:
-    """Open the base directory, the only one that may be reached through links."""
+def open_base(path: str, make: Sync | None = None) -> Descriptor:
+    """Open the base directory, the only one that may be reached through links.
+
+    make: makes it and its parents where they are missing, each made durable by this function.
+    """
     try:
         return Descriptor(os.open(path, DIRECTORY))
+    except FileNotFoundError:
+        if make is None:
+            raise
     except OSError as error:  # these two would be reported as errors of a key
         if error.errno == errno.ENOTDIR:
             raise OSError(errno.EINVAL, f"base_dir {path!r} is not a directory") from error
         if error.errno == errno.ENAMETOOLONG:
             raise OSError(errno.EINVAL, f"base_dir {path!r} has too long a name") from error
         raise
-
-
-def make_base(path: str, sync: Sync) -> Descriptor:
-    """Open the base directory; make it and its parents where they are missing."""
-    try:
-        return open_base(path)
-    except FileNotFoundError:
-        with make_base(str(Path(path).parent), sync) as parent:
-            with contextlib.suppress(FileExistsError):
-                Path(path).mkdir()
-            sync(parent)
-        return open_base(path)
+    with open_base(str(Path(path).parent), make) as parent:
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir()
+        make(parent)
+    return open_base(path)
 
 
 def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
@@ -117,7 +115,7 @@ def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
         return Descriptor(os.dup(start))
     if "/" in path:
         try:
-            return Descriptor(opener(DIRECTORY, NO_LINKS | BENEATH)(start, os.fsencode(path)))
+            return Descriptor(opener(DIRECTORY, NO_LINKS | BENEATH)(start, path))
         except OSError:  # raised again below, unless the folder is made there
             pass
     here = start
@@ -146,22 +144,22 @@ def _open_segment(name: str, parent: int, make: Sync | None) -> int:
         return _open_segment(name, parent, None)
 
 
-def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> Descriptor:
+def open_beneath(start: int, path: str, flags: int, make: Sync | None = None) -> int:
     """Open the file at `path` below the open folder `start`. `make` is that of `open_folder`."""
     try:
-        return Descriptor(opener(flags, NO_LINKS | BENEATH)(start, os.fsencode(path)))
+        return opener(flags, NO_LINKS | BENEATH)(start, path)
     except OSError as error:  # raised again below, unless the folder is made there
         if make is None and error.errno == errno.ENOENT:
             raise
     folder, _, name = path.rpartition("/")
     with open_folder(start, folder, make) as parent:
-        return Descriptor(os.open(name, flags, _MODE, dir_fd=parent))
+        return os.open(name, flags, _MODE, dir_fd=parent)
 
 
 def open_file(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
     """Open the regular file at `path`; None if there is nothing or a folder."""
     try:
-        file = open_beneath(base, path, FILE)
+        file = Descriptor(open_beneath(base, path, FILE))
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

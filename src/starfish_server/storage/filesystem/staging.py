@@ -11,15 +11,22 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from typing import Self
 from zlib import crc32
 
 from starfish_server.forks import reset_in_child
-from starfish_server.storage.filesystem.paths import ATTEMPTS, WRITABLE, open_beneath, open_folder
+from starfish_server.storage.filesystem.paths import (
+    ATTEMPTS,
+    WRITABLE,
+    Descriptor,
+    open_beneath,
+    open_folder,
+)
 
 _FOLDER = "~staging"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCK = WRITABLE | os.O_CREAT
+_NEW = WRITABLE | os.O_CREAT | os.O_EXCL
 
 
 class _LockedFiles:
@@ -39,27 +46,11 @@ _locked = _LockedFiles()
 reset_in_child(_locked)
 
 
-def _lock(file: int) -> None:
-    """Wait for the lock on an open file, against processes and threads; `_close_locked` releases it."""
-    _locked.numbers.add(file)
-    fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _close_locked(file: int) -> None:
-    """Unlock and close the file. Closing alone would not unlock it while a forked child holds a copy."""
-    _locked.numbers.discard(file)  # first, or a child might close a file that gets the number next
-    try:
-        fcntl.flock(file, fcntl.LOCK_UN)
-    except OSError:
-        pass
-    finally:
-        os.close(file)
-
-
 class KeyLock:
     """The lock of the object at `path` below the open base directory, held in a `with`. Not reentrant.
 
-    Where its file is missing and the disk is full, that of `base` is held: a deletion must work even then.
+    It keeps out processes and threads. Where its file is missing and the disk is full, that of `base` is
+    held: a deletion must work even then.
     """
 
     __slots__ = ("_base", "_file", "_path")
@@ -71,21 +62,30 @@ class KeyLock:
     def __enter__(self) -> None:
         try:
             name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
-            self._file = open_beneath(self._base, name, WRITABLE | os.O_CREAT, _not_durable)
+            self._file = file = open_beneath(self._base, name, _LOCK, _not_durable)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             # If space is freed before the deletion ends, a writer can make the file and is not kept out.
             # Making it under the lock of `base` would prevent that, but some file systems lock no folders.
-            self._file = open_folder(self._base, "")
+            self._file = file = open_folder(self._base, "")
+        _locked.numbers.add(file)
         try:
-            _lock(self._file)
+            fcntl.flock(file, fcntl.LOCK_EX)
         except BaseException:
-            _close_locked(self._file)
+            self.__exit__()
             raise
 
     def __exit__(self, *_: object) -> None:
-        _close_locked(self._file)
+        file = self._file
+        _locked.numbers.discard(file)  # first, or a child might close a file that gets the number next
+        try:
+            # Closing alone would not unlock it while a forked child holds a copy.
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError:
+            pass
+        finally:
+            os.close(file)
 
 
 class StagedFile:
@@ -95,18 +95,16 @@ class StagedFile:
         self._base = base
         self._moved = False
         for _ in range(ATTEMPTS):
-            self._path = f"{_FOLDER}/{secrets.token_hex(8)}"
-            self.descriptor = open_beneath(base, self._path, WRITABLE | os.O_CREAT | os.O_EXCL, _not_durable)
+            self._path = path = f"{_FOLDER}/{os.urandom(8).hex()}"
+            self.descriptor = file = open_beneath(base, path, _NEW, _not_durable)
             try:
-                _lock(self.descriptor)
-                os.lstat(self._path, dir_fd=base)
-            except FileNotFoundError:  # swept before it was locked
-                _close_locked(self.descriptor)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.access(path, os.F_OK, dir_fd=base, effective_ids=True):
+                    return
             except BaseException:
                 StagedFile.close(self)  # not a subclass's, which is not made yet
                 raise
-            else:
-                return
+            StagedFile.close(self)  # swept before it was locked
         raise OSError(errno.EBUSY, f"files in {_FOLDER} disappear while they are made")
 
     def __enter__(self) -> Self:
@@ -125,7 +123,7 @@ class StagedFile:
         if not self._moved:
             with contextlib.suppress(OSError):  # swept later if it stays
                 os.unlink(self._path, dir_fd=self._base)
-        _close_locked(self.descriptor)
+        os.close(self.descriptor)
 
 
 def prepare(base: int) -> None:
@@ -139,7 +137,7 @@ def prepare(base: int) -> None:
                     "would be one object; use a folder or volume that does not",
                 )
         for name in os.listdir(folder):  # noqa: PTH208 - it is open, and has no path
-            with contextlib.suppress(OSError), open_beneath(folder, name, WRITABLE) as file:
+            with contextlib.suppress(OSError), Descriptor(open_beneath(folder, name, WRITABLE)) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its writer lives
                 os.unlink(name, dir_fd=folder)
 

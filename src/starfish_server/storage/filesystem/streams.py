@@ -89,7 +89,7 @@ class FileStream:
         self.close()
 
     def _start_reading(self) -> asyncio.Future[bytes]:
-        return start_in_thread(self._read_chunk, operation="open", key=self._key)
+        return _unreported(start_in_thread(self._read_chunk, operation="open", key=self._key))
 
     def _read_chunk(self) -> bytes:
         try:
@@ -155,7 +155,7 @@ class BatchUpload:
         return finished.result()
 
     def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
-        return start_in_thread(step, operation="upload", key=self._call.key)
+        return _unreported(start_in_thread(step, operation="upload", key=self._call.key))
 
     async def _written(self) -> None:
         """Wait until the batch in flight is written."""
@@ -193,3 +193,9 @@ class BatchUpload:
         draft, self._draft = self._draft, None
         if draft is not None:
             draft.close()
+
+
+def _unreported(running: asyncio.Future[T]) -> asyncio.Future[T]:
+    """Let `running` fail without a report of the event loop if nothing awaits it any more."""
+    running.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return running

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import KeyConflictError
@@ -94,15 +94,18 @@ class Commit:
         self._withdrawn = False
         self._ended: asyncio.Future[None] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self._visible.acquire()
         if self._withdrawn:
-            self._leave()
+            self.__exit__()
             raise WithdrawnError
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self._visible.release()
+        ended = self._ended
+        if ended is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
+                ended.get_loop().call_soon_threadsafe(_end, ended)
 
     async def withdraw(self) -> None:
         """Return once nothing more of the change can take effect, however often the caller is cancelled."""
@@ -113,13 +116,6 @@ class Commit:
             self._visible.release()
             return
         await wait_to_end(ended)
-
-    def _leave(self) -> None:
-        self._visible.release()
-        ended = self._ended
-        if ended is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
-                ended.get_loop().call_soon_threadsafe(_end, ended)
 
 
 def _end(ended: asyncio.Future[None]) -> None:
@@ -163,25 +159,23 @@ class Draft(StagedFile):
 
         copy_body(file, self.descriptor, proceed)
 
-    def put_in_place(self, commit: Commit) -> None:
-        """Make the object visible, or raise `WithdrawnError` or `VersionConflictError`."""
-        self._put_in_place(commit, lambda _: None)
-
     def put_with_info(self, commit: Commit) -> ObjectInfo:
         """Make the object visible and return its info."""
         # The rename changed a time of the file, and the next write of the key will change it again.
-        status = self._put_in_place(commit, os.fstat)
+        status = self.put_in_place(commit, os.fstat)
         version = version_of_file(self.descriptor, status)
         return make_info(self._key, status, self._attributes, version)
 
-    def _put_in_place(self, commit: Commit, then: Callable[[int], T]) -> T:
+    def put_in_place(self, commit: Commit, then: Callable[[int], T]) -> T:
         """Make the object visible, and return `then(file)`, called before the file can be replaced.
 
         The version check and the rename are one atomic step, since every change of the key takes its lock.
+        Raises `WithdrawnError` or `VersionConflictError`.
         """
-        stamp(self.descriptor)
-        on_file = set_on_file(self.descriptor, self._attributes)
-        self._sync(self.descriptor)
+        file = self.descriptor
+        stamp(file)
+        on_file = set_on_file(file, self._attributes)
+        self._sync(file)
         with KeyLock(self._base, self._place), commit:
             if self._if_version is not ANY:
                 self._check_version()
@@ -190,7 +184,7 @@ class Draft(StagedFile):
             except BaseException:
                 self._clean_up()
                 raise
-            return then(self.descriptor)
+            return then(file)
 
     def _check_version(self) -> None:
         found = open_object(self._base, self._place)
@@ -203,15 +197,20 @@ class Draft(StagedFile):
     def _move_to_place(self, on_file: bool) -> None:
         """Rename the written file. Make its folder again if a deletion pruned it."""
         base, sync, path = self._base, self._sync, self._place
-        if legacy_content_type(base, path) is not None:
+        if path.endswith(LEGACY_SUFFIX) and legacy_content_type(base, path) is not None:
             raise KeyConflictError(
                 f"an earlier server keeps the content type of {path.removesuffix(LEGACY_SUFFIX)!r} there"
             )
         folder, _, name = path.rpartition("/")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with open_folder(base, folder, sync) as parent:
-                    current = entry_status(name, parent)
+                parent = open_folder(base, folder, sync)
+                try:
+                    # Where there is nothing, as a rule, this is faster than the exception of `lstat`.
+                    exists = os.access(
+                        name, os.F_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False
+                    )
+                    current = entry_status(name, parent) if exists else None
                     if current is not None and stat.S_ISDIR(current.st_mode):
                         remove_empty_tree(name, parent)
                         current = None
@@ -220,6 +219,8 @@ class Draft(StagedFile):
                     self.move(name, parent)
                     sync(parent)
                     return
+                finally:
+                    os.close(parent)
             except (FileNotFoundError, IsADirectoryError):
                 if attempt == ATTEMPTS:
                     raise

@@ -215,7 +215,7 @@ class ObstoreObjectStore(Leaf):
         """Copy by the backend; a conditional copy reads and writes."""
         source, target = call.source, call.target
         if call.if_version is not ANY:
-            return await derived.copy(self, source, target, call.if_version, None)
+            return await derived.copy(self, call)
         client = self._client()
         missing = ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
         if source != target:

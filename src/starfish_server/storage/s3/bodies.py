@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import io
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ _FAULT_BYTES = 64 * 1024
 _HASHED_INLINE_BYTES = 2**20
 # Smaller bodies gain nothing; for larger ones no memory is allocated just because a reply claims a size.
 _RECEIVED_BYTES = range(2**18, 2**30)
+# The least for which numpy asks for huge pages, too. None where the system has none.
+_HUGE_BYTES = 4 * 2**20
+_HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[memoryview]:
@@ -107,6 +112,7 @@ async def receive(
     # One byte more, to see what follows the body. No memory is touched before the body comes.
     result = io.BytesIO(bytes(size + 1))
     with result.getbuffer() as memory:  # released, or `getvalue` would return a copy
+        _ask_for_huge_pages(memory)
         at = 0
         while chunk := content.read_nowait():
             memory[at : at + len(chunk)] = chunk
@@ -121,6 +127,15 @@ async def receive(
             content.feed_eof()  # gives the connection back
     result.truncate(size)
     return result.getvalue()
+
+
+def _ask_for_huge_pages(memory: memoryview) -> None:
+    """Ask the system for huge pages: faults on small ones take a fifth of a large get."""
+    if _HUGE_PAGES is not None and len(memory) >= _HUGE_BYTES:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = ctypes.c_size_t(address + len(memory) - first)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), length, _HUGE_PAGES)  # a refusal does not matter
 
 
 class _Receiver(asyncio.BufferedProtocol):

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, VersionConflictError
+from starfish_server.gather import bounded_gather
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
-from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.reading import open_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
 from starfish_server.storage.s3.transport import Request

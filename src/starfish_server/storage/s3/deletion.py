@@ -17,8 +17,8 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
+from starfish_server.gather import bounded_gather
 from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
-from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted
 from starfish_server.storage.s3.transport import Request
 
@@ -60,8 +60,8 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
                 return
         await bounded_gather(singly, keys, limit=_IN_FLIGHT)
 
-    batches = (unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH))
-    await bounded_gather(batch, batches, limit=_IN_FLIGHT)
+    batches = [unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH)]
+    await bounded_gather(batch, batches, limit=min(_IN_FLIGHT, len(batches) or 1))
     if failures:
         in_order = {key: failures.pop(key) for key in unique if key in failures}
         raise DeleteManyError(in_order | failures)
@@ -100,10 +100,11 @@ async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, Stor
 
 
 def _delete_objects(keys: list[str]) -> Request:
-    objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+    # Escaped all together, since a call for each takes ten times as long; no key holds a line end.
+    objects = escape("\n".join(keys)).replace("\n", "</Key></Object><Object><Key>")
     body = (
         '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"{objects}<Quiet>true</Quiet></Delete>"
+        f"<Object><Key>{objects}</Key></Object><Quiet>true</Quiet></Delete>"
     ).encode()
     md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
     headers = {"Content-MD5": md5, "Content-Type": "application/xml"}
@@ -115,9 +116,9 @@ async def _checked(keys: Iterable[str], check: Callable[[str, str], None]) -> li
     if isinstance(keys, str | bytes):
         return check_keys(keys)
     keys = list(keys)
-    unique: dict[str, None] = {}
     for start in range(0, len(keys), _BATCH):
         if start:
             await asyncio.sleep(0)
-        unique.update(dict.fromkeys(check_keys(keys[start : start + _BATCH], check)))
-    return list(unique)
+        for key in keys[start : start + _BATCH]:
+            check(key, "delete_many")
+    return list(dict.fromkeys(keys))

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
+from starfish_server.gather import bounded_gather
 from starfish_server.storage.s3.errors import NoSuchUploadError
-from starfish_server.storage.s3.gather import bounded_gather
 from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
 from starfish_server.storage.s3.transport import Request
 

@@ -1,13 +1,16 @@
-"""Opening a store to read from, writing an object, and reporting the files that lists leave out."""
+"""The store of a command: its argument and its context, how it is opened, and what its lists leave out."""
 
 from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from starfish_server.checks import decode_text
 from starfish_server.cli.output import print_error
+from starfish_server.context import StoreContext
 from starfish_server.errors import BucketNotFoundError
 from starfish_server.layers import Layer, Namespace
 from starfish_server.layers.base import stores_of
@@ -18,9 +21,58 @@ from starfish_server.store_url import open_store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
+
+StoreURL = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="A folder, s3://bucket/prefix?endpoint=URL&region=NAME, memory:, or a stack file (*.toml).",
+    ),
+]
+StackFile = Annotated[str, typer.Argument(metavar="STACK", help="A stack file (*.toml).")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", metavar="COUNT", min=1, max=256, help="Objects in flight.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+ContextFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        metavar="FIELD=VALUE",
+        help="A field of the context that the stack's layers see: identity, namespace, collection, role or "
+        "params.NAME. Can be given several times.",
+    ),
+]
+
+
+def split(option: str, given: list[str] | None) -> list[tuple[str, str]]:
+    """Return name and value of each NAME=VALUE; anything else is a usage error."""
+    parts = [text.partition("=") for text in given or ()]
+    for part in parts:
+        if not all(part):
+            raise typer.BadParameter(f"{option} takes NAME=VALUE, not {''.join(part)!r}")
+    return [(name, value) for name, _, value in parts]
+
+
+def context_of(given: list[str] | None, action: str) -> StoreContext | None:
+    """Return the context that `--context` describes, or None without it."""
+    if not given:
+        return None
+    fields: dict[str, Any] = {"collection": "", "params": {}, "identity": None, "roles": (), "action": action}
+    for name, value in split("--context", given):
+        if name in {"identity", "namespace", "collection"}:
+            fields[name] = value
+        elif name == "role":
+            fields["roles"] += (value,)
+        elif name.startswith("params."):
+            fields["params"][name.removeprefix("params.")] = value
+        else:
+            raise typer.BadParameter(
+                f"--context has identity, namespace, collection, role and params.NAME, not {name!r}"
+            )
+    return StoreContext(**fields)
 
 
 @asynccontextmanager

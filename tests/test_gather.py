@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from starfish_server.errors import StoreUnavailableError
-from starfish_server.storage.s3.gather import bounded_gather
+from starfish_server.gather import bounded_gather
 
 
 async def test_each_item_is_worked_on_once_and_no_more_than_the_limit_concurrently() -> None:

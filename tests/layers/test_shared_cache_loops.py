@@ -1,0 +1,201 @@
+"""`Caching(shared=RedisCache(...))` under several event loops of one process, and across threads."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import signal
+import socket
+import sys
+import types
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from layers.gated import GatedStore
+from layers.processes import Processes, eventually, settled
+from starfish_server import MemoryObjectStore
+from starfish_server.layers import Caching, RedisCache
+from starfish_server.redis import link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from redis_server import RedisServer
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    # About connections and tasks whose event loop was closed before them.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test leaves of its event loops is collected before the next one."""
+    yield
+    gc.collect()
+
+
+def make(url: str, leaf: MemoryObjectStore, **options: Any) -> Caching:
+    chosen: dict[str, Any] = {"namespace": "test", "timeout": 10.0, "max_delay": 60.0} | options
+    return Caching(leaf, shared=RedisCache(url, **chosen), ttl=600.0)
+
+
+class Loop:
+    """An event loop that runs only when it is told to, and is closed without ending its tasks."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # it would log each task that never ended
+
+    async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await asyncio.to_thread(self._loop.run_until_complete, work)
+
+    def close(self) -> None:
+        self._loop.close()
+
+
+@contextmanager
+def another_loop() -> Iterator[Loop]:
+    loop = Loop()
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+async def eventually_hit(store: Caching, key: str) -> None:
+    async with asyncio.timeout(10.0):
+        hits = store.stats().hits
+        while store.stats().hits == hits:
+            await store.get_string(key)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_write_of_another_process_that_a_closed_loop_heard_of_leaves_the_key_cacheable(
+    process: Processes,
+) -> None:
+    leaf = GatedStore({"k": "old"})
+    writer, reader = process(leaf), process(MemoryObjectStore(data=leaf.data))
+    await settled(reader)
+    with another_loop() as other:
+        await other.run(settled(reader))
+        leaf.gate.clear()
+        writing = asyncio.ensure_future(writer.put("k", "new"))
+        await eventually(lambda: "put" in leaf.calls)
+        await other.run(settled(reader))
+    leaf.gate.set()
+    await writing
+    await settled(reader)
+    assert await reader.get_string("k") == "new"
+    await eventually_hit(reader, "k")
+
+
+def test_a_write_that_redis_could_not_hear_of_shows_in_the_next_event_loop(fragile: RedisServer) -> None:
+    """The event loop of the write ends before there is a connection."""
+    store = make(fragile.url, MemoryObjectStore(data={"k": "old"}), timeout=0.5)
+
+    async def fill() -> None:
+        async with asyncio.timeout(10.0):
+            while not any(":e:k" in name for name in fragile.names()):
+                await store.get_string("k")
+                await settled(store)
+
+    async def read() -> str | None:
+        await store.stat("none")
+        await eventually(lambda: store.stats().connected)
+        return await store.get_string("k")
+
+    asyncio.run(fill())
+    fragile.signal(signal.SIGSTOP)
+    asyncio.run(store.put("k", "new"))
+    fragile.signal(signal.SIGCONT)
+    assert asyncio.run(read()) == "new"
+    asyncio.run(store.close())
+
+
+async def test_a_write_that_redis_could_not_hear_of_shows_in_every_event_loop_of_its_process(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other event loop still has a connection to Redis, where the old entry is."""
+    monkeypatch.setattr(link, "_FIRST_PAUSE", 60.0)
+    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
+    with server.client() as client, another_loop() as other:
+        before = {found["id"] for found in client.client_list()}
+        await settled(store)
+        (writers,) = {found["id"] for found in client.client_list()} - before
+        await other.run(store.get_string("k"))
+        await other.run(settled(store))
+        client.client_kill_filter(_id=writers)
+        level: Any = store._shared
+        await eventually(lambda: level._members.get().session is None)
+        await store.put("k", "new")
+        assert await other.run(store.get_string("k")) == "new"
+        await other.run(store.close())
+
+
+@types.coroutine
+def step(work: Any, reached: Callable[[], bool]) -> Iterator[object]:
+    """Run a coroutine in this task until it is there: a task of its own could not be abandoned."""
+    while not reached():
+        waiting = work.send(None)
+        if not reached():
+            yield waiting
+
+
+@contextmanager
+def ends_heard(server: RedisServer) -> Iterator[Callable[[], bool]]:
+    """Gives a function that returns whether a process has announced that its write ended."""
+    with server.client() as client:
+        messages = client.pubsub()
+        messages.subscribe("test:1")
+
+        def ended() -> bool:
+            message = messages.get_message(ignore_subscribe_messages=True)
+            return message is not None and json.loads(message["data"])[0] == "end"
+
+        yield ended
+
+
+async def test_a_write_that_a_closed_loop_left_is_told_by_another_loop(server: RedisServer) -> None:
+    leaf = GatedStore({})
+    store = make(server.url, leaf, max_delay=0.1)
+    await settled(store)
+    leaf.gate.clear()
+    writing: Any = store.put("k", "new")
+    with another_loop() as other:
+        await other.run(step(writing, lambda: "put" in leaf.calls))
+    with ends_heard(server) as ended:
+        writing.close()
+        await eventually(ended)
+    await store.close()
+
+
+async def test_a_write_that_another_thread_ends_is_told_by_the_thread_of_its_event_loop(
+    process: Processes, server: RedisServer
+) -> None:
+    """The garbage collector may end an abandoned write in any thread."""
+    leaf = GatedStore({})
+    leaf.gate.clear()
+    store = process(leaf)
+    writing: Any = store.put("k", "v")
+    await step(writing, lambda: "put" in leaf.calls)
+    used: list[object] = []
+
+    def note(called: object) -> None:
+        connection = getattr(called, "__self__", None)
+        if isinstance(connection, socket.socket) and connection.family == socket.AF_INET:
+            used.append(called)
+
+    def end() -> None:
+        sys.setprofile(lambda frame, event, called: note(called))
+        writing.close()
+        sys.setprofile(None)
+
+    with ends_heard(server) as ended:
+        await asyncio.to_thread(end)
+        await eventually(ended)
+    assert used == []
