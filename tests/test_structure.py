@@ -30,7 +30,7 @@ HOMES = {
     "yarl": ("storage/s3/",),
     "aiofiles": ("adapters/fsspec",),
     "anyio": ("router/",),
-    "opentelemetry": ("layers/tracing.py", "layers/metrics.py", "cli/server.py"),
+    "opentelemetry": ("layers/tracing.py", "layers/metrics.py", "router/application.py", "cli/server.py"),
     "prometheus_client": ("cli/server.py",),
     "tenacity": ("layers/retry", "storage/s3/"),
     "cachetools": ("layers/caching",),

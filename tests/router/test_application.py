@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from starlette.middleware.errors import ServerErrorMiddleware
+from fastapi import Depends, FastAPI, HTTPException, Request
 
 from router.application import CONFIG, as_caller, pushed, recorded, resolve
 from starfish_server import MemoryObjectStore
@@ -116,24 +114,84 @@ async def test_middleware_of_the_user_sees_every_request() -> None:
     app = application(recorded())
     app.add_middleware(Counting)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        for count, path in enumerate(("/pull/notes/a", "/list/notes?limit=1", "/nothing"), 1):
+        paths = ("/pull/notes/a", "/pull/notes/a", "/list/notes?limit=1", "/nothing")
+        for count, path in enumerate(paths, 1):
             await client.get(path)
             assert Counting.requests == count
 
 
-async def test_a_request_is_observed_from_the_moment_that_telemetry_is_set_up(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await client.get("/pull/notes/a")
-    spans, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    await client.get("/pull/notes/a")
-    assert spans.get_finished_spans()[-1].name == "GET /pull/notes/{id}"
+async def test_a_limit_that_the_user_sets_on_the_application_holds() -> None:
+    app = application(recorded())
+    app.max_body_size = 10
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for _ in range(2):
+            assert (await client.post("/push/notes/a", json=pushed({"n": 1}))).status_code == 413
 
 
-def test_instrumentation_finds_the_error_middleware_first_in_the_stack() -> None:
-    assert isinstance(application(recorded()).build_middleware_stack(), ServerErrorMiddleware)
+@pytest.mark.parametrize("root_path", ["", "/api"])
+async def test_a_role_resolver_sees_the_application_and_its_root_path(root_path: str) -> None:
+    seen: list[tuple[object, str]] = []
+
+    async def see(request: Request) -> None:
+        seen.append((request.app, request.scope.get("root_path", "")))
+
+    app = sync_application(SyncRouterOptions(store=recorded(), config=CONFIG, role_resolver=see))
+    app.root_path = root_path
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for _ in range(2):
+            await client.get("/pull/users/alice/profile")
+    assert seen == [(app, root_path)] * 2
+
+
+async def test_what_wraps_the_stack_sees_every_request() -> None:
+    """As instrumentation does, for an application with a provider of its own."""
+    app = application(recorded())
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Counting(build())  # type: ignore[method-assign]  # as it does
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        before = Counting.requests
+        for count in (1, 2):
+            await client.get("/pull/notes/a")
+            assert Counting.requests == before + count
+
+
+OBSERVED = """
+import asyncio, sys, httpx
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from router.test_application import application, recorded
+
+async def main():
+    transport = httpx.ASGITransport(application(recorded()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for _ in range(2):
+            await client.get("/pull/notes/a")
+        if sys.argv[1] == "spans":
+            spans, provider = InMemorySpanExporter(), TracerProvider()
+            provider.add_span_processor(SimpleSpanProcessor(spans))
+            trace.set_tracer_provider(provider)
+        else:
+            reader = InMemoryMetricReader()
+            metrics.set_meter_provider(MeterProvider([reader]))
+        await client.get("/pull/notes/a")
+    if sys.argv[1] == "spans":
+        print(spans.get_finished_spans()[-1].name)
+    else:
+        print("http.server.request.duration" in reader.get_metrics_data().to_json())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("spans", "GET /pull/notes/{id}"), ("metrics", "True")])
+def test_a_request_is_observed_from_the_moment_that_telemetry_is_set_up(kind: str, shown: str) -> None:
+    tests = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", OBSERVED, kind], cwd=tests, capture_output=True, text=True)
+    assert ran.stdout.strip() == shown, ran.stderr
 
 
 async def test_the_document_describes_each_route_once(client: httpx.AsyncClient) -> None:

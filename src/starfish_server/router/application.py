@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from opentelemetry.metrics import get_meter
+from opentelemetry.trace import NoOpTracer, get_tracer
 from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
-from starlette.middleware.errors import ServerErrorMiddleware
 
 from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_TRACER, _METER = get_tracer("starfish_server"), get_meter("starfish_server")
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -78,15 +81,16 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
 
     Raises `ValueError` as `create_sync_router` does.
     """
-    application = _Application(title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False)
     versioned = APIRouter(prefix=API_PREFIX, include_in_schema=False, route_class=JSONErrorRoute)
     routers = (versioned, APIRouter(route_class=JSONErrorRoute))
     _add_routes(opts, *routers)
-    for router in routers:
-        # Not `include_router`, behind which FastAPI would match every route twice.
-        application.router.routes += router.routes
+    routes = [route for router in routers for route in router.routes]
+    application = _Application(
+        _Direct(routes), title="Starfish", docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    # Not `include_router`, behind which FastAPI would match every route twice.
+    application.router.routes += routes
     application.add_exception_handler(HTTPException, _answer_http_exception)
-    application.add_middleware(_Front, routes=tuple(application.routes))
     return application
 
 
@@ -113,53 +117,74 @@ def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
             part.add_to(router)
 
 
+class _Direct:
+    """The routes whose endpoints can be called without FastAPI.
+
+    They are those of the application itself, which have no dependencies. A request without a query leaves
+    nothing to validate, unless the route takes headers as parameters.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._routes: dict[tuple[str, str], list[JSONErrorRoute]] = {}
+        for route in routes:
+            if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
+                for method in route.methods or ():
+                    # The first segment of a route has no field.
+                    self._routes.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
+
+    def find(self, scope: Scope) -> Endpoint | None:
+        if scope["type"] != "http" or scope["query_string"] or scope.get("root_path"):
+            return None
+        path = scope["path"]
+        for route in self._routes.get((scope["method"], path[1:].partition("/")[0]), ()):
+            if match := route.path_regex.match(path):
+                scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
+                return route.endpoint
+        return None
+
+
 class _Application(FastAPI):
+    """Calls endpoints before FastAPI, unless requests may be observed or the user changed the application."""
+
+    def __init__(self, direct: _Direct, **options: Any) -> None:
+        super().__init__(**options)
+        self._direct = direct
+        self._plain_stack: ASGIApp | None = None
+        self.add_middleware(_Front, direct=direct)
+
     def build_middleware_stack(self) -> ASGIApp:
-        """Return FastAPI's stack with `_Front` first, or right behind what the user added to it."""
-        classes: list[object] = [middleware.cls for middleware in self.user_middleware]
-        if classes != [_Front]:
-            return super().build_middleware_stack()
-        front = self.user_middleware.pop()
         stack = super().build_middleware_stack()
-        self.user_middleware.append(front)
-        routes = cast("tuple[BaseRoute, ...]", front.kwargs["routes"])
-        return _First(stack, routes) if isinstance(stack, ServerErrorMiddleware) else stack
+        changed = len(self.user_middleware) > 1 or self.root_path or getattr(self, "max_body_size", None)
+        self._plain_stack = None if changed else stack  # instrumentation returns another one
+        return stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stack = self.middleware_stack
+        if stack is not None and stack is self._plain_stack and not _observed():
+            endpoint = self._direct.find(scope)
+            if endpoint is not None:
+                scope["app"] = self
+                await _call(endpoint, scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class _Front:
     """Middleware that calls endpoints itself where FastAPI has nothing to do, and answers cancelled requests.
 
-    routes: those of the application itself, which have no dependencies. A request without a query leaves
-        nothing to validate, unless the route takes headers as parameters. A request that FastAPI observes
-        is left to it, for the name of its route.
-
-    A request that the server cancels at the end of its drain gets a 503.
+    A request that FastAPI observes is left to it, for the name of its route. A request that the server
+    cancels at the end of its drain gets a 503.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
-        self.app = app
-        self._direct: dict[tuple[str, str], list[JSONErrorRoute]] = {}
-        for route in routes:
-            if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
-                for method in route.methods or ():
-                    # The first segment of a route has no field.
-                    self._direct.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
+    def __init__(self, app: ASGIApp, direct: _Direct) -> None:
+        self._app = app
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._find(scope)
-        if endpoint is None:
-            await self._pass_on(scope, receive, send)
+        endpoint = None if "fastapi.telemetry" in scope else self._direct.find(scope)
+        if endpoint is not None:
+            await _call(endpoint, scope, receive, send)
             return
-        try:
-            response = await endpoint(Request(scope, receive))
-        except asyncio.CancelledError:
-            await _drained(scope)(scope, receive, send)
-            raise
-        except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
-            response = error_response(scope, error)
-        await response(scope, receive, send)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def watch(message: Message) -> None:
@@ -168,31 +193,34 @@ class _Front:
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            await self._app(scope, receive, watch)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not started:
                 await _drained(scope)(scope, receive, send)
             raise
 
-    def _find(self, scope: Scope) -> Endpoint | None:
-        if scope["type"] != "http" or scope["query_string"] or scope.get("root_path"):
-            return None
-        if "fastapi.telemetry" in scope:  # FastAPI observes this request
-            return None
-        path = scope["path"]
-        for route in self._direct.get((scope["method"], path[1:].partition("/")[0]), ()):
-            if match := route.path_regex.match(path):
-                scope.update(route=route, endpoint=route.endpoint, path_params=match.groupdict())
-                return route.endpoint
-        return None
+
+async def _call(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        response = await endpoint(Request(scope, receive))
+    except asyncio.CancelledError:
+        await _drained(scope)(scope, receive, send)
+        raise
+    except Exception as error:  # noqa: BLE001 - nothing but its code may reach the client
+        response = error_response(scope, error)
+    await response(scope, receive, send)
 
 
-class _First(_Front, ServerErrorMiddleware):
-    """`_Front` before the whole stack; instrumentation expects a `ServerErrorMiddleware` to be the first."""
+def _observed() -> bool:
+    """Return whether OpenTelemetry may have a provider; FastAPI's own question takes six times as long.
 
-    def __init__(self, app: ServerErrorMiddleware, routes: Iterable[BaseRoute]) -> None:
-        ServerErrorMiddleware.__init__(self, app, app.handler, app.debug)
-        _Front.__init__(self, app, routes)
+    Until a provider is set, both are proxies. If OpenTelemetry renames their private attributes, every
+    request goes through FastAPI. It logs what no endpoint raises, so a provider of logs does not matter.
+    """
+    return not (
+        isinstance(getattr(_TRACER, "_tracer", None), NoOpTracer)
+        and getattr(_METER, "_real_meter", _METER) is None
+    )
 
 
 def _drained(scope: Scope) -> Response:
