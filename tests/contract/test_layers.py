@@ -93,6 +93,28 @@ async def test_a_namespace_alone(behaviour: Behaviour) -> None:
     await behaviour(Namespace(MemoryObjectStore(data={}), "a/prefix/"))
 
 
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        (5, "upload takes an iterable of chunks, not int"),
+        (b"body", "upload takes an iterable of chunks, not bytes"),
+        ([5], "upload takes chunks of bytes, not int"),
+        (["text"], "upload takes chunks of bytes, not str"),
+    ],
+)
+@pytest.mark.parametrize("name", LAYERS)
+async def test_what_is_not_the_chunks_of_an_upload_is_refused_alike_through_each_layer(
+    name: str, chunks: Any, message: str
+) -> None:
+    layer, options = LAYERS[name]
+    leaf = MemoryObjectStore(data={})
+    for store in (leaf, layer(leaf, **options)):
+        with pytest.raises(TypeError) as caught:
+            await store.upload("k", chunks)
+        assert str(caught.value) == message
+    assert await leaf.list_keys("") == []
+
+
 class DropsContext(Layer):
     def perform(self, operation: Operation[T]) -> Coroutine[Any, Any, T]:
         return self._inner.perform(operation.replace(context=None))

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.chunks import asynchronous
+from starfish_server.chunks import checked_chunks
 from starfish_server.objects import ObjectReader
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class CountedChunks:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async with aclosing(asynchronous(self._chunks)) as chunks:
+            async with aclosing(checked_chunks(self._chunks, "upload")) as chunks:
                 async for chunk in chunks:
                     self.size += len(chunk)
                     if self._counted is not None:

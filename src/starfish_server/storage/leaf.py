@@ -16,7 +16,6 @@ from starfish_server.checks import (
     check_url,
     key_checks,
 )
-from starfish_server.chunks import check_chunks
 from starfish_server.errors import StoreClosedError, StoreError
 from starfish_server.operations import OPERATIONS, PutBytes
 from starfish_server.storage.base import perform_noted
@@ -107,7 +106,6 @@ _CHECKS_OF_FIELDS: dict[str, Callable[[Leaf, Any], object]] = {
     "content_type": lambda _, call: check_headers(call.content_type, None),
     "cache_control": lambda _, call: check_headers(None, call.cache_control),
     "metadata": lambda _, call: check_metadata(call.metadata),
-    "chunks": lambda _, call: check_chunks(call.chunks, call.name),
 }
 _CHECKS = {
     kind: [check for field, check in _CHECKS_OF_FIELDS.items() if field in kind.fields]
