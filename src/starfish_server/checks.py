@@ -35,8 +35,8 @@ _ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_ANY}++"
 _any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
 _any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_ANY}*+").fullmatch
 _ANY_RULE = (
-    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
-    "'/'-separated segments, none empty, '.' or '..'"
+    f"a key is at most {MAX_KEY_BYTES} bytes of UTF-8, without control characters, in '/'-separated "
+    "segments, none empty, '.' or '..'"
 )
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
