@@ -66,6 +66,28 @@ async def test_an_upload_with_metadata_that_cannot_be_stored_is_refused_before_a
     assert next(chunks) == b"one"
 
 
+VALUE_RULE = (
+    "must be one line of at most 1,024 printable ASCII characters, without a space at either end, not "
+)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (5, "metadata must be a mapping of str to str, not int"),
+        ({"a": 5}, "metadata must map str to str, not str to int"),
+        ({b"a": "b"}, "metadata must map str to str, not bytes to str"),
+        ({"": "x"}, "metadata name '' must be 1 to 128 ASCII letters, digits, '-' or '_'"),
+        ({"a": " b"}, f"metadata 'a' {VALUE_RULE}' b'"),
+        ({"a": "x" * 1025}, f"metadata 'a' {VALUE_RULE}{'x' * 100!r}... (1025 characters)"),
+    ],
+)
+async def test_metadata_that_cannot_be_stored_is_refused_with_the_rule(metadata: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        await MemoryObjectStore({}).write("k", b"x", metadata=metadata)
+    assert str(caught.value) == message
+
+
 async def test_one_body_is_not_taken_for_the_chunks_of_an_upload(tmp_path: Path) -> None:
     body: Any = b"a body"
     async with FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path)) as store:
