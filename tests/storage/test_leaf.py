@@ -47,6 +47,8 @@ async def test_a_named_method_that_was_replaced_on_the_instance_is_called_under_
     monkeypatch.setattr(leaf, "get_string", partial(shout, leaf))
     assert await Layer(leaf).get_string("k") == "K!"
     assert await Layer(MemoryObjectStore({"k": "hello"})).get_string("k") == "hello"
+    monkeypatch.setattr(leaf, "get_string", MemoryObjectStore({"k": "of another"}).get_string)
+    assert await Layer(leaf).get_string("k") == "of another"
 
 
 async def test_a_named_method_that_was_replaced_on_the_class_is_called_under_layers(

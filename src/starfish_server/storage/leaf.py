@@ -57,7 +57,8 @@ class Leaf(NamedMethods):
         # What a subclass overrides is called, and what was put in its place later, as tests do.
         try:
             name, named = _NAMED[type(operation)]
-            replaced = getattr(self, name).__func__ is not named
+            method = getattr(self, name)
+            replaced = method.__func__ is not named or method.__self__ is not self
         except (AttributeError, KeyError):
             replaced = True
         if replaced:
