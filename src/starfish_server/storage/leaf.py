@@ -54,7 +54,7 @@ class Leaf(NamedMethods):
         self._closed = False
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        # What a subclass overrides is called, and what was put in its place later, as tests do.
+        # A method that a subclass overrides, or that tests put in place of this one, is called by its name.
         try:
             name, named = _NAMED[type(operation)]
             method = getattr(self, name)
