@@ -35,8 +35,8 @@ _ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_ANY}++"
 _any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
 _any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_ANY}*+").fullmatch
 _ANY_RULE = (
-    f"with portable_keys=False a key is at most {MAX_KEY_BYTES} bytes of UTF-8, no control characters, in "
-    "'/'-separated segments, none empty, '.' or '..'"
+    f"a key is at most {MAX_KEY_BYTES} bytes of UTF-8, without control characters, in '/'-separated "
+    "segments, none empty, '.' or '..'"
 )
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
@@ -243,24 +243,25 @@ def check_url(method: str, expires: float) -> None:
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Return the metadata to store, its names in lower case, as backends keep them.
 
-    Raises `TypeError` or `ValueError` unless names are ASCII letters, digits and "-" or "_" and values are
-    printable ASCII without space at either end, together at most 2,048 bytes. Names that differ only in case
-    are a `ValueError`.
+    Raises `TypeError` or `ValueError` unless names are 1 to 128 ASCII letters, digits and "-" or "_", values
+    at most 1,024 printable ASCII characters without a space at either end, and all together at most 2,048
+    bytes. Names that differ only in case are a `ValueError`.
     """
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must map str to str, not be a {type(metadata).__name__}")
+        raise TypeError(f"metadata must be a mapping of str to str, not {type(metadata).__name__}")
     checked: dict[str, str] = {}
     for name, value in metadata.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError("metadata must map str to str")
+            kinds = f"{type(name).__name__} to {type(value).__name__}"
+            raise TypeError(f"metadata must map str to str, not {kinds}")
         if not _METADATA_NAME(name):
-            raise ValueError(f"metadata name {shown_text(name)} must be ASCII letters, digits, '-' or '_'")
+            rule = "1 to 128 ASCII letters, digits, '-' or '_'"
+            raise ValueError(f"metadata name {shown_text(name)} must be {rule}")
         if value and not _HEADER_VALUE.fullmatch(value):
-            raise ValueError(
-                f"metadata {name!r} must be one line of printable ASCII, not {shown_text(value)}"
-            )
+            rule = "one line of at most 1,024 printable ASCII characters, without a space at either end"
+            raise ValueError(f"metadata {name!r} must be {rule}, not {shown_text(value)}")
         if name.lower() in checked:
             raise ValueError(f"metadata name {name!r} is given twice: case does not count")
         checked[name.lower()] = value

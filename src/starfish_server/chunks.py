@@ -20,16 +20,21 @@ def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str)
         raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
 
 
+def checked_chunk(chunk: bytes, operation: str) -> bytes:
+    """Return the chunk as bytes; anything but bytes is a `TypeError`."""
+    if not isinstance(chunk, bytes | bytearray | memoryview):
+        raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
+    return bytes(chunk)
+
+
 async def checked_chunks(
     chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
 ) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
     async with aclosing(asynchronous(chunks)) as source:
         async for chunk in source:
-            if not isinstance(chunk, bytes | bytearray | memoryview):
-                raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
-            if len(chunk):
-                yield bytes(chunk)
+            if body := checked_chunk(chunk, operation):
+                yield body
 
 
 async def asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +34,7 @@ from starfish_server.layers import (
     Transform,
 )
 from starfish_server.operations import Bodies, Kind, Operation, Put, Read, Upload
-from starfish_server.operations.base import KeyFields
+from starfish_server.operations.base import KeyFields, unchanged
 from starfish_server.storage.derived import DERIVED
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer, check_store
 
@@ -91,6 +91,28 @@ async def test_the_canonical_stack(leaf: str, behaviour: Behaviour, request: pyt
 )
 async def test_a_namespace_alone(behaviour: Behaviour) -> None:
     await behaviour(Namespace(MemoryObjectStore(data={}), "a/prefix/"))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        (5, "upload takes an iterable of chunks, not int"),
+        (b"body", "upload takes an iterable of chunks, not bytes"),
+        ([5], "upload takes chunks of bytes, not int"),
+        (["text"], "upload takes chunks of bytes, not str"),
+    ],
+)
+@pytest.mark.parametrize("name", LAYERS)
+async def test_what_is_not_the_chunks_of_an_upload_is_refused_alike_through_each_layer(
+    name: str, chunks: Any, message: str
+) -> None:
+    layer, options = LAYERS[name]
+    leaf = MemoryObjectStore(data={})
+    for store in (leaf, layer(leaf, **options)):
+        with pytest.raises(TypeError) as caught:
+            await store.upload("k", chunks)
+        assert str(caught.value) == message
+    assert await leaf.list_keys("") == []
 
 
 class DropsContext(Layer):
@@ -275,6 +297,49 @@ class Touchable(MemoryObjectStore):
     async def touch(self, key: str, body: bytes) -> str:
         await self.put(key, body.decode())
         return key
+
+
+@dataclass(slots=True, eq=False)
+class Link(Operation[None]):
+    """An operation added later whose method takes the keys in another order than `copy` does."""
+
+    kind = Kind("link", "push", Bodies.NONE, writes=True)
+    restore = unchanged
+    target: str
+    source: str
+    context: StoreContext | None = None
+    notes: dict[str, Any] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.target, self.source)
+
+    def rename(self, change: Callable[[str], str]) -> Link:
+        return self.replace(target=change(self.target), source=change(self.source))
+
+
+class Linkable(MemoryObjectStore):
+    async def link(self, target: str, source: str, *, context: StoreContext | None = None) -> None:
+        await self.put(target, f"see {source}", context=context)
+
+
+async def test_the_method_of_an_operation_takes_its_fields_in_their_own_order() -> None:
+    leaf = Linkable(data={})
+    await Namespace(leaf, "t/").perform(Link("new", "old"))
+    assert [await leaf.get_string(key) for key in await leaf.list_keys("")] == ["see t/old"]
+
+
+def test_an_operation_with_a_field_that_would_not_be_sent_is_refused_when_it_is_defined() -> None:
+    with pytest.raises(TypeError, match="Careless must not have keyword-only fields: context, notes"):
+
+        @dataclass(slots=True, eq=False)
+        class Careless(Link):
+            kind = Link.kind
+            rename = Link.rename
+            restore = unchanged
+            _: KW_ONLY
+            context: StoreContext | None = None
+            notes: dict[str, Any] | None = None
 
 
 def test_the_repr_of_an_operation_shows_neither_bodies_nor_notes() -> None:

@@ -184,7 +184,7 @@ async def test_failures_of_delete_many_are_by_the_callers_keys() -> None:
 async def test_invalid_key_never_reaches_the_store_inside(operation: str, key: Any) -> None:
     leaf = GatedStore()
     store = Namespace(leaf, "{namespace}/")
-    with pytest.raises(InvalidKeyError):
+    with pytest.raises(InvalidKeyError, match=": a key is at most 1024 bytes of UTF-8, without control "):
         await getattr(store, operation)(key, context=context())
     with pytest.raises(InvalidKeyError):
         await store.delete_many(["fine", key], context=context())

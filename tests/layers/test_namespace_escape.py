@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from starfish_server.context import StoreContext
 from starfish_server.errors import ContextRequiredError, InvalidKeyError, ObjectNotFoundError, StoreError
 from starfish_server.layers.namespace import Namespace
+from starfish_server.operations import Bodies, Kind, Operation
+from starfish_server.operations.base import unchanged
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
@@ -173,6 +176,48 @@ async def test_no_hostile_tenant_or_key_reaches_outside_its_prefix(
         assert (outside, climbing) == ([], [])
     assert served > 1000
     assert len(tenants) >= (10_000 if full else 500)
+
+
+@dataclass(slots=True, eq=False)
+class Swap(Operation[None]):
+    """An operation of a user's own, on a key and on another."""
+
+    kind = Kind("swap", "push", Bodies.NONE, writes=True)
+    restore = unchanged
+    key: str = field()
+    other: str = field()
+    context: StoreContext | None = None
+    notes: dict[str, Any] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key, self.other)
+
+    def rename(self, change: Callable[[str], str]) -> Swap:
+        return self.replace(key=change(self.key), other=change(self.other))
+
+
+@dataclass(slots=True, eq=False)
+class DeleteBelow(Operation[None]):
+    """An operation of a user's own, on a prefix without being a listing."""
+
+    kind = Kind("delete_below", "delete", Bodies.NONE, writes=True)
+    restore = unchanged
+    keys = ()
+    prefix: str = field()
+    context: StoreContext | None = None
+    notes: dict[str, Any] | None = None
+
+    def rename(self, change: Callable[[str], str]) -> DeleteBelow:
+        return self.replace(prefix=change(self.prefix))
+
+
+@pytest.mark.parametrize("operation", [Swap("k", "../t2/k"), DeleteBelow("../t2/")], ids=["key", "prefix"])
+async def test_an_operation_of_a_users_own_does_not_reach_outside_the_prefix(
+    operation: Operation[None],
+) -> None:
+    with pytest.raises(InvalidKeyError):
+        await Namespace(Permissive(), "t1/").perform(operation)
 
 
 async def test_no_template_gives_two_callers_prefixes_that_overlap() -> None:

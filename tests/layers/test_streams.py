@@ -132,10 +132,11 @@ async def test_a_stream_ends_at_the_chunk_that_passes_the_size_limit() -> None:
     assert inner.closed == 1
 
 
-async def test_an_upload_over_the_size_limit_leaves_nothing() -> None:
+@pytest.mark.parametrize("chunks", [[b"abc", b"de"], [memoryview(bytes(8)).cast("i")]])
+async def test_an_upload_over_the_size_limit_leaves_nothing(chunks: Any) -> None:
     leaf = MemoryObjectStore(data={})
     with pytest.raises(ObjectTooLargeError):
-        await SizeLimit(leaf, max_bytes=4).upload("k", [b"abc", b"de"])
+        await SizeLimit(leaf, max_bytes=4).upload("k", chunks)
     assert await leaf.list_keys("") == []
     await SizeLimit(leaf, max_bytes=4).upload("k", [b"abc", b"d"])
     assert await leaf.get_string("k") == "abcd"

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,25 @@ async def test_what_is_planted_is_refused_and_left_alone(
     assert os.lstat(planted).st_ino == before.st_ino
     assert sorted(os.listdir(outside)) == ["secret"]
     assert (outside / "secret").read_text() == "secret"
+
+
+async def test_a_put_refuses_a_link_where_the_system_cannot_say_whether_a_link_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As musl on Linux before 5.8: there `access` that follows no links fails, and `os.access` says no."""
+    access = os.access
+
+    def as_musl(*place: Any, follow_symlinks: bool = True, **options: Any) -> bool:
+        return follow_symlinks and access(*place, **options)
+
+    monkeypatch.setattr(os, "access", as_musl)
+    async with make_store(tmp_path) as store:
+        await store.put("other", "v")
+        link = tmp_path / "k"
+        link.symlink_to("other")
+        with pytest.raises(StoreAccessDeniedError):
+            await store.put("k", "mine")
+        assert link.is_symlink()
 
 
 @pytest.mark.parametrize("name", ["~staging", "~locks"])

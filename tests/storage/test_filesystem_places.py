@@ -105,7 +105,7 @@ asyncio.run(FilesystemObjectStore(FilesystemStorageOptions(sys.argv[1])).put("k"
 """
 
 
-async def test_a_forked_child_does_not_keep_the_lock_of_its_dead_parent(
+async def test_a_forked_child_keeps_neither_the_lock_nor_the_temporary_file_of_its_dead_parent(
     tmp_path: Path,
 ) -> None:
     writer = subprocess.Popen(  # noqa: ASYNC220 - it ends at once
@@ -118,6 +118,7 @@ async def test_a_forked_child_does_not_keep_the_lock_of_its_dead_parent(
         async with make_store(tmp_path) as store:
             await store.put("k", "by another")
             assert await store.get_string("k") == "by another"
+        assert temporary_files(tmp_path) == []
         os.kill(child, 0)  # it lives
     finally:
         os.kill(child, signal.SIGKILL)

@@ -47,6 +47,8 @@ async def test_a_named_method_that_was_replaced_on_the_instance_is_called_under_
     monkeypatch.setattr(leaf, "get_string", partial(shout, leaf))
     assert await Layer(leaf).get_string("k") == "K!"
     assert await Layer(MemoryObjectStore({"k": "hello"})).get_string("k") == "hello"
+    monkeypatch.setattr(leaf, "get_string", MemoryObjectStore({"k": "of another"}).get_string)
+    assert await Layer(leaf).get_string("k") == "of another"
 
 
 async def test_a_named_method_that_was_replaced_on_the_class_is_called_under_layers(
@@ -64,6 +66,28 @@ async def test_an_upload_with_metadata_that_cannot_be_stored_is_refused_before_a
     with pytest.raises(ValueError, match="metadata name"):
         await MemoryObjectStore({}).upload("k", chunks, metadata={"é": "x"})
     assert next(chunks) == b"one"
+
+
+VALUE_RULE = (
+    "must be one line of at most 1,024 printable ASCII characters, without a space at either end, not "
+)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (5, "metadata must be a mapping of str to str, not int"),
+        ({"a": 5}, "metadata must map str to str, not str to int"),
+        ({b"a": "b"}, "metadata must map str to str, not bytes to str"),
+        ({"": "x"}, "metadata name '' must be 1 to 128 ASCII letters, digits, '-' or '_'"),
+        ({"a": " b"}, f"metadata 'a' {VALUE_RULE}' b'"),
+        ({"a": "x" * 1025}, f"metadata 'a' {VALUE_RULE}{'x' * 100!r}... (1025 characters)"),
+    ],
+)
+async def test_metadata_that_cannot_be_stored_is_refused_with_the_rule(metadata: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        await MemoryObjectStore({}).write("k", b"x", metadata=metadata)
+    assert str(caught.value) == message
 
 
 async def test_one_body_is_not_taken_for_the_chunks_of_an_upload(tmp_path: Path) -> None:

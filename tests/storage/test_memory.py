@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import threading
 
 from starfish_server import MemoryObjectStore
 
@@ -90,6 +92,33 @@ async def test_two_stores_over_one_dict_see_each_others_content_types() -> None:
     data: dict[str, str] = {}
     await MemoryObjectStore(data=data).put("k", "{}", content_type="application/json")
     assert await MemoryObjectStore(data=data).get_bytes("k") == (b"{}", "application/json")
+
+
+def test_a_store_can_be_made_over_a_dict_to_which_another_thread_writes() -> None:
+    data = {f"key-{number}": "value" for number in range(10_000)}
+    writing = threading.Event()
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            data[f"other-{number % 1000}"] = "value"
+            writing.set()
+            if ended.is_set():
+                return
+            del data[f"other-{number % 1000}"]
+
+    thread = threading.Thread(target=write)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        assert writing.wait(10.0)
+        for _ in range(50):
+            MemoryObjectStore(data)
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        thread.join()
 
 
 def test_repr_shows_no_content() -> None:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
-from starfish_server.chunks import check_chunks
 from starfish_server.errors import (
     NOT_SENT,
     CircuitOpenError,
@@ -108,7 +107,6 @@ class CircuitBreaker(Layer):
         source: CountedChunks | None = None
         try:
             if bodies is _CHUNKS:
-                check_chunks(operation.chunks, operation.name)
                 source = CountedChunks(operation.chunks)
                 operation = operation.replace(chunks=source)
             result = await self._inner.perform(operation)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from starfish_server.chunks import asynchronous
+from starfish_server.chunks import asynchronous, checked_chunk
 from starfish_server.objects import ObjectReader
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class CountedChunks:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async with aclosing(asynchronous(self._chunks)) as chunks:
-                async for chunk in chunks:
+                async for given in chunks:
+                    chunk = checked_chunk(given, "upload")
                     self.size += len(chunk)
                     if self._counted is not None:
                         self._counted(self.size)

@@ -137,7 +137,7 @@ class Transform(Layer):
 
 
 def _passes(kind: type[Operation[Any]]) -> bool:
-    """Return whether operations of this kind pass: without bodies, and without infos, which have keys."""
+    """Return whether operations of this kind pass unchanged: no bodies, and no infos in their results."""
     return kind.bodies is _NONE and (kind is ListKeys or not kind.result_has_keys)
 
 

@@ -23,7 +23,7 @@ E = TypeVar("E", bound=StoreError)
 Op = TypeVar("Op", bound="Operation[Any]")
 Notes = dict[str, Any]
 
-_POSITIONAL = ("key", "keys", "source", "target", "prefix", "body", "chunks")
+_POSITIONAL = frozenset(("key", "keys", "source", "target", "prefix", "body", "chunks"))
 _NOT_SHOWN = ("body", "chunks", "notes")
 
 
@@ -70,7 +70,7 @@ class Operation(Generic[T]):
 
     A new operation is a subclass with `kind`, `rename` and `restore`; a class that lacks one raises
     `TypeError` when it is defined. So no operation can bypass a layer that changes keys or bodies. Each
-    parameter of its `__init__` is a field: the parameters of the method, then `notes`.
+    parameter of its `__init__` is a field: the parameters of the method in their order, then `notes`.
     """
 
     __slots__ = ()
@@ -112,6 +112,8 @@ class Operation(Generic[T]):
         code = getattr(cls.__init__, "__code__", None)
         if code is not None:  # `dataclass` adds an `__init__` and makes the class a second time
             cls.fields = code.co_varnames[1 : code.co_argcount]
+            if by_keyword := code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]:
+                raise TypeError(f"{cls.__name__} must not have keyword-only fields: {', '.join(by_keyword)}")
             cls._values = attrgetter(*cls.fields)
 
     @property
@@ -127,7 +129,7 @@ class Operation(Generic[T]):
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
         """Call the store's named method."""
         fields = {name: getattr(self, name) for name in self.fields if name != "notes"}
-        positional = [fields.pop(name) for name in _POSITIONAL if name in fields]
+        positional = [fields.pop(name) for name in self.fields if name in _POSITIONAL]
         return getattr(store, self.name)(*positional, **fields)  # type: ignore[no-any-return]  # by its name
 
     def rename(self, change: Callable[[str], str]) -> Self:

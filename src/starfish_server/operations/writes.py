@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starfish_server.chunks import check_chunks
 from starfish_server.objects import ANY
 from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, unchanged
 
@@ -94,6 +95,9 @@ class Upload(Operation["ObjectInfo"]):
     if_version: IfVersion = ANY
     context: StoreContext | None = None
     notes: Notes | None = None
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks, self.name)  # before a layer wraps them
 
     @property
     def idempotent(self) -> bool:

@@ -230,7 +230,7 @@ class AbstractObjectStore(ABC):
             Write(key, body, content_type, cache_control, metadata, if_version, context)
         )
 
-    def upload(
+    async def upload(
         self,
         key: str,
         chunks: Iterable[bytes] | AsyncIterable[bytes],
@@ -240,14 +240,14 @@ class AbstractObjectStore(ABC):
         metadata: Mapping[str, str] | None = None,
         if_version: IfVersion = ANY,
         context: StoreContext | None = None,
-    ) -> Result[ObjectInfo]:
+    ) -> ObjectInfo:
         """Store the chunks as one object, whole or not at all, and return the new object's info.
 
         `content_type`, `cache_control`, `metadata` and `if_version` are as in `write`. If the upload fails,
         is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a native `upload` gathers at
         most 64 MiB in memory and raises `ObjectTooLargeError` for more.
         """
-        return self._perform_named(
+        return await self._perform_named(
             Upload(key, chunks, content_type, cache_control, metadata, if_version, context)
         )
 

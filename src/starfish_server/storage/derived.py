@@ -16,7 +16,7 @@ from starfish_server.checks import (
     encode_text,
     type_or_default,
 )
-from starfish_server.chunks import check_chunks, checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level, reader_of
 
@@ -89,7 +89,6 @@ async def write(store: AbstractObjectStore, call: Write) -> ObjectInfo:
 
 async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
     """Gather the chunks in memory and write them."""
-    check_chunks(call.chunks, "upload")
     body = bytearray()
     async with aclosing(checked_chunks(call.chunks, "upload")) as checked:
         async for chunk in checked:

@@ -16,7 +16,6 @@ from starfish_server.checks import (
     check_url,
     key_checks,
 )
-from starfish_server.chunks import check_chunks
 from starfish_server.errors import StoreClosedError, StoreError
 from starfish_server.operations import OPERATIONS, PutBytes
 from starfish_server.storage.base import perform_noted
@@ -55,10 +54,11 @@ class Leaf(NamedMethods):
         self._closed = False
 
     def perform(self, operation: Operation[T]) -> Result[T]:
-        # What a subclass overrides is called, and what was put in its place later, as tests do.
+        # A method that a subclass overrides, or that tests put in place of this one, is called by its name.
         try:
             name, named = _NAMED[type(operation)]
-            replaced = getattr(self, name).__func__ is not named
+            method = getattr(self, name)
+            replaced = method.__func__ is not named or method.__self__ is not self
         except (AttributeError, KeyError):
             replaced = True
         if replaced:
@@ -107,7 +107,6 @@ _CHECKS_OF_FIELDS: dict[str, Callable[[Leaf, Any], object]] = {
     "content_type": lambda _, call: check_headers(call.content_type, None),
     "cache_control": lambda _, call: check_headers(None, call.cache_control),
     "metadata": lambda _, call: check_metadata(call.metadata),
-    "chunks": lambda _, call: check_chunks(call.chunks, call.name),
 }
 _CHECKS = {
     kind: [check for field, check in _CHECKS_OF_FIELDS.items() if field in kind.fields]

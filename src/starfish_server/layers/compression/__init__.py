@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.checks import positive_int
-from starfish_server.chunks import check_chunks, checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.compression.frame import (
@@ -160,7 +160,6 @@ class Compression(Transform):
         return ObjectReader(found.info, fetch, close)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
-        check_chunks(operation.chunks, "upload")
         async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
             gathered = bytearray()
             async for chunk in chunks:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text, flag
-from starfish_server.chunks import check_chunks, checked_chunks
+from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreIntegrityError, VersionConflictError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import (
@@ -145,7 +145,6 @@ class Encryption(Transform):
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_text("key", operation.key, operation.name)
-        check_chunks(operation.chunks, "upload")
         content_type = operation.content_type or DEFAULT_BYTES_TYPE
         check_header("content_type", content_type)
         data_key = await self._keys.wrap()

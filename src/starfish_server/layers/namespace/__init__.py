@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Namespace"]
 
+_ONLY_KEY = Operation.keys  # of the operations on one key
 _SHORT = 256  # characters, which in UTF-8 are never longer than a key may be
 
 
@@ -88,7 +89,8 @@ class Namespace(Layer):
         key = operation.key
         # Fast path for nearly every key: short, printable, no segment empty or beginning with a dot.
         if (
-            type(key) is not str
+            type(operation).keys is not _ONLY_KEY
+            or type(key) is not str
             or "//" in (path := f"/{key}/")
             or "/." in path
             or not (len(path) < _SHORT and path.isprintable())
@@ -121,7 +123,7 @@ def _check(operation: Operation[Any]) -> None:
     """Refuse a key or prefix that could lead out of the namespace; the store inside checks the rest."""
     for key in operation.keys:
         check_any_key(key, operation.name)
-    if operation.action == "list":
+    if operation.action == "list" or operation.prefix is not None:
         check_any_prefix(operation.prefix, operation.name)
         check_page(operation.start_after, None, operation.name, any_text=True)
 

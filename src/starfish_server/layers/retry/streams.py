@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.chunks import asynchronous, check_chunks
+from starfish_server.chunks import asynchronous
 from starfish_server.context import retries_outside
 from starfish_server.layers.retry.recovery import Recovery
 
@@ -78,7 +78,6 @@ class UploadChunks:
     """
 
     def __init__(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> None:
-        check_chunks(chunks, "upload")
         self._chunks = chunks
         self.begun = False
 

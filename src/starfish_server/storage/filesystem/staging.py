@@ -36,7 +36,7 @@ class _LockedFiles:
         self.numbers: set[int] = set()
 
     def reset_after_fork(self) -> None:
-        """Close a forked child's copies, which would keep the locks of a parent that died."""
+        """Close a forked child's copies, which would keep what a parent that died has locked."""
         while self.numbers:
             with contextlib.suppress(OSError):
                 os.close(self.numbers.pop())
@@ -97,6 +97,7 @@ class StagedFile:
         for _ in range(ATTEMPTS):
             self._path = path = f"{_FOLDER}/{os.urandom(8).hex()}"
             self.descriptor = file = open_beneath(base, path, _NEW, _not_durable)
+            _locked.numbers.add(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.access(path, os.F_OK, dir_fd=base, effective_ids=True):
@@ -120,6 +121,7 @@ class StagedFile:
 
     def close(self) -> None:
         """Close it, and remove it unless it was moved."""
+        _locked.numbers.discard(self.descriptor)
         if not self._moved:
             with contextlib.suppress(OSError):  # swept later if it stays
                 os.unlink(self._path, dir_fd=self._base)

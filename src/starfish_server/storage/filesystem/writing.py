@@ -206,11 +206,8 @@ class Draft(StagedFile):
             try:
                 parent = open_folder(base, folder, sync)
                 try:
-                    # Where there is nothing, as a rule, this is faster than the exception of `lstat`.
-                    exists = os.access(
-                        name, os.F_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False
-                    )
-                    current = entry_status(name, parent) if exists else None
+                    # Not `os.access`, which is faster, but takes every error for an empty place.
+                    current = entry_status(name, parent)
                     if current is not None and stat.S_ISDIR(current.st_mode):
                         remove_empty_tree(name, parent)
                         current = None

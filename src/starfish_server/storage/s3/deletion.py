@@ -116,9 +116,11 @@ async def _checked(keys: Iterable[str], check: Callable[[str, str], None]) -> li
     if isinstance(keys, str | bytes):
         return check_keys(keys)
     keys = list(keys)
+    unique: dict[str, None] = {}
     for start in range(0, len(keys), _BATCH):
         if start:
             await asyncio.sleep(0)
         for key in keys[start : start + _BATCH]:
             check(key, "delete_many")
-    return list(dict.fromkeys(keys))
+            unique[key] = None
+    return list(unique)
