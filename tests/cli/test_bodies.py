@@ -83,9 +83,18 @@ def test_the_pipes_of_the_page_work(tmp_path: Path) -> None:
     assert (ended.code, ended.out, ended.err) == (0, b"notes/\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_put_that_waits_for_more(number: signal.Signals, store: str, tmp_path: Path) -> None:
-    process = subprocess.Popen([PROGRAM, "put", store, "k"], stdin=subprocess.PIPE, env=environment(None))
+# As a shell script starts what it runs in the background.
+IGNORING_CTRL_C = ("sh", "-c", 'trap "" INT; exec "$0" "$@"')
+
+
+@pytest.mark.parametrize(
+    ("number", "before"), [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, IGNORING_CTRL_C)]
+)
+def test_a_signal_ends_a_put_that_waits_for_more(
+    number: signal.Signals, before: tuple[str, ...], store: str, tmp_path: Path
+) -> None:
+    command: list[str | Path] = [*before, PROGRAM, "put", store, "k"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(None))
     assert process.stdin is not None
     process.stdin.write(bytes(2**20))  # more than a pipe holds: it is being read
     process.send_signal(number)

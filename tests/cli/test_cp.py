@@ -413,6 +413,7 @@ def test_failures_are_named_and_the_exit_code_tells(tmp_path: Path) -> None:
         ("data", "data/copy", ""),
         (".", "data", "da"),
         ("file:data", "./data/copy/", "co"),
+        ("data", "file://{here}/data/copy", ""),
         ("s3://bucket?region=a", "s3://bucket/copy?region=a", ""),
     ],
 )
@@ -420,9 +421,15 @@ def test_a_copy_that_would_copy_its_own_copies_is_refused(
     source: str, destination: str, prefix: str, tmp_path: Path
 ) -> None:
     starfish("put", "data", "k", stdin=b"1", cwd=tmp_path)
-    ended = starfish("cp", source, destination, "--prefix", prefix, cwd=tmp_path)
+    ended = starfish("cp", source, destination.format(here=tmp_path), "--prefix", prefix, cwd=tmp_path)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, b"", 1)
     assert "the destination is inside the source" in ended.err
+
+
+def test_a_bucket_is_copied_into_its_namesake_at_another_service() -> None:
+    source = "s3://bucket?region=a&anonymous=true&endpoint=http://127.0.0.1:1"
+    ended = starfish("cp", source, "s3://bucket/copy?region=a&anonymous=true&endpoint=http://127.0.0.1:2")
+    assert (ended.code, ended.out) == (4, b""), "no service listens there"
 
 
 def test_a_part_of_a_store_is_copied_to_another_part_of_it(tmp_path: Path) -> None:

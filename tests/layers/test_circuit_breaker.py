@@ -250,6 +250,51 @@ async def test_a_slow_probe_of_an_earlier_trial_neither_decides_nor_adds_to_the_
     assert breaker.state == "closed"
 
 
+async def test_a_slow_probe_of_an_earlier_trial_does_not_keep_the_circuit_from_closing() -> None:
+    breaker, backend, clock = await half_open(probes=2)
+    backend.gate.clear()
+    (slow,) = await start(breaker, 1)
+    backend.gate = asyncio.Event()
+    backend.gate.set()
+    await fail(breaker, backend)
+    clock.now += 10.0
+    assert [await breaker.get_string("k") for _ in range(2)] == ["v", "v"]
+    assert breaker.state == "closed"
+    slow.cancel()
+
+
+async def test_the_garbage_collector_may_end_a_probe_anywhere() -> None:
+    breaker, backend, clock = await half_open(probes=2)
+    backend.gate.clear()
+    abandoned = breaker.get_string("k")
+    abandoned.send(None)
+    backend.gate.set()
+
+    class Collecting(Clock):
+        def __call__(self) -> float:
+            abandoned.close()
+            return super().__call__()
+
+    clock.__class__ = Collecting
+    assert await breaker.get_string("k") == "v"
+    assert await breaker.get_string("k") == "v"
+    assert breaker.state == "closed"
+
+
+async def test_a_forked_child_begins_closed_without_the_probes_of_its_parent() -> None:
+    breaker, backend, clock = await half_open(probes=1)
+    backend.gate.clear()
+    (probe,) = await start(breaker, 1)
+    breaker.reset_after_fork()
+    assert breaker.state == "closed"
+    backend.gate = asyncio.Event()
+    backend.gate.set()
+    await fail(breaker, backend, 4)
+    clock.now += 10.0
+    assert await breaker.get_string("k") == "v"
+    probe.cancel()
+
+
 async def test_an_operation_that_began_before_the_circuit_opened_decides_nothing_later() -> None:
     breaker, backend, clock = made()
     backend.gate.clear()

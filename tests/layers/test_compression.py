@@ -185,30 +185,35 @@ async def test_damage_to_a_stored_body_that_looks_like_a_frame_shows() -> None:
             await reading(store, "k")
 
 
+class InChunks(Layer):
+    """Opens readers of chunks of `chunk_bytes`."""
+
+    context_dependent = False
+
+    def __init__(self, inner: AbstractObjectStore, chunk_bytes: int) -> None:
+        super().__init__(inner)
+        self._chunk_bytes = chunk_bytes
+
+    async def perform(self, operation: Operation[T]) -> T:
+        result: Any = await self._inner.perform(operation)
+        if not isinstance(result, ObjectReader):
+            return result  # type: ignore[no-any-return]  # as it came
+        body, size = await result.read(), self._chunk_bytes
+        chunks = iter([body[at : at + size] for at in range(0, len(body), size)])
+
+        async def fetch() -> bytes:
+            return next(chunks, b"")
+
+        return ObjectReader(result.info, fetch)  # type: ignore[return-value]  # of an Open
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 2**20])
 async def test_bytes_behind_the_end_of_the_compressed_data_are_damage(
     algorithm: Any, chunk_bytes: int
 ) -> None:
-    class InChunks(Layer):
-        """Opens readers of chunks of `chunk_bytes`."""
-
-        context_dependent = False
-
-        async def perform(self, operation: Operation[T]) -> T:
-            result: Any = await self._inner.perform(operation)
-            if not isinstance(result, ObjectReader):
-                return result  # type: ignore[no-any-return]  # as it came
-            body = await result.read()
-            chunks = iter([body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)])
-
-            async def fetch() -> bytes:
-                return next(chunks, b"")
-
-            return ObjectReader(result.info, fetch)  # type: ignore[return-value]  # of an Open
-
     leaf = MemoryObjectStore(data={})
-    store = Compression(InChunks(leaf), algorithm=algorithm)
+    store = Compression(InChunks(leaf, chunk_bytes), algorithm=algorithm)
     await store.put_bytes("k", TEXT, content_type="a/b")
     assert await stream(store, "k") == TEXT
     frame, end = await raw(leaf, "k"), len(edge(0, 0))
@@ -221,14 +226,15 @@ async def test_bytes_behind_the_end_of_the_compressed_data_are_damage(
 def bomb(algorithm: int, stated: int) -> bytes:
     codec = zlib.compressobj(9, wbits=31)
     payload = b"".join(codec.compress(bytes(2**20)) for _ in range(200)) + codec.flush()
-    return edge(algorithm, stated) + payload + edge(algorithm, stated)
+    return edge(algorithm, stated, payload) + payload + edge(algorithm, stated, payload)
 
 
 @pytest.mark.parametrize("stated", [100, 2**40])
-async def test_a_bomb_stops_at_the_stated_size_and_at_the_limit(stated: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [2**10, 2**20])
+async def test_a_bomb_stops_at_the_stated_size_and_at_the_limit(stated: int, chunk_bytes: int) -> None:
     leaf = MemoryObjectStore(data={})
     await leaf.put_bytes("k", bomb(2, stated), content_type="a/b")
-    store = Compression(leaf, max_bytes=2**20)
+    store = Compression(InChunks(leaf, chunk_bytes), max_bytes=2**20)
     tracemalloc.start()
     try:
         for reading in (read, stream):

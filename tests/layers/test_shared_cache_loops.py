@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import sys
+import threading
 import types
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,10 @@ class Loop:
         self._loop.set_exception_handler(lambda *_: None)  # it would log each task that never ended
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return await asyncio.to_thread(self._loop.run_until_complete, work)
+        return await asyncio.to_thread(self.run_here, work)
+
+    def run_here(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run_until_complete(work)
 
     def close(self) -> None:
         self._loop.close()
@@ -133,6 +137,36 @@ async def test_a_write_that_redis_could_not_hear_of_shows_in_every_event_loop_of
         level: Any = store._shared
         await eventually(lambda: level._members.get().session is None)
         await store.put("k", "new")
+        assert await other.run(store.get_string("k")) == "new"
+        await other.run(store.close())
+
+
+async def test_a_read_in_another_thread_while_a_write_ends_does_not_cache_the_old_entry(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis could not hear of the write, and the other event loop still has a connection to it."""
+    monkeypatch.setattr(link, "_FIRST_PAUSE", 60.0)
+    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
+    with server.client() as client, another_loop() as other:
+        before = {found["id"] for found in client.client_list()}
+        await settled(store)
+        (writers,) = {found["id"] for found in client.client_list()} - before
+        await other.run(store.get_string("k"))
+        await other.run(settled(store))
+        client.client_kill_filter(_id=writers)
+        level: Any = store._shared
+        await eventually(lambda: level._members.get().session is None)
+
+        def read(frame: types.FrameType, event: str, called: object) -> None:
+            if event == "return" and frame.f_code.co_name in ("end", "end_write"):
+                thread = threading.Thread(target=other.run_here, args=(store.get_string("k"),))
+                thread.start()
+                thread.join()
+
+        sys.setprofile(read)
+        await store.put("k", "new")
+        sys.setprofile(None)
+        assert await store.get_string("k") == "new"
         assert await other.run(store.get_string("k")) == "new"
         await other.run(store.close())
 

@@ -19,6 +19,12 @@ def main() -> None:
             "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
         )
         sys.exit(1)
-    # A command that is asked to end cleans up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(*_: object) -> None:
+    """End the command at SIGTERM as after Ctrl-C, so that it cleans up."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)

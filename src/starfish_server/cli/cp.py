@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from typing import Annotated
+from urllib.parse import parse_qsl
 
 import typer
 from rich.filesize import decimal
@@ -72,10 +73,11 @@ async def cp(
 
 
 def _place(url: str) -> str:
-    """Return the URL or path of a store without options, ending in "/"."""
-    place = url.partition("?")[0]
-    place = place if "://" in place else os.path.abspath(place.removeprefix("file:"))  # noqa: PTH100 - of a str
-    return place.rstrip("/") + "/"
+    """Return the endpoint of a store, and its URL or path without options, ending in "/"."""
+    place, _, options = url.partition("?")
+    place = place.removeprefix("file://").removeprefix("file:")
+    place = place if "://" in place else os.path.abspath(place)  # noqa: PTH100 - of a str
+    return f"{dict(parse_qsl(options)).get('endpoint')} {place.rstrip('/')}/"
 
 
 def _rate(size: int, seconds: float) -> str:

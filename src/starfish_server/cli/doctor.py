@@ -230,7 +230,7 @@ def _skew(endpoint: str) -> float | None:
     try:
         # The header has whole seconds: on average it is half a second behind.
         return parsedate_to_datetime(date or "").timestamp() + 0.5 - (began + time.time()) / 2
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

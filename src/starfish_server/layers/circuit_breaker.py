@@ -18,6 +18,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Operation, Slot, T, stores_of
 from starfish_server.layers.streams import CountedChunks, around_chunks
 from starfish_server.operations import Bodies
@@ -81,9 +82,15 @@ class CircuitBreaker(Layer):
         self._probes = positive_int("probes", probes)
         self._clock = clock
         self._closed = partial(_Closed, window, minimum_calls, failure_rate)
-        self._lock = threading.Lock()
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Start closed, with a new lock: in a forked child, a thread of the parent may hold the old one."""
+        # Reentrant: the garbage collector may end a probe anywhere.
+        self._lock = threading.RLock()
         self._phase: _Closed | _Open = self._closed()
-        self._in_flight = 0  # probes, also of phases that are over
+        self._in_flight = 0  # probes, also of phases that are over; those of the parent never end here
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -126,12 +133,15 @@ class CircuitBreaker(Layer):
             if isinstance(phase, _Closed):
                 return phase  # another thread has just closed the circuit
             wait, state = phase.until - self._clock(), "open after too many failures"
-            if wait <= 0:
-                if phase.successes + self._in_flight < self._probes:
-                    self._in_flight += 1
-                    self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
-                    return phase
-                wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
+            passes = wait <= 0 and phase.passed < self._probes and self._in_flight < self._probes
+            if passes:
+                phase.passed += 1
+                self._in_flight += 1
+        if passes:
+            self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
+            return phase
+        if wait <= 0:
+            wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
     def _count(self, phase: _Closed | _Open, failed: bool | None) -> None:
@@ -142,6 +152,7 @@ class CircuitBreaker(Layer):
             return
         with self._lock:
             self._in_flight -= 1
+            phase.passed -= failed is None
             phase.successes += failed is False
             closes = phase.successes >= self._probes and phase is self._phase
             if closes:
@@ -186,7 +197,7 @@ class _Open:
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self.successes = 0
+        self.passed = self.successes = 0  # `passed` also has the probes in flight
 
 
 class _Closed:

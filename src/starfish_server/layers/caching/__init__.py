@@ -221,9 +221,9 @@ class Caching(Layer):
             undetermined = _undetermined(keys, error)
             raise
         finally:
-            self._cache.end_write(keys, undetermined)
             if write is not None:
-                write.end(undetermined)
+                write.end(undetermined)  # first: until `end_write`, what another thread reads is not cached
+            self._cache.end_write(keys, undetermined)
         if write is not None:
             await write.confirmed()
         return result

@@ -266,7 +266,7 @@ async def _plain_chunks(operation: Open, reader: ObjectReader, frame: Frame) -> 
                 data = b""
                 made += len(part)
                 if made > frame.size:
-                    break
+                    raise operation.error(StoreIntegrityError, _DAMAGED)
                 yield part
     except codec_errors() as error:
         raise operation.error(StoreIntegrityError, _DAMAGED) from error
