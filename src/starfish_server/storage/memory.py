@@ -91,7 +91,8 @@ class MemoryObjectStore(Leaf):
         super().__init__(portable_keys=portable_keys)
         if not isinstance(data, MutableMapping | None):
             raise TypeError(f"data must be a dict or another MutableMapping, not {type(data).__name__}")
-        for key, body in list(data.items()) if type(data) is dict else ():
+        # `copy` is atomic, `list(data.items())` is not: another thread may write meanwhile.
+        for key, body in data.copy().items() if type(data) is dict else ():
             if not isinstance(body, str | bytes):
                 reason = f"data[{key!r}] must be str or bytes, not {type(body).__name__}"
                 raise TypeError(f'{reason}: put text in quotes, as in "a.b" = "5"')
