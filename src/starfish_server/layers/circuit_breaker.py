@@ -122,7 +122,7 @@ class CircuitBreaker(Layer):
             raise
         if not isinstance(phase, _Closed):
             self._count(phase, failed=False)
-        elif why := phase.add(self._clock(), failed=False):
+        elif why := phase.add(self._clock()):
             self._open(phase, why)
         return result if bodies is not _READER else self._counting_chunks(result, phase)
 
@@ -212,7 +212,7 @@ class _Closed:
         self._slices: deque[tuple[float, int, int]] = deque()  # when each leaves it; the counts before
         self._slice_ends = -math.inf
 
-    def add(self, now: float, failed: bool) -> str | None:
+    def add(self, now: float, failed: bool = False) -> str | None:
         """Add an outcome, and return why the circuit opens; None if it stays closed."""
         if now >= self._slice_ends:
             self._slice_ends = now + self._window / 60
@@ -221,7 +221,8 @@ class _Closed:
                 self._slices.popleft()
             _, self._calls_before, self._failures_before = self._slices[0]
         self._calls += 1
-        self._failures += failed
+        if failed:
+            self._failures += 1
         if self._failures == self._failures_before:
             return None
         calls, failures = self._calls - self._calls_before, self._failures - self._failures_before
