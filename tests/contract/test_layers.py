@@ -314,6 +314,10 @@ class Link(Operation[None]):
     def keys(self) -> tuple[str, ...]:
         return (self.target, self.source)
 
+    @property
+    def error_key(self) -> str:
+        return self.target
+
     def rename(self, change: Callable[[str], str]) -> Link:
         return self.replace(target=change(self.target), source=change(self.source))
 
@@ -327,6 +331,12 @@ async def test_the_method_of_an_operation_takes_its_fields_in_their_own_order() 
     leaf = Linkable(data={})
     await Namespace(leaf, "t/").perform(Link("new", "old"))
     assert [await leaf.get_string(key) for key in await leaf.list_keys("")] == ["see t/old"]
+
+
+async def test_an_operation_that_the_leaf_lacks_is_not_supported() -> None:
+    store = Namespace(MemoryObjectStore(data={}), "t/")
+    with pytest.raises(StoreNotSupportedError, match="link 'new': MemoryObjectStore has no method link"):
+        await store.perform(Link("new", "old"))
 
 
 def test_an_operation_with_a_field_that_would_not_be_sent_is_refused_when_it_is_defined() -> None:

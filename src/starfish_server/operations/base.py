@@ -8,7 +8,7 @@ from enum import Enum, auto
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
-from starfish_server.errors import StoreError
+from starfish_server.errors import StoreError, StoreNotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
@@ -127,10 +127,14 @@ class Operation(Generic[T]):
         return True
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
-        """Call the store's named method."""
+        """Call the store's named method; raise `StoreNotSupportedError` if it has none."""
+        method = getattr(store, self.name, None)
+        if method is None:
+            reason = f"{type(store).__name__} has no method {self.name}"
+            raise self.error(StoreNotSupportedError, reason)
         fields = {name: getattr(self, name) for name in self.fields if name != "notes"}
         positional = [fields.pop(name) for name in self.fields if name in _POSITIONAL]
-        return getattr(store, self.name)(*positional, **fields)  # type: ignore[no-any-return]  # by its name
+        return method(*positional, **fields)  # type: ignore[no-any-return]  # by its name
 
     def rename(self, change: Callable[[str], str]) -> Self:
         """Return the same operation with every key, prefix and `start_after` changed."""
