@@ -121,41 +121,44 @@ def test_a_write_that_redis_could_not_hear_of_shows_in_the_next_event_loop(fragi
     asyncio.run(store.close())
 
 
-async def test_a_write_that_redis_could_not_hear_of_shows_in_every_event_loop_of_its_process(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+async def lose_connection_but_in(
+    other: Any,
+    store: Caching,
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The other event loop still has a connection to Redis, where the old entry is."""
+    """Connect the store to Redis in both event loops, and cut the connection of this one off for a minute."""
     monkeypatch.setattr(link, "_FIRST_PAUSE", 60.0)
-    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
-    with server.client() as client, another_loop() as other:
+    with server.client() as client:
         before = {found["id"] for found in client.client_list()}
         await settled(store)
         (writers,) = {found["id"] for found in client.client_list()} - before
         await other.run(store.get_string("k"))
         await other.run(settled(store))
         client.client_kill_filter(_id=writers)
-        level: Any = store._shared
-        await eventually(lambda: level._members.get().session is None)
+    await eventually(lambda: "is not used" in caplog.text)
+
+
+async def test_a_write_that_redis_could_not_hear_of_shows_in_every_event_loop_of_its_process(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other event loop still has a connection to Redis, where the old entry is."""
+    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
+    with another_loop() as other:
+        await lose_connection_but_in(other, store, server, monkeypatch, caplog)
         await store.put("k", "new")
         assert await other.run(store.get_string("k")) == "new"
         await other.run(store.close())
 
 
 async def test_a_read_in_another_thread_while_a_write_ends_does_not_cache_the_old_entry(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Redis could not hear of the write, and the other event loop still has a connection to it."""
-    monkeypatch.setattr(link, "_FIRST_PAUSE", 60.0)
     store = make(server.url, MemoryObjectStore(data={"k": "old"}))
-    with server.client() as client, another_loop() as other:
-        before = {found["id"] for found in client.client_list()}
-        await settled(store)
-        (writers,) = {found["id"] for found in client.client_list()} - before
-        await other.run(store.get_string("k"))
-        await other.run(settled(store))
-        client.client_kill_filter(_id=writers)
-        level: Any = store._shared
-        await eventually(lambda: level._members.get().session is None)
+    with another_loop() as other:
+        await lose_connection_but_in(other, store, server, monkeypatch, caplog)
 
         def read(frame: types.FrameType, event: str, called: object) -> None:
             if event == "return" and frame.f_code.co_name in ("end", "end_write"):

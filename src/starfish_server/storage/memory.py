@@ -91,7 +91,7 @@ class MemoryObjectStore(Leaf):
         super().__init__(portable_keys=portable_keys)
         if not isinstance(data, MutableMapping | None):
             raise TypeError(f"data must be a dict or another MutableMapping, not {type(data).__name__}")
-        # `copy` is atomic, `list(data.items())` is not: another thread may write meanwhile.
+        # Another thread may add keys during this loop; copying the dict first is one atomic step.
         for key, body in data.copy().items() if type(data) is dict else ():
             if not isinstance(body, str | bytes):
                 reason = f"data[{key!r}] must be str or bytes, not {type(body).__name__}"

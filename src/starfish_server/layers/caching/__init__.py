@@ -221,9 +221,12 @@ class Caching(Layer):
             undetermined = _undetermined(keys, error)
             raise
         finally:
-            if write is not None:
-                write.end(undetermined)  # first: until `end_write`, what another thread reads is not cached
-            self._cache.end_write(keys, undetermined)
+            # In this order: until `end_write`, what another thread reads is not cached.
+            try:
+                if write is not None:
+                    write.end(undetermined)
+            finally:
+                self._cache.end_write(keys, undetermined)
         if write is not None:
             await write.confirmed()
         return result
