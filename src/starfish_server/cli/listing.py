@@ -1,6 +1,5 @@
 """`starfish ls`, `starfish du` and `starfish rm`: keys, by name or by prefix."""
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from starfish_server.cli.output import (
     print_failures,
     print_json,
     print_line,
+    until_readable,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -178,7 +178,7 @@ async def rm(
         if prefix is not None:
             page = await opened.list_keys(prefix, limit=_PAGE, context=asked)
             if page and not yes:
-                _confirm(len(page))
+                await _confirm(len(page))
         try:
             with ProgressBar("deleting", lambda: (deleted, None, "")):
                 while page:
@@ -203,13 +203,13 @@ async def rm(
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _confirm(count: int) -> None:
+async def _confirm(count: int) -> None:
     objects = f"{count} objects" if count < _PAGE else f"{count} objects or more"
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
-    # asyncio's handler would let the prompt wait on.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        typer.confirm(f"Delete {objects}?", abort=True, err=True)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    sys.stderr.write(f"Delete {objects}? [y/N]: ")
+    sys.stderr.flush()
+    # In typer.confirm(), a Ctrl-C just before it begins to read would be ignored.
+    await until_readable(sys.stdin)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort

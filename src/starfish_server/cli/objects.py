@@ -1,6 +1,5 @@
 """`starfish get`, `put`, `stat` and `url`: one object."""
 
-import asyncio
 import base64
 import codecs
 import mimetypes
@@ -24,6 +23,7 @@ from starfish_server.cli.output import (
     print_json,
     print_line,
     print_result,
+    until_readable,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -241,18 +241,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command immediately."""
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
     while True:
-        try:
-            loop.add_reader(file.fileno(), ready.set)
-        except PermissionError:  # a file: always ready, so the system has nothing to watch
-            pass
-        else:
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(file.fileno())
-                ready.clear()
+        await until_readable(file)
         chunk = os.read(file.fileno(), _CHUNK)
         if not chunk:
             return

@@ -1,7 +1,8 @@
-"""Output and exit codes of commands. Control characters are escaped, so no output takes over a terminal."""
+"""Input, output and exit codes of commands. Control characters are escaped for the sake of terminals."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from starfish_server.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import IO, Any
 
     from rich.console import RenderableType
 
@@ -43,6 +45,19 @@ def exit_code_of(error: Exception) -> ExitCode:
     if isinstance(error, VersionConflictError):
         return ExitCode.CONFLICT
     return ExitCode.UNAVAILABLE if isinstance(error, StoreUnavailableError) else ExitCode.FAILED
+
+
+async def until_readable(file: IO[Any]) -> None:
+    """Wait until a pipe or terminal has something to read or has ended; Ctrl-C ends the wait."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(file.fileno(), ready.set)
+    except PermissionError:  # a file: always ready, so the system has nothing to watch
+        return
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(file.fileno())
 
 
 def print_line(text: str) -> None:
