@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
 
 from starfish_server.errors import StoreError, StoreNotSupportedError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Bodies", "KeyFields", "Kind", "Notes", "Operation", "rename_key", "unchanged"]
+__all__ = ["Bodies", "KeyFields", "Kind", "Notes", "Operation", "rename_key", "slotted", "unchanged"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
@@ -178,6 +178,24 @@ class Operation(Generic[T]):
     def __repr__(self) -> str:
         shown = [f"{name}={getattr(self, name)!r}" for name in self.fields if name not in _NOT_SHOWN]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass_transform(eq_default=False)
+def slotted(cls: type[Op]) -> type[Op]:
+    """Make the annotated attributes of an operation its slots and the parameters of its `__init__`.
+
+    As `dataclass(slots=True)` does, in half of the time: every program that imports the package waits for it.
+    """
+    names = tuple(cls.__annotations__)
+    body = {name: value for name, value in vars(cls).items() if name not in names}
+    del body["__dict__"], body["__weakref__"]
+    lines = [f"def __init__(self, {', '.join(names)}):", *(f" self.{name} = {name}" for name in names)]
+    if hasattr(cls, "__post_init__"):
+        lines.append(" self.__post_init__()")
+    exec("\n".join(lines), {}, body)  # noqa: S102 - as `dataclass` does
+    body["__init__"].__defaults__ = tuple(vars(cls)[name] for name in names if name in vars(cls))
+    made: Any = type(cls.__name__, cls.__bases__, body | {"__slots__": names})
+    return made  # type: ignore[no-any-return]  # the same class with slots
 
 
 def unchanged(operation: Operation[Any], result: T, change: Callable[[str], str]) -> T:

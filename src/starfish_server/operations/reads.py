@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from starfish_server.objects import ObjectList, StoredObject
-from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, unchanged
+from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, slotted, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +104,7 @@ class Open(_RangeFields["ObjectReader | None"]):
         return result
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SignedUrl(Operation[str]):
     """`signed_url` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -113,7 +112,7 @@ class SignedUrl(Operation[str]):
     rename = rename_key
     restore = unchanged
 
-    key: str = field()
+    key: str
     method: str = "GET"
     expires: float = 900.0
     content_type: str | None = None
@@ -121,7 +120,7 @@ class SignedUrl(Operation[str]):
     notes: Notes | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ListKeys(Operation["list[str]"]):
     """`list_keys` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -129,7 +128,7 @@ class ListKeys(Operation["list[str]"]):
     keys = ()
     rename = _rename_prefix
 
-    prefix: str = field()
+    prefix: str
     start_after: str | None = None
     limit: int | None = None
     context: StoreContext | None = None
@@ -139,7 +138,7 @@ class ListKeys(Operation["list[str]"]):
         return [change(key) for key in result]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ListObjects(Operation["ObjectList"]):
     """`list_objects` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -147,7 +146,7 @@ class ListObjects(Operation["ObjectList"]):
     keys = ()
     rename = _rename_prefix
 
-    prefix: str = field()
+    prefix: str
     start_after: str | None = None
     limit: int | None = None
     delimiter: str | None = None

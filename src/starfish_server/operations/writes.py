@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.chunks import check_chunks
 from starfish_server.objects import ANY
-from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, unchanged
+from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, slotted, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ def _restore_info(operation: Operation[Any], result: ObjectInfo, change: Callabl
     return result.renamed(change)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Put(Operation[None]):
     """`put` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -33,15 +32,15 @@ class Put(Operation[None]):
     rename = rename_key
     restore = unchanged
 
-    key: str = field()
-    body: str = field()
+    key: str
+    body: str
     content_type: str | None = None
     cache_control: str | None = None
     context: StoreContext | None = None
     notes: Notes | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PutBytes(Operation[None]):
     """`put_bytes` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -49,15 +48,15 @@ class PutBytes(Operation[None]):
     rename = rename_key
     restore = unchanged
 
-    key: str = field()
-    body: bytes = field()
+    key: str
+    body: bytes
     content_type: str
     cache_control: str | None = None
     context: StoreContext | None = None
     notes: Notes | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Write(Operation["ObjectInfo"]):
     """`write` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -65,8 +64,8 @@ class Write(Operation["ObjectInfo"]):
     rename = rename_key
     restore = _restore_info
 
-    key: str = field()
-    body: str | bytes = field()
+    key: str
+    body: str | bytes
     content_type: str | None = None
     cache_control: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -79,7 +78,7 @@ class Write(Operation["ObjectInfo"]):
         return self.if_version is ANY
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Upload(Operation["ObjectInfo"]):
     """`upload` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -87,8 +86,8 @@ class Upload(Operation["ObjectInfo"]):
     rename = rename_key
     restore = _restore_info
 
-    key: str = field()
-    chunks: Iterable[bytes] | AsyncIterable[bytes] = field()
+    key: str
+    chunks: Iterable[bytes] | AsyncIterable[bytes]
     content_type: str | None = None
     cache_control: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -104,7 +103,7 @@ class Upload(Operation["ObjectInfo"]):
         return False  # its chunks can be read only once; `Retry` asks whether they were begun
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Copy(Operation["ObjectInfo"]):
     """`copy` as a value. The fields are the parameters of the method, and `notes`."""
 
@@ -142,14 +141,14 @@ class Delete(KeyFields[None]):
     restore = unchanged
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DeleteMany(Operation[None]):
     """`delete_many` as a value. The fields are the parameters of the method, and `notes`."""
 
     kind = Kind("delete_many", "delete", Bodies.NONE, writes=True)
     restore = unchanged
 
-    keys: Sequence[str] = field()  # type: ignore[assignment]  # a field where others have a property
+    keys: Sequence[str]  # type: ignore[assignment]  # a field where others have a property
     context: StoreContext | None = None
     notes: Notes | None = None
 

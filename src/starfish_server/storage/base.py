@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import starfish_server.storage.derived as derived
 from starfish_server.context import notes_of_call
 from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
+    from starfish_server.storage.derived import Derivation
 
 __all__ = ["AbstractObjectStore", "perform_noted"]
 
@@ -78,7 +78,7 @@ class AbstractObjectStore(ABC):
 
     def _derive(self, operation: Operation[T]) -> Result[T]:
         """Perform an operation whose method the class does not define: by others, if that is possible."""
-        derivation = derived.DERIVED.get(operation.name)
+        derivation = _derivation(operation.name)
         return self._unsupported(operation) if derivation is None else derivation.perform(self, operation)
 
     _perform_named = _derive
@@ -95,7 +95,7 @@ class AbstractObjectStore(ABC):
         """
         if operation == "conditional_write":
             return self.native("write")
-        return self.native(operation) or operation in derived.DERIVED
+        return self.native(operation) or _derivation(operation) is not None
 
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
@@ -323,6 +323,13 @@ class AbstractObjectStore(ABC):
 
     async def _unsupported(self, operation: Operation[Any]) -> Any:
         raise operation.error(StoreNotSupportedError, f"{type(self).__name__} does not support it")
+
+
+def _derivation(operation: str) -> Derivation | None:
+    """Return how an operation is derived, or None if it cannot be."""
+    from starfish_server.storage.derived import DERIVED  # here, since most programs derive nothing
+
+    return DERIVED.get(operation)
 
 
 async def perform_noted(operation: Operation[T], perform: Callable[[Operation[T]], Result[T]]) -> T:
