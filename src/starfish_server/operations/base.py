@@ -83,6 +83,8 @@ class Operation(Generic[T]):
     result_has_keys: ClassVar[bool]
     fields: ClassVar[tuple[str, ...]]
     _values: ClassVar[attrgetter[tuple[Any, ...]]]
+    _positional: ClassVar[tuple[str, ...]]
+    _named: ClassVar[tuple[str, ...]]
 
     context: StoreContext | None
     """The caller's context."""
@@ -115,6 +117,8 @@ class Operation(Generic[T]):
             if by_keyword := code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]:
                 raise TypeError(f"{cls.__name__} must not have keyword-only fields: {', '.join(by_keyword)}")
             cls._values = attrgetter(*cls.fields)
+            cls._positional = tuple([name for name in cls.fields if name in _POSITIONAL])
+            cls._named = tuple([name for name in cls.fields if name not in (*_POSITIONAL, "notes")])
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -132,9 +136,9 @@ class Operation(Generic[T]):
         if method is None:
             reason = f"{type(store).__name__} has no method {self.name}"
             raise self.error(StoreNotSupportedError, reason)
-        fields = {name: getattr(self, name) for name in self.fields if name != "notes"}
-        positional = [fields.pop(name) for name in self.fields if name in _POSITIONAL]
-        return method(*positional, **fields)  # type: ignore[no-any-return]  # by its name
+        positional = [getattr(self, name) for name in self._positional]
+        named = {name: getattr(self, name) for name in self._named}
+        return method(*positional, **named)  # type: ignore[no-any-return]  # by its name
 
     def rename(self, change: Callable[[str], str]) -> Self:
         """Return the same operation with every key, prefix and `start_after` changed."""
@@ -205,7 +209,7 @@ def unchanged(operation: Operation[Any], result: T, change: Callable[[str], str]
 
 def rename_key(operation: Op, change: Callable[[str], str]) -> Op:
     """Rename an operation on one key."""
-    renamed = operation.replace()  # a copy; with the key as an argument it takes longer
+    renamed = type(operation)(*operation._values(operation))  # noqa: SLF001 - `replace` takes longer
     renamed.key = change(operation.key)  # type: ignore[arg-type]  # only where there is one
     return renamed
 
