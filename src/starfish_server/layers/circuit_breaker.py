@@ -138,7 +138,11 @@ class CircuitBreaker(Layer):
                 phase.passed += 1
                 self._in_flight += 1
         if passes:
-            self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
+            try:
+                self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
+            except BaseException:  # of a handler, or of the leaf's `repr`
+                self._count(phase, None)
+                raise
             return phase
         if wait <= 0:
             wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
