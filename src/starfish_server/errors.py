@@ -200,7 +200,10 @@ class ContextRequiredError(StoreError):
 
 
 class StoreClosedError(StoreError, RuntimeError):
-    """Raised when an operation reaches a closed store; make a new one."""
+    """Raised when an operation reaches a closed store, or is cut off by `close`; make a new store.
+
+    undetermined: whether a write that was cut off may have been done; None if the store cannot tell.
+    """
 
 
 class StoreNotSupportedError(StoreError, NotImplementedError):
@@ -215,7 +218,7 @@ class StackError(StoreError):
     """Raised when a stack cannot be built as written; never while it runs."""
 
 
-NOT_SENT = (
+NOT_THE_BACKEND = (
     ContextRequiredError,
     InvalidKeyError,
     ObjectTooLargeError,
@@ -223,4 +226,4 @@ NOT_SENT = (
     StoreClosedError,
     StoreNotSupportedError,
 )
-"""Errors raised before the backend is asked. They say nothing about its health, and a retry cannot help."""
+"""Errors of the caller or this library. They say nothing about the backend's health; a retry cannot help."""

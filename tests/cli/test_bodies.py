@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
 
 import pytest
 
-from cli.program import PROGRAM, environment, starfish
+from cli.program import PROGRAM, environment, running, starfish
 from docs.snippets import snippets
 from starfish_server import (
     CustomObjectStore,
@@ -23,9 +24,6 @@ from starfish_server import (
 from starfish_server.cli import objects, stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LARGE = 192 * 2**20
 IN_LITTLE_MEMORY = """
@@ -105,6 +103,31 @@ def test_a_signal_ends_a_put_that_waits_for_more(
         process.communicate()
     assert starfish("ls", store).out == b""
     assert list(tmp_path.glob("data/~staging/*")) == []
+
+
+@pytest.mark.parametrize("command", [("put", "pipe"), ("get", "--output", "pipe")], ids=["put", "get"])
+def test_ctrl_c_ends_the_wait_for_the_other_end_of_a_named_pipe(
+    command: tuple[str, ...], store: str, tmp_path: Path
+) -> None:
+    starfish("put", store, "k", stdin=b"x")
+    os.mkfifo(tmp_path / "pipe")
+    name, *options = command
+    with running(name, store, "k", *options, cwd=tmp_path) as process:
+        until_opening(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == ExitCode.INTERRUPTED
+    assert starfish("get", store, "k").out == b"x"
+
+
+def until_opening(process: subprocess.Popen[str]) -> None:
+    """Wait until the program has been in one system call for a while: openat, with AT_FDCWD first."""
+    path, before, same = Path(f"/proc/{process.pid}/syscall"), "", 0
+    while same < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+        now = path.read_text()
+        same = same + 1 if now == before and "ff9c " in now else 0
+        before = now
 
 
 class Broken(MemoryObjectStore):

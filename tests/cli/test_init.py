@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_force_replaces_files_and_their_modes(tmp_path: Path) -> None:
     assert run(["init", str(tmp_path), "--force"]) == 0
     assert [name for name in FILES if "mine" in (tmp_path / name).read_text()] == []
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("present", [{}, dict.fromkeys(FILES, "mine")], ids=["new", "replaced"])
+def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, present: dict[str, str]) -> None:
+    for name, text in present.items():
+        (tmp_path / name).write_text(text)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert run(["init", str(tmp_path), "--force"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == present
 
 
 @pytest.mark.parametrize("name", FILES)

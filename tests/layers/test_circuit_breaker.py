@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +233,23 @@ async def test_a_probe_that_is_cancelled_from_outside_is_given_back() -> None:
     assert breaker.state == "closed"
 
 
+async def test_a_probe_whose_log_record_raises_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: logging.LogRecord) -> bool:
+        raise ValueError("a mistake in a filter")
+
+    breaker, _, _ = await half_open(probes=1)
+    logger = logging.getLogger(CircuitBreaker.__module__)
+    caplog.set_level(logging.DEBUG, logger.name)
+    logger.addFilter(broken)
+    try:
+        with pytest.raises(ValueError, match="a mistake in a filter"):
+            await breaker.get_string("k")
+    finally:
+        logger.removeFilter(broken)
+    assert await breaker.get_string("k") == "v"
+    assert breaker.state == "closed"
+
+
 async def test_a_slow_probe_of_an_earlier_trial_neither_decides_nor_adds_to_the_probes() -> None:
     breaker, backend, clock = await half_open(probes=2)
     backend.gate.clear()
@@ -279,20 +297,6 @@ async def test_the_garbage_collector_may_end_a_probe_anywhere() -> None:
     assert await breaker.get_string("k") == "v"
     assert await breaker.get_string("k") == "v"
     assert breaker.state == "closed"
-
-
-async def test_a_forked_child_begins_closed_without_the_probes_of_its_parent() -> None:
-    breaker, backend, clock = await half_open(probes=1)
-    backend.gate.clear()
-    (probe,) = await start(breaker, 1)
-    breaker.reset_after_fork()
-    assert breaker.state == "closed"
-    backend.gate = asyncio.Event()
-    backend.gate.set()
-    await fail(breaker, backend, 4)
-    clock.now += 10.0
-    assert await breaker.get_string("k") == "v"
-    probe.cancel()
 
 
 async def test_an_operation_that_began_before_the_circuit_opened_decides_nothing_later() -> None:

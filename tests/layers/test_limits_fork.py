@@ -65,3 +65,53 @@ def test_child_forked_while_a_thread_changes_it_can_use_it(changed: str) -> None
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, changed]
     done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+PROBE_IN_FLIGHT = """
+import asyncio, logging, os, signal, sys, threading
+from starfish_server import MemoryObjectStore, StoreUnavailableError
+from starfish_server.layers import CircuitBreaker
+
+class Leaf(MemoryObjectStore):
+    down = True
+    async def get_string(self, key, **options):
+        if self.down:
+            raise StoreUnavailableError("down")
+        if os.getpid() == parent:
+            await asyncio.get_running_loop().create_future()
+        return await super().get_string(key, **options)
+
+def fork():
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(asyncio.run(breaker.get_string("k")) != "v")
+    results.append(os.waitpid(child, 0)[1])
+
+async def main():
+    try:
+        await breaker.get_string("k")
+    except StoreUnavailableError:
+        leaf.down = False
+    await asyncio.sleep(0.001)
+    probe = asyncio.ensure_future(breaker.get_string("k"))
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    probe.cancel()
+    await asyncio.wait([probe])
+
+logging.disable()
+parent, results = os.getpid(), []
+leaf = Leaf(data={"k": "v"})
+breaker = CircuitBreaker(leaf, minimum_calls=1, open_seconds=1e-6, probes=1)
+asyncio.run(main())
+sys.exit(results != [0])
+"""
+
+
+def test_probe_in_flight_in_the_parent_does_not_keep_a_forked_child_from_the_store() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PROBE_IN_FLIGHT]
+    done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -207,6 +207,15 @@ async def test_the_namespace_is_an_attribute_only_where_asked_for(
     assert [attributes.get("starfish.namespace") for attributes, _ in points] == expected
 
 
+async def test_what_is_no_context_is_refused_before_anything_is_written(meters: Meters) -> None:
+    leaf = MemoryObjectStore({})
+    no_context: Any = {"namespace": "t1"}
+    store = Metrics(leaf, meter_provider=meters.provider, namespace_attribute=True)
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'namespace'"):
+        await store.put("k", "v", context=no_context)
+    assert await leaf.list_keys("") == []
+
+
 async def test_without_an_sdk_operations_work_as_before() -> None:
     store = Metrics(MemoryObjectStore({}))
     await store.put("k", "v")

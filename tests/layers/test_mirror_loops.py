@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.switched import contents, memory
+from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer
 from starfish_server.layers.mirror import Mirror
 from starfish_server.testing import Fault, FaultyStore
@@ -137,6 +138,22 @@ async def test_a_writer_whose_event_loop_was_closed_leaves_the_key_to_the_next_o
         last = await begin(store.put("k", "3"))
     await asyncio.wait_for(last, TIMEOUT)
     assert await replica.get_string("k") == "3"
+
+
+async def test_a_writer_whose_event_loop_was_closed_in_the_middle_leaves_the_key_to_the_next_one() -> None:
+    stalls = Fault(StoreUnavailableError, delay=float("inf"))
+    store = Mirror(memory(), FaultyStore(memory(), {"put": [stalls]}))
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # it would log the task that never ended
+
+    def abandon() -> asyncio.Task[Any]:
+        task = loop.run_until_complete(begin(store.put("k", "1")))
+        loop.close()
+        return task
+
+    abandoned = await asyncio.to_thread(abandon)
+    await asyncio.wait_for(store.put("k", "2"), TIMEOUT)
+    assert (await store.get_string("k"), abandoned.done()) == ("2", False)
 
 
 async def test_a_cancelled_writer_of_several_keys_leaves_those_that_it_had_to_the_next_one() -> None:

@@ -373,6 +373,33 @@ async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type
     assert await replica.get_string("k") == "v"
 
 
+@pytest.mark.parametrize("late", ["first", "replica"])
+async def test_a_write_that_timed_out_and_arrives_after_a_newer_one_is_found_by_repair(late: str) -> None:
+    first, replica = memory(), memory()
+    stores = {"first": first, "replica": replica}
+    timing_out = FaultyStore(stores[late], {"put": [Fault(StoreTimeoutError)]})
+    store = Mirror(*(timing_out if name == late else each for name, each in stores.items()))
+    with pytest.raises(StoreUnavailableError):
+        await store.put("k", "old")
+    await store.put("k", "new")
+    await stores[late].put("k", "old")  # the server has it at last
+    assert store.pending() == {(1, "k")}
+    report = await store.repair()
+    assert report.ahead | report.repaired == {(1, "k")}
+    await store.repair(force=True)
+    assert await contents(replica) == await contents(first)
+    assert store.pending() == set()
+
+
+async def test_a_key_that_is_written_after_its_repair_is_not_pending() -> None:
+    store = Mirror(memory(), FaultyStore(memory(), {"put": [Fault(StoreTimeoutError)]}), require="first")
+    await store.put("k", "1")
+    await store.put("k", "2")
+    assert (await store.repair()).identical == {(1, "k")}
+    await store.put("k", "3")
+    assert store.pending() == set()
+
+
 LOST = Fault(StoreTimeoutError, after=True)
 
 

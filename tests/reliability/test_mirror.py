@@ -30,7 +30,7 @@ TIMEOUT = 1.0  # virtual seconds
 class Bad(Layer):
     """A replica that is down for a while, slower than its time limit, or fails after it did the work.
 
-    fails: whether it does so now. missed: the keys whose last write failed, in any way.
+    fails: whether it does so now. missed: the keys of which a write failed, in any way.
     """
 
     context_dependent = False
@@ -44,7 +44,7 @@ class Bad(Layer):
         self._calls = 0
 
     async def perform(self, operation: Operation[T]) -> T:
-        keys = set(operation.keys) if operation.writes else set()
+        keys = set(operation.keys) - self.missed if operation.writes else set()
         self.missed |= keys
         await asyncio.sleep(self._random.uniform(0, TIMEOUT / 100))
         if not self.fails:

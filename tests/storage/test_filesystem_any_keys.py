@@ -1,6 +1,8 @@
 """Keys of any text as files, with `portable_keys=False`, and lists of one folder level."""
 
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -175,3 +177,32 @@ async def test_a_list_tells_size_time_and_version(store: FilesystemObjectStore) 
     assert [(i.key, i.size, i.version, i.modified) for i in listed] == [
         (i.key, i.size, i.version, i.modified) for i in written
     ]
+
+
+def test_a_base_dir_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^base_dir must be a path in utf-8, not '.*\\ud800'$"):
+        FilesystemStorageOptions(f"{tmp_path}/\ud800")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("'caf\\u00e9'", "base_dir must be a path in ascii, not 'caf\\xe9'"),
+        (
+            "'data', portable_keys=False",
+            "portable_keys=False needs file names in UTF-8, not ascii: set PYTHONUTF8=1",
+        ),
+        ("'data'", ""),
+    ],
+)
+def test_file_names_of_another_encoding_are_refused_before_they_are_used(options: str, error: str) -> None:
+    program = f"""
+try:
+    from starfish_server import FilesystemStorageOptions
+    FilesystemStorageOptions({options})
+except ValueError as error:
+    print(str(error).encode("unicode_escape").decode("ascii"))
+"""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert ended.stdout.decode().strip() == error

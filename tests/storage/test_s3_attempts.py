@@ -14,6 +14,7 @@ from faulty_proxy import Fault, FaultyProxy, cut_short, lost_reply, passed_on, r
 from starfish_server.context import retries_outside
 from starfish_server.errors import (
     DeleteManyError,
+    StoreAccessDeniedError,
     StoreError,
     StoreOverloadedError,
     StoreTimeoutError,
@@ -91,6 +92,19 @@ async def test_a_permanent_failure_is_not_retried(
     with pytest.raises(StoreError):
         await store.put("k", "v")
     assert len(proxy.seen) == 1
+
+
+async def test_a_refusal_after_a_lost_reply_says_that_the_write_may_have_been_done(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    proxy.next_faults += [lost_reply, s3_error(403, "AccessDenied"), passed_on, s3_error(403, "AccessDenied")]
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.put("k", "v")
+    assert (await store.get_string("k"), caught.value.undetermined) == ("v", True)
+    with pytest.raises(StoreAccessDeniedError) as refused:
+        await store.put("k", "v")
+    assert not refused.value.undetermined
 
 
 async def test_a_retry_layer_leaves_one_attempt(

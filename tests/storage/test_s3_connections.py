@@ -234,6 +234,23 @@ async def test_requests_that_do_not_finish_fail_typed_when_the_store_closes(
     assert [type(outcome) for outcome in outcomes] == [StoreClosedError] * 5
 
 
+async def test_a_write_that_close_cuts_off_may_have_been_done(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.05)
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint)
+    proxy.next_faults += [stalled]
+    put = asyncio.create_task(store.put("k", "v"))
+    await proxy.arrived(1)
+    async with asyncio.timeout(5.0):
+        await store.close()
+    with pytest.raises(StoreClosedError) as cut_off:
+        await put
+    with pytest.raises(StoreClosedError) as refused:
+        await store.put("k", "v")
+    assert (cut_off.value.undetermined, bool(refused.value.undetermined)) == (True, False)
+
+
 async def test_close_may_be_called_twice_and_concurrently_and_ends_all_use(
     seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:

@@ -5,6 +5,7 @@ import secrets
 import string
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -34,13 +35,19 @@ def init(
         "compose.yaml": (_STARTER / "compose.yaml").read_text(),
         ".env": environment.substitute(secret=secrets.token_urlsafe(32), token=secrets.token_urlsafe(24)),
     }
-    for path in [folder / name for name in texts if os.path.lexists(folder / name)]:
-        if not force:
-            raise FileExistsError(f"{path} exists, so nothing was written; --force replaces it")
-        path.unlink()
+    present = [folder / name for name in texts if os.path.lexists(folder / name)]
+    if present and not force:
+        raise FileExistsError(f"{present[0]} exists, so nothing was written; --force replaces it")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        path = folder / name
-        path.touch(mode=0o600 if name == ".env" else 0o666, exist_ok=False)
-        path.write_text(text)
-        print_result(json, {"path": str(path)}, str(path))
+    with TemporaryDirectory(prefix=".starfish-", dir=folder) as complete:  # the disk may be full
+        for name, text in texts.items():
+            path = Path(complete, name)
+            path.touch(mode=0o600 if name == ".env" else 0o666)
+            path.write_text(text)
+        for path in present:
+            path.unlink()
+        for name in texts:
+            path = folder / name
+            path.touch(exist_ok=False)
+            Path(complete, name).replace(path)
+            print_result(json, {"path": str(path)}, str(path))

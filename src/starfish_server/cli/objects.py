@@ -6,11 +6,12 @@ import mimetypes
 import os
 import secrets
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import IO, Annotated, Any, Literal
 
 import typer
 
@@ -128,7 +129,7 @@ async def put(
     texts = dict(split("--metadata", metadata))
     condition = None if create else ANY if if_version is None else if_version
     asked = context_of(context, "push")
-    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:  # noqa: ASYNC230, PTH123 - before anything else runs, and the name as it was given
+    with nullcontext(sys.stdin.buffer) if file == "-" else _open(file, "rb") as source:
         async with open_store(store) as opened:
             info = await write_object(
                 opened,
@@ -220,11 +221,20 @@ def _as_json(body: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(body).decode()}
 
 
+def _open(path: str | Path, mode: str) -> IO[Any]:
+    """Open a file. A named pipe is opened once its other end is, and Ctrl-C ends the wait for it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would let it wait on
+    try:
+        return open(path, mode)  # noqa: PTH123 - the name as it was given
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that replaces `path` once it is complete; a device or a pipe is written directly."""
     if not path.parent.is_dir() or (path.exists() and not path.is_file()):
-        with path.open("wb") as file:
+        with _open(path, "wb") as file:
             yield file
         return
     path = path.resolve()
@@ -239,7 +249,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
     """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command immediately."""
     while True:
         await until_readable(file)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import (
-    NOT_SENT,
+    NOT_THE_BACKEND,
     CircuitOpenError,
     DeleteManyError,
     StoreError,
@@ -138,7 +138,11 @@ class CircuitBreaker(Layer):
                 phase.passed += 1
                 self._in_flight += 1
         if passes:
-            self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
+            try:
+                self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
+            except BaseException:  # of a handler, or of the leaf's `repr`
+                self._count(phase, None)
+                raise
             return phase
         if wait <= 0:
             wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
@@ -235,6 +239,6 @@ def _is_failure(error: BaseException) -> bool | None:
     """Return whether an error means that the backend is unavailable; None if it does not tell."""
     if isinstance(error, DeleteManyError):
         return any(map(_is_failure, error.failures.values()))
-    if not isinstance(error, StoreError) or isinstance(error, NOT_SENT):
+    if not isinstance(error, StoreError) or isinstance(error, NOT_THE_BACKEND):
         return None
     return isinstance(error, StoreUnavailableError)

@@ -97,6 +97,7 @@ class Metrics(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         operation = operation.observed()
         active = self._of_operation.setdefault(operation.name, {"objectstore.operation": operation.name})
+        common = self._attributes(active, operation)
         began = perf_counter()
 
         def ended(
@@ -105,7 +106,6 @@ class Metrics(Layer):
             self._active.add(-1, active)
             kind = None if outcome == "cancelled" else error_type
             self._record_duration(operation, outcome, kind, perf_counter() - began)
-            common = self._attributes(active, operation)
             if size is not None and (outcome == "ok" or operation.bodies is Bodies.READER):
                 (self._written if operation.writes else self._read).add(size, common)
             notes = operation.notes or {}

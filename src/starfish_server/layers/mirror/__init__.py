@@ -88,7 +88,10 @@ class Mirror(Layer):
         return super().supports(operation)
 
     def pending(self) -> set[tuple[int, str]]:
-        """Return the writes that replicas may have missed: the number of the replica, from 1, and the key."""
+        """Return the writes that replicas may have missed: the number of the replica, from 1, and the key.
+
+        They stay until `repair`, even if the key is written again: a write that timed out may arrive late.
+        """
         return set(self._pending.entries())
 
     async def perform(self, operation: Operation[T]) -> T:
@@ -114,7 +117,9 @@ class Mirror(Layer):
                 self._pending.change(refused)
                 raise
             failures = await self._replicate(operation, keys)
-            self._pending.change(dict.fromkeys(missed - failures.keys()))
+            # An earlier write that failed may still arrive, after this one: only a repair can tell.
+            done = {entry for entry in missed - failures.keys() if previous[entry] is None}
+            self._pending.change(dict.fromkeys(done))
         if failures:
             self._report(operation, failures)
         return result

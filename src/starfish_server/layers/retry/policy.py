@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import (
-    NOT_SENT,
+    NOT_THE_BACKEND,
     DeleteManyError,
     StoreError,
     StoreUnavailableError,
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
-PERMANENT = (*NOT_SENT, VersionConflictError)
+PERMANENT = (*NOT_THE_BACKEND, VersionConflictError)
 FOREVER = 1e9  # seconds; a wait as long as this is never begun, whatever the deadline
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -90,6 +91,14 @@ class FilesystemStorageOptions:
         flag("fsync", self.fsync)
         flag("inline_reads", self.inline_reads)
         flag("portable_keys", self.portable_keys)
+        encoding = sys.getfilesystemencoding()
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            raise ValueError(f"base_dir must be a path in {encoding}, not {path!r}") from None
+        if not self.portable_keys and encoding != "utf-8":
+            reason = f"portable_keys=False needs file names in UTF-8, not {encoding}: set PYTHONUTF8=1"
+            raise ValueError(reason)
         object.__setattr__(self, "base_dir", os.path.abspath(path))  # noqa: PTH100 - keeps links, drops ".."
 
 

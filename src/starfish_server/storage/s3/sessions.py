@@ -237,7 +237,7 @@ class Sessions:
         except TimeoutError as error:
             if not self.closed:
                 raise
-            raise closed_error() from error
+            raise closed_error(error) from error
         finally:
             session.holders -= 1
 

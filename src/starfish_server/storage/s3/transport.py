@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import aiohttp
 
 from starfish_server.context import note, retries_outside
-from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError
+from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, hex_digest, pieces, read_body
@@ -122,10 +122,14 @@ class Transport:
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
+        may_be_done: bool | None = False  # by an earlier attempt whose reply was lost
         while True:
             try:
                 return await self.mapped(attempt())
-            except transient as error:
+            except StoreError as error:
+                may_be_done = error.undetermined = may_be_done or error.undetermined
+                if not isinstance(error, transient):
+                    raise
                 made += 1
                 asked = error.retry_after or 0.0
                 if made >= maximum or asked > LONGEST_RETRY_AFTER_SECONDS:
