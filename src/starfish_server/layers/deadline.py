@@ -61,7 +61,7 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         clock = self._latest
         if clock is None or clock.loop() is not loop:
-            clock = self._latest = self._clock_of(loop)
+            clock = self._latest = self._clocks.setdefault(loop, _Clock(loop))
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit needs a task: await the operation in one")
@@ -76,12 +76,6 @@ class Deadlines:
         if clock.timer is None:
             clock.start(loop)
         return deadline
-
-    def _clock_of(self, loop: asyncio.AbstractEventLoop) -> _Clock:
-        clock = self._clocks.get(loop)
-        if clock is None:
-            clock = self._clocks[loop] = _Clock(loop)
-        return clock
 
 
 class _Clock:
@@ -106,7 +100,8 @@ class _Clock:
                 self.start(loop)
                 return
             del self.in_flight[deadline]
-            deadline.expire()
+            deadline.in_flight = None
+            deadline.task.cancel(DEADLINE_PASSED)
 
 
 class Deadline:
@@ -124,11 +119,6 @@ class Deadline:
     limits: Deadlines
     operation: Operation[Any]
     task: asyncio.Task[Any]
-
-    def expire(self) -> None:
-        """Cancel the task."""
-        self.in_flight = None
-        self.task.cancel(DEADLINE_PASSED)
 
     def __enter__(self) -> Self:
         return self

@@ -176,14 +176,12 @@ class Codec:
         plain = b"".join([_MAGIC, len(head).to_bytes(_LENGTH, "big"), head, body])
         return plain if self._seal is None else self._seal.seal(plain, key_bytes(key))
 
-    def decode(self, key: str, raw: object) -> Shared | None:
+    def decode(self, key: str, raw: bytes) -> Shared | None:
         """Return an entry; None if it is damaged or was written for another key.
 
         A plain entry names its key, too, so that no fault can return one tenant's object as another's.
         """
         try:
-            if not isinstance(raw, bytes):
-                return None
             plain = raw if self._seal is None else self._seal.open(raw, key_bytes(key))
             start = len(_MAGIC) + _LENGTH
             end = start + int.from_bytes(plain[len(_MAGIC) : start], "big")

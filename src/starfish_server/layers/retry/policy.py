@@ -153,13 +153,9 @@ class RetryBudget:
         """Tokens left."""
         return self._tokens
 
-    def cost(self, error: BaseException) -> int:
-        """Return the tokens of a retry after `error`."""
-        return self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
-
     async def take(self, error: BaseException) -> int:
         """Take the tokens of a retry after `error`, and return how many: 0 if too few are left."""
-        cost = self.cost(error)
+        cost = self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
         if self._shared is not None:
             with self._lock:
                 unreported, self._unreported = self._unreported, 0
