@@ -48,10 +48,11 @@ class CircuitBreaker(Layer):
         when all of them have succeeded; one failure opens it again.
     clock: returns monotonic seconds, `time.monotonic` by default.
 
-    Only a `StoreUnavailableError` is a failure, also of a single key of `delete_many`. Any other reply of the
-    backend is a success: a miss, a conflict, a denial. A cancelled operation, an operation refused before it
-    reaches the backend, and an exception that is not a `StoreError` count as neither. `open` counts when it
-    returns its reader, and again if a chunk fails. `signed_url` sends nothing and always passes.
+    Only a `StoreUnavailableError` is a failure; in `delete_many` that of a single key is enough. Any other
+    reply of the backend is a success: a miss, a conflict, a denial. A cancelled operation, an operation
+    refused before it reaches the backend, and an exception that is not a `StoreError` count as neither.
+    `open` counts when it returns its reader, and again if a chunk fails. `signed_url` sends nothing and
+    always passes.
 
     Opening is logged at WARNING, closing at INFO, each probe at DEBUG.
     """
@@ -86,7 +87,7 @@ class CircuitBreaker(Layer):
         """Start closed, with a new lock: in a forked child, a thread of the parent may hold the old one."""
         self._lock = threading.RLock()  # reentrant: the garbage collector may end a probe anywhere
         self._phase = _Phase()
-        self._in_flight = 0  # probes, also of phases that are over; those of the parent never end here
+        self._in_flight = 0  # probes of all phases; those of the parent never end here
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -135,7 +136,7 @@ class CircuitBreaker(Layer):
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
     def _count(self, phase: _Phase, failed: bool | None) -> None:
-        """Count an outcome in the phase that the operation began in; None for one that tells nothing."""
+        """Count an outcome in the phase that the operation began in; None if it tells nothing."""
         if phase.open_until is not None:
             with self._lock:
                 self._in_flight -= 1

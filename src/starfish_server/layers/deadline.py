@@ -41,7 +41,7 @@ class Deadlines:
         self._latest: _Clock | None = None  # a dictionary look-up would take longer than all else here
 
     async def run(self, operation: Operation[T], store: AbstractObjectStore) -> T:
-        """Perform `operation` in `store`. Its time begins when it first waits, since it cannot end before.
+        """Perform `operation` in `store`. Its time begins when it first waits.
 
         An operation that never waits, such as a read of a cached file, needs neither a timer nor a clock.
         """
@@ -107,8 +107,8 @@ class _Clock:
 class Deadline:
     """The time limit of one operation: a context manager that raises `StoreTimeoutError` once it expires.
 
-    in_flight: the operations in flight that include this one; None once it has expired.
-    cancelling: pending requests to cancel the task at the start.
+    in_flight: the limits of the event loop, with this one among them; None once it has expired.
+    cancelling: how many requests to cancel the task were pending at the start.
     """
 
     __slots__ = ("at", "cancelling", "in_flight", "limits", "operation", "task")

@@ -24,11 +24,11 @@ Keys = set[str | None]
 Perform = Callable[[Operation[Any]], Coroutine[Any, Any, Any]]
 """Where reads go: the store inside, or a second level in front of it, which may return `Aged` results."""
 Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
-"""What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
-# The request of a write with an undetermined outcome may still arrive. Its keys are not cached for so many
+"""What callers that share an in-flight read have in common: entry, kind of operation, event loop."""
+# The request of a write with an undetermined outcome may still arrive. Its keys are not cached for this many
 # seconds, or for the lifetime of an entry if that is shorter.
 UNDETERMINED_SECONDS = 60.0
-MAX_UNDETERMINED_KEYS = 100_000  # more, and no key is cached for so long
+MAX_UNDETERMINED_KEYS = 100_000  # with more, no key at all is cached for that time
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
 
@@ -71,8 +71,8 @@ class Cache:
     may be the newer one, so neither is cached. Only a read that fails because the backend is unavailable
     leaves the entry, which `find_stale` returns for a while after it has expired.
 
-    After a write with an undetermined outcome, its keys are not cached for a while, and a caller only shares
-    a read that begins after the caller asked, once the read in flight has ended.
+    After a write with an undetermined outcome, its keys are not cached for a while. In that time a caller
+    shares no read that began before the caller asked. It waits for that read to end, and shares the next.
 
     The ages are in seconds; 0 turns that kind of entry off. In a forked child every cache starts empty.
     """
@@ -212,7 +212,7 @@ class Cache:
             self._forget(self._touched(keys, self._in_flight.keys()))
 
     def unshare(self, subject: Subject, seconds: float) -> None:
-        """Share no read in flight of the subject that began longer ago."""
+        """Stop sharing the in-flight reads of a subject that began more than `seconds` ago."""
         with self._lock:
             oldest = self._clock() - seconds
             for place, read in [*self._in_flight.get(subject, {}).items()]:

@@ -232,7 +232,10 @@ class Compression(Transform):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """info: with the plain size. stored: bytes in the store inside. frame: None if not compressed."""
+    """What the start of an object tells.
+
+    info: with the plain size. stored: bytes in the store inside. frame: None if it is not compressed.
+    """
 
     info: ObjectInfo
     stored: int

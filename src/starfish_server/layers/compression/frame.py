@@ -42,7 +42,7 @@ def _zstd() -> Decompress:
 
 
 def _stored() -> Decompress:
-    """Return what is done to a body that only looks like a frame: it is passed on."""
+    """Return the function for a body that is in a frame as it is, since it looks like one itself."""
     left = bytearray()
 
     def decompress(data: bytes, most: int) -> bytes:
@@ -58,7 +58,7 @@ _DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _
 
 
 def decompressor(algorithm: int) -> Decompress:
-    """Return a function of data and a size: at most this many bytes, of this data or of data given before."""
+    """Return a function of data and a size that returns at most so many plain bytes; call it for the rest."""
     return _DECOMPRESSORS[algorithm]()
 
 
@@ -107,7 +107,7 @@ def looks_framed(body: bytes) -> bool:
 
 
 def decompressed(frame: Frame, payload: bytes) -> bytes | None:
-    """Return the plain body; None if it is damaged or not of its size. Decompresses one byte more."""
+    """Return the plain body; None if it is damaged. Makes at most one byte more than the stated size."""
     if zlib.crc32(payload) != frame.crc:
         return None
     try:

@@ -67,8 +67,9 @@ class Encryption(Transform):
     keys: a `KeyRing`, or a `KeyProvider` such as a key management service.
     allow_plain: return unencrypted objects unchanged. False by default, since anyone with write access to the
         backend could replace an encrypted object with a plain one.
-    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default. What another secret of
-        2.x encrypted is refused, with `allow_plain` as well, so that `rotate` does not encrypt it twice.
+    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default. An object that 2.x
+        encrypted with another secret is refused even with `allow_plain`, so that `rotate` does not encrypt
+        it twice.
 
     `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
     """

@@ -207,7 +207,7 @@ class Found(NamedTuple):
     sealer: Sealer
 
     def offset(self, segment: int) -> int:
-        """Return where a segment begins in the store inside; where the last one ends, for those behind it."""
+        """Return where a segment begins in the stored object; behind the last, the end of the object."""
         return min(self.sealer.header.length + segment * SEALED_SEGMENT, self.stored)
 
     def segments(self, start: int, stop: int | None) -> tuple[int, int, int]:

@@ -82,7 +82,7 @@ def is_undetermined(error: Exception) -> bool:
 
 
 def mark_undetermined(error: Exception) -> None:
-    """Say in an error, which may itself say that nothing was written, that an earlier attempt may have."""
+    """Mark an error as undetermined: even if its own attempt wrote nothing, an earlier one may have."""
     if isinstance(error, StoreError):
         error.undetermined = True
 
@@ -110,8 +110,8 @@ class RetryBudget:
     timeout_cost: tokens of one retry after a timeout, 10 by default.
     refund: tokens added by an operation whose first attempt succeeds, 1 by default.
     shared: a `RedisLimits`, where all processes draw on one bucket; None, the default, for one in each
-        process. Redis is asked once for each retry, and told then what was added since; an operation whose
-        first attempt succeeds never asks it. If Redis gives no answer this process decides alone.
+        process. Each retry asks Redis once and reports what was added since; an operation whose first
+        attempt succeeds never asks it. If Redis does not reply, this process decides alone.
 
     Raises `ValueError` for a figure under 1 and for a cost over the capacity.
     """
