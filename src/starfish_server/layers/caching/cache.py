@@ -74,29 +74,30 @@ class Cache:
     After a write with an undetermined outcome, its keys are not cached for a while. In that time a caller
     shares no read that began before the caller asked. It waits for that read to end, and shares the next.
 
-    The ages are in seconds; 0 turns that kind of entry off. In a forked child every cache starts empty.
+    The options are those of `Caching`. In a forked child every cache starts empty.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
         *,
+        ttl: float,
         max_bytes: int,
         max_object_bytes: int,
-        object_age: float,
-        missing_age: float,
-        list_age: float,
-        stale_seconds: float,
+        negative_ttl: float,
+        list_ttl: float,
+        stale_if_error: float,
     ) -> None:
         self._clock = clock
         self._limits = (max_bytes, max_object_bytes)
-        self._object_age = object_age
-        self._missing_age = missing_age
-        self._list_age = list_age
-        self._stale_seconds = stale_seconds
-        longest_age = max(object_age, missing_age, list_age) + stale_seconds
+        self._ttl = ttl
+        self._negative_ttl = negative_ttl
+        self._list_ttl = list_ttl
+        self._stale_seconds = stale_if_error
+        longest_age = max(ttl, negative_ttl, list_ttl) + stale_if_error
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, longest_age)
-        self._hits = self._misses = self._shared = self._stale = 0
+        self._hits = 0  # not in `_counts`, which would make a hit take longer
+        self._counts = dict.fromkeys(("misses", "shared", "stale", "remote_hits", "remote_damaged"), 0)
         self.reset_after_fork()
         reset_in_child(self)
 
@@ -139,7 +140,7 @@ class Cache:
                 return None
             if not self._stale_seconds or entry.expires + self._stale_seconds <= self._clock():
                 return None
-            self._stale += 1
+            self._counts["stale"] += 1
             return entry
 
     async def read(self, entry_key: EntryKey, operation: Operation[T], perform: Perform) -> T:
@@ -153,10 +154,10 @@ class Cache:
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
-                self._shared += 1
+                self._counts["shared"] += 1
                 read: InFlightRead[T] = latest
             else:
-                self._misses += 1
+                self._counts["misses"] += 1
                 cacheable = not (undetermined or _may_change(self._writing, subject))
                 read = InFlightRead(cacheable=cacheable, after=latest)
                 self._in_flight.setdefault(subject, {})[place] = read
@@ -168,8 +169,7 @@ class Cache:
     async def read_uncached(self, operation: Operation[T], perform: Perform, *, counted: bool) -> T:
         """Return the result of `operation` without caching it, and drop the entries of its keys."""
         if counted:
-            with self._lock:
-                self._misses += 1
+            self.count("misses")
             operation.note("cache", "miss")
         newer = [key for key in operation.keys if isinstance(key, str)]
         try:
@@ -219,11 +219,19 @@ class Cache:
                 if read.began is not None and read.began < oldest:
                     self._remove(place, read)
 
-    def stats(self) -> CacheStats:
+    def count(self, name: str) -> None:
+        """Add one to a count of `CacheStats` other than the hits."""
         with self._lock:
-            held = int(self._entries.currsize)
+            self._counts[name] += 1
+
+    def stats(self, *, connected: bool) -> CacheStats:
+        with self._lock:
             return CacheStats(
-                self._hits, self._misses, self._shared, self._stale, self._entries.evictions, held
+                self._hits,
+                evictions=self._entries.evictions,
+                bytes=int(self._entries.currsize),
+                connected=connected,
+                **self._counts,
             )
 
     async def _fill(
@@ -245,9 +253,9 @@ class Cache:
         if isinstance(result, Aged):
             aged, result = result.age, cast("T", result.value)
         if result is None:
-            age = self._missing_age
+            age = self._negative_ttl
         else:
-            age = self._object_age if isinstance(entry_key[0], str) else self._list_age
+            age = self._ttl if isinstance(entry_key[0], str) else self._list_ttl
         with self._lock:
             self._entries.pop(entry_key, None)
             for place, other in [*self._in_flight.get(entry_key[0], {}).items()]:
@@ -286,7 +294,7 @@ class Cache:
         if None in keys:
             return set(known)
         touched: set[Subject] = known & keys
-        if self._list_age and known:
+        if self._list_ttl and known:
             texts = [key for key in keys if key is not None]
             if sum(map(len, texts)) > MAX_PREFIXES:
                 return touched | {subject for subject in known if isinstance(subject, tuple)}

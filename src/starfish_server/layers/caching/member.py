@@ -105,7 +105,7 @@ class Member(Link):
         found = await self._find(session, key, deadline)
         whole = is_whole(operation)
         if found is not None and found.knows >= NEEDS[kind]:
-            self._level.count("remote_hits")
+            self._level.cache.count("remote_hits")
             operation.note("cache", "remote-hit")
             result = answer(operation, found.value)
             return Aged(result, session.latest_time() - found.read) if whole else result
@@ -124,7 +124,7 @@ class Member(Link):
             return None
         found = codec.decode(key, raw)
         if found is None:
-            self._level.count("remote_damaged")
+            self._level.cache.count("remote_damaged")
             self._drop([key])
             return None
         in_time = 0 <= session.latest_time() - found.read < self._level.ttl

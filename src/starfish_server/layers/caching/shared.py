@@ -59,7 +59,6 @@ class SharedLevel:
     def reset_after_fork(self) -> None:
         """Start as a new process, with another name."""
         self.client = secrets.token_hex(8)
-        self.counts = {"remote_hits": 0, "remote_damaged": 0}
         self.remote = RemoteWrites(self.cache)
         self._tokens = itertools.count()
         self._unconfirmed: set[SharedWrite] = set()  # ended, and Redis may not know
@@ -125,10 +124,6 @@ class SharedLevel:
     async def close(self) -> None:
         self._closed = True
         await self._members.close()
-
-    def count(self, name: str) -> None:
-        with self._lock:
-            self.counts[name] += 1
 
 
 class RemoteWrites:
