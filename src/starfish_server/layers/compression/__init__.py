@@ -116,7 +116,7 @@ class Compression(Transform):
         if isinstance(found, _Found):
             if found.frame is None:
                 part = await self._inner.perform(operation)
-                return await same_object(operation, found.info, found.stored, part)
+                return part and await same_object(operation, found.info, found.stored, part)
             found = await self.read_plain(operation.replace(start=0, stop=None))
         return found and StoredObject(found.info, found.body[operation.start : operation.stop])
 
@@ -129,8 +129,9 @@ class Compression(Transform):
         inside, frame = operation, found.frame
         if frame is not None:
             inside = operation.replace(start=EDGE, stop=found.stored - EDGE)
-        reader = await same_object(operation, found.info, found.stored, await self._inner.perform(inside))
-        if frame is None:
+        reader = await self._inner.perform(inside)
+        reader = reader and await same_object(operation, found.info, found.stored, reader)
+        if reader is None or frame is None:
             return reader
         plain = _plain_chunks(operation, reader, frame)
         stop = frame.size if operation.stop is None else min(operation.stop, frame.size)
@@ -206,8 +207,8 @@ class Compression(Transform):
         found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged frame
             end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
-            end = await same_object(operation, found.info, found.stored, end)
-            if parse_edge(end.body) is not None:
+            end = end and await same_object(operation, found.info, found.stored, end)
+            if end is not None and parse_edge(end.body) is not None:
                 raise operation.error(StoreIntegrityError, _DAMAGED)
         return found
 
