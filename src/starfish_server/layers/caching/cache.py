@@ -97,7 +97,8 @@ class Cache:
         longest_age = max(ttl, negative_ttl, list_ttl) + stale_if_error
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, longest_age)
         self._hits = 0  # not in `_counts`, which would make a hit take longer
-        self._counts = dict.fromkeys(("misses", "shared", "stale", "remote_hits", "remote_damaged"), 0)
+        counted = ("misses", "shared", "stale", "remote_hits", "remote_damaged")
+        self._counts: dict[str, int] = dict.fromkeys(counted, 0)
         self.reset_after_fork()
         reset_in_child(self)
 
