@@ -244,7 +244,7 @@ class _Found:
 
 
 async def _plain_chunks(operation: Open, reader: ObjectReader, frame: Frame) -> AsyncGenerator[bytes, None]:
-    """Yield the plain body in chunks of at most 1 MiB, and fail if it is damaged or has another size."""
+    """Yield the plain body, decompressed in chunks of 1 MiB; fail if it is damaged or has another size."""
     decompress = decompressor(frame.algorithm)
     made = crc = 0
     try:

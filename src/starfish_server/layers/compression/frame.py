@@ -43,22 +43,14 @@ def _zstd() -> Decompress:
 
 def _stored() -> Decompress:
     """Return the function for a body that is in a frame as it is, since it looks like one itself."""
-    left = bytearray()
-
-    def decompress(data: bytes, most: int) -> bytes:
-        left.extend(data)
-        part = bytes(left[:most])
-        del left[:most]
-        return part
-
-    return decompress
+    return lambda data, _: data
 
 
 _DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _zstd, _GZIP: _zlib}
 
 
 def decompressor(algorithm: int) -> Decompress:
-    """Return a function of data and a size that returns at most so many plain bytes; call it for the rest."""
+    """Return a function of data and a size that decompresses up to so many bytes; call it for the rest."""
     return _DECOMPRESSORS[algorithm]()
 
 
