@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import positive_int
 from starfish_server.gather import bounded_gather
+from starfish_server.objects import ANY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starfish_server.context import StoreContext
-    from starfish_server.objects import ObjectInfo
+    from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["copy_all", "delete_prefix", "scan"]
@@ -92,16 +93,21 @@ async def copy_all(
 
     async def copy(info: ObjectInfo) -> None:
         nonlocal copied
-        copied += await _copy_one(source, target, info.key, context)
+        copied += await copy_object(source, target, info.key, context=context)
 
     await bounded_gather(copy, scan(source, prefix, context=context), limit=concurrency)
     return copied
 
 
-async def _copy_one(
-    source: AbstractObjectStore, target: AbstractObjectStore, key: str, context: StoreContext | None
+async def copy_object(
+    source: AbstractObjectStore,
+    target: AbstractObjectStore,
+    key: str,
+    *,
+    if_version: IfVersion = ANY,
+    context: StoreContext | None = None,
 ) -> bool:
-    """Copy one object; False if it was deleted in the meantime."""
+    """Stream one object from `source` to `target`; return False if `source` does not have it."""
     reader = await source.open(key, context=context)
     if reader is None:
         return False
@@ -112,6 +118,7 @@ async def _copy_one(
             content_type=reader.info.content_type,
             cache_control=reader.info.cache_control,
             metadata=reader.info.metadata if target.native("write") else None,
+            if_version=if_version,
             context=context,
         )
     return True

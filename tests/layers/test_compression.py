@@ -25,12 +25,13 @@ from starfish_server.errors import (
 from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
 from starfish_server.layers.encryption import Encryption, KeyRing
+from starfish_server.layers.streams import around_chunks
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from starfish_server import AbstractObjectStore
@@ -286,6 +287,44 @@ async def test_an_object_that_is_compressed_between_two_reads_is_a_conflict(read
     await leaf.put_bytes("k", NOISE, content_type="a/b")
     with pytest.raises(VersionConflictError):
         await reading(Compression(Replaces(leaf)), "k", 0, 100)
+
+
+async def test_the_reader_of_an_object_that_was_replaced_is_closed() -> None:
+    closed: list[bool] = []
+
+    class Watches(Layer):
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            async def close(inner: Callable[[], Awaitable[object]]) -> None:
+                closed.append(True)
+                await inner()
+
+            return around_chunks(await self._inner.perform(operation), lambda fetch: fetch(), close)
+
+    leaf = MemoryObjectStore(data={})
+    await leaf.put_bytes("k", NOISE, content_type="a/b")
+    with pytest.raises(VersionConflictError):
+        await Compression(Watches(Replaces(leaf))).open("k", start=0, stop=100)
+    assert closed == [True]
+
+
+async def test_an_object_that_is_deleted_between_two_reads_is_missing() -> None:
+    class Deletes(Layer):
+        """Deletes the object after its start was read."""
+
+        context_dependent = False
+
+        async def perform(self, operation: Operation[T]) -> T:
+            result = await self._inner.perform(operation)
+            await self._inner.delete("k")
+            return result
+
+    leaf = MemoryObjectStore(data={})
+    store = Compression(Deletes(leaf))
+    for reading in (store.read, store.open):
+        await leaf.put_bytes("k", NOISE, content_type="a/b")
+        assert await reading("k", start=1, stop=100) is None
 
 
 async def test_an_object_that_is_compressed_between_two_reads_is_not_called_damaged() -> None:

@@ -6,8 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_int, positive_number
@@ -50,10 +48,11 @@ class CircuitBreaker(Layer):
         when all of them have succeeded; one failure opens it again.
     clock: returns monotonic seconds, `time.monotonic` by default.
 
-    Only a `StoreUnavailableError` is a failure, also of a single key of `delete_many`. Any other reply of the
-    backend is a success: a miss, a conflict, a denial. A cancelled operation, an operation refused before it
-    reaches the backend, and an exception that is not a `StoreError` count as neither. `open` counts when it
-    returns its reader, and again if a chunk fails. `signed_url` sends nothing and always passes.
+    Only a `StoreUnavailableError` is a failure; in `delete_many` that of a single key is enough. Any other
+    reply of the backend is a success: a miss, a conflict, a denial. A cancelled operation, an operation
+    refused before it reaches the backend, and an exception that is not a `StoreError` count as neither.
+    `open` counts when it returns its reader, and again if a chunk fails. `signed_url` sends nothing and
+    always passes.
 
     Opening is logged at WARNING, closing at INFO, each probe at DEBUG.
     """
@@ -81,16 +80,14 @@ class CircuitBreaker(Layer):
         self._open_seconds = positive_number("open_seconds", open_seconds)
         self._probes = positive_int("probes", probes)
         self._clock = clock
-        self._closed = partial(_Closed, window, minimum_calls, failure_rate)
         self.reset_after_fork()
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
         """Start closed, with a new lock: in a forked child, a thread of the parent may hold the old one."""
-        # Reentrant: the garbage collector may end a probe anywhere.
-        self._lock = threading.RLock()
-        self._phase: _Closed | _Open = self._closed()
-        self._in_flight = 0  # probes, also of phases that are over; those of the parent never end here
+        self._lock = threading.RLock()  # reentrant: the garbage collector may end a probe anywhere
+        self._phase = _Phase()
+        self._in_flight = 0  # probes of all phases; those of the parent never end here
 
     def settings(self) -> dict[str, object]:
         names = ("failure_rate", "minimum_calls", "window", "open_seconds", "probes")
@@ -99,95 +96,93 @@ class CircuitBreaker(Layer):
     @property
     def state(self) -> str:
         """Either "closed", "open" or, as soon as a probe may pass, "half_open"."""
-        phase = self._phase
-        if isinstance(phase, _Closed):
-            return "closed"
-        return "open" if self._clock() < phase.until else "half_open"
+        until = self._phase.open_until
+        return "closed" if until is None else "open" if self._clock() < until else "half_open"
 
     async def perform(self, operation: Operation[T]) -> T:
-        bodies = operation.bodies
+        bodies, source = operation.bodies, None
         if bodies is _URL:
             return await self._inner.perform(operation)
+        if bodies is _CHUNKS:
+            source = CountedChunks(operation.chunks)
+            operation = operation.replace(chunks=source)
         phase = self._phase
-        if not isinstance(phase, _Closed):
+        if phase.open_until is not None:
             phase = self._enter(operation)
-        source: CountedChunks | None = None
         try:
-            if bodies is _CHUNKS:
-                source = CountedChunks(operation.chunks)
-                operation = operation.replace(chunks=source)
+            if phase.open_until is not None:
+                self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
             result = await self._inner.perform(operation)
         except BaseException as error:
             self._count(phase, None if source is not None and source.failed else _is_failure(error))
             raise
-        if not isinstance(phase, _Closed):
-            self._count(phase, failed=False)
-        elif why := phase.add(self._clock()):
-            self._open(phase, why)
+        self._count(phase, False)
         return result if bodies is not _READER else self._counting_chunks(result, phase)
 
-    def _enter(self, operation: Operation[Any]) -> _Closed | _Open:
+    def _enter(self, operation: Operation[Any]) -> _Phase:
         """Let the operation pass as a probe, or refuse it."""
         with self._lock:
             phase = self._phase
-            if isinstance(phase, _Closed):
+            if phase.open_until is None:
                 return phase  # another thread has just closed the circuit
-            wait, state = phase.until - self._clock(), "open after too many failures"
-            passes = wait <= 0 and phase.passed < self._probes and self._in_flight < self._probes
-            if passes:
+            wait = phase.open_until - self._clock()
+            if wait <= 0 and max(phase.passed, self._in_flight) < self._probes:
                 phase.passed += 1
                 self._in_flight += 1
-        if passes:
-            try:
-                self._log(logging.DEBUG, "half_open", "half-open: a probe passes")
-            except BaseException:  # of a handler, or of the leaf's `repr`
-                self._count(phase, None)
-                raise
-            return phase
+                return phase
+        state = "open after too many failures"
         if wait <= 0:
-            wait, state = self._open_seconds, "half-open, its probes are in flight"  # the longest wait
+            state, wait = "half-open, its probes are in flight", self._open_seconds  # the longest wait
         raise operation.error(CircuitOpenError, f"the circuit is {state}; nothing was sent", retry_after=wait)
 
-    def _count(self, phase: _Closed | _Open, failed: bool | None) -> None:
-        """Count an outcome in the phase in which the operation began; None only releases a probe."""
-        if isinstance(phase, _Closed):
-            if failed is not None and (why := phase.add(self._clock(), failed)):
-                self._open(phase, why)
-            return
-        with self._lock:
-            self._in_flight -= 1
-            phase.passed -= failed is None
-            phase.successes += failed is False
-            closes = phase.successes >= self._probes and phase is self._phase
-            if closes:
-                self._phase = self._closed()
-        if closes:
-            self._log(logging.INFO, "closed", "closed: its probes succeeded")
-        elif failed:
-            self._open(phase, "a probe failed")
+    def _count(self, phase: _Phase, failed: bool | None) -> None:
+        """Count an outcome in the phase that the operation began in; None if it tells nothing."""
+        if phase.open_until is not None:
+            with self._lock:
+                self._in_flight -= 1
+                phase.passed -= failed is None
+                phase.succeeded += failed is False
+            if failed:
+                self._open(phase, "a probe failed")
+            elif phase.succeeded == self._probes:
+                self._change(phase, None, logging.INFO, "closed", "closed: its probes succeeded")
+        elif failed is not None:
+            now = self._clock()
+            if now >= phase.slice_ends:
+                phase.slide(now, self._window)
+            phase.calls += 1
+            phase.failures += failed
+            if failures := phase.failures - phase.old_failures:
+                calls = phase.calls - phase.old_calls
+                if calls >= self._minimum_calls and failures >= self._failure_rate * calls:
+                    self._open(phase, f"{failures} of {calls} operations failed")
 
-    def _counting_chunks(self, result: T, opened_in: _Closed | _Open) -> T:
+    def _counting_chunks(self, result: T, opened_in: _Phase) -> T:
         async def counted(fetch: Fetch) -> bytes:
             try:
                 return await fetch()
             except Exception as error:
                 if _is_failure(error):  # opening the stream was counted as a success
                     phase = self._phase
-                    if isinstance(phase, _Closed):
-                        self._count(phase, failed=True)
+                    if phase.open_until is None:
+                        self._count(phase, True)
                     else:
                         self._open(opened_in, "a chunk of a probe failed")
                 raise
 
         return around_chunks(result, counted)
 
-    def _open(self, phase: _Closed | _Open, why: str) -> None:
-        """Open the circuit, unless `phase` is over."""
+    def _open(self, over: _Phase, why: str) -> None:
+        text = f"open for {self._open_seconds:g} s: {why}"
+        self._change(over, self._clock() + self._open_seconds, logging.WARNING, "open", text)
+
+    def _change(self, over: _Phase, open_until: float | None, level: int, state: str, text: str) -> None:
+        """End a phase and begin another one, unless that has happened already."""
         with self._lock:
-            if phase is not self._phase:
+            if over is not self._phase:
                 return
-            self._phase = _Open(self._clock() + self._open_seconds)
-        self._log(logging.WARNING, "open", f"open for {self._open_seconds:g} s: {why}")
+            self._phase = _Phase(open_until)
+        self._log(level, state, text)
 
     def _log(self, level: int, state: str, text: str) -> None:
         if _log.isEnabledFor(level):
@@ -196,43 +191,27 @@ class CircuitBreaker(Layer):
             _log.log(level, "the circuit of %s is %s", store, text, extra={"state": state, "store": store})
 
 
-class _Open:
-    """The phase after the circuit opened. From `until` on it is half-open, and counts successful probes."""
+class _Phase:
+    """The time from one change of the circuit to the next, and the outcomes of the operations begun in it.
 
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.passed = self.successes = 0  # `passed` also has the probes in flight
+    open_until: when an open circuit becomes half-open; None while it is closed.
+    passed, succeeded: probes that were let through, and those of them that succeeded.
+    calls, failures: outcomes while it is closed. old_calls, old_failures: those that have left the window.
+    """
 
+    def __init__(self, open_until: float | None = None) -> None:
+        self.open_until = open_until
+        self.passed = self.succeeded = 0
+        self.calls = self.failures = self.old_calls = self.old_failures = 0
+        self.slice_ends = -math.inf
+        self._slices: list[tuple[float, int, int]] = []  # when each leaves the window; the counts before it
 
-class _Closed:
-    """The phase after the circuit closed, with the outcomes of the last `window` seconds."""
-
-    def __init__(self, window: float, minimum_calls: int, failure_rate: float) -> None:
-        self._window = window
-        self._minimum_calls = minimum_calls
-        self._failure_rate = failure_rate
-        self._calls = self._failures = 0  # since the circuit closed
-        self._calls_before = self._failures_before = 0  # those that have left the window
-        self._slices: deque[tuple[float, int, int]] = deque()  # when each leaves it; the counts before
-        self._slice_ends = -math.inf
-
-    def add(self, now: float, failed: bool = False) -> str | None:
-        """Add an outcome, and return why the circuit opens; None if it stays closed."""
-        if now >= self._slice_ends:
-            self._slice_ends = now + self._window / 60
-            self._slices.append((now + self._window, self._calls, self._failures))
-            while now >= self._slices[0][0]:
-                self._slices.popleft()
-            _, self._calls_before, self._failures_before = self._slices[0]
-        self._calls += 1
-        if failed:
-            self._failures += 1
-        if self._failures == self._failures_before:
-            return None
-        calls, failures = self._calls - self._calls_before, self._failures - self._failures_before
-        if calls < self._minimum_calls or failures < self._failure_rate * calls:
-            return None
-        return f"{failures} of {calls} operations failed"
+    def slide(self, now: float, window: float) -> None:
+        """Begin a slice, and drop those that have left the window."""
+        self.slice_ends = now + window / 60
+        latest = (now + window, self.calls, self.failures)
+        self._slices = [*(each for each in self._slices if now < each[0]), latest]
+        _, self.old_calls, self.old_failures = self._slices[0]
 
 
 def _is_failure(error: BaseException) -> bool | None:

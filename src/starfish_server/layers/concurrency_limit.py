@@ -101,10 +101,7 @@ class ConcurrencyLimit(Layer):
         loop = asyncio.get_running_loop()
         gate = self._latest
         if gate is None or gate.loop() is not loop:
-            gate = self._gates.get(loop)
-            if gate is None:
-                gate = self._gates[loop] = _Gate(loop, self._max_in_flight)
-            self._latest = gate
+            gate = self._latest = self._gates.setdefault(loop, _Gate(loop, self._max_in_flight))
         return gate
 
 

@@ -41,7 +41,7 @@ class Deadlines:
         self._latest: _Clock | None = None  # a dictionary look-up would take longer than all else here
 
     async def run(self, operation: Operation[T], store: AbstractObjectStore) -> T:
-        """Perform `operation` in `store`. Its time begins when it first waits, since it cannot end before.
+        """Perform `operation` in `store`. Its time begins when it first waits.
 
         An operation that never waits, such as a read of a cached file, needs neither a timer nor a clock.
         """
@@ -61,7 +61,7 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         clock = self._latest
         if clock is None or clock.loop() is not loop:
-            clock = self._latest = self._clock_of(loop)
+            clock = self._latest = self._clocks.setdefault(loop, _Clock(loop))
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit needs a task: await the operation in one")
@@ -76,12 +76,6 @@ class Deadlines:
         if clock.timer is None:
             clock.start(loop)
         return deadline
-
-    def _clock_of(self, loop: asyncio.AbstractEventLoop) -> _Clock:
-        clock = self._clocks.get(loop)
-        if clock is None:
-            clock = self._clocks[loop] = _Clock(loop)
-        return clock
 
 
 class _Clock:
@@ -106,14 +100,15 @@ class _Clock:
                 self.start(loop)
                 return
             del self.in_flight[deadline]
-            deadline.expire()
+            deadline.in_flight = None
+            deadline.task.cancel(DEADLINE_PASSED)
 
 
 class Deadline:
     """The time limit of one operation: a context manager that raises `StoreTimeoutError` once it expires.
 
-    in_flight: the operations in flight that include this one; None once it has expired.
-    cancelling: pending requests to cancel the task at the start.
+    in_flight: the limits of the event loop, with this one among them; None once it has expired.
+    cancelling: how many requests to cancel the task were pending at the start.
     """
 
     __slots__ = ("at", "cancelling", "in_flight", "limits", "operation", "task")
@@ -124,11 +119,6 @@ class Deadline:
     limits: Deadlines
     operation: Operation[Any]
     task: asyncio.Task[Any]
-
-    def expire(self) -> None:
-        """Cancel the task."""
-        self.in_flight = None
-        self.task.cancel(DEADLINE_PASSED)
 
     def __enter__(self) -> Self:
         return self

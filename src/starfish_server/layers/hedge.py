@@ -26,7 +26,6 @@ __all__ = ["Hedge"]
 _log = logging.getLogger(__name__)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 _FASTEST = 0.0001  # seconds; a second attempt cannot overtake a faster read
-_ONE = 1 - 1e-9  # a whole token, less rounding errors
 _GRACE = 0.1  # seconds that a cancelled attempt gets to end
 
 
@@ -66,8 +65,9 @@ class Hedge(Layer):
             raise ValueError(f"budget must be at most 1, not {budget}")
         self._delay = delay
         self._budget = budget
+        self._price = 1 / budget  # of a second attempt, in reads
+        self._saved = 0.0  # reads that have not paid for one yet
         self._clock = clock
-        self._tokens = 0.0
         self._endings: set[asyncio.Task[None]] = set()
         reads = [kind for kind in OPERATIONS.values() if not kind.writes and kind.bodies is not Bodies.URL]
         self._delays = {kind.name: _Delay(delay) for kind in reads}
@@ -80,8 +80,8 @@ class Hedge(Layer):
         return self._inner.perform(operation) if delay is None else self._timed(operation, delay)
 
     async def _timed(self, operation: Operation[T], delay: _Delay) -> T:
-        tokens = self._tokens + self._budget
-        self._tokens = tokens if tokens < 1 else 1.0
+        if self._saved < self._price:
+            self._saved += 1
         began = self._clock()
         if delay.seconds is None:
             result = await self._inner.perform(operation)
@@ -91,49 +91,49 @@ class Hedge(Layer):
         return result
 
     async def _hedged(self, operation: Operation[T], delay: float) -> T:
-        tries = [_start(self._try(operation))]
+        attempts = [_start(self._attempt(operation))]
         second = operation
         try:
-            if not tries[0].done():
-                await asyncio.wait(tries, timeout=delay)
-            if not tries[0].done() and self._tokens >= _ONE:
-                self._tokens -= 1
+            if not attempts[0].done():
+                await asyncio.wait(attempts, timeout=delay)
+            if not attempts[0].done() and self._saved >= self._price:
+                self._saved -= self._price
                 operation.note("hedged", True)
                 _log.debug(
                     "%s: no result after %.3f s, a second attempt begins",
                     *(operation.name, delay),
                     extra={"operation": operation.name, "delay": delay},
                 )
-                if operation.notes is not None:
-                    second = operation.replace(notes={})  # notes of the slower attempt must not show
-                tries.append(_start(self._try(second)))
-                await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
-            if not any(map(_succeeded, tries)):
-                await asyncio.wait(tries)
-            winner = next(filter(_succeeded, tries), tries[0])
-            await self._end([task for task in tries if task is not winner])
+                second = operation.replace(notes={})  # notes of the slower attempt must not show
+                attempts.append(_start(self._attempt(second)))
+                await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+            if not any(map(_succeeded, attempts)):
+                await asyncio.wait(attempts)
+            winner = next(filter(_succeeded, attempts), attempts[0])
+            await self._end([task for task in attempts if task is not winner])
         except asyncio.CancelledError as error:
-            await self._end(tries, *error.args)
+            await self._end(attempts, *error.args)
             raise
-        if operation.notes is not None and second.notes is not None and winner is not tries[0]:
-            operation.notes.update(second.notes)
+        if operation.notes is not None and winner is not attempts[0]:
+            operation.notes.update(second.notes or {})
         try:
             return winner.result()
         finally:
-            del winner, tries  # break the cycle between an error and this frame
+            del winner, attempts  # break the cycle between an error and this frame
 
-    async def _try(self, operation: Operation[T]) -> T:
+    async def _attempt(self, operation: Operation[T]) -> T:
         return await self._inner.perform(operation)
 
     async def _end(self, losers: list[asyncio.Task[Any]], *message: object) -> None:
         """Cancel attempts and wait until they have ended, for at most `_GRACE` seconds."""
+        if not losers:
+            return
         for loser in losers:
             loser.cancel(*message)
-        endings = {asyncio.create_task(_discard(loser)) for loser in losers}
-        self._endings |= endings
-        for ending in endings:
-            ending.add_done_callback(self._endings.discard)
-        if endings and (await asyncio.wait(endings, timeout=_GRACE))[1]:
+        ending = asyncio.create_task(_discard(losers))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        if (await asyncio.wait([ending], timeout=_GRACE))[1]:
             _log.warning("an attempt ignores its cancellation; it is left to end by itself")
 
 
@@ -148,12 +148,13 @@ def _succeeded(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _discard(task: asyncio.Task[Any]) -> None:
-    """Wait for a cancelled attempt, and close the reader that it may still have opened."""
-    await asyncio.wait([task])
-    if _succeeded(task) and isinstance(reader := task.result(), ObjectReader):
-        with suppress(Exception):
-            await reader.aclose()
+async def _discard(attempts: list[asyncio.Task[Any]]) -> None:
+    """Wait for cancelled attempts, and close the readers that they may still have opened."""
+    await asyncio.wait(attempts)
+    for attempt in attempts:
+        if _succeeded(attempt) and isinstance(reader := attempt.result(), ObjectReader):
+            with suppress(Exception):
+                await reader.aclose()
 
 
 class _Delay:

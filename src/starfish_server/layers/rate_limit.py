@@ -41,12 +41,12 @@ class RateLimit(Layer):
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
     shared: a `RedisLimits`, where all processes count together; None, the default, for each process by
-        itself. Each operation then asks Redis, and if Redis gives no answer this process decides alone.
+        itself. Each operation then asks Redis, and if Redis does not reply, this process decides alone.
     clock: returns monotonic seconds, `time.monotonic` by default; not for `shared`, where the time is that of
         Redis.
 
     The algorithm is GCRA: it stores one number per caller, the time at which the full burst is available
-    again. The table holds 100,000 callers who have used a part of their burst. None of them is evicted for
+    again. The table holds 100,000 callers that have used part of their burst. None of them is evicted for
     another, so invented names do not reset a limit; while the table is full, all new callers share one limit.
     An operation counts once, however many keys or chunks it has.
     """
@@ -105,32 +105,42 @@ class RateLimit(Layer):
                 await fleet.limits.close()
 
     async def perform(self, operation: Operation[T]) -> T:
-        if self._fleet is not None and await self._pass_fleet(operation, self._fleet):
-            return await self._inner.perform(operation)
         context = operation.context
-        caller: int | None = hash(None if context is None else self._field(context))
-        now = self._clock()
-        with self._lock:
-            whole_at = self._whole_at.get(caller)
-            if whole_at is None:
-                caller = self._make_room(caller, now)
-                whole_at = self._whole_at.get(caller, now)
-            if whole_at < now:
-                whole_at = now
-            wait = whole_at - now - self._slack
-            if wait <= self._longest_wait:
-                self._whole_at[caller] = whole_at = whole_at + self._interval
+        caller = None if context is None else self._field(context)
+        turn = None if self._fleet is None else await self._fleet.take(caller)
+        if turn is not None:
+            wait, give_back = turn
+        else:
+            give_back = None
+            name: int | None = hash(caller)
+            now = self._clock()
+            with self._lock:  # not in a method of its own, which would make this layer a tenth slower
+                whole_at = self._whole_at.get(name)
+                if whole_at is None:
+                    name = self._make_room(name, now)
+                    whole_at = self._whole_at.get(name, now)
+                if whole_at < now:
+                    whole_at = now
+                wait = whole_at - now - self._slack
+                if wait <= self._longest_wait:
+                    self._whole_at[name] = whole_at = whole_at + self._interval
+                    if wait > _ROUNDING:
+                        give_back = partial(self._give_back, name, whole_at)
         if wait > _ROUNDING:
-            if wait > self._longest_wait:
+            if give_back is None:
                 raise self._refusal(wait, operation)
-            await _sleep(wait, partial(self._give_back, caller, whole_at))
+            try:
+                await asyncio.sleep(wait)
+            except BaseException:
+                give_back()
+                raise
         return await self._inner.perform(operation)
 
-    def _give_back(self, caller: int | None, whole_at: float) -> None:
+    def _give_back(self, name: int | None, whole_at: float) -> None:
         """Give a turn back, unless others wait behind it: two would then have the same turn."""
         with self._lock:
-            if self._whole_at.get(caller) == whole_at:
-                self._whole_at[caller] = whole_at - self._interval
+            if self._whole_at.get(name) == whole_at:
+                self._whole_at[name] = whole_at - self._interval
 
     def _refusal(self, wait: float, operation: Operation[Any]) -> StoreOverloadedError:
         reason = f"over {self._rate:g} operations a second for one {self._by}"
@@ -138,33 +148,11 @@ class RateLimit(Layer):
         error.undetermined = False
         return error
 
-    async def _pass_fleet(self, operation: Operation[Any], fleet: FleetRate) -> bool:
-        """Take a turn among all processes and wait for it; return False if Redis gives no answer."""
-        context = operation.context
-        turn = await fleet.take(None if context is None else self._field(context))
-        if turn is None:
-            return False
-        wait, give_back = turn
-        if give_back is None:
-            raise self._refusal(wait, operation)
-        if wait > _ROUNDING:
-            await _sleep(wait, give_back)
-        return True
-
-    def _make_room(self, caller: int | None, now: float) -> int | None:
-        """Drop callers with a full burst; return `caller`, or None, the shared limit, if there is no room."""
+    def _make_room(self, name: int | None, now: float) -> int | None:
+        """Drop callers with a full burst; return `name`, or None, the shared limit, if there is no room."""
         table = self._whole_at
         for _ in range(min(len(table), 2 if len(table) < _CALLERS else 64)):
-            name, whole_at = table.popitem(last=False)
+            other, whole_at = table.popitem(last=False)
             if whole_at > now:
-                table[name] = whole_at  # at the end, so that the others are examined first
-        return caller if len(table) < _CALLERS else None
-
-
-async def _sleep(seconds: float, give_back: Callable[[], None]) -> None:
-    """Wait for a turn, and give it back if the operation ends before."""
-    try:
-        await asyncio.sleep(seconds)
-    except BaseException:
-        give_back()
-        raise
+                table[other] = whole_at  # at the end, so that the others are examined first
+        return name if len(table) < _CALLERS else None

@@ -63,7 +63,7 @@ class Tracing(Layer):
     tracer_provider: the global one by default, even if it is set up later.
     record_identity, record_key: "off" (default), "hashed" or "plain": whether the caller's identity, and the
         key or prefix, are attributes of spans.
-    hash_key: secret bytes or text for "hashed", without which nobody can hash guessed values and compare. By
+    hash_key: secret bytes or text for "hashed". Without it, guessed values cannot be hashed and compared. By
         default it is random, and hashes agree within one process only.
 
     The span of a stream ends with its last chunk, and says how many bytes were read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
@@ -15,10 +15,10 @@ from starfish_server.checks import (
     encode_text,
     type_or_default,
 )
-from starfish_server.errors import StoreError, StoreNotSupportedError
+from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
 from starfish_server.layers.base import Layer, T
 from starfish_server.layers.copy_error import copy_error
-from starfish_server.objects import ObjectList, StoredObject
+from starfish_server.objects import ObjectList, ObjectReader, StoredObject
 from starfish_server.operations import (
     OPERATIONS,
     Bodies,
@@ -42,10 +42,11 @@ from starfish_server.threads import start_in_thread
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starfish_server.objects import ObjectInfo, ObjectReader
+    from starfish_server.objects import ObjectInfo
 
-__all__ = ["Transform", "work_on"]
+__all__ = ["Transform", "same_object", "work_on"]
 
+R = TypeVar("R", bound="ObjectReader | StoredObject")
 _IN_A_THREAD = 256 * 1024  # bytes from which work on a body would hold the event loop
 _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
 
@@ -53,6 +54,18 @@ _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
 async def work_on(size: int, work: Callable[[], T], key: str) -> T:
     """Return the result of `work` on `size` bytes of the object, done in a thread if there are many."""
     return work() if size < _IN_A_THREAD else await start_in_thread(work, key=key)
+
+
+async def same_object(operation: Operation[Any], info: ObjectInfo, stored: int, later: R | None) -> R:
+    """Return the result of a later read of an object; raise `VersionConflictError` if it was replaced.
+
+    info, stored: what an earlier read told of it, and its size in the store inside.
+    """
+    if later is not None and later.info.version == info.version and later.info.size in (None, stored):
+        return later
+    if isinstance(later, ObjectReader):
+        await later.aclose()
+    raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
 
 class Transform(Layer):

@@ -28,7 +28,7 @@ class Link:
     """Keeps a session of the running event loop up, in the background, until it is closed.
 
     session: the session in use; None while there is none.
-    what: uses Redis, for the log.
+    what: the name in the log of what uses Redis.
     scripts: Lua by name.
     interval: seconds between the replies that prove that the connection works.
 
@@ -93,7 +93,7 @@ class Link:
         while True:
             try:
                 await self._connect_and_serve()
-            except Exception as error:  # noqa: BLE001 - whatever the client raises, nothing must fail for it
+            except Exception as error:  # noqa: BLE001 - no error of the client may fail an operation
                 if not self._warned:
                     self._warned = True
                     fields = {"address": printable(self._server.address), "error_type": type(error).__name__}

@@ -263,6 +263,6 @@ def _check_role(reply: Any) -> None:
 
 
 def _is_push(reply: Any) -> bool:
-    # Of the commands here TIME and ROLE are answered with a list, and neither begins like a message. A script
-    # must not return a list that does.
+    # Of the commands used here, only TIME and ROLE are answered with a list, and neither list begins like a
+    # message. A script must not return a list that does.
     return isinstance(reply, list) and reply[0] in _PUSHES

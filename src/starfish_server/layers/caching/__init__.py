@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -121,25 +120,17 @@ class Caching(Layer):
         # what it may change, and a read asks the backend.
         self._needs = {kind: needed for kind, needed in NEEDS.items() if inner.supports(kind.name)}
         self._lists = (ListKeys, ListObjects) if list_ttl else ()
-        self._settings: dict[str, object] = {
-            "ttl": ttl,
-            "max_bytes": max_bytes,
-            "max_object_bytes": max_object_bytes,
-            "negative_ttl": negative_ttl,
-            "list_ttl": list_ttl,
-            "stale_if_error": stale_if_error,
+        self._settings: dict[str, Any] = {
+            "ttl": positive_number("ttl", ttl),
+            "max_bytes": positive_int("max_bytes", max_bytes),
+            "max_object_bytes": positive_int("max_object_bytes", max_object_bytes),
+            "negative_ttl": _seconds("negative_ttl", negative_ttl),
+            "list_ttl": _seconds("list_ttl", list_ttl),
+            "stale_if_error": _seconds("stale_if_error", stale_if_error),
         }
+        self._cache = Cache(clock, **self._settings)
         if vary_by is not None:
             self._settings["vary_by"] = name_of(vary_by) if callable(vary_by) else tuple(vary_by)
-        self._cache = Cache(
-            clock,
-            max_bytes=positive_int("max_bytes", max_bytes),
-            max_object_bytes=positive_int("max_object_bytes", max_object_bytes),
-            object_age=positive_number("ttl", ttl),
-            missing_age=_seconds("negative_ttl", negative_ttl),
-            list_age=_seconds("list_ttl", list_ttl),
-            stale_seconds=_seconds("stale_if_error", stale_if_error),
-        )
         self._shared: SharedLevel | None = None
         self._read: Perform = inner.perform
         if shared is not None:
@@ -156,10 +147,7 @@ class Caching(Layer):
 
     def stats(self) -> CacheStats:
         """Return the counts of hits, misses and evictions, and the bytes cached."""
-        stats, shared = self._cache.stats(), self._shared
-        if shared is None:
-            return stats
-        return replace(stats, connected=shared.connected, **shared.counts)
+        return self._cache.stats(connected=self._shared is not None and self._shared.connected)
 
     async def close(self) -> None:
         """Empty the cache and close the store inside. Later reads ask the store."""

@@ -24,11 +24,11 @@ Keys = set[str | None]
 Perform = Callable[[Operation[Any]], Coroutine[Any, Any, Any]]
 """Where reads go: the store inside, or a second level in front of it, which may return `Aged` results."""
 Place = tuple[EntryKey, type[Operation[Any]], asyncio.AbstractEventLoop]
-"""What in-flight reads are shared by: an entry's key and a kind of operation, in one event loop."""
-# The request of a write with an undetermined outcome may still arrive. Its keys are not cached for so many
+"""What callers that share an in-flight read have in common: entry, kind of operation, event loop."""
+# The request of a write with an undetermined outcome may still arrive. Its keys are not cached for this many
 # seconds, or for the lifetime of an entry if that is shorter.
 UNDETERMINED_SECONDS = 60.0
-MAX_UNDETERMINED_KEYS = 100_000  # more, and no key is cached for so long
+MAX_UNDETERMINED_KEYS = 100_000  # with more, no key at all is cached for that time
 # A write whose keys have more prefixes drops every list, instead of looking up each prefix.
 MAX_PREFIXES = 10_000
 
@@ -71,32 +71,34 @@ class Cache:
     may be the newer one, so neither is cached. Only a read that fails because the backend is unavailable
     leaves the entry, which `find_stale` returns for a while after it has expired.
 
-    After a write with an undetermined outcome, its keys are not cached for a while, and a caller only shares
-    a read that begins after the caller asked, once the read in flight has ended.
+    After a write with an undetermined outcome, its keys are not cached for a while. In that time a caller
+    shares no read that began before the caller asked. It waits for that read to end, and shares the next.
 
-    The ages are in seconds; 0 turns that kind of entry off. In a forked child every cache starts empty.
+    The options are those of `Caching`. In a forked child every cache starts empty.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
         *,
+        ttl: float,
         max_bytes: int,
         max_object_bytes: int,
-        object_age: float,
-        missing_age: float,
-        list_age: float,
-        stale_seconds: float,
+        negative_ttl: float,
+        list_ttl: float,
+        stale_if_error: float,
     ) -> None:
         self._clock = clock
         self._limits = (max_bytes, max_object_bytes)
-        self._object_age = object_age
-        self._missing_age = missing_age
-        self._list_age = list_age
-        self._stale_seconds = stale_seconds
-        longest_age = max(object_age, missing_age, list_age) + stale_seconds
+        self._ttl = ttl
+        self._negative_ttl = negative_ttl
+        self._list_ttl = list_ttl
+        self._stale_seconds = stale_if_error
+        longest_age = max(ttl, negative_ttl, list_ttl) + stale_if_error
         self._undetermined_seconds = min(UNDETERMINED_SECONDS, longest_age)
-        self._hits = self._misses = self._shared = self._stale = 0
+        self._hits = 0  # not in `_counts`, which would make a hit take longer
+        counted = ("misses", "shared", "stale", "remote_hits", "remote_damaged")
+        self._counts: dict[str, int] = dict.fromkeys(counted, 0)
         self.reset_after_fork()
         reset_in_child(self)
 
@@ -139,7 +141,7 @@ class Cache:
                 return None
             if not self._stale_seconds or entry.expires + self._stale_seconds <= self._clock():
                 return None
-            self._stale += 1
+            self._counts["stale"] += 1
             return entry
 
     async def read(self, entry_key: EntryKey, operation: Operation[T], perform: Perform) -> T:
@@ -153,10 +155,10 @@ class Cache:
                 latest = None
             shared = latest is not None and not (undetermined and latest.began is not None)
             if latest is not None and shared:
-                self._shared += 1
+                self._counts["shared"] += 1
                 read: InFlightRead[T] = latest
             else:
-                self._misses += 1
+                self._counts["misses"] += 1
                 cacheable = not (undetermined or _may_change(self._writing, subject))
                 read = InFlightRead(cacheable=cacheable, after=latest)
                 self._in_flight.setdefault(subject, {})[place] = read
@@ -168,8 +170,7 @@ class Cache:
     async def read_uncached(self, operation: Operation[T], perform: Perform, *, counted: bool) -> T:
         """Return the result of `operation` without caching it, and drop the entries of its keys."""
         if counted:
-            with self._lock:
-                self._misses += 1
+            self.count("misses")
             operation.note("cache", "miss")
         newer = [key for key in operation.keys if isinstance(key, str)]
         try:
@@ -212,18 +213,26 @@ class Cache:
             self._forget(self._touched(keys, self._in_flight.keys()))
 
     def unshare(self, subject: Subject, seconds: float) -> None:
-        """Share no read in flight of the subject that began longer ago."""
+        """Stop sharing the in-flight reads of a subject that began more than `seconds` ago."""
         with self._lock:
             oldest = self._clock() - seconds
             for place, read in [*self._in_flight.get(subject, {}).items()]:
                 if read.began is not None and read.began < oldest:
                     self._remove(place, read)
 
-    def stats(self) -> CacheStats:
+    def count(self, name: str) -> None:
+        """Add one to a count of `CacheStats` other than the hits."""
         with self._lock:
-            held = int(self._entries.currsize)
+            self._counts[name] += 1
+
+    def stats(self, *, connected: bool) -> CacheStats:
+        with self._lock:
             return CacheStats(
-                self._hits, self._misses, self._shared, self._stale, self._entries.evictions, held
+                self._hits,
+                evictions=self._entries.evictions,
+                bytes=int(self._entries.currsize),
+                connected=connected,
+                **self._counts,
             )
 
     async def _fill(
@@ -245,9 +254,9 @@ class Cache:
         if isinstance(result, Aged):
             aged, result = result.age, cast("T", result.value)
         if result is None:
-            age = self._missing_age
+            age = self._negative_ttl
         else:
-            age = self._object_age if isinstance(entry_key[0], str) else self._list_age
+            age = self._ttl if isinstance(entry_key[0], str) else self._list_ttl
         with self._lock:
             self._entries.pop(entry_key, None)
             for place, other in [*self._in_flight.get(entry_key[0], {}).items()]:
@@ -286,7 +295,7 @@ class Cache:
         if None in keys:
             return set(known)
         touched: set[Subject] = known & keys
-        if self._list_age and known:
+        if self._list_ttl and known:
             texts = [key for key in keys if key is not None]
             if sum(map(len, texts)) > MAX_PREFIXES:
                 return touched | {subject for subject in known if isinstance(subject, tuple)}

@@ -56,7 +56,7 @@ class Aged:
 class Entries(LRUCache[EntryKey, Entry]):
     """Entries with an index by subject: an object has one for each kind of caller, a prefix for each page.
 
-    An expired entry stays until it is looked up or the least recently used, like any other.
+    An expired entry stays until it is looked up or evicted, like any other.
     """
 
     def __init__(self, max_bytes: int, max_object_bytes: int) -> None:
@@ -116,7 +116,7 @@ def answer(operation: Any, value: Any) -> Any:
 
 
 def is_whole(operation: Any) -> bool:
-    """Return whether the result of an operation is all that it could tell of the object."""
+    """Return whether an operation returns a body or a list as a whole, so that the result may be cached."""
     if type(operation) is Read:
         check_range(operation.start, operation.stop)  # an invalid one must not be shared
         return operation.start == 0 and operation.stop is None

@@ -31,7 +31,7 @@ RENEW_SECONDS = 20.0
 MAX_MESSAGE_KEYS = 1_000
 CLOSE_SECONDS = 1.0
 NOT_CACHED = math.inf
-_TICKS = 4  # within `max_delay`
+_TICKS = 4  # proofs within `max_delay` that the connection works
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +105,7 @@ class Member(Link):
         found = await self._find(session, key, deadline)
         whole = is_whole(operation)
         if found is not None and found.knows >= NEEDS[kind]:
-            self._level.count("remote_hits")
+            self._level.cache.count("remote_hits")
             operation.note("cache", "remote-hit")
             result = answer(operation, found.value)
             return Aged(result, session.latest_time() - found.read) if whole else result
@@ -124,7 +124,7 @@ class Member(Link):
             return None
         found = codec.decode(key, raw)
         if found is None:
-            self._level.count("remote_damaged")
+            self._level.cache.count("remote_damaged")
             self._drop([key])
             return None
         in_time = 0 <= session.latest_time() - found.read < self._level.ttl
@@ -185,7 +185,7 @@ class Member(Link):
         self._tell(write)
 
     def _ended(self) -> list[SharedWrite]:
-        """Return the writes that this member has to confirm: its own, and those of loops that were closed."""
+        """Return the ended writes to announce again: those of this event loop and of closed ones."""
         ended = self._level.unconfirmed()
         return [write for write in ended if write.member is self or write.member.loop.is_closed()]
 

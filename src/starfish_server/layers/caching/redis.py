@@ -43,22 +43,22 @@ class RedisCache(RedisServer):
     """A second level for `Caching` in Redis 6 or newer, or Valkey, that many processes share.
 
     It also keeps their first levels coherent: a write in one process drops what the others have cached of it.
-    Redis being slow or away makes no operation fail; see `docs/shared-cache.md` for what is promised.
+    No operation fails because Redis is slow or unreachable; see `docs/shared-cache.md` for what is promised.
 
     url: as in "redis://user:password@host:6379/0", "rediss://..." for TLS or "unix:///path"; one server or
         its proxy, not a Redis Cluster.
-    namespace: names what is shared, 1 to 100 of `A-Za-z0-9._-`. Processes over the same objects give the same
-        one, and stores that hold other objects, another bucket for one, must give another.
+    namespace: names what is shared, 1 to 100 of `A-Za-z0-9._-`. Processes over the same objects use the
+        same namespace. Stores with other objects, such as another bucket, must use another one.
     secret: at least 32 bytes or characters; entries are then sealed with AES-256-GCM under their key, and
         what Redis returns is authenticated. Required over an `Encryption`; None by default.
     timeout: seconds that an operation waits for Redis in all, 0.05. After that Redis is left alone until it
         replies this quickly again.
-    max_delay: seconds by which a first-level hit may be behind a write in another process, 1.0. If Redis has
-        proved no message to be missing for longer, the first level is not used.
+    max_delay: seconds by which a first-level hit may be behind a write in another process, 1.0. The
+        first level is not used while Redis has not proved for this long that no message is missing.
     max_value_bytes: a larger body is not put into Redis, 1 MiB.
 
     Raises `ValueError` or `TypeError`, which never show a password or a secret. One object may be given to
-    several `Caching` layers; each has its own connections, one an event loop, which end with its `close()`.
+    several `Caching` layers; each has its own connections, one per event loop, until its `close()`.
     """
 
     def __init__(
@@ -176,14 +176,12 @@ class Codec:
         plain = b"".join([_MAGIC, len(head).to_bytes(_LENGTH, "big"), head, body])
         return plain if self._seal is None else self._seal.seal(plain, key_bytes(key))
 
-    def decode(self, key: str, raw: object) -> Shared | None:
+    def decode(self, key: str, raw: bytes) -> Shared | None:
         """Return an entry; None if it is damaged or was written for another key.
 
         A plain entry names its key, too, so that no fault can return one tenant's object as another's.
         """
         try:
-            if not isinstance(raw, bytes):
-                return None
             plain = raw if self._seal is None else self._seal.open(raw, key_bytes(key))
             start = len(_MAGIC) + _LENGTH
             end = start + int.from_bytes(plain[len(_MAGIC) : start], "big")

@@ -59,7 +59,6 @@ class SharedLevel:
     def reset_after_fork(self) -> None:
         """Start as a new process, with another name."""
         self.client = secrets.token_hex(8)
-        self.counts = {"remote_hits": 0, "remote_damaged": 0}
         self.remote = RemoteWrites(self.cache)
         self._tokens = itertools.count()
         self._unconfirmed: set[SharedWrite] = set()  # ended, and Redis may not know
@@ -95,11 +94,11 @@ class SharedLevel:
         return None if self._closed else await self._members.get_or_make().begin(keys)
 
     def token(self) -> str:
-        """Return a name for a write or a lease that no process gives to another one."""
+        """Return a name for a write or a lease, unique among all processes."""
         return f"{self.client}-{next(self._tokens)}"
 
     def ended(self, write: SharedWrite, *, merge: bool) -> None:
-        """Keep a write that ended until Redis has confirmed it; `merge` if that may take long."""
+        """Keep an ended write until Redis has confirmed it; `merge` many into one if that may take long."""
         with self._lock:
             self._unconfirmed.add(write)
             self._unconfirmed_keys += write.size
@@ -126,15 +125,11 @@ class SharedLevel:
         self._closed = True
         await self._members.close()
 
-    def count(self, name: str) -> None:
-        with self._lock:
-            self.counts[name] += 1
-
 
 class RemoteWrites:
-    """Writes of other processes in flight: for the first level, each is a write of its own process.
+    """The writes in flight in other processes. The first level treats each like a write of this process.
 
-    The event loops of this process hear of the same writes, in any order.
+    Every event loop of this process hears of them, in any order.
     """
 
     def __init__(self, cache: Cache) -> None:

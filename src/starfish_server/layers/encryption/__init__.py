@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text, flag
 from starfish_server.chunks import checked_chunks
-from starfish_server.errors import StoreIntegrityError, VersionConflictError
+from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import (
     DataKey,
@@ -31,7 +31,7 @@ from starfish_server.layers.encryption.sealed import (
     plain_size,
     segments_of,
 )
-from starfish_server.layers.transform import Transform, work_on
+from starfish_server.layers.transform import Transform, same_object, work_on
 from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject, reader_of
 from starfish_server.operations import Read
 
@@ -67,8 +67,9 @@ class Encryption(Transform):
     keys: a `KeyRing`, or a `KeyProvider` such as a key management service.
     allow_plain: return unencrypted objects unchanged. False by default, since anyone with write access to the
         backend could replace an encrypted object with a plain one.
-    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default. What another secret of
-        2.x encrypted is refused, with `allow_plain` as well, so that `rotate` does not encrypt it twice.
+    legacy: a `LegacyKey` to read what starfish-server 2.x encrypted; None by default. An object that 2.x
+        encrypted with another secret is refused even with `allow_plain`, so that `rotate` does not encrypt
+        it twice.
 
     `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
     """
@@ -202,13 +203,7 @@ class Encryption(Transform):
         if first == stop:
             return reader_of(found.info, b"")
         part = operation.replace(start=found.offset(first), stop=found.offset(stop))
-        inner = await self._inner.perform(part)
-        try:
-            reader = found.check_same(operation, inner)
-        except VersionConflictError:
-            if inner is not None:
-                await inner.aclose()
-            raise
+        reader = await same_object(operation, found.info, found.stored, await self._inner.perform(part))
         number, buffer = first, bytearray()
 
         async def fetch() -> bytes:
@@ -284,10 +279,10 @@ class Encryption(Transform):
         """Read sealed segments, all of them, of the version that was found."""
         begin, end = found.offset(first), found.offset(stop)
         read = Read(operation.key, begin, end, operation.context, operation.notes)
-        sealed = found.check_same(operation, await self._inner.perform(read)).body
-        if len(sealed) != end - begin:
+        part = await same_object(operation, found.info, found.stored, await self._inner.perform(read))
+        if len(part.body) != end - begin:
             raise operation.error(StoreIntegrityError, TOO_SHORT)
-        return sealed
+        return part.body
 
     def _check_plain_allowed(self, operation: _Reads) -> None:
         if not self._allow_plain and self._legacy is None:

@@ -112,7 +112,7 @@ class LegacyKey:
         self._aead = AESGCM(hkdf(secret.encode(), salt.encode(), info.encode()))
 
     def decrypt(self, body: bytes) -> bytes | None:
-        """Return the plain body, or None if it is damaged or was encrypted otherwise."""
+        """Return the plain body, or None if it is damaged or was encrypted with another key."""
         sealed = _legacy(body)
         try:
             return sealed and self._aead.decrypt(sealed[:12], sealed[12:], None)
@@ -120,7 +120,7 @@ class LegacyKey:
             return None
 
     def may_be_sealed(self, body: bytes) -> bool:
-        """Return whether a body has the form of what 2.x encrypted, with whatever secret."""
+        """Return whether a body looks like one that 2.x encrypted, with any secret."""
         return _legacy(body) is not None
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class LegacyKey:
 
 
 def _legacy(body: bytes) -> bytes | None:
-    """Return nonce, ciphertext and tag, 12, any number and 16 bytes in base64; None for anything else."""
+    """Decode a body of 2.x: a nonce of 12 bytes, ciphertext, a tag of 16. Return None for anything else."""
     try:
         sealed = base64.b64decode(body, validate=True)
     except ValueError:

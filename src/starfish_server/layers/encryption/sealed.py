@@ -16,17 +16,17 @@ import os
 import struct
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from starfish_server.errors import StoreIntegrityError, VersionConflictError
+from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.encryption.key_ring import hkdf
 
 if TYPE_CHECKING:
     from starfish_server.layers.encryption.key_ring import DataKey
-    from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject
+    from starfish_server.objects import ObjectInfo
     from starfish_server.operations import Operation
 
 MAGIC = b"\x93SFSEAL\n"
@@ -42,7 +42,6 @@ _NONCE = struct.Struct(">7sIB")
 _HEADER_NUMBER, _HEADER_FLAG = 2**32 - 1, 2  # a nonce that no segment has
 _DAMAGED = "it is damaged, was tampered with, or belongs to another key"
 TOO_SHORT = "it is too short"
-R = TypeVar("R", bound="ObjectReader | StoredObject")
 
 
 class DamagedError(Exception):
@@ -208,7 +207,7 @@ class Found(NamedTuple):
     sealer: Sealer
 
     def offset(self, segment: int) -> int:
-        """Return where a segment begins in the store inside; where the last one ends, for those behind it."""
+        """Return where a segment begins in the stored object; behind the last, the end of the object."""
         return min(self.sealer.header.length + segment * SEALED_SEGMENT, self.stored)
 
     def segments(self, start: int, stop: int | None) -> tuple[int, int, int]:
@@ -216,14 +215,6 @@ class Found(NamedTuple):
         last = segments_of(self.size) - 1
         end = self.size if stop is None else min(stop, self.size)
         return (start // SEGMENT, segments_of(end), last) if start < end else (0, 0, last)
-
-    def check_same(self, operation: Operation[Any], later: R | None) -> R:
-        """Return the result of a later read; raise `VersionConflictError` if the object was replaced."""
-        if later is not None:
-            info = later.info
-            if info.version == self.info.version and info.size in (None, self.stored):
-                return later
-        raise operation.error(VersionConflictError, "the object was replaced while it was read")
 
 
 class integrity:  # noqa: N801 - used as a function; `contextmanager` would take five times as long

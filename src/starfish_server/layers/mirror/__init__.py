@@ -15,10 +15,11 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     StoreUnavailableError,
 )
+from starfish_server.gather import bounded_gather
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
-from starfish_server.layers.mirror.repair import RepairReport, copy_object, repair_object
+from starfish_server.layers.mirror.repair import RepairReport, copy_or_delete, repair_object
 from starfish_server.logs import log_failure
 from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Copy, SignedUrl, Upload, Write
@@ -148,15 +149,10 @@ class Mirror(Layer):
             self._pending.hold()
         except OSError as error:
             raise StoreUnavailableError(_log_reason(error), operation="repair") from error
-        entries = iter(sorted(self._pending.entries()))
-
-        async def work() -> None:
-            for entry in entries:
-                await self._repair_entry(entry, force, found)
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(concurrency):
-                tasks.create_task(work())
+        entries = sorted(self._pending.entries())
+        await bounded_gather(
+            lambda entry: self._repair_entry(entry, force, found), entries, limit=concurrency
+        )
         return found
 
     async def close(self) -> None:
@@ -204,7 +200,7 @@ class Mirror(Layer):
             try:
                 if isinstance(operation, Upload | Copy):
                     for key in keys:
-                        await copy_object(self._inner, replica, key, operation.context)
+                        await copy_or_delete(self._inner, replica, key, operation.context)
                 elif isinstance(operation, Write):
                     await replica.perform(operation.replace(if_version=ANY))
                 else:

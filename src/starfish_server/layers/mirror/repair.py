@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from starfish_server.bulk import copy_object
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.objects import ANY
-from starfish_server.operations import Delete, Open, Stat, Upload
+from starfish_server.operations import Delete, Open, Stat
 
 if TYPE_CHECKING:
     from starfish_server.context import StoreContext
@@ -75,7 +76,7 @@ async def repair_object(
     return outcome
 
 
-async def copy_object(
+async def copy_or_delete(
     first: AbstractObjectStore,
     replica: AbstractObjectStore,
     key: str,
@@ -83,27 +84,19 @@ async def copy_object(
     if_version: IfVersion = ANY,
 ) -> None:
     """Stream the first store's object to a replica, or delete it there if there is none."""
-    reader = await first.perform(Open(key, context=context))
-    if reader is None:
+    if not await copy_object(first, replica, key, if_version=if_version, context=context):
         await replica.perform(Delete(key, context))
-        return
-    async with reader:
-        info = reader.info
-        metadata = info.metadata if replica.native("write") else None
-        await replica.perform(
-            Upload(key, reader, info.content_type, info.cache_control, metadata, if_version, context)
-        )
 
 
 async def _copy_if(
     first: AbstractObjectStore, replica: AbstractObjectStore, key: str, if_version: IfVersion
 ) -> None:
     try:
-        await copy_object(first, replica, key, if_version=if_version)
+        await copy_or_delete(first, replica, key, if_version=if_version)
     except StoreNotSupportedError:
         if if_version is ANY:
             raise
-        await copy_object(first, replica, key)  # the service turned out to ignore conditions
+        await copy_or_delete(first, replica, key)  # the service turned out to ignore conditions
 
 
 def _expected(replica: AbstractObjectStore, theirs: ObjectInfo | None) -> IfVersion:

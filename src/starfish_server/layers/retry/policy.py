@@ -82,7 +82,7 @@ def is_undetermined(error: Exception) -> bool:
 
 
 def mark_undetermined(error: Exception) -> None:
-    """Say in an error, which may itself say that nothing was written, that an earlier attempt may have."""
+    """Mark an error as undetermined: even if its own attempt wrote nothing, an earlier one may have."""
     if isinstance(error, StoreError):
         error.undetermined = True
 
@@ -110,8 +110,8 @@ class RetryBudget:
     timeout_cost: tokens of one retry after a timeout, 10 by default.
     refund: tokens added by an operation whose first attempt succeeds, 1 by default.
     shared: a `RedisLimits`, where all processes draw on one bucket; None, the default, for one in each
-        process. Redis is asked once for each retry, and told then what was added since; an operation whose
-        first attempt succeeds never asks it. If Redis gives no answer this process decides alone.
+        process. Each retry asks Redis once and reports what was added since; an operation whose first
+        attempt succeeds never asks it. If Redis does not reply, this process decides alone.
 
     Raises `ValueError` for a figure under 1 and for a cost over the capacity.
     """
@@ -153,13 +153,9 @@ class RetryBudget:
         """Tokens left."""
         return self._tokens
 
-    def cost(self, error: BaseException) -> int:
-        """Return the tokens of a retry after `error`."""
-        return self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
-
     async def take(self, error: BaseException) -> int:
         """Take the tokens of a retry after `error`, and return how many: 0 if too few are left."""
-        cost = self.cost(error)
+        cost = self._timeout_cost if isinstance(error, TimeoutError) else self._retry_cost
         if self._shared is not None:
             with self._lock:
                 unreported, self._unreported = self._unreported, 0

@@ -25,10 +25,10 @@ __all__ = ["recovery_of"]
 class _ConditionalRecovery(Recovery["ObjectInfo"]):
     """Recognises a write that was done but whose reply was lost, so that its retry conflicts with itself.
 
-    An object with the same body, content type, cache control and metadata counts as that write. The same
-    stored by another writer cannot be told apart from it, unless every failed attempt certainly wrote
-    nothing. Where `read` is derived, only the body is compared. A copy is not compared, since that takes two
-    whole reads: the failure of the undetermined attempt is raised.
+    An object with the same body, content type, cache control and metadata counts as that write. An equal
+    object of another writer counts too, unless every failed attempt certainly wrote nothing. Where `read` is
+    derived, only the body is compared. A copy is not compared, since that takes two whole reads: the failure
+    of the undetermined attempt is raised.
     """
 
     @property
