@@ -98,7 +98,6 @@ class S3ObjectStore(Leaf):
         super().__init__(portable_keys=opts.portable_keys)
         self._transport = Transport(opts)
         self._writes = Writes(self._transport)
-        self._verify = opts.verify_bodies and not self._transport.address.secure
         self._is_key = is_key if opts.portable_keys else is_any_key
 
     def __repr__(self) -> str:
@@ -132,11 +131,11 @@ class S3ObjectStore(Leaf):
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
     async def _get_string(self, call: GetString) -> str | None:
-        reply = await get_object(self._transport, call.key, verify=self._verify)
+        reply = await get_object(self._transport, call.key)
         return None if reply is None else decode_text(reply.body, "get_string", call.key)
 
     async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        reply = await get_object(self._transport, call.key, verify=self._verify)
+        reply = await get_object(self._transport, call.key)
         if reply is None:
             return None
         return reply.body, header_or_none(reply.headers.get("Content-Type")) or DEFAULT_BYTES_TYPE
@@ -167,7 +166,7 @@ class S3ObjectStore(Leaf):
         return await stat_object(self._transport, call.key)
 
     async def _read(self, call: Read) -> StoredObject | None:
-        return await read_object(self._transport, call.key, call.start, call.stop, verify=self._verify)
+        return await read_object(self._transport, call.key, call.start, call.stop)
 
     async def _open(self, call: Open) -> ObjectReader | None:
         return await open_object(self._transport, "open", call.key, call.start, call.stop)

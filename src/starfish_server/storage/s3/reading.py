@@ -39,12 +39,12 @@ _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 _MOST_BYTES = 2**60
 
 
-async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
+async def get_object(transport: Transport, key: str) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
-    verify: read again if the ETag looks like an MD5 but does not match the body, where it has at most 16 MiB.
-        An ETag is opaque, so a mismatch alone proves nothing: the same body twice is the object, since
-        damage does not repeat.
+    With `verify_bodies`, a body of at most 16 MiB is read again if the ETag looks like an MD5 but does not
+    match. An ETag is opaque, so a mismatch alone proves nothing: the same body twice is the object, since
+    damage does not repeat.
     """
     request = Request("GET", key)
 
@@ -58,7 +58,9 @@ async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply |
         raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
 
     try:
-        return await (transport.attempts(verified) if verify else transport.run(request, require_object))
+        if transport.verify_bodies:
+            return await transport.attempts(verified)
+        return await transport.run(request, require_object)
     except NoSuchKeyError:
         return None
 
@@ -75,12 +77,10 @@ async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
         return None
 
 
-async def read_object(
-    transport: Transport, key: str, start: int, stop: int | None, *, verify: bool
-) -> StoredObject | None:
+async def read_object(transport: Transport, key: str, start: int, stop: int | None) -> StoredObject | None:
     """Return the bytes from `start` to before `stop` with the info of the whole object, or None."""
     if start == 0 and stop is None:
-        reply = await get_object(transport, key, verify=verify)
+        reply = await get_object(transport, key)
         return reply and StoredObject(info_of(reply.headers, key, len(reply.body)), reply.body)
 
     def read(request: Request) -> Coroutine[None, None, StoredObject]:
