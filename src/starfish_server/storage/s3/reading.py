@@ -7,6 +7,7 @@ import hashlib
 import re
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreError, StoreUnavailableError
@@ -83,10 +84,10 @@ async def read_object(transport: Transport, key: str, start: int, stop: int | No
         reply = await get_object(transport, key)
         return reply and StoredObject(info_of(reply.headers, key, len(reply.body)), reply.body)
 
-    def read(request: Request) -> Coroutine[None, None, StoredObject]:
-        return transport.run(request, lambda reply: _cut(reply, key, start, stop))
+    def attempt(request: Request) -> Coroutine[None, None, StoredObject]:
+        return transport.attempt(request, lambda reply: _cut(reply, key, start, stop))
 
-    found = await _get_range(transport, key, start, stop, read)
+    found = await _get_range(transport, key, start, stop, attempt)
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
@@ -98,32 +99,17 @@ async def open_object(
     It reads one reply to one request, and so one version of the object. `operation` is for its errors.
     """
 
-    async def begin(request: Request) -> ObjectReader:
-        async def attempt() -> ObjectReader:
-            body = OpenBody()
-            try:
-                part = await transport.attempt(
-                    request, lambda reply: read_part(reply, key, start, stop), body
-                )
-            except BaseException:
-                body.cut_off()
-                raise
-            body.skip, body.left = part.skip, part.length
+    async def attempt(request: Request) -> ObjectReader:
+        body = OpenBody(transport, operation, key)
+        try:
+            part = await transport.attempt(request, lambda reply: read_part(reply, key, start, stop), body)
+        except BaseException:
+            body.cut_off()
+            raise
+        body.skip, body.left = part.skip, part.length
+        return ObjectReader(part.info, body.next_chunk, body.close)
 
-            async def fetch() -> bytes:
-                try:
-                    if transport.sessions.closed:
-                        raise closed_error()
-                    return await transport.mapped(body.next_chunk())
-                except StoreError as error:
-                    error.operation, error.key = operation, key
-                    raise
-
-            return ObjectReader(part.info, fetch, body.close)
-
-        return await transport.attempts(attempt)
-
-    found = await _get_range(transport, key, start, stop, begin)
+    found = await _get_range(transport, key, start, stop, attempt)
     return reader_of(found, b"") if isinstance(found, ObjectInfo) else found
 
 
@@ -132,9 +118,9 @@ async def _get_range(
     key: str,
     start: int,
     stop: int | None,
-    get: Callable[[Request], Awaitable[T]],
+    attempt: Callable[[Request], Awaitable[T]],
 ) -> T | ObjectInfo | None:
-    """Call `get` with the request for a range, and return its result.
+    """Call `attempt` with the request for a range until it succeeds, and return its result.
 
     Returns the object's info instead where the object has no bytes in the range, None for a missing object.
     """
@@ -142,7 +128,7 @@ async def _get_range(
     headers = {} if start == 0 and last == "" else {"Range": f"bytes={start}-{last}"}
     if start != stop and start < _MOST_BYTES:
         try:
-            return await get(Request("GET", key, headers=headers))
+            return await transport.attempts(partial(attempt, Request("GET", key, headers=headers)))
         except NoSuchKeyError:
             return None
         except InvalidRangeError:
@@ -185,9 +171,12 @@ class OpenBody:
     skip, left: bytes to leave out before the range, and bytes of the range to come (None to the end).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, transport: Transport, operation: str, key: str) -> None:
         self.skip = 0
         self.left: int | None = None
+        self._transport = transport
+        self._operation = operation
+        self._key = key
         self._finalizer: weakref.finalize[..., OpenBody] | None = None
 
     def attach(self, response: aiohttp.ClientResponse, session: Session) -> None:
@@ -200,7 +189,16 @@ class OpenBody:
         require_framing(response)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes, b"" at the end. Raises `IncompleteReplyError` for a body that ends early."""
+        """Return the next bytes of the range, b"" at its end. Errors are those of the store."""
+        try:
+            if self._transport.sessions.closed:
+                raise closed_error()
+            return await self._transport.mapped(self._next_chunk())
+        except StoreError as error:
+            error.operation, error.key = self._operation, self._key
+            raise
+
+    async def _next_chunk(self) -> bytes:
         while self.left != 0:
             chunk = await self._read()
             if not chunk:
