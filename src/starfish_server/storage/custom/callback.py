@@ -32,12 +32,14 @@ class Shape:
     first: arguments for the first parameters, whatever the names of these.
     placed: arguments for parameters of the same name or, in this order, for parameters of other names.
     named: arguments for parameters of the same name only.
+    returns: the types that the result may have; empty if it is ignored or checked elsewhere.
     """
 
     name: str
     first: tuple[str, ...]
     placed: tuple[str, ...] = ("context",)
     named: tuple[str, ...] = ()
+    returns: tuple[type, ...] = ()
 
 
 class _Argument(str):
