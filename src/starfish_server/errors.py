@@ -224,3 +224,19 @@ NOT_SENT = (
     StoreNotSupportedError,
 )
 """Errors raised before the backend is asked. They say nothing about its health, and a retry cannot help."""
+
+_BY_STATUS: dict[int, type[StoreError]] = {
+    401: StoreAccessDeniedError,
+    403: StoreAccessDeniedError,
+    407: StoreAccessDeniedError,
+    408: StoreTimeoutError,
+    412: VersionConflictError,
+    429: StoreOverloadedError,
+    501: StoreNotSupportedError,
+    503: StoreOverloadedError,
+}
+
+
+def error_of_status(status: int) -> type[StoreError]:
+    """Return the error that an HTTP status alone stands for. A 404 may mean the bucket or the object."""
+    return _BY_STATUS.get(status) or (StoreUnavailableError if status >= 500 else StoreError)

@@ -24,6 +24,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
+    error_of_status,
 )
 
 if TYPE_CHECKING:
@@ -109,20 +110,6 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     **dict.fromkeys(_ARCHIVED, StoreError),
 }
 
-# Where there is no code, or an unknown one. 404 is not here: the bucket may be missing, not the object.
-BY_STATUS: Mapping[int, type[StoreError]] = {
-    401: StoreAccessDeniedError,
-    403: StoreAccessDeniedError,
-    407: StoreAccessDeniedError,
-    408: StoreTimeoutError,
-    412: VersionConflictError,
-    416: InvalidRangeError,
-    429: StoreOverloadedError,
-    501: StoreNotSupportedError,
-    503: StoreOverloadedError,
-    504: StoreUnavailableError,
-}
-
 # The first that fits. A certificate that is refused now is refused again, so it is not worth a retry.
 BY_EXCEPTION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (IncompleteReplyError, StoreUnavailableError, ""),
@@ -156,9 +143,9 @@ class Fault:
 
 def error_for(fault: Fault, bucket: str) -> StoreError:
     """Return the error that `fault` means."""
-    kind = BY_CODE.get(fault.code) or BY_STATUS.get(fault.status)
-    if kind is None:
-        kind = StoreUnavailableError if fault.status >= 500 else StoreError
+    kind = BY_CODE.get(fault.code) or (
+        InvalidRangeError if fault.status == 416 else error_of_status(fault.status)
+    )
     facts = [fact for fact in (shown(fault.code), f"HTTP {fault.status}") if fact]
     if fault.request_id:
         facts.append(f"request {shown(fault.request_id)}")
