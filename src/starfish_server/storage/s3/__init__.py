@@ -37,7 +37,6 @@ from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, object_headers, version_or_none
 from starfish_server.storage.s3.transport import Transport
-from starfish_server.storage.s3.writing import upload_object
 
 if TYPE_CHECKING:
     from starfish_server.objects import ObjectList, ObjectReader, StoredObject
@@ -179,9 +178,7 @@ class S3ObjectStore(Leaf):
 
     async def _upload(self, call: Upload) -> ObjectInfo:
         info = _info(call, type_or_default(call.content_type, b""))
-        etag, size = await upload_object(
-            self._writes, call.key, call.chunks, headers_for(info), call.if_version
-        )
+        etag, size = await self._writes.upload(call.key, call.chunks, headers_for(info), call.if_version)
         return replace(info, size=size, version=version_or_none(etag))
 
     async def _copy(self, call: Copy) -> ObjectInfo:
