@@ -212,10 +212,11 @@ async def _call(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) 
 
 
 def _observed() -> bool:
-    """Return whether OpenTelemetry may have a provider; FastAPI's own question takes six times as long.
+    """Return whether OpenTelemetry may have a provider; FastAPI's own check takes six times as long.
 
-    Until a provider is set, both are proxies. If OpenTelemetry renames their private attributes, every
-    request goes through FastAPI. It logs what no endpoint raises, so a provider of logs does not matter.
+    Until a provider is set, tracer and meter are proxies. If OpenTelemetry renames their private attributes,
+    every request goes through FastAPI. A provider of logs does not matter: FastAPI logs what routes raise,
+    and these raise nothing.
     """
     return not (
         isinstance(getattr(_TRACER, "_tracer", None), NoOpTracer)

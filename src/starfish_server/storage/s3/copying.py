@@ -33,7 +33,7 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
     """Copy one version of `source` to `target`; return the info of the copy.
 
     A conditional copy passes through this process, except on AWS: other services are not known to support
-    conditions of copies, and to find out would overwrite what the condition protects.
+    conditions of copies, and trying them would overwrite what the condition protects.
     """
     transport = writes.transport
     refused: ObjectInfo | None = None

@@ -91,7 +91,7 @@ _ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotI
 _USUAL_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9:]{8}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# By the code in the reply's body, where its status alone would not tell. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+# By the code in the reply's body, which says more than the status. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
     "ConditionalRequestConflict": WriteRaceError,
     "InvalidPart": InvalidPartError,

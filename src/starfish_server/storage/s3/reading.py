@@ -1,4 +1,4 @@
-"""Objects read whole, in ranges or as streams. Over plain HTTP damage to a small body is detected."""
+"""Objects read whole, in ranges or as streams. Over plain HTTP, damage to a small body is detected."""
 
 from __future__ import annotations
 

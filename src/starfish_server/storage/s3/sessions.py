@@ -117,7 +117,8 @@ class Session:
     def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` as a task of its own, which its caller need not await.
 
-        When the store closes, it may continue as long as a block of `Sessions.held`, and is then cancelled.
+        When the store closes, the task may continue as long as a block of `Sessions.held` may; then it is
+        cancelled.
         """
         task = asyncio.create_task(work)
         self._background.add(task)
@@ -126,7 +127,7 @@ class Session:
 
     @property
     def is_held(self) -> bool:
-        """Whether requests may still be sent although the store closes."""
+        """Whether requests may still be sent while the store closes."""
         return bool(self.holders or self._background)
 
     def drop_idle_connections(self) -> None:
@@ -136,7 +137,8 @@ class Session:
     def _sweep(self) -> None:
         """Time out requests that are overdue for the second time.
 
-        One whose data came while the event loop was blocked has had its turn since the first.
+        Between the first and the second time, a request whose data came while the event loop was blocked
+        has been able to read it.
         """
         now = self.loop.time()
         seen, self._overdue = self._overdue, {each for each in self._in_flight if each.due <= now}
@@ -244,7 +246,7 @@ class Sessions:
     async def close(self) -> None:
         """Refuse new requests, let those in flight finish for a while, and close every session.
 
-        Sessions of other threads' loops are closed there; one whose loop does not run now closes with it.
+        The session of another thread's loop is closed there, or when that loop closes if it is not running.
         """
         self.closed = True
         here = asyncio.get_running_loop()

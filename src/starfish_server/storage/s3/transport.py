@@ -117,8 +117,8 @@ class Transport:
     ) -> T:
         """Run `attempt` until it succeeds, with full-jitter exponential back-off after a `transient` error.
 
-        At most `max_attempts` times; once if a `Retry` layer repeats the operation. Errors of the HTTP client
-        are raised as errors of the store.
+        Makes at most `max_attempts` attempts, and one if a `Retry` layer retries the operation. Errors of the
+        HTTP client are raised as errors of the store.
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
