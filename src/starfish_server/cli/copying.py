@@ -220,7 +220,7 @@ class Copying:
         )
 
     def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
-        """Return how the object's info reads back, where it is not as wanted and both stores tell."""
+        """Return how each field that both stores keep reads back, if not as wanted."""
         stores = (self.source, self.destination)
         typed = all(store.native("read") or store.supports("get_bytes") for store in stores)
         names = ["content_type"] if typed else []
@@ -234,7 +234,7 @@ class Copying:
 
 
 def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
-    """Return whether two objects are the same by what lists tell; None if they must be read."""
+    """Return whether two objects are the same, by their list entries; None if they must be read."""
     if None not in (info.size, there.size) and info.size != there.size:
         return False
     if not update or info.size is None or there.size is None:

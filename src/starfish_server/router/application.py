@@ -35,7 +35,7 @@ _TRACER, _METER = get_tracer("starfish_server"), get_meter("starfish_server")
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class SyncRouterOptions:
-    """What a router serves, and to whom; `pydantic.ValidationError`, a `ValueError`, for anything else.
+    """What a router serves, and to whom. A wrong value is a `pydantic.ValidationError`, a `ValueError`.
 
     store: where documents and blobs are stored; closing it stays with the caller.
     config: the collections.

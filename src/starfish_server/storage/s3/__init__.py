@@ -80,7 +80,7 @@ class S3ObjectStore(Leaf):
 
     Bodies are stored and read as they are; a `Content-Encoding` set by another writer is not undone. Keys of
     other writers that break the key rules are not listed. A service that breaks S3's byte order (SeaweedFS
-    lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
+    lists folder by folder) returns other keys for a `limit` or a `start_after`; its lists without either are
     whole and in order.
 
     opts: an `S3StorageOptions`.
@@ -203,7 +203,7 @@ class S3ObjectStore(Leaf):
     async def close(self) -> None:
         """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
 
-        What is not finished by then raises `StoreClosedError`.
+        An operation that is not finished by then raises `StoreClosedError`.
         """
         self._closed = True
         await self._transport.sessions.close()

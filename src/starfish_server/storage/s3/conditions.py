@@ -164,7 +164,7 @@ class Writes:
         return await conditionally()
 
     async def _check_condition(self, key: str, if_version: IfVersion) -> None:
-        """Refuse a write whose condition does not hold now: the service may ignore it."""
+        """Refuse a write whose condition does not hold now, since the service may ignore the condition."""
         try:
             found = await self.transport.run(Request("HEAD", key), lambda reply: reply.headers.get("ETag"))
         except NoSuchKeyError:
