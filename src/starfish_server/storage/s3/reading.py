@@ -48,22 +48,22 @@ async def get_object(transport: Transport, key: str) -> Reply | None:
     damage does not repeat.
     """
     request = Request("GET", key)
-
-    async def verified() -> Reply:
-        reply = await transport.attempt(request, require_object)
-        if await _fits_etag(reply):
-            return reply
-        again = await transport.attempt(request, require_object)
-        if again.body == reply.body or await _fits_etag(again):
-            return again
-        raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
-
     try:
         if transport.verify_bodies:
-            return await transport.attempts(verified)
+            return await transport.attempts(partial(_verified, transport, request))
         return await transport.run(request, require_object)
     except NoSuchKeyError:
         return None
+
+
+async def _verified(transport: Transport, request: Request) -> Reply:
+    reply = await transport.attempt(request, require_object)
+    if await _fits_etag(reply):
+        return reply
+    again = await transport.attempt(request, require_object)
+    if again.body == reply.body or await _fits_etag(again):
+        return again
+    raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
 
 
 async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:

@@ -159,11 +159,8 @@ class Transport:
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
         """Return a URL that lets a request for an object through for `expires` seconds."""
         address, skew, _ = self._learnt
-
-        async def find() -> Credentials | None:
-            return await (await self.sessions.current()).credentials.get()
-
-        credentials = await self.mapped(find())
+        session = await self.sessions.current()
+        credentials = await self.mapped(session.credentials.get())
         if credentials is None:
             raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}
