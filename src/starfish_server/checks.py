@@ -89,7 +89,7 @@ def key_checks(portable_keys: bool) -> tuple[Callable[[str, str], None], Callabl
 
 
 def check_text(what: str, text: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless `text` is text that a key of any rule could hold; a key is not empty."""
+    """Raise `InvalidKeyError` unless `text` is a str of at most 1,024 UTF-8 bytes, and not an empty key."""
     if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
         raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
 

@@ -49,7 +49,7 @@ class StoreContext:
 retries_outside: ContextVar[Sequence[None]] = ContextVar("starfish_retries_outside", default=())
 """Not empty while a `Retry` layer repeats the running operation, so that a leaf makes one attempt only.
 
-The list is emptied when the attempt ends, for tasks that it started and that go on with a copy of it.
+The list is emptied when the attempt ends: a task that the attempt started shares it, and may outlive it.
 """
 
 notes_of_call: ContextVar[dict[str, object] | None] = ContextVar("starfish_notes_of_call", default=None)

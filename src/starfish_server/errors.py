@@ -227,3 +227,19 @@ NOT_THE_BACKEND = (
     StoreNotSupportedError,
 )
 """Errors of the caller or this library. They say nothing about the backend's health; a retry cannot help."""
+
+_BY_STATUS: dict[int, type[StoreError]] = {
+    401: StoreAccessDeniedError,
+    403: StoreAccessDeniedError,
+    407: StoreAccessDeniedError,
+    408: StoreTimeoutError,
+    412: VersionConflictError,
+    429: StoreOverloadedError,
+    501: StoreNotSupportedError,
+    503: StoreOverloadedError,
+}
+
+
+def error_of_status(status: int) -> type[StoreError]:
+    """Return the error that an HTTP status alone stands for. A 404 may mean the bucket or the object."""
+    return _BY_STATUS.get(status) or (StoreUnavailableError if status >= 500 else StoreError)

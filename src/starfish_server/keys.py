@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from urllib.parse import quote, unquote
 
 from starfish_server.checks import check_key
 from starfish_server.errors import InvalidKeyError
 
 __all__ = ["decode_key", "encode_key"]
 
-_PLAIN = re.compile(r"[A-Za-z0-9._@-]")
-_ESCAPE = re.compile(r":([0-9A-F]{2})")
 _EMPTY = ":"
 
 
@@ -33,9 +31,9 @@ def encode_key(text: str) -> str:
 def decode_key(key: str) -> str:
     """Return the text that `encode_key` made `key` of. Raises `InvalidKeyError` for any other key."""
     check_key(key, "decode_key")
-    segments = ["" if segment == _EMPTY else _decode_segment(segment) for segment in key.split("/")]
+    segments = ["" if segment == _EMPTY else segment.replace(":", "%") for segment in key.split("/")]
     try:
-        text = "/".join(segment.encode("latin-1").decode() for segment in segments)
+        text = unquote("/".join(segments), errors="strict")
     except UnicodeDecodeError:
         text = ""
     if not text or encode_key(text) != key:
@@ -48,8 +46,4 @@ def _encode_segment(segment: str) -> str:
         return _EMPTY
     if segment in (".", ".."):
         return segment.replace(".", ":2E", 1)
-    return "".join(c if _PLAIN.match(c) else "".join(f":{b:02X}" for b in c.encode()) for c in segment)
-
-
-def _decode_segment(segment: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), segment)
+    return quote(segment, safe="@").replace("~", "%7E").replace("%", ":")

@@ -18,7 +18,7 @@ from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["StackFile", "hint", "load_stack", "read_toml"]
+__all__ = ["StackFile", "hint", "load_stack", "read_stack_file"]
 
 # The place of a value in a file, as in ("layer", 0, "sink", "path").
 Keys = tuple[str | int, ...]
@@ -49,22 +49,15 @@ def load_stack(
     source: the path of the file, or the mapping.
     other_tables: names of tables in the same file that are not part of the stack; none by default.
     """
-    if isinstance(source, Mapping):
-        text, table = "", dict(source)
-    else:
-        text, table = read_toml(source)
-    file = StackFile("stack" if isinstance(source, Mapping) else str(source), text)
-    try:
-        return file.build(table, other_tables)
-    except RecursionError:
-        raise StackError(f"{file.name}: tables are nested too deep") from None
+    file = StackFile("stack", "", source) if isinstance(source, Mapping) else read_stack_file(source)
+    return file.build(other_tables)
 
 
-def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """Return the text and the content of a TOML file; `StackError` if it cannot be read."""
+def read_stack_file(path: str | os.PathLike[str]) -> StackFile:
+    """Read a TOML file. Raises `StackError` if it cannot be read."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        return StackFile(str(path), text, tomllib.loads(text))
     except OSError as error:
         raise StackError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -74,21 +67,30 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
 
 
 class StackFile:
-    """Builds what a file describes; errors name the line. `at` is the path to a value in the file."""
+    """Builds what a file describes; errors name the line. `at` is the path to a value in the file.
 
-    def __init__(self, name: str, text: str) -> None:
+    name: the file's name in errors.
+    text: its text; empty for a mapping, which has no lines.
+    table: the content of the text.
+    """
+
+    def __init__(self, name: str, text: str, table: Mapping[str, Any]) -> None:
         self.name = name
+        self.table = table
         self._text = text
         self._checked = True
 
-    def build(self, table: Mapping[str, Any], other_tables: Collection[str]) -> AbstractObjectStore:
+    def build(self, other_tables: Collection[str]) -> AbstractObjectStore:
         """Return the store that the whole file describes."""
-        checked = table.get("check_order", True)
+        checked = self.table.get("check_order", True)
         with self.errors_at("check_order"):
             if not isinstance(checked, bool):
                 raise StackError("check_order must be true or false")
         self._checked = checked
-        store = self._stack((), table, "leaf", "layer", "check_order", *other_tables)
+        try:
+            store = self._stack((), self.table, "leaf", "layer", "check_order", *other_tables)
+        except RecursionError:
+            raise StackError(f"{self.name}: tables are nested too deep") from None
         if checked:
             with self.errors_at("layer"):
                 check_order(store)

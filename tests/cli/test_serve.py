@@ -315,3 +315,15 @@ def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
+
+
+def test_a_file_is_read_once_so_it_may_be_a_pipe(tmp_path: Path) -> None:
+    code = "import pathlib; from starfish_server.cli.serving import *; configured(pathlib.Path('/dev/stdin'))"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"STARFISH_ALICE_TOKEN": ALICE},
+        input=CONFIG.encode(),
+        check=True,
+        timeout=60,
+    )

@@ -30,12 +30,12 @@ from faulty_proxy import (
 from starfish_server.context import retries_outside
 from starfish_server.errors import StoreClosedError, StoreError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, sessions
-from starfish_server.storage.s3.credentials import CredentialSource
 
 if TYPE_CHECKING:
     from servers import S3Server
 
 MakeS3 = Callable[..., S3ObjectStore]
+ANONYMOUS = S3StorageOptions(bucket="b", anonymous=True)
 
 
 def store_on(server: S3Server, endpoint: str | None = None) -> S3ObjectStore:
@@ -307,19 +307,19 @@ async def test_a_close_that_is_cancelled_fails_requests_typed(
     assert [type(outcome) for outcome in outcomes] == [StoreClosedError] * 5 + [asyncio.CancelledError]
 
 
-async def test_a_session_made_while_another_thread_closes_the_store_is_closed() -> None:
-    def close_meanwhile() -> CredentialSource:
-        closing.start()
-        closing.join(10.0)
-        return CredentialSource()
-
+async def test_a_session_made_while_another_thread_closes_the_store_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clients: list[aiohttp.ClientSession] = []
 
-    def open_client() -> aiohttp.ClientSession:
+    def open_client(*_: object) -> aiohttp.ClientSession:
         clients.append(aiohttp.ClientSession())
+        closing.start()
+        closing.join(10.0)
         return clients[0]
 
-    made = sessions.Sessions(open_client, close_meanwhile, 30.0)
+    monkeypatch.setattr(sessions, "open_client", open_client)
+    made = sessions.Sessions(ANONYMOUS)
     closing = threading.Thread(target=lambda: asyncio.run(made.close()))
     with pytest.raises(StoreClosedError):
         await made.current()
@@ -336,7 +336,7 @@ async def test_a_session_closes_after_its_background_tasks(monkeypatch: pytest.M
                 await asyncio.sleep(0)
 
     monkeypatch.setattr(sessions, "CLOSE_GRACE_SECONDS", 0.0)
-    session = sessions.Session(aiohttp.ClientSession(), CredentialSource(), 30.0)
+    session = sessions.Session(ANONYMOUS, True)
     await anext(session.guard)
     task = session.background(work())
     await asyncio.sleep(0)

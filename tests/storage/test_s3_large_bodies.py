@@ -15,9 +15,8 @@ import pytest
 from bare_server import FOUND, read_request, received, server, store_at
 from servers import make_certificate
 from starfish_server.errors import StoreClosedError, StoreTimeoutError, StoreUnavailableError
-from starfish_server.storage.s3 import sessions
+from starfish_server.storage.s3 import S3StorageOptions, sessions
 from starfish_server.storage.s3.bodies import receive
-from starfish_server.storage.s3.credentials import CredentialSource
 from starfish_server.storage.s3.errors import IncompleteReplyError
 from starfish_server.storage.s3.sessions import InFlight, Session
 
@@ -185,11 +184,12 @@ async def test_the_http_client_learns_that_a_connection_broke_while_it_was_recei
     running, make_store = served
     running.replies, running.cut = [HALF], True
     tls = ssl.create_default_context(cafile=running.authority) if running.tls else True
-    async with aiohttp.ClientSession(read_bufsize=2**18) as client:
+    session = Session(S3StorageOptions(bucket="b", anonymous=True), True)
+    async with session.client, aiohttp.ClientSession(read_bufsize=2**18) as client:
         response = await client.get(make_store().endpoint, ssl=tls)
         transport = response.connection and response.connection.transport
         assert transport
-        async with InFlight(Session(client, CredentialSource(), 30.0)) as request:
+        async with InFlight(session) as request:
             with pytest.raises(IncompleteReplyError):
                 await receive(response.content, len(BODY), transport, request)
         async with asyncio.timeout(5.0):

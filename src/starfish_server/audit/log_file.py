@@ -126,8 +126,8 @@ class LogFile:
             if not isinstance(error, BlockingIOError):
                 raise
             raise StackError(
-                f"{self.path}: another sink or process writes this log (it holds {path}); "
-                f'give each process its own path, as in "{self._of_workers()}"'
+                f"{self.path}: another sink or process writes this log (it holds {path}); give each process "
+                f'its own path, as in "{self.path.stem}-{WORKER}{self.path.suffix}"'
             ) from error
         return lock
 
@@ -180,9 +180,6 @@ class LogFile:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-    def _of_workers(self) -> str:
-        return f"{self.path.stem}-{WORKER}{self.path.suffix}"
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")

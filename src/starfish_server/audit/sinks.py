@@ -65,7 +65,7 @@ class LoggingSink:
         values = (record.operation, target, record.outcome, *by, *measured, error)
         # Not logger.log, which would search the stack for a caller that is always this line.
         line = self._logger.makeRecord(self._logger.name, self._level, __file__, 0, _MESSAGE, values, None)
-        # What `extra` does, without its check for names that the logging module uses itself: none of these.
+        # As with `extra`, but without its check for names that the logging module uses: none of these is one.
         line.__dict__.update(
             timestamp=record.timestamp,
             operation=record.operation,

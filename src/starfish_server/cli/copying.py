@@ -11,6 +11,7 @@ from starfish_server.bulk import scan
 from starfish_server.cli.stores import list_left_out, write_object
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError
+from starfish_server.gather import bounded_gather
 from starfish_server.objects import ObjectInfo
 from starfish_server.storage.base import AbstractObjectStore
 
@@ -110,39 +111,34 @@ class Copying:
 
         Raises errors of listing. The error of one object is in the tally; the other objects are copied.
         """
-        pairs: asyncio.Queue[Pair | None] = asyncio.Queue(_PAGE)
         budget = Budget(self.max_bytes)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self.jobs):
-                    tasks.create_task(self._work(pairs, budget))
-                async for pair in self._pairs():
-                    self.tally.listed += 1
-                    await pairs.put(pair)
-                self.tally.all_listed = True
-                for _ in range(self.jobs):
-                    await pairs.put(None)
-                self.tally.left_out = await list_left_out(self.source, self.prefix, self.reading)
-        except ExceptionGroup as errors:
-            first = errors.exceptions[0]
-            raise first from first.__cause__
+
+        async def handle(pair: Pair) -> None:
+            try:
+                await self._handle(*pair, budget)
+            except Exception as error:  # noqa: BLE001 - the other objects are still copied
+                self.tally.failures[pair[0].key] = error
+
+        await bounded_gather(handle, self._pairs(), limit=self.jobs)
+        self.tally.left_out = await list_left_out(self.source, self.prefix, self.reading)
         return self.tally
 
     async def _pairs(self) -> AsyncIterator[Pair]:
         """Yield the objects of the source; both lists are in byte order, so one pass finds the pairs."""
         existing = scan(self.destination, self.prefix, page_size=_PAGE, context=self.reading)
         there = await anext(existing, None)
-        async for info in scan(self.source, self.prefix, page_size=_PAGE, context=self.reading):
-            while there is not None and there.key < info.key:
-                there = await anext(existing, None)
-            yield info, there if there is not None and there.key == info.key else None
-
-    async def _work(self, pairs: "asyncio.Queue[Pair | None]", budget: Budget) -> None:
-        while (pair := await pairs.get()) is not None:
-            try:
-                await self._handle(*pair, budget)
-            except Exception as error:  # noqa: BLE001 - the other objects are still copied
-                self.tally.failures[pair[0].key] = error
+        last = None
+        while not self.tally.all_listed:
+            page = await self.source.list_objects(
+                self.prefix, start_after=last, limit=_PAGE, context=self.reading
+            )
+            self.tally.listed += len(page.objects)
+            self.tally.all_listed = len(page.objects) < _PAGE
+            for info in page.objects:
+                while there is not None and there.key < info.key:
+                    there = await anext(existing, None)
+                yield info, there if there is not None and there.key == info.key else None
+                last = info.key
 
     async def _handle(self, info: ObjectInfo, there: ObjectInfo | None, budget: Budget) -> None:
         same = there is not None and _same(info, there, self.update)
@@ -224,7 +220,7 @@ class Copying:
         )
 
     def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
-        """Return how the object's info reads back, where it is not as wanted and both stores tell."""
+        """Return how each field that both stores keep reads back, if not as wanted."""
         stores = (self.source, self.destination)
         typed = all(store.native("read") or store.supports("get_bytes") for store in stores)
         names = ["content_type"] if typed else []
@@ -238,7 +234,7 @@ class Copying:
 
 
 def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
-    """Return whether two objects are the same by what lists tell; None if they must be read."""
+    """Return whether two objects are the same, by their list entries; None if they must be read."""
     if None not in (info.size, there.size) and info.size != there.size:
         return False
     if not update or info.size is None or there.size is None:

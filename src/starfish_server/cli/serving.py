@@ -19,7 +19,7 @@ from starfish_server.router import (
     SyncConfig,
     SyncRouterOptions,
 )
-from starfish_server.stack_file import StackFile, hint, load_stack, read_toml
+from starfish_server.stack_file import StackFile, hint, read_stack_file
 from starfish_server.store_url import SERVER_TABLES
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def configured(path: Path) -> SyncRouterOptions:
 
     Raises `StackError`, which names the line, for anything in it that is not understood.
     """
-    text, table = read_toml(path)
-    return _options(table, StackFile(str(path), text), path)
+    return _options(read_stack_file(path))
 
 
 def embedded(*, workers: bool = False) -> SyncRouterOptions:
@@ -75,8 +74,7 @@ def embedded(*, workers: bool = False) -> SyncRouterOptions:
     workers: whether it is for one of several processes, each with an audit log of its own.
     """
     text = _EMBEDDED.replace(_AUDIT_LOG, audit_log(workers=workers))
-    table = tomllib.loads(text)
-    return _options(table, StackFile("embedded default", text), table)
+    return _options(StackFile("embedded default", text, tomllib.loads(text)))
 
 
 def audit_log(*, workers: bool) -> str:
@@ -105,23 +103,25 @@ def embedded_notice(*, workers: bool) -> list[str]:
     ]
 
 
-def _options(table: Mapping[str, Any], file: StackFile, stack: Path | Mapping[str, Any]) -> SyncRouterOptions:
+def _options(file: StackFile) -> SyncRouterOptions:
+    sync = file.table.get("sync")
     with file.errors_at("sync"):
-        if not isinstance(table.get("sync"), Mapping):
+        if not isinstance(sync, Mapping):
             raise StackError("a [sync] table is missing; its [[sync.collections]] say what is served")
     try:
-        config = SyncConfig.model_validate(table["sync"])
+        config = SyncConfig.model_validate(sync)
     except ValueError as error:
         reason = _reason(error)
         with file.errors_at("sync", *reason[0]):
             raise StackError(reason[1]) from None
-    tokens = BearerTokens(_callers(table.get("auth", {}), file))
-    store = load_stack(stack, other_tables=SERVER_TABLES)
+    tokens = BearerTokens(_callers(file))
+    store = file.build(SERVER_TABLES)
     shown = ConfigEndpointOptions(auth="role-filtered")
     return SyncRouterOptions(store, config, tokens.resolve, config_endpoint=shown)
 
 
-def _callers(auth: object, file: StackFile) -> list[tuple[str, AuthResult]]:
+def _callers(file: StackFile) -> list[tuple[str, AuthResult]]:
+    auth = file.table.get("auth", {})
     entries = auth.get("token", []) if isinstance(auth, Mapping) and not auth.keys() - {"token"} else None
     with file.errors_at("auth"):
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):

@@ -38,7 +38,10 @@ class NotStartedError(Exception):
 
 @dataclass(eq=False)
 class _Worker:
-    """A process, and our end of a socket to it. It ends when the socket closes, as it does if we die."""
+    """A process, and the parent's end of a socket to it.
+
+    The process ends when the socket closes, as it does if the parent dies.
+    """
 
     process: Process
     control: socket.socket

@@ -35,7 +35,7 @@ _TRACER, _METER = get_tracer("starfish_server"), get_meter("starfish_server")
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class SyncRouterOptions:
-    """What a router serves, and to whom; `pydantic.ValidationError`, a `ValueError`, for anything else.
+    """What a router serves, and to whom. A wrong value is a `pydantic.ValidationError`, a `ValueError`.
 
     store: where documents and blobs are stored; closing it stays with the caller.
     config: the collections.
@@ -212,10 +212,11 @@ async def _call(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) 
 
 
 def _observed() -> bool:
-    """Return whether OpenTelemetry may have a provider; FastAPI's own question takes six times as long.
+    """Return whether OpenTelemetry may have a provider; FastAPI's own check takes six times as long.
 
-    Until a provider is set, both are proxies. If OpenTelemetry renames their private attributes, every
-    request goes through FastAPI. It logs what no endpoint raises, so a provider of logs does not matter.
+    Until a provider is set, tracer and meter are proxies. If OpenTelemetry renames their private attributes,
+    every request goes through FastAPI. A provider of logs does not matter: FastAPI logs what routes raise,
+    and these raise nothing.
     """
     return not (
         isinstance(getattr(_TRACER, "_tracer", None), NoOpTracer)

@@ -28,7 +28,7 @@ from starfish_server.router.responses import (
     logged_error,
     to_json,
 )
-from starfish_server.router.routes import UNSUPPORTED, DocumentCollection, add_route
+from starfish_server.router.routes import UNSUPPORTED, DocumentCollection, add_route, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +69,7 @@ class BatchRequest(BaseModel):
 
 @dataclass
 class _Pull:
-    """One request. `caller` is the error, which is logged, if it could not be found."""
+    """One request. `caller` is an error, which was logged, if the caller could not be found."""
 
     request: Request
     slots: asyncio.Semaphore
@@ -92,7 +92,7 @@ class BatchPull:
         """Add `GET` and `POST /batch/pull`."""
         prefix = "" if self._namespace is None else f"{self._namespace}/"
         schema = BatchRequest.model_json_schema()
-        responses = {200: {"model": PulledBatch, "description": "The documents."}} | errors(400, "default")
+        responses = described("The documents.", model=PulledBatch) | errors(400, "default")
         names, params = schema["properties"]["collections"], schema["properties"]["params"]
         parameters = [
             {"name": "collections", "in": "query", "required": True, "schema": names, "explode": False},

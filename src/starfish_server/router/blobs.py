@@ -50,7 +50,7 @@ class Preconditions(BaseModel):
             raise _failed()
 
     def has_none_match(self, tag: str | None) -> bool:
-        """Return whether `If-None-Match` names the version of `tag`, that of an object that exists."""
+        """Return whether `If-None-Match` names the version of `tag`; the object exists."""
         return self.if_none_match is not None and holds_tag(self.if_none_match, tag)
 
 

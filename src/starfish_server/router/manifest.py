@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from starfish_server.router.auth import PUBLIC, SELF
 from starfish_server.router.responses import HTTPError, JSONResponse, errors
-from starfish_server.router.routes import add_route
+from starfish_server.router.routes import add_route, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,15 +56,9 @@ class ConfigEndpoint:
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route."""
-        responses = {200: {"model": Manifest, "description": "The collections."}} | errors("default")
+        responses = described("The collections.", model=Manifest) | errors("default")
         add_route(
-            router,
-            "GET",
-            "/config",
-            self.show,
-            operation_id="config",
-            tags=["config"],
-            responses=responses,
+            router, "GET", "/config", self.show, operation_id="config", tags=["config"], responses=responses
         )
 
     async def show(self, request: Request) -> Response:
@@ -101,6 +95,6 @@ def _shown(collections: Iterable[CollectionConfig], roles: set[str] | None) -> l
 
 
 def _admitted(collection: CollectionConfig) -> tuple[str, ...]:
-    """Return the roles that may do what is served."""
+    """Return the roles that may pull, list or push the collection, as far as it is served."""
     readers = () if collection.push_only and not collection.listable else collection.read_roles
     return readers if collection.pull_only else (*readers, *collection.write_roles)

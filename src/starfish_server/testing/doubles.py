@@ -57,9 +57,9 @@ class Fault:
 class FaultyStore(Layer):
     """Fails on purpose, by script or by chance; everything else passes on to `inner`.
 
-    script: by operation name, the faults of its first, second, ... call; None lets that call pass, as
-        do calls after the last.
-    chance: probability (0 to 1) that a call without a scripted fault gets one of `faults`.
+    script: by operation name, the faults of the first, second, ... operation of this name; None lets one
+        pass, and so does the end of the script.
+    chance: probability (0 to 1) that an operation without a scripted fault gets one of `faults`.
     seed: of the random choice, so that a run can be repeated.
 
     `injected` counts the faults so far, by operation name. An unknown operation is a `ValueError`.

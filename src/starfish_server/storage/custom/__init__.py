@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import (
@@ -43,34 +44,24 @@ _OPTIONS = (*_HEADERS, "metadata", "if_version")
 _RANGE = ("start", "stop", "context")
 _PAGE = ("start_after", "limit", "context")
 _SHAPES = {
-    "get_string": Shape("on_get", ("key",)),
+    "get_string": Shape("on_get", ("key",), returns=(str, NoneType)),
     "put": Shape("on_put", ("key", "body"), named=_HEADERS),
     "list_keys": Shape("on_list", ("prefix",), _PAGE),
     "delete": Shape("on_delete", ("key",)),
     "delete_many": Shape("on_delete_many", ("keys",)),
     "get_bytes": Shape("on_get_bytes", ("key",)),
     "put_bytes": Shape("on_put_bytes", ("key", "body"), named=_HEADERS),
-    "stat": Shape("on_stat", ("key",)),
-    "read": Shape("on_read", ("key",), _RANGE),
-    "open": Shape("on_open", ("key",), _RANGE),
-    "write": Shape("on_write", ("key", "body"), named=_OPTIONS),
-    "upload": Shape("on_upload", ("key", "chunks"), named=_OPTIONS),
-    "copy": Shape("on_copy", ("source", "target"), named=("if_version",)),
-    "list_objects": Shape("on_list_objects", ("prefix",), _PAGE, named=("delimiter",)),
-    "signed_url": Shape("on_signed_url", ("key",), named=("method", "expires", "content_type")),
+    "stat": Shape("on_stat", ("key",), returns=(ObjectInfo, NoneType)),
+    "read": Shape("on_read", ("key",), _RANGE, returns=(StoredObject, NoneType)),
+    "open": Shape("on_open", ("key",), _RANGE, returns=(ObjectReader, NoneType)),
+    "write": Shape("on_write", ("key", "body"), named=_OPTIONS, returns=(ObjectInfo,)),
+    "upload": Shape("on_upload", ("key", "chunks"), named=_OPTIONS, returns=(ObjectInfo,)),
+    "copy": Shape("on_copy", ("source", "target"), named=("if_version",), returns=(ObjectInfo,)),
+    "list_objects": Shape("on_list_objects", ("prefix",), _PAGE, named=("delimiter",), returns=(ObjectList,)),
+    "signed_url": Shape(
+        "on_signed_url", ("key",), named=("method", "expires", "content_type"), returns=(str,)
+    ),
     "close": Shape("on_close", (), ()),
-}
-# What the callbacks return; those of the other operations may return anything.
-_RESULTS: dict[str, tuple[type, ...]] = {
-    "get_string": (str, type(None)),
-    "stat": (ObjectInfo, type(None)),
-    "read": (StoredObject, type(None)),
-    "open": (ObjectReader, type(None)),
-    "write": (ObjectInfo,),
-    "upload": (ObjectInfo,),
-    "copy": (ObjectInfo,),
-    "list_objects": (ObjectList,),
-    "signed_url": (str,),
 }
 
 
@@ -189,12 +180,12 @@ class CustomObjectStore(Leaf):
         result = await callback(**_values(callback, call))
         if isinstance(call, GetBytes):
             return _checked_body(callback, result)
-        kinds = _RESULTS.get(call.name)
-        if kinds is None:
+        kinds = _SHAPES[call.name].returns
+        if not kinds:
             return None
         if isinstance(result, kinds):
             return result
-        promised = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        promised = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
         raise _unexpected(callback, promised, result)
 
     async def _unsupported(self, operation: Operation[Any]) -> Any:

@@ -32,12 +32,14 @@ class Shape:
     first: arguments for the first parameters, whatever the names of these.
     placed: arguments for parameters of the same name or, in this order, for parameters of other names.
     named: arguments for parameters of the same name only.
+    returns: the types that the result may have; empty if it is ignored or checked elsewhere.
     """
 
     name: str
     first: tuple[str, ...]
     placed: tuple[str, ...] = ("context",)
     named: tuple[str, ...] = ()
+    returns: tuple[type, ...] = ()
 
 
 class _Argument(str):
@@ -127,7 +129,7 @@ def _plan(function: Callable[..., Any], signature: Signature, shape: Shape) -> B
 
 
 def _place(others: list[Parameter], left: list[_Argument], shape: Shape) -> dict[str, _Argument]:
-    """Give the arguments left to parameters of other names, in order; one optional parameter: the context."""
+    """Assign what is left to parameters of other names, in order; a single optional one gets the context."""
     page = [argument for argument in left if argument != "context"]
     if len(others) == 1 and others[0].default is None:
         left = left[len(page) :]

@@ -233,10 +233,7 @@ class ObstoreObjectStore(Leaf):
         if call.delimiter is None:
             found = await self._list(call)
         else:
-            client = self._client()
-            found, prefixes = await list_level(
-                client, call.prefix, call.start_after, call.limit, self._is_key
-            )
+            found, prefixes = await list_level(self._client(), call, is_key=self._is_key)
         infos = [listed_info(self._store, meta) for meta in found]
         return ObjectList(infos, prefixes)
 
@@ -257,5 +254,4 @@ class ObstoreObjectStore(Leaf):
             download.close_store()
 
     async def _list(self, call: ListKeys | ListObjects) -> list[ObjectMeta]:
-        page = (call.prefix, call.start_after, call.limit)
-        return await list_all(self._client(), *page, ordered=self._ordered, is_key=self._is_key)
+        return await list_all(self._client(), call, ordered=self._ordered, is_key=self._is_key)

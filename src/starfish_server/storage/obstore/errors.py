@@ -15,10 +15,10 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreError,
     StoreNotSupportedError,
-    StoreOverloadedError,
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
+    error_of_status,
 )
 
 if TYPE_CHECKING:
@@ -51,18 +51,6 @@ BY_TYPE: Mapping[type[Exception], tuple[type[StoreError], str]] = {
     exceptions.BaseError: (StoreError, "the backend failed"),
     OSError: (StoreError, "the backend failed"),
     ValueError: (InvalidKeyError, "obstore cannot address this key"),
-}
-
-BY_STATUS: Mapping[int, type[StoreError]] = {
-    401: StoreAccessDeniedError,
-    403: StoreAccessDeniedError,
-    407: StoreAccessDeniedError,
-    408: StoreTimeoutError,
-    412: VersionConflictError,
-    416: RangeError,
-    429: StoreOverloadedError,
-    501: StoreNotSupportedError,
-    503: StoreOverloadedError,
 }
 
 # Failures for which obstore has no type, by a part of their text. The first match applies.
@@ -118,8 +106,7 @@ def store_error(error: Exception, key: str | None) -> StoreError:
     if _NO_BUCKET.search(text):
         kind, reason = BucketNotFoundError, "the bucket does not exist"
     elif kind is StoreError and status is not None:
-        number = int(status[1])
-        kind = BY_STATUS.get(number, StoreUnavailableError if number >= 500 else StoreError)
+        kind = RangeError if status[1] == "416" else error_of_status(int(status[1]))
         code = _CODE.search(text)
         reason = f"the backend replied with status {status[1]}{f' ({code[1]})' if code else ''}"
     elif kind is StoreError and _RANGE.search(text):

@@ -15,23 +15,20 @@ if TYPE_CHECKING:
 
     from obstore import ObjectMeta
 
+    from starfish_server.operations import ListKeys, ListObjects
+
 PAGE = 1000
 
 
 async def list_all(
-    client: Any,
-    prefix: str,
-    start_after: str | None,
-    limit: int | None,
-    *,
-    ordered: bool,
-    is_key: Callable[[str], bool],
+    client: Any, call: ListKeys | ListObjects, *, ordered: bool, is_key: Callable[[str], bool]
 ) -> list[ObjectMeta]:
-    """Return obstore's metadata of the objects whose keys begin with `prefix`.
+    """Return obstore's metadata of the objects whose keys begin with the prefix.
 
-    obstore's prefixes are whole segments, so this lists the folder that `prefix` ends in and filters it.
+    obstore's prefixes are whole segments, so this lists the folder that the prefix ends in and filters it.
     ordered: whether the backend lists in byte order. If so, nothing is fetched after the last wanted object.
     """
+    prefix, start_after, limit = call.prefix, call.start_after, call.limit
     if limit == 0:
         return []
     offset = _offset(prefix, start_after) if ordered else None
@@ -51,12 +48,12 @@ async def list_all(
 
 
 async def list_level(
-    client: Any, prefix: str, start_after: str | None, limit: int | None, is_key: Callable[[str], bool]
+    client: Any, call: ListObjects, *, is_key: Callable[[str], bool]
 ) -> tuple[list[ObjectMeta], list[str]]:
-    """Return the objects and folders of one level that begin with `prefix`."""
+    """Return the objects and folders of one level that begin with the prefix."""
+    prefix, after, limit = call.prefix, call.start_after or "", call.limit
     if limit == 0:
         return [], []
-    after = start_after or ""
     level = await ask(prefix, obstore.list_with_delimiter_async, client, _folder(prefix))
     folders = {f"{path}/" for path in level["common_prefixes"] if is_key(path)}
     objects = {meta["path"]: meta for meta in level["objects"] if is_key(meta["path"])}

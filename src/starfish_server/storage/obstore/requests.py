@@ -20,6 +20,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.gather import bounded_gather
 from starfish_server.objects import ObjectInfo
 from starfish_server.storage.obstore.errors import RangeError, T, ask
 from starfish_server.threads import wait_to_end
@@ -141,15 +142,13 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
     that request are then deleted one by one, so that each key has its own error.
     """
     failures: dict[str, Exception] = {}
-    permits = asyncio.Semaphore(_IN_FLIGHT)
 
     async def delete(key: str) -> None:
-        async with permits:
-            try:
-                await delete_one(client, key)
-            except StoreError as error:
-                error.operation, error.key = "delete_many", key
-                failures[key] = error
+        try:
+            await delete_one(client, key)
+        except StoreError as error:
+            error.operation, error.key = "delete_many", key
+            failures[key] = error
 
     for start in range(0, len(keys), _KEYS_IN_REQUEST):
         some = keys[start : start + _KEYS_IN_REQUEST]
@@ -159,9 +158,7 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
             error.operation = "delete_many"
             failures |= dict.fromkeys(some, error)
         except StoreError:
-            async with asyncio.TaskGroup() as tasks:
-                for key in some:
-                    tasks.create_task(delete(key))
+            await bounded_gather(delete, some, limit=_IN_FLIGHT)
     if failures:
         raise DeleteManyError({key: failures[key] for key in keys if key in failures})
 

@@ -37,7 +37,6 @@ from starfish_server.storage.s3.options import S3StorageOptions
 from starfish_server.storage.s3.reading import get_object, open_object, read_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, object_headers, version_or_none
 from starfish_server.storage.s3.transport import Transport
-from starfish_server.storage.s3.writing import upload_object
 
 if TYPE_CHECKING:
     from starfish_server.objects import ObjectList, ObjectReader, StoredObject
@@ -81,7 +80,7 @@ class S3ObjectStore(Leaf):
 
     Bodies are stored and read as they are; a `Content-Encoding` set by another writer is not undone. Keys of
     other writers that break the key rules are not listed. A service that breaks S3's byte order (SeaweedFS
-    lists folder by folder) gives other keys for a `limit` or a `start_after`; its lists without either are
+    lists folder by folder) returns other keys for a `limit` or a `start_after`; its lists without either are
     whole and in order.
 
     opts: an `S3StorageOptions`.
@@ -98,7 +97,6 @@ class S3ObjectStore(Leaf):
         super().__init__(portable_keys=opts.portable_keys)
         self._transport = Transport(opts)
         self._writes = Writes(self._transport)
-        self._verify = opts.verify_bodies and not self._transport.address.secure
         self._is_key = is_key if opts.portable_keys else is_any_key
 
     def __repr__(self) -> str:
@@ -132,11 +130,11 @@ class S3ObjectStore(Leaf):
         return f"S3.{method}", attributes, "aws.s3.key" if one_key else None
 
     async def _get_string(self, call: GetString) -> str | None:
-        reply = await get_object(self._transport, call.key, verify=self._verify)
+        reply = await get_object(self._transport, call.key)
         return None if reply is None else decode_text(reply.body, "get_string", call.key)
 
     async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        reply = await get_object(self._transport, call.key, verify=self._verify)
+        reply = await get_object(self._transport, call.key)
         if reply is None:
             return None
         return reply.body, header_or_none(reply.headers.get("Content-Type")) or DEFAULT_BYTES_TYPE
@@ -167,7 +165,7 @@ class S3ObjectStore(Leaf):
         return await stat_object(self._transport, call.key)
 
     async def _read(self, call: Read) -> StoredObject | None:
-        return await read_object(self._transport, call.key, call.start, call.stop, verify=self._verify)
+        return await read_object(self._transport, call.key, call.start, call.stop)
 
     async def _open(self, call: Open) -> ObjectReader | None:
         return await open_object(self._transport, "open", call.key, call.start, call.stop)
@@ -180,9 +178,7 @@ class S3ObjectStore(Leaf):
 
     async def _upload(self, call: Upload) -> ObjectInfo:
         info = _info(call, type_or_default(call.content_type, b""))
-        etag, size = await upload_object(
-            self._writes, call.key, call.chunks, headers_for(info), call.if_version
-        )
+        etag, size = await self._writes.upload(call.key, call.chunks, headers_for(info), call.if_version)
         return replace(info, size=size, version=version_or_none(etag))
 
     async def _copy(self, call: Copy) -> ObjectInfo:
@@ -207,7 +203,7 @@ class S3ObjectStore(Leaf):
     async def close(self) -> None:
         """Refuse new operations, let those in flight finish for up to 5 s, and close all connections.
 
-        What is not finished by then raises `StoreClosedError`.
+        An operation that is not finished by then raises `StoreClosedError`.
         """
         self._closed = True
         await self._transport.sessions.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -23,10 +23,15 @@ from starfish_server.storage.s3.errors import (
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, multipart_upload
+from starfish_server.storage.s3.writing import (
+    MULTIPART_OVER_BYTES,
+    PART_BYTES,
+    multipart_upload,
+    parts_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
     from starfish_server.storage.s3.transport import Transport
@@ -79,12 +84,30 @@ class Writes:
 
         return await self._write(_PUT, key, if_version, put, put)
 
-    async def check_completion(self, key: str, if_version: IfVersion) -> None:
-        """Refuse an upload whose condition does not hold now, or that the service is known to ignore."""
-        if if_version is not ANY:
-            condition_headers(if_version)  # for its check
-            self._check_supported((_COMPLETION, _condition(if_version)))
-            await self._check_condition(key, if_version)
+    async def upload(
+        self,
+        key: str,
+        chunks: Iterable[bytes] | AsyncIterable[bytes],
+        headers: Headers,
+        if_version: IfVersion,
+    ) -> tuple[str, int]:
+        """Store the chunks as one object, if the object has this version; return its ETag and size.
+
+        Holds the part that is gathered and those in flight, 40 MiB. All parts but the last are of one size,
+        which Cloudflare R2 demands.
+        """
+        async with aclosing(parts_of(chunks)) as parts:
+            first = await anext(parts, bytearray())
+            if len(first) < PART_BYTES:
+                return await self.put(key, bytes(first), headers, if_version), len(first)
+            if if_version is not ANY:  # before all parts are sent in vain
+                self._check_supported((_COMPLETION, _condition(if_version)))
+                await self._check_condition(key, if_version)
+            async with multipart_upload(self.transport, key, headers) as upload:
+                gathered = [first]
+                del first
+                await upload.send_parts(gathered, parts)
+                return await self.complete(upload, headers, if_version), upload.size
 
     async def complete(self, upload: MultipartUpload, headers: Headers, if_version: IfVersion) -> str:
         """Complete an upload if the object has this version, or there is none for None; return its ETag."""
@@ -140,7 +163,7 @@ class Writes:
         return await conditionally()
 
     async def _check_condition(self, key: str, if_version: IfVersion) -> None:
-        """Refuse a write whose condition does not hold now: the service may ignore it."""
+        """Refuse a write whose condition does not hold now, since the service may ignore the condition."""
         try:
             found = await self.transport.run(Request("HEAD", key), lambda reply: reply.headers.get("ETag"))
         except NoSuchKeyError:

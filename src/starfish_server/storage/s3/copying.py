@@ -15,7 +15,7 @@ from starfish_server.storage.s3.errors import NoSuchKeyError
 from starfish_server.storage.s3.reading import open_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload, upload_object
+from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload
 
 if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
@@ -33,7 +33,7 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
     """Copy one version of `source` to `target`; return the info of the copy.
 
     A conditional copy passes through this process, except on AWS: other services are not known to support
-    conditions of copies, and to find out would overwrite what the condition protects.
+    conditions of copies, and trying them would overwrite what the condition protects.
     """
     transport = writes.transport
     refused: ObjectInfo | None = None
@@ -97,8 +97,7 @@ async def _by_reading(writes: Writes, source: str, target: str, if_version: IfVe
         raise _missing(source)
     async with reader:
         info = reader.info
-        headers = headers_for(info)
-        etag, size = await upload_object(writes, target, reader, headers, if_version)
+        etag, size = await writes.upload(target, reader, headers_for(info), if_version)
     return replace(info, key=target, size=size, version=version_or_none(etag), modified=None)
 
 

@@ -24,6 +24,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
+    error_of_status,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ _ARCHIVED = ("InvalidObjectState", "ObjectAlreadyInActiveTierError", "ObjectNotI
 _USUAL_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9:]{8}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-# By the code in the reply's body, where its status alone would not tell. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+# By the code in the reply's body, which says more than the status. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 BY_CODE: Mapping[str, type[StoreError]] = {
     "ConditionalRequestConflict": WriteRaceError,
     "InvalidPart": InvalidPartError,
@@ -107,20 +108,6 @@ BY_CODE: Mapping[str, type[StoreError]] = {
     **dict.fromkeys(_OVERLOADED.split(), StoreOverloadedError),
     **dict.fromkeys(_TRANSIENT.split(), StoreUnavailableError),
     **dict.fromkeys(_ARCHIVED, StoreError),
-}
-
-# Where there is no code, or an unknown one. 404 is not here: the bucket may be missing, not the object.
-BY_STATUS: Mapping[int, type[StoreError]] = {
-    401: StoreAccessDeniedError,
-    403: StoreAccessDeniedError,
-    407: StoreAccessDeniedError,
-    408: StoreTimeoutError,
-    412: VersionConflictError,
-    416: InvalidRangeError,
-    429: StoreOverloadedError,
-    501: StoreNotSupportedError,
-    503: StoreOverloadedError,
-    504: StoreUnavailableError,
 }
 
 # The first that fits. A certificate that is refused now is refused again, so it is not worth a retry.
@@ -156,9 +143,9 @@ class Fault:
 
 def error_for(fault: Fault, bucket: str) -> StoreError:
     """Return the error that `fault` means."""
-    kind = BY_CODE.get(fault.code) or BY_STATUS.get(fault.status)
-    if kind is None:
-        kind = StoreUnavailableError if fault.status >= 500 else StoreError
+    kind = BY_CODE.get(fault.code) or (
+        InvalidRangeError if fault.status == 416 else error_of_status(fault.status)
+    )
     facts = [fact for fact in (shown(fault.code), f"HTTP {fault.status}") if fact]
     if fault.request_id:
         facts.append(f"request {shown(fault.request_id)}")

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -31,32 +29,28 @@ _READ_BUFFER_BYTES = 256 * 1024
 _HEADER_LIMITS = {"max_field_size": 64 * 1024, "max_line_size": 64 * 1024, "max_headers": 4096}
 
 
-def client_opener(options: S3StorageOptions) -> Callable[[], aiohttp.ClientSession]:
-    """Return a function that opens a client session. Raises `ValueError` if `verify` has no certificates."""
-    tls = _tls(options.verify)
+def open_client(options: S3StorageOptions, tls: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    """Open a client session for the running event loop."""
     known = inspect.signature(aiohttp.ClientSession).parameters
     limits: dict[str, Any] = {name: size for name, size in _HEADER_LIMITS.items() if name in known}
-
-    def open_client() -> aiohttp.ClientSession:
-        client = aiohttp.ClientSession(
-            connector=_Connector(limit=options.max_connections, ssl=tls),
-            # No `sock_read`: a timer for each read from a socket takes 8 us of each small request.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
-            headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
-            response_class=_Response,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            **limits,
-        )
-        # aiohttp would resend even after a new connection broke; `Transport` resends only on another one.
-        client._retry_connection = False  # noqa: SLF001 - there is no public switch
-        return client
-
-    return open_client
+    client = aiohttp.ClientSession(
+        connector=_Connector(limit=options.max_connections, ssl=tls),
+        # No `sock_read`: a timer for each read from a socket takes 8 us of each small request.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_timeout),
+        headers={"Accept-Encoding": "identity", "User-Agent": "starfish-server"},
+        response_class=_Response,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER_BYTES,
+        **limits,
+    )
+    # aiohttp would resend even after a new connection broke; `Transport` resends only on another one.
+    client._retry_connection = False  # noqa: SLF001 - there is no public switch
+    return client
 
 
-def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+def tls_of(verify: bool | str) -> ssl.SSLContext | bool:
+    """Return aiohttp's `ssl` for the option `verify`. Raises `ValueError` if it has no certificates."""
     if isinstance(verify, bool):
         return verify
     path = Path(verify)

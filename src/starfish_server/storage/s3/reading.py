@@ -1,4 +1,4 @@
-"""Objects read whole, in ranges or as streams. Over plain HTTP damage to a small body is detected."""
+"""Objects read whole, in ranges or as streams. Over plain HTTP, damage to a small body is detected."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import re
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.errors import StoreError, StoreUnavailableError
@@ -39,28 +40,30 @@ _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 _MOST_BYTES = 2**60
 
 
-async def get_object(transport: Transport, key: str, *, verify: bool) -> Reply | None:
+async def get_object(transport: Transport, key: str) -> Reply | None:
     """Return the reply that holds the object, or None if there is none.
 
-    verify: read again if the ETag looks like an MD5 but does not match the body, where it has at most 16 MiB.
-        An ETag is opaque, so a mismatch alone proves nothing: the same body twice is the object, since
-        damage does not repeat.
+    With `verify_bodies`, a body of at most 16 MiB is read again if the ETag looks like an MD5 but does not
+    match. An ETag is opaque, so a mismatch alone proves nothing: the same body twice is the object, since
+    damage does not repeat.
     """
     request = Request("GET", key)
-
-    async def verified() -> Reply:
-        reply = await transport.attempt(request, require_object)
-        if await _fits_etag(reply):
-            return reply
-        again = await transport.attempt(request, require_object)
-        if again.body == reply.body or await _fits_etag(again):
-            return again
-        raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
-
     try:
-        return await (transport.attempts(verified) if verify else transport.run(request, require_object))
+        if transport.verify_bodies:
+            return await transport.attempts(partial(_verified, transport, request))
+        return await transport.run(request, require_object)
     except NoSuchKeyError:
         return None
+
+
+async def _verified(transport: Transport, request: Request) -> Reply:
+    reply = await transport.attempt(request, require_object)
+    if await _fits_etag(reply):
+        return reply
+    again = await transport.attempt(request, require_object)
+    if again.body == reply.body or await _fits_etag(again):
+        return again
+    raise StoreUnavailableError("the body was damaged in transit: two reads of the object differ")
 
 
 async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
@@ -75,18 +78,16 @@ async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
         return None
 
 
-async def read_object(
-    transport: Transport, key: str, start: int, stop: int | None, *, verify: bool
-) -> StoredObject | None:
+async def read_object(transport: Transport, key: str, start: int, stop: int | None) -> StoredObject | None:
     """Return the bytes from `start` to before `stop` with the info of the whole object, or None."""
     if start == 0 and stop is None:
-        reply = await get_object(transport, key, verify=verify)
+        reply = await get_object(transport, key)
         return reply and StoredObject(info_of(reply.headers, key, len(reply.body)), reply.body)
 
-    def read(request: Request) -> Coroutine[None, None, StoredObject]:
-        return transport.run(request, lambda reply: _cut(reply, key, start, stop))
+    def attempt(request: Request) -> Coroutine[None, None, StoredObject]:
+        return transport.attempt(request, lambda reply: _cut(reply, key, start, stop))
 
-    found = await _get_range(transport, key, start, stop, read)
+    found = await _get_range(transport, key, start, stop, attempt)
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
@@ -98,32 +99,17 @@ async def open_object(
     It reads one reply to one request, and so one version of the object. `operation` is for its errors.
     """
 
-    async def begin(request: Request) -> ObjectReader:
-        async def attempt() -> ObjectReader:
-            body = OpenBody()
-            try:
-                part = await transport.attempt(
-                    request, lambda reply: read_part(reply, key, start, stop), body
-                )
-            except BaseException:
-                body.cut_off()
-                raise
-            body.skip, body.left = part.skip, part.length
+    async def attempt(request: Request) -> ObjectReader:
+        body = OpenBody(transport, operation, key)
+        try:
+            part = await transport.attempt(request, lambda reply: read_part(reply, key, start, stop), body)
+        except BaseException:
+            body.cut_off()
+            raise
+        body.skip, body.left = part.skip, part.length
+        return ObjectReader(part.info, body.next_chunk, body.close)
 
-            async def fetch() -> bytes:
-                try:
-                    if transport.sessions.closed:
-                        raise closed_error()
-                    return await transport.mapped(body.next_chunk())
-                except StoreError as error:
-                    error.operation, error.key = operation, key
-                    raise
-
-            return ObjectReader(part.info, fetch, body.close)
-
-        return await transport.attempts(attempt)
-
-    found = await _get_range(transport, key, start, stop, begin)
+    found = await _get_range(transport, key, start, stop, attempt)
     return reader_of(found, b"") if isinstance(found, ObjectInfo) else found
 
 
@@ -132,9 +118,9 @@ async def _get_range(
     key: str,
     start: int,
     stop: int | None,
-    get: Callable[[Request], Awaitable[T]],
+    attempt: Callable[[Request], Awaitable[T]],
 ) -> T | ObjectInfo | None:
-    """Call `get` with the request for a range, and return its result.
+    """Call `attempt` with the request for a range until it succeeds, and return its result.
 
     Returns the object's info instead where the object has no bytes in the range, None for a missing object.
     """
@@ -142,7 +128,7 @@ async def _get_range(
     headers = {} if start == 0 and last == "" else {"Range": f"bytes={start}-{last}"}
     if start != stop and start < _MOST_BYTES:
         try:
-            return await get(Request("GET", key, headers=headers))
+            return await transport.attempts(partial(attempt, Request("GET", key, headers=headers)))
         except NoSuchKeyError:
             return None
         except InvalidRangeError:
@@ -185,9 +171,12 @@ class OpenBody:
     skip, left: bytes to leave out before the range, and bytes of the range to come (None to the end).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, transport: Transport, operation: str, key: str) -> None:
         self.skip = 0
         self.left: int | None = None
+        self._transport = transport
+        self._operation = operation
+        self._key = key
         self._finalizer: weakref.finalize[..., OpenBody] | None = None
 
     def attach(self, response: aiohttp.ClientResponse, session: Session) -> None:
@@ -200,7 +189,16 @@ class OpenBody:
         require_framing(response)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes, b"" at the end. Raises `IncompleteReplyError` for a body that ends early."""
+        """Return the next bytes of the range, b"" at its end. Errors are those of the store."""
+        try:
+            if self._transport.sessions.closed:
+                raise closed_error()
+            return await self._transport.mapped(self._next_chunk())
+        except StoreError as error:
+            error.operation, error.key = self._operation, self._key
+            raise
+
+    async def _next_chunk(self) -> bytes:
         while self.left != 0:
             chunk = await self._read()
             if not chunk:

@@ -9,17 +9,20 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING, Self
 
+from starfish_server.storage.s3.credentials import credential_source
 from starfish_server.storage.s3.errors import closed_error
-from starfish_server.storage.s3.http import current
+from starfish_server.storage.s3.http import current, open_client, tls_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
     from types import TracebackType
 
     import aiohttp
     from aiohttp.client_proto import ResponseHandler
 
-    from starfish_server.storage.s3.credentials import Credentials, CredentialSource
+    from starfish_server.storage.s3.credentials import Credentials
+    from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
 
 # How long `close` lets requests in flight finish before it cuts them off.
@@ -80,24 +83,22 @@ class Session:
     holders: blocks of `Sessions.held`.
     """
 
-    def __init__(
-        self, client: aiohttp.ClientSession, credentials: CredentialSource, read_timeout: float
-    ) -> None:
-        self.client = client
-        self.credentials = credentials
+    def __init__(self, options: S3StorageOptions, tls: ssl.SSLContext | bool) -> None:
+        self.client = open_client(options, tls)
+        self.credentials = credential_source(options)
+        self.read_timeout = options.read_timeout
         self.reusable: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self.readers: weakref.WeakSet[OpenBody] = weakref.WeakSet()
         self.process = os.getpid()
-        self.read_timeout = read_timeout
         self.loop = asyncio.get_running_loop()
-        self.guard = _close_with_loop(client)
+        self.guard = _close_with_loop(self.client)
         self._closing = asyncio.Lock()
         self.holders = 0
         self._in_flight: set[InFlight] = set()
         self._overdue: set[InFlight] = set()
         self._background: set[asyncio.Task[None]] = set()
         # One timer for all requests: one for each would cost each 7 us.
-        self._sweep_seconds = min(1.0, read_timeout / 8)
+        self._sweep_seconds = min(1.0, self.read_timeout / 8)
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -116,7 +117,8 @@ class Session:
     def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` as a task of its own, which its caller need not await.
 
-        When the store closes, it may continue as long as a block of `Sessions.held`, and is then cancelled.
+        When the store closes, the task may continue as long as a block of `Sessions.held` may; then it is
+        cancelled.
         """
         task = asyncio.create_task(work)
         self._background.add(task)
@@ -125,7 +127,7 @@ class Session:
 
     @property
     def is_held(self) -> bool:
-        """Whether requests may still be sent although the store closes."""
+        """Whether requests may still be sent while the store closes."""
         return bool(self.holders or self._background)
 
     def drop_idle_connections(self) -> None:
@@ -135,7 +137,8 @@ class Session:
     def _sweep(self) -> None:
         """Time out requests that are overdue for the second time.
 
-        One whose data came while the event loop was blocked has had its turn since the first.
+        Between the first and the second time, a request whose data came while the event loop was blocked
+        has been able to read it.
         """
         now = self.loop.time()
         seen, self._overdue = self._overdue, {each for each in self._in_flight if each.due <= now}
@@ -191,18 +194,13 @@ class Sessions:
     """The `Session` of each event loop, made on first use.
 
     Those of loops that ended are dropped. A forked child has other loops, and leaves its parent's untouched.
+    Raises `ValueError` if the option `verify` has no certificates.
     """
 
-    def __init__(
-        self,
-        open_client: Callable[[], aiohttp.ClientSession],
-        open_credentials: Callable[[], CredentialSource],
-        read_timeout: float,
-    ) -> None:
+    def __init__(self, options: S3StorageOptions) -> None:
         self.closed = False
-        self._open_client = open_client
-        self._open_credentials = open_credentials
-        self._read_timeout = read_timeout
+        self._options = options
+        self._tls = tls_of(options.verify)
         self._by_loop: dict[asyncio.AbstractEventLoop, Session] = {}
 
     async def current(self) -> Session:
@@ -215,8 +213,7 @@ class Sessions:
             for other in list(self._by_loop):
                 if other.is_closed():
                     self._by_loop.pop(other, None)
-            session = Session(self._open_client(), self._open_credentials(), self._read_timeout)
-            self._by_loop[loop] = session
+            session = self._by_loop[loop] = Session(self._options, self._tls)
             await anext(session.guard)
             if not self.closed:
                 return session
@@ -249,7 +246,7 @@ class Sessions:
     async def close(self) -> None:
         """Refuse new requests, let those in flight finish for a while, and close every session.
 
-        Sessions of other threads' loops are closed there; one whose loop does not run now closes with it.
+        The session of another thread's loop is closed there, or when that loop closes if it is not running.
         """
         self.closed = True
         here = asyncio.get_running_loop()

@@ -20,7 +20,6 @@ from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnav
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, hex_digest, pieces, read_body
-from starfish_server.storage.s3.credentials import Credentials, credential_source
 from starfish_server.storage.s3.errors import (
     Fault,
     WriteRaceError,
@@ -30,7 +29,7 @@ from starfish_server.storage.s3.errors import (
     shows_reply,
     store_error,
 )
-from starfish_server.storage.s3.http import UNTYPED, client_opener
+from starfish_server.storage.s3.http import UNTYPED
 from starfish_server.storage.s3.replies import Reply, read_fault
 from starfish_server.storage.s3.sessions import InFlight, Sessions
 from starfish_server.storage.s3.signing import Signer
@@ -38,6 +37,7 @@ from starfish_server.storage.s3.signing import Signer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from starfish_server.storage.s3.credentials import Credentials
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
 
@@ -92,10 +92,10 @@ class Transport:
 
     def __init__(self, options: S3StorageOptions) -> None:
         self._learnt = _Learnt(Address.of(options))
+        self.verify_bodies = options.verify_bodies and not self.address.secure
+        self.sessions = Sessions(options)
         self._max_attempts = options.max_attempts
         self._proxy = find_proxy(self.address)
-        open_client = client_opener(options)
-        self.sessions = Sessions(open_client, lambda: credential_source(options), options.read_timeout)
         self._signer: Signer | None = None
 
     @property
@@ -117,8 +117,8 @@ class Transport:
     ) -> T:
         """Run `attempt` until it succeeds, with full-jitter exponential back-off after a `transient` error.
 
-        At most `max_attempts` times; once if a `Retry` layer repeats the operation. Errors of the HTTP client
-        are raised as errors of the store.
+        Makes at most `max_attempts` attempts, and one if a `Retry` layer retries the operation. Errors of the
+        HTTP client are raised as errors of the store.
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
@@ -163,11 +163,8 @@ class Transport:
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
         """Return a URL that lets a request for an object through for `expires` seconds."""
         address, skew, _ = self._learnt
-
-        async def find() -> Credentials | None:
-            return await (await self.sessions.current()).credentials.get()
-
-        credentials = await self.mapped(find())
+        session = await self.sessions.current()
+        credentials = await self.mapped(session.credentials.get())
         if credentials is None:
             raise StoreNotSupportedError("an anonymous store has no credentials to sign with")
         headers = {"Host": address.request_host}

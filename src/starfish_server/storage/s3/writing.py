@@ -17,8 +17,6 @@ from starfish_server.storage.s3.transport import Request
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 
-    from starfish_server.objects import IfVersion
-    from starfish_server.storage.s3.conditions import Writes
     from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
@@ -30,31 +28,7 @@ PARTS_IN_FLIGHT = 4
 REMOVAL_SECONDS = 5.0
 
 
-async def upload_object(
-    writes: Writes,
-    key: str,
-    chunks: Iterable[bytes] | AsyncIterable[bytes],
-    headers: Mapping[str, str],
-    if_version: IfVersion,
-) -> tuple[str, int]:
-    """Store the chunks as one object; return its ETag and size.
-
-    Holds the part that is gathered and those in flight, 40 MiB. All parts but the last are of one size,
-    which Cloudflare R2 demands.
-    """
-    async with aclosing(_parts(chunks)) as parts:
-        first = await anext(parts, bytearray())
-        if len(first) < PART_BYTES:
-            return await writes.put(key, bytes(first), headers, if_version), len(first)
-        await writes.check_completion(key, if_version)
-        async with multipart_upload(writes.transport, key, headers) as upload:
-            gathered = [first]
-            del first
-            await upload.send_parts(gathered, parts)
-            return await writes.complete(upload, headers, if_version), upload.size
-
-
-async def _parts(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
+async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
     """Yield the chunks as parts of `PART_BYTES`, the last one shorter."""
     part = bytearray()
     async with aclosing(checked_chunks(chunks, "upload")) as checked:
