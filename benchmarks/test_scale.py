@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from bench.registry import ROOT
+from layers.virtual_time import run
 from redis_server import need_redis_server
 from scale import __main__ as program
-from scale import bill, page
-from scale.__main__ import CACHED, CHECKED, OUTAGE, check
+from scale import bill, page, process
+from scale.__main__ import CACHED, CHECKED, OUTAGE, SEED, check
+from scale.measured import together
 from scale.results import Results
 from scale.simulation import Counts, simulate
 
@@ -30,16 +32,31 @@ def kept(counts: Counts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in names}
 
 
+def assert_alike(measured: Counts, simulated: Counts) -> None:
+    """Both draw back-off at random."""
+    assert measured.operations == simulated.operations
+    slack = 5 + 0.05 * max(measured.operations, measured.requests)
+    assert kept(measured) == pytest.approx(kept(simulated), abs=slack)
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", CHECKED)
-async def test_real_processes_do_what_simulated_ones_do(name: str) -> None:
-    if CHECKED[name].shared:
-        need_redis_server()
+async def test_real_processes_do_what_simulated_ones_do() -> None:
+    need_redis_server()
+    name = "all share Redis"
     for each in await check(name, CHECKED[name], (1, 2, 4)):
-        assert each.measured.operations == each.simulated.operations
-        # Both draw back-off at random, and the machine may be late.
-        slack = 5 + 0.05 * max(each.measured.operations, each.measured.requests)
-        assert kept(each.measured) == pytest.approx(kept(each.simulated), abs=slack)
+        assert_alike(each.measured, each.simulated)
+
+
+@pytest.mark.parametrize("name", [name for name, fleet in CHECKED.items() if not fleet.shared])
+def test_processes_that_share_nothing_do_what_simulated_ones_do(name: str) -> None:
+    """In virtual time, as late operations meet another cache and outage."""
+
+    async def begin() -> None: ...
+
+    for processes in (1, 2, 4):
+        fleet = replace(CHECKED[name], processes=processes)
+        counted = [run(process.run(fleet, SEED, number, "", begin))[0] for number in range(processes)]
+        assert_alike(together(map(asdict, counted)), simulate(fleet, SEED))
 
 
 def test_a_simulation_with_one_seed_is_the_same_each_time() -> None:

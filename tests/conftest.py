@@ -40,8 +40,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--uvloop"):  # to the others it makes no difference
-        items[:] = [item for item in items if item.get_closest_marker("asyncio")]
+    if config.getoption("--uvloop"):  # to the others it makes no difference, or its clock cannot be set
+        items[:] = [
+            item
+            for item in items
+            if item.get_closest_marker("asyncio") and "set_forward" not in getattr(item, "fixturenames", ())
+        ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,6 +59,20 @@ def pytest_collection_finish() -> None:
     """Leave what was imported out of the later collections, which would take a quarter of a second each."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+async def set_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`set_forward(seconds)` sets the clock of the event loop forward."""
+    loop = asyncio.get_running_loop()
+    now, passed = loop.time, 0.0
+
+    def forward(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: now() + passed)
+    return forward
 
 
 @pytest.fixture(scope="session")

@@ -96,22 +96,20 @@ class FaultyProxy:
         return len(self._runner.server.connections)
 
     async def arrived(self, count: int) -> None:
-        """Wait until `count` requests were seen, for at most ten seconds."""
-        async with asyncio.timeout(10.0), self._news:
+        """Wait until `count` requests were seen."""
+        async with self._news:
             await self._news.wait_for(lambda: len(self.seen) >= count)
 
     async def in_mid_body(self, count: int) -> None:
         """Wait until `count` trickled replies were begun, and their clients had turns to read what came."""
-        async with asyncio.timeout(10.0), self._news:
+        async with self._news:
             await self._news.wait_for(lambda: self.begun >= count)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await _turns()
 
     async def settled(self, path: str) -> None:
         """Wait until nothing for `path` is on its way to the server, not even what its caller gave up."""
-        async with asyncio.timeout(60.0):
-            while self._underway[path]:
-                await self._underway[path][0].wait()
+        while self._underway[path]:
+            await self._underway[path][0].wait()
 
     @contextmanager
     def _on_its_way(self, path: str) -> Iterator[None]:
@@ -225,19 +223,26 @@ def trickled(sent: int) -> Fault:
     return fault
 
 
-def paced(pause: float) -> Fault:
-    """Send the server's body in ten pieces, with as many seconds before each."""
+def paced(wait: Callable[[], None]) -> Fault:
+    """Send the server's body in ten pieces, call `wait` before each, and let the client read it."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         whole = await forward()
         response = await _begin(request, whole)
         size = -(-len(whole.body) // 10)
         for start in range(0, len(whole.body), size):
-            await asyncio.sleep(pause)
+            wait()
             await response.write(whole.body[start : start + size])
+            await _turns()
         return response
 
     return fault
+
+
+async def _turns() -> None:
+    """Let the client read what has come."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def flipped(_request: web.Request, forward: Forward) -> web.StreamResponse:

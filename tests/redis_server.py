@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import redis
+
+from servers import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +35,8 @@ class RedisServer:
 
     def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         need_redis_server()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        # Below the ports that connections get: one of those could be taken while the server is down.
+        (self.port,) = free_ports(1)
         self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = (*options, "--requirepass", password) if password else options
@@ -57,12 +58,12 @@ class RedisServer:
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
         command += ["--appendonly", "no", "--dir", str(self._folder), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        for _ in range(500):
+        while self._process.poll() is None:
             with suppress(redis.ConnectionError), self.client() as client:
                 client.ping()
                 return
             time.sleep(0.02)
-        raise AssertionError("redis-server did not start")
+        raise AssertionError(f"redis-server ended with {self._process.returncode}")
 
     def kill(self) -> None:
         if self._process is not None:

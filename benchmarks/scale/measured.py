@@ -16,6 +16,8 @@ from redis_server import RedisServer
 from scale.simulation import Counts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scale.fleet import Fleet
 
 
@@ -44,9 +46,14 @@ async def _run(fleet: Fleet, seed: int, redis_url: str) -> Counts:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-    counted = [json.loads(output) for output, _ in replies]
+    return together(json.loads(output) for output, _ in replies)
+
+
+def together(counted: Iterable[dict[str, int]]) -> Counts:
+    """Return the sum of what several processes counted."""
+    processes = list(counted)
     names = [each.name for each in fields(Counts) if each.type == "int"]
-    return Counts(**{name: sum(each[name] for each in counted) for name in names})
+    return Counts(**{name: sum(each[name] for each in processes) for name in names})
 
 
 async def _start(fleet: Fleet, seed: int, number: int, redis_url: str) -> asyncio.subprocess.Process:

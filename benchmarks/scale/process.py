@@ -19,6 +19,8 @@ from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, Layer, RedisCache, Retry, RetryBudget
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starfish_server.operations import Operation
 
 T = TypeVar("T")
@@ -46,13 +48,22 @@ class Bucket(Layer):
         return await self.inner.perform(operation)
 
 
-async def run(fleet: Fleet, seed: int, number: int, redis_url: str) -> Counts:
+async def begin() -> None:
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def run(
+    fleet: Fleet, seed: int, number: int, redis_url: str, begin: Callable[[], Awaitable[None]]
+) -> Counts:
+    """Return what one process counts; it waits for `begin` before its first operation."""
+    loop = asyncio.get_running_loop()
     counts = Counts()
     bucket = Bucket(MemoryObjectStore(data={}), fleet=fleet, counts=counts)
     builder = StoreBuilder()
     if fleet.ttl:
         shared = RedisCache(redis_url, namespace="scale", timeout=5.0) if fleet.shared else None
-        builder = builder.layer(Caching, ttl=fleet.ttl, shared=shared)
+        builder = builder.layer(Caching, ttl=fleet.ttl, shared=shared, clock=loop.time)
     if fleet.retries:
         capacity = CAPACITIES.get(fleet.budget)
         budget = None if capacity is None else RetryBudget(capacity)
@@ -64,9 +75,7 @@ async def run(fleet: Fleet, seed: int, number: int, redis_url: str) -> Counts:
     await store.get_string("connect")
     counts.gets = 0
     before = store.stats() if isinstance(store, Caching) else None
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    loop = asyncio.get_running_loop()
+    await begin()
     began = bucket.began = loop.time()
 
     async def make(call: Call) -> None:
@@ -96,6 +105,5 @@ async def run(fleet: Fleet, seed: int, number: int, redis_url: str) -> Counts:
 if __name__ == "__main__":
     logging.disable()  # that operations fail in an outage
     options, seed, number, redis_url = sys.argv[1:]
-    print(
-        json.dumps(asdict(asyncio.run(run(Fleet(**json.loads(options)), int(seed), int(number), redis_url))))
-    )
+    counted = asyncio.run(run(Fleet(**json.loads(options)), int(seed), int(number), redis_url, begin))
+    print(json.dumps(asdict(counted)))

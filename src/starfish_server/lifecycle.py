@@ -25,7 +25,7 @@ __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "Sh
 
 _logger = logging.getLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
-# A signal that the system delivers to another thread is handled when the event loop next wakes.
+# A signal that comes just before the event loop goes to sleep is handled when it next wakes.
 _WAKE_SECONDS = 0.1
 
 Callback = Callable[[], Awaitable[object] | object]
@@ -141,7 +141,10 @@ class GracefulShutdown:
 
     async def wait(self) -> ShutdownResult:
         """Wait until a shutdown, begun by a signal or by `shutdown()`, is done."""
-        return await asyncio.shield(asyncio.wrap_future(self._result))
+        result = asyncio.wrap_future(self._result)
+        while not result.done():
+            await asyncio.wait([result], timeout=_WAKE_SECONDS)
+        return result.result()
 
     def register(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Handle the signals: the first starts the shutdown, a second one ends the process immediately.

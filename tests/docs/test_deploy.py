@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from cli.test_workers import eventually
 from docs.snippets import snippets
+from servers import free_ports
 from starfish_server.audit.chain import verify_audit_log
 
 BIN = Path(sys.executable).parent
@@ -35,8 +35,7 @@ COMMANDS = [
 def test_the_recipe_serves_with_workers_that_end_well(command: str, tmp_path: Path) -> None:
     (code,) = (snippet.code for snippet in snippets("python") if snippet.code.startswith("# service.py"))
     (tmp_path / "service.py").write_text(code)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     name, *options = shlex.split(command)
     place = ["--port", str(port)] if name == "uvicorn" else ["--bind", f"127.0.0.1:{port}"]
     with (tmp_path / "log").open("wb") as log:

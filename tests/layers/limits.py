@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pytest
 
 from starfish_server import MemoryObjectStore, StoreContext, StoreOverloadedError
 from starfish_server.layers import RateLimit, RedisLimits
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 
 class Fleet:
@@ -69,13 +65,3 @@ async def refused(layer: RateLimit, context: StoreContext | None = None) -> floa
     assert caught.value.retry_after is not None
     assert caught.value.undetermined is False
     return caught.value.retry_after
-
-
-async def long_waits(operation: Callable[[], Awaitable[object]]) -> int:
-    """How many of 20 operations took nearly half a second, the timeout of a test."""
-    loop, count = asyncio.get_running_loop(), 0
-    for _ in range(20):
-        began = loop.time()
-        await operation()
-        count += loop.time() - began > 0.4
-    return count

@@ -39,10 +39,9 @@ class Processes:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds, for at most ten seconds."""
-    async with asyncio.timeout(10.0):
-        while not condition():  # noqa: ASYNC110 - of another process, which sets no event
-            await asyncio.sleep(0.005)
+    """Wait until `condition` holds."""
+    while not condition():  # noqa: ASYNC110 - of another process, which sets no event
+        await asyncio.sleep(0.005)
 
 
 async def settled(store: Caching) -> None:

@@ -82,7 +82,7 @@ async def test_a_cancelled_operation_is_recorded_without_waiting_for_async_sinks
     await inner.entered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await task
     sink.gate.set()
     await log.close()
     assert sink.outcomes == ["cancelled"]
@@ -106,7 +106,7 @@ async def test_a_sink_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -
     sink = Sink()
     sink.gate.clear()
     log = AccessLog(MemoryObjectStore({}), sink=sink, sink_timeout=0.01)
-    await asyncio.wait_for(log.put("k", "v"), 5)
+    await log.put("k", "v")
     assert caplog.messages == ["access log sink Sink failed: TimeoutError()"]
 
 

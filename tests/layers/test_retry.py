@@ -252,14 +252,14 @@ async def test_cancellation_during_back_off_passes_immediately() -> None:
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 1)
+        await task
     assert len(store.calls) == 1
 
 
 async def test_cancellation_of_a_later_attempt_is_not_retried() -> None:
     store = Scripted(*down(1), 30.0)
     task = asyncio.create_task(quick(store).get_string("k"))
-    await asyncio.wait_for(store.called_twice.wait(), 5)
+    await store.called_twice.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

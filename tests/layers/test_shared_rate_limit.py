@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from layers.limits import Fleet, caller, long_waits, passed, refused
+from layers.limits import Fleet, caller, passed, refused
 from layers.processes import eventually
 from redis_server import Proxy
 from starfish_server import MemoryObjectStore, StoreClosedError, explain, load_stack
@@ -31,15 +31,17 @@ async def test_processes_share_one_burst(fleet: Fleet) -> None:
     assert [await passed(layer, 2) for layer in layers] == [2, 2, 1]
 
 
-async def test_whoever_waits_as_long_as_the_refusal_says_passes(fleet: Fleet) -> None:
-    layers = [fleet.rate(rate=20.0, burst=1) for _ in range(2)]
+async def test_whoever_waits_as_long_as_the_refusal_says_passes(fleet: Fleet, server: RedisServer) -> None:
+    layers = [fleet.rate(rate=0.01, burst=1) for _ in range(2)]
     await layers[0].get_string("k")
-    for number in range(6):
-        layer = layers[number % 2]
-        wait = await refused(layer)
-        assert 0 < wait <= 0.05
-        await asyncio.sleep(wait)
-        await layer.get_string("k")
+    with server.client() as client:
+        (name,) = server.names()
+        for number in range(6):
+            layer = layers[number % 2]
+            wait = await refused(layer)
+            assert 0 < wait <= 100
+            client.set(name, float(client.get(name)) - wait * 1e6)  # as if so much time had passed
+            await layer.get_string("k")
 
 
 async def test_retry_after_is_what_is_left_by_the_clock_of_redis(fleet: Fleet, server: RedisServer) -> None:
@@ -48,10 +50,13 @@ async def test_retry_after_is_what_is_left_by_the_clock_of_redis(fleet: Fleet, s
     with server.client() as client:
         (name,) = server.names()
         whole_at = float(client.get(name))
-        wait = await refused(layer)
-        seconds, microseconds = client.time()
-    left = (whole_at - seconds * 1e6 - microseconds) / 1e6 - 200.0
-    assert left <= wait < left + 1.0
+
+        def left() -> float:
+            seconds, microseconds = client.time()
+            return (whole_at - seconds * 1e6 - microseconds) / 1e6 - 200.0
+
+        most = left()
+        assert most >= await refused(layer) >= left()
 
 
 async def test_operations_wait_for_their_turns_among_those_of_other_processes(fleet: Fleet) -> None:
@@ -117,13 +122,12 @@ async def test_an_int_and_a_float_of_one_rate_are_one_limit(fleet: Fleet) -> Non
 
 
 async def test_a_caller_leaves_redis_when_its_burst_is_full_again(fleet: Fleet, server: RedisServer) -> None:
-    layer = fleet.rate(rate=10.0, burst=3)
+    layer = fleet.rate(rate=0.01, burst=3)
     await passed(layer, 2)
     (name,) = server.names()
     with server.client() as client:
         left: Any = client.pttl(name)
-    assert 0 < left <= 200
-    await eventually(lambda: server.names() == [])
+    assert 100_000 < left <= 200_000
 
 
 @pytest.mark.parametrize("value", [b"", b"text", b"nan", b"inf", b"-inf", b"1e300", None], ids=str)
@@ -164,18 +168,18 @@ async def test_when_redis_dies_processes_count_alone_and_together_again_when_it_
 
 
 async def test_a_redis_that_hangs_costs_one_timeout_and_is_asked_again_later(fragile: RedisServer) -> None:
+    """With one timeout for each operation, this would take longer than a test may."""
     async with Fleet(fragile.url) as fleet:
         layer = fleet.rate(rate=1.0, burst=1000, limits={"timeout": 0.5})
         await layer.get_string("k")
         fragile.signal(signal.SIGSTOP)
-        assert await long_waits(lambda: layer.get_string("k")) == 1
+        assert await passed(layer, 300) == 300
         fragile.signal(signal.SIGCONT)
         with fragile.client() as client:
             client.flushall()
-        async with asyncio.timeout(10.0):
-            while not fragile.names():
-                await layer.get_string("k")
-                await asyncio.sleep(0.01)
+        while not fragile.names():
+            await layer.get_string("k")
+            await asyncio.sleep(0.01)
 
 
 async def test_while_packets_are_lost_no_operation_fails_and_local_limits_hold(server: RedisServer) -> None:
@@ -262,7 +266,7 @@ async def main():
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     began, count = time.monotonic(), 0
-    while time.monotonic() - began < 1.0:
+    while time.monotonic() - began < 1.0 or count < 40:
         try:
             await layer.get_string("k")
             count += 1

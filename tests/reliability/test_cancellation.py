@@ -37,10 +37,9 @@ async def test_gets_cancelled_in_mid_body_leave_no_task_and_no_connection(
         for get in gets:
             get.cancel()
         proxy.fault = None
-        async with asyncio.timeout(5.0):  # the rest of a body never comes
-            results = await asyncio.gather(*gets, return_exceptions=True)
-            assert {type(result) for result in results} == {asyncio.CancelledError}
-            assert await store.get_string(keys[start], context=CONTEXT) == BODY
+        results = await asyncio.gather(*gets, return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        assert await store.get_string(keys[start], context=CONTEXT) == BODY
     others = [str(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert [task for task in others if "RequestHandler" not in task] == []  # those are the proxy's own
     assert len(os.listdir("/proc/self/fd")) <= files_before + 2

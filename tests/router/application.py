@@ -107,10 +107,9 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         task = asyncio.create_task(server.serve([listener]))
         try:
-            async with asyncio.timeout(10):
-                while not server.started:
-                    assert not task.done(), "uvicorn did not start"
-                    await asyncio.sleep(0.01)
+            while not server.started:
+                assert not task.done(), "uvicorn did not start"
+                await asyncio.sleep(0.01)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True

@@ -94,7 +94,7 @@ async def test_a_large_blob_is_pulled_as_fast_as_the_client_reads_it() -> None:
 @pytest.mark.parametrize("breaks_at", [-1, 4], ids=["sending", "waiting for the store"])
 async def test_a_client_that_leaves_closes_the_reader(breaks_at: int) -> None:
     store = Readable(breaks_at=breaks_at)
-    async with serving(application(store)) as url, httpx.AsyncClient() as client, asyncio.timeout(10):
+    async with serving(application(store)) as url, httpx.AsyncClient() as client:
         async with client.stream("GET", f"{url}/v1/pull/{PATH}") as response:
             await anext(response.aiter_raw())
             if breaks_at > 0:
@@ -124,8 +124,7 @@ async def test_a_client_that_leaves_while_it_is_sent_to_closes_the_reader() -> N
         "query_string": b"",
         "headers": [],
     }
-    async with asyncio.timeout(10):
-        await application(store)(scope, receive, send)
+    await application(store)(scope, receive, send)
     assert store.closed.is_set()
 
 
@@ -137,7 +136,7 @@ async def test_a_reader_is_closed_to_the_end_behind_a_middleware_that_gives_up()
         return await call_next(request)
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
-    async with serving(app) as url, httpx.AsyncClient() as client, asyncio.timeout(10):
+    async with serving(app) as url, httpx.AsyncClient() as client:
         async with client.stream("GET", f"{url}/v1/pull/{PATH}") as response:
             await anext(response.aiter_raw())
             await store.reached.wait()
@@ -246,7 +245,7 @@ async def test_a_client_that_leaves_ends_its_upload() -> None:
         await store.begun.wait()
         raise ConnectionAbortedError
 
-    async with serving(application(store)) as url, httpx.AsyncClient() as client, asyncio.timeout(10):
+    async with serving(application(store)) as url, httpx.AsyncClient() as client:
         with pytest.raises(ConnectionAbortedError):
             await client.post(f"{url}/v1/push/{PATH}", content=breaking(), headers=PNG)
         assert await store.ended is not None

@@ -92,13 +92,14 @@ import asyncio, os, signal, sys, time
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 
 def fork_and_die(*_, **__):
-    child = os.fork()
-    if child == 0:
-        os.setsid()
+    parent = os.getpid()
+    if os.fork():
         time.sleep(120)
-        os._exit(0)
-    print(child, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(parent, signal.SIGKILL)
+    os.setsid()
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+    os._exit(0)
 
 os.rename = fork_and_die
 asyncio.run(FilesystemObjectStore(FilesystemStorageOptions(sys.argv[1])).put("k", "x"))

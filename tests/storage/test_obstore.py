@@ -156,7 +156,7 @@ async def test_a_broken_connection_is_a_transient_failure(
     with server(answer) as endpoint:
         client = HTTPStore(
             endpoint,
-            client_options={"allow_http": True, "timeout": timedelta(seconds=1)},
+            client_options={"allow_http": True, "timeout": timedelta(seconds=1 if reply is None else 60)},
             retry_config={"max_retries": 0},
         )
         async with ObstoreObjectStore(client) as store:
@@ -189,7 +189,7 @@ async def test_obstore_makes_one_attempt_under_a_retry_layer(seaweedfs: S3Server
     client = obstore_s3(seaweedfs, endpoint="http://127.0.0.1:1", bucket="b", retry_config=None)
     token = retries_outside.set([None])
     try:
-        async with ObstoreObjectStore(client) as store, asyncio.timeout(5):
+        async with ObstoreObjectStore(client) as store:
             with pytest.raises(StoreUnavailableError) as caught:
                 await store.get_string("k")
     finally:

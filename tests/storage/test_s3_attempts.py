@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -182,10 +181,8 @@ async def test_an_upload_that_stalls_is_a_timeout(seaweedfs: S3Server, make_s3: 
     listener = await asyncio.start_server(ignore, "127.0.0.1", 0, limit=1024)
     endpoint = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     store = make_s3(seaweedfs, bucket="b", endpoint=endpoint, read_timeout=0.3, max_attempts=1)
-    begun = time.monotonic()
     with pytest.raises(StoreTimeoutError):
         await store.put_bytes("k", bytes(16 * 2**20), content_type="a/b")  # as large as one request may be
-    assert time.monotonic() - begun < 10.0
     done.set()
     listener.close()
     await listener.wait_closed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -265,8 +264,7 @@ async def test_an_error_reply_gives_its_connection_back(
     for _ in range(20):
         with pytest.raises(StoreUnavailableError):
             await store.get_string("k")
-    async with asyncio.timeout(5.0):
-        assert await store.get_string("k") is None
+    assert await store.get_string("k") is None
 
 
 async def test_a_redirect_is_not_followed(proxy: FaultyProxy, store: S3ObjectStore) -> None:

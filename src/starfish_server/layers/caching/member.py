@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -16,7 +17,6 @@ from starfish_server.redis.link import Link
 from starfish_server.redis.session import RedisDownError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Collection, Iterable
 
     from starfish_server.layers.caching.cache import Keys
@@ -59,9 +59,10 @@ class SharedWrite:
         """Wait until Redis has what was sent for this write, while there is patience left."""
         session = self.member.session
         if session is not None and not session.stalled and self.patience > 0:
-            began = time.monotonic()
+            now = asyncio.get_running_loop().time
+            began = now()
             await session.wait(self.replies, self.patience)
-            self.patience -= time.monotonic() - began
+            self.patience -= now() - began
 
     def end(self, undetermined: Collection[str | None]) -> None:
         """Tell the other processes that it ended."""
