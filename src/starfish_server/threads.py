@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.errors import StoreUnavailableError
@@ -12,11 +11,9 @@ from starfish_server.errors import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
-    from concurrent.futures import Future as ExecutorFuture
-
-    _Waiting = tuple[Callable[[], Any], asyncio.Future[Any]]
 
 T = TypeVar("T")
+_POLL_SECONDS = 0.01
 
 
 def start_in_thread(
@@ -28,25 +25,20 @@ def start_in_thread(
 ) -> asyncio.Future[T]:
     """Begin `work` in a thread of `executor`, by default the event loop's.
 
-    Work that no thread has begun is never done once the future is cancelled. Raises `StoreUnavailableError`
-    if no thread can be started; the work is then never done.
+    Raises `StoreUnavailableError` if no thread can be started; the work is then never done.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-    waiting = [(work, future)]  # empty once it was taken
-    if executor is None:
-        # `run_in_executor` is public, but takes a fifth of the time of a hop for a future of its own.
-        executor = getattr(loop, "_default_executor", None)
-    submit = partial(loop.run_in_executor, None) if executor is None else executor.submit
+    waiting = [work]  # empty once it was taken
+    ended: list[T | BaseException] = []
     try:
-        submit(_work, waiting).add_done_callback(partial(_drop, waiting))
+        return loop.run_in_executor(executor, _work, waiting, ended)
     except RuntimeError as error:
         # The executor keeps what it was given before it failed to start a thread for it.
-        with suppress(IndexError):  # another of its threads has taken it already
+        with suppress(IndexError):
             waiting.pop()
             reason = f"no thread is available: {error}"
             raise StoreUnavailableError(reason, operation=operation, key=key) from error
-    return future
+        return loop.create_task(_outcome(ended))  # another of its threads has taken it already
 
 
 async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -60,32 +52,24 @@ async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | 
     return cancelled
 
 
-def _work(waiting: list[_Waiting]) -> None:
+def _work(waiting: list[Callable[[], T]], ended: list[T | BaseException]) -> T:
     try:
-        work, future = waiting.pop()
+        work = waiting.pop()
     except IndexError:
-        return
-    if future.cancelled():
-        return
+        raise asyncio.CancelledError from None
     try:
-        outcome, settle = work(), future.set_result
-    except BaseException as error:  # noqa: BLE001 - the future raises it
-        outcome, settle = error, future.set_exception
-    try:
-        future.get_loop().call_soon_threadsafe(_settle, future, settle, outcome)
-    finally:
-        del future, settle, outcome  # with the traceback's frame they would be a reference cycle
+        result = work()
+    except BaseException as error:
+        ended.append(error)
+        del ended  # with the traceback's frame it would be a reference cycle
+        raise
+    ended.append(result)
+    return result
 
 
-def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
-    if not future.done():
-        settle(outcome)
-
-
-def _drop(waiting: list[_Waiting], running: ExecutorFuture[None] | asyncio.Future[None]) -> None:
-    """Cancel the future if a shutdown of the executor dropped its work."""
-    if running.cancelled():
-        _, future = waiting.pop()
-        loop = future.get_loop()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(future.cancel)
+async def _outcome(ended: list[T | BaseException]) -> T:
+    while not ended:  # noqa: ASYNC110 - a thread sets no asyncio.Event
+        await asyncio.sleep(_POLL_SECONDS)
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]

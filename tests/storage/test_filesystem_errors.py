@@ -1,10 +1,7 @@
 """What the operating system may answer, and the errors that it becomes."""
 
 import errno
-import gc
 import os
-import threading
-import weakref
 from pathlib import Path
 
 import pytest
@@ -13,13 +10,12 @@ from starfish_server.errors import (
     InvalidKeyError,
     ReadOnlyStoreError,
     StoreAccessDeniedError,
-    StoreDecodeError,
     StoreError,
     StoreUnavailableError,
 )
 from starfish_server.storage.filesystem import FilesystemObjectStore
 from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO, typed_errors
-from storage.filesystem_support import eventually, make_store
+from storage.filesystem_support import make_store
 
 # Of open, read, write, fsync, rename, link, unlink, mkdir, rmdir, flock, the directory calls and the extended
 # attribute calls, in POSIX.1-2024 and the Linux manual pages; without EFAULT, which Python cannot cause.
@@ -76,19 +72,3 @@ def test_a_path_in_place_of_options_is_refused() -> None:
     message = r"FilesystemObjectStore takes FilesystemStorageOptions\(base_dir=\.\.\.\), not str"
     with pytest.raises(TypeError, match=message):
         FilesystemObjectStore("data")  # type: ignore[arg-type]  # that is the test
-
-
-async def test_an_error_from_a_thread_is_freed_without_the_garbage_collector(tmp_path: Path) -> None:
-    (tmp_path / "k").write_bytes(b"\xff")
-    store = make_store(tmp_path)
-    freed = threading.Event()
-    gc.collect()
-    gc.disable()
-    try:
-        try:
-            await store.get_string("k")
-        except StoreDecodeError as error:
-            weakref.finalize(error, freed.set)
-        await eventually(freed.is_set)
-    finally:
-        gc.enable()

@@ -120,41 +120,6 @@ async def test_what_another_thread_has_taken_already_counts(tmp_path: Path) -> N
         assert info == await store.stat("k")
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-async def test_an_operation_that_a_shut_down_executor_drops_ends_and_is_never_done(
-    tmp_path: Path, operation: str
-) -> None:
-    (tmp_path / "k").write_text("old")
-    executor = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(executor)
-    running = threading.Event()
-    executor.submit(running.wait, 10)
-    queued = asyncio.create_task(OPERATIONS[operation](make_store(tmp_path)))
-    await asyncio.sleep(0)
-    executor.shutdown(wait=False, cancel_futures=True)
-    with pytest.raises(asyncio.CancelledError):
-        async with asyncio.timeout(5):
-            await queued
-    running.set()
-    assert visible_entries(tmp_path) == ["k"]
-    assert (tmp_path / "k").read_text() == "old"
-
-
-async def test_an_operation_cancelled_before_a_thread_takes_it_is_not_begun(tmp_path: Path) -> None:
-    executor = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(executor)
-    running = threading.Event()
-    executor.submit(running.wait, 10)
-    put = asyncio.create_task(make_store(tmp_path / "base").put("k", "x"))
-    await asyncio.sleep(0)
-    put.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await put
-    running.set()
-    executor.shutdown()
-    assert not (tmp_path / "base").exists()
-
-
 @pytest.mark.usefixtures("no_waiting")
 async def test_a_long_body_for_s3_that_gets_no_thread_is_unavailable(
     seaweedfs: S3Server, make_s3: Callable[..., S3ObjectStore]

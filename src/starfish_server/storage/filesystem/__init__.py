@@ -34,7 +34,7 @@ from starfish_server.storage.leaf import Leaf
 from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from starfish_server.objects import ObjectInfo, ObjectList, ObjectReader, StoredObject
     from starfish_server.operations import (
@@ -229,26 +229,18 @@ class FilesystemObjectStore(Leaf):
         for stream in list(self._streams):
             stream.cut_off()
 
-    def _change(
-        self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts
-    ) -> Coroutine[Any, Any, T]:
-        """Make a change in a thread. If cancelled, return once it can no longer take effect."""
-        commit = Commit()
-        return self._in_thread(call, work, commit, *arguments, commit=commit)
-
-    async def _in_thread(
-        self,
-        call: Operation[Any],
-        work: Callable[[*Ts], T],
-        *arguments: *Ts,
-        commit: Commit | None = None,
-    ) -> T:
+    async def _in_thread(self, call: Operation[Any], work: Callable[[*Ts], T], *arguments: *Ts) -> T:
         try:
             return await start_in_thread(partial(work, *arguments))
-        except asyncio.CancelledError:
-            if commit is not None:
-                await commit.withdraw()
-            raise
         except Exception:
             with typed_errors(self._base_dir, call.name, call.error_key):
                 raise
+
+    async def _change(self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts) -> T:
+        """Make a change in a thread. If cancelled, return once it can no longer take effect."""
+        commit = Commit()
+        try:
+            return await self._in_thread(call, work, commit, *arguments)
+        except asyncio.CancelledError:
+            await commit.withdraw()
+            raise
