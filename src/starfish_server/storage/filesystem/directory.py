@@ -22,7 +22,7 @@ from starfish_server.storage.filesystem.paths import (
     prune,
 )
 from starfish_server.storage.filesystem.reading import open_body, open_object
-from starfish_server.storage.filesystem.staging import KeyLock, prepare
+from starfish_server.storage.filesystem.staging import KeyLock, not_durable, prepare
 from starfish_server.storage.filesystem.streams import FileStream
 from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
 from starfish_server.storage.filesystem.writing import Draft, DurableSync, is_file
@@ -62,7 +62,7 @@ class Directory:
         self.path = path
         self._names = names
         self._inline = inline
-        self._sync = DurableSync(path, enabled=fsync)
+        self._sync = DurableSync(path) if fsync else not_durable
         self._prepared = False
 
     def get_string(self, call: GetString) -> str | None:

@@ -62,7 +62,7 @@ class KeyLock:
     def __enter__(self) -> None:
         try:
             name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
-            self._file = file = open_beneath(self._base, name, _LOCK, _not_durable)
+            self._file = file = open_beneath(self._base, name, _LOCK, not_durable)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -96,7 +96,7 @@ class StagedFile:
         self._moved = False
         for _ in range(ATTEMPTS):
             self._path = path = f"{_FOLDER}/{os.urandom(8).hex()}"
-            self.descriptor = file = open_beneath(base, path, _NEW, _not_durable)
+            self.descriptor = file = open_beneath(base, path, _NEW, not_durable)
             _locked.numbers.add(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -130,7 +130,7 @@ class StagedFile:
 
 def prepare(base: int) -> None:
     """Make the folder, remove files left by dead processes, and refuse a file system that ignores case."""
-    with open_folder(base, _FOLDER, _not_durable) as folder:
+    with open_folder(base, _FOLDER, not_durable) as folder:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(_FOLDER.upper(), dir_fd=base), os.fstat(folder)):
                 raise OSError(
@@ -144,5 +144,5 @@ def prepare(base: int) -> None:
                 os.unlink(name, dir_fd=folder)
 
 
-def _not_durable(_folder: int) -> None:
-    """Sync nothing: the store's own folders are made again if a power failure undoes them."""
+def not_durable(_folder: int) -> None:
+    """Sync nothing: without `fsync`, and for the store's own folders, which are made again where missing."""

@@ -53,17 +53,14 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 class DurableSync:
     """Make an open file or folder durable: the one place where this leaf calls `fsync`.
 
-    Where the file system cannot, it logs one warning. With `enabled=False` it does nothing.
+    Where the file system cannot, it logs one warning.
     """
 
-    def __init__(self, base_dir: str, *, enabled: bool) -> None:
+    def __init__(self, base_dir: str) -> None:
         self._base_dir = base_dir
-        self._enabled = enabled
         self._warned = False
 
     def __call__(self, file: int) -> None:
-        if not self._enabled:
-            return
         try:
             os.fsync(file)
         except OSError as error:
