@@ -151,7 +151,8 @@ class CircuitBreaker(Layer):
             if now >= phase.slice_ends:
                 phase.slide(now, self._window)
             phase.calls += 1
-            phase.failures += failed
+            if failed:
+                phase.failures += 1
             if failures := phase.failures - phase.old_failures:
                 calls = phase.calls - phase.old_calls
                 if calls >= self._minimum_calls and failures >= self._failure_rate * calls:

@@ -99,11 +99,9 @@ class Hedge(Layer):
             if not attempts[0].done() and self._saved >= self._price:
                 self._saved -= self._price
                 operation.note("hedged", True)
-                _log.debug(
-                    "%s: no result after %.3f s, a second attempt begins",
-                    *(operation.name, delay),
-                    extra={"operation": operation.name, "delay": delay},
-                )
+                fields = {"operation": operation.name, "delay": delay}
+                message = "%(operation)s: no result after %(delay).3f s, a second attempt begins"
+                _log.debug(message, fields, extra=fields)
                 second = operation.replace(notes={})  # notes of the slower attempt must not show
                 attempts.append(_start(self._attempt(second)))
                 await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
@@ -126,14 +124,13 @@ class Hedge(Layer):
 
     async def _end(self, losers: list[asyncio.Task[Any]], *message: object) -> None:
         """Cancel attempts and wait until they have ended, for at most `_GRACE` seconds."""
-        if not losers:
-            return
         for loser in losers:
             loser.cancel(*message)
-        ending = asyncio.create_task(_discard(losers))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
-        if (await asyncio.wait([ending], timeout=_GRACE))[1]:
+        endings = {asyncio.create_task(_discard(loser)) for loser in losers}
+        self._endings |= endings
+        for ending in endings:
+            ending.add_done_callback(self._endings.discard)
+        if endings and (await asyncio.wait(endings, timeout=_GRACE))[1]:
             _log.warning("an attempt ignores its cancellation; it is left to end by itself")
 
 
@@ -148,13 +145,12 @@ def _succeeded(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _discard(attempts: list[asyncio.Task[Any]]) -> None:
-    """Wait for cancelled attempts, and close the readers that they may still have opened."""
-    await asyncio.wait(attempts)
-    for attempt in attempts:
-        if _succeeded(attempt) and isinstance(reader := attempt.result(), ObjectReader):
-            with suppress(Exception):
-                await reader.aclose()
+async def _discard(task: asyncio.Task[Any]) -> None:
+    """Wait for a cancelled attempt, and close the reader that it may still have opened."""
+    await asyncio.wait([task])
+    if _succeeded(task) and isinstance(reader := task.result(), ObjectReader):
+        with suppress(Exception):
+            await reader.aclose()
 
 
 class _Delay:

@@ -19,7 +19,7 @@ from starfish_server.redis import check_limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starfish_server.redis.limits import FleetRate, RedisLimits
+    from starfish_server.redis.limits import RedisLimits
     from starfish_server.storage.base import AbstractObjectStore
 
 __all__ = ["RateLimit"]
@@ -75,11 +75,13 @@ class RateLimit(Layer):
         self._clock = clock
         self._interval = 1 / self._rate
         self._slack = (burst - 1) * self._interval
-        self._shared = shared
-        self._fleet: FleetRate | None = None
+        self._settings: dict[str, object] = {"rate": self._rate, "burst": burst, "by": by}
+        if self._max_wait:
+            self._settings["max_wait"] = self._max_wait
         if shared is not None:
             check_limits(shared)
-            self._fleet = shared.rate(rate=self._rate, burst=burst, by=by, max_wait=self._max_wait)
+            self._settings["shared"] = shared
+        self._shared = shared
         # When each caller's burst is full again, by the hash of the name: long names take no memory.
         self._whole_at: OrderedDict[int | None, float] = OrderedDict()
         self.reset_after_fork()
@@ -91,23 +93,22 @@ class RateLimit(Layer):
         self._lock = threading.RLock()
 
     def settings(self) -> dict[str, object]:
-        shown: dict[str, object] = {"rate": self._rate, "burst": self._burst, "by": self._by}
-        if self._max_wait:
-            shown["max_wait"] = self._max_wait
-        return shown if self._shared is None else shown | {"shared": self._shared}
+        return self._settings
 
     async def close(self) -> None:
-        fleet, self._fleet = self._fleet, None
+        shared, self._shared = self._shared, None
         try:
             await super().close()
         finally:
-            if fleet is not None:
-                await fleet.limits.close()
+            if shared is not None:
+                await shared.close()
 
     async def perform(self, operation: Operation[T]) -> T:
         context = operation.context
         caller = None if context is None else self._field(context)
-        turn = None if self._fleet is None else await self._fleet.take(caller)
+        turn = None
+        if self._shared is not None:
+            turn = await self._shared.take_turn(caller, self._rate, self._burst, self._by, self._max_wait)
         if turn is not None:
             wait, give_back = turn
         else:

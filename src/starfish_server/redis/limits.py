@@ -19,7 +19,10 @@ from starfish_server.redis.server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FleetRate", "RedisLimits"]
+__all__ = ["RedisLimits"]
+
+Turn = tuple[float, "Callable[[], None] | None"]
+"""Seconds until the turn, and what gives it back if it is not used; None if it was not taken."""
 
 _FORMAT = 1
 _TICK_SECONDS = 1.0
@@ -100,9 +103,23 @@ class RedisLimits(RedisServer):
         """End the connections."""
         await self._links.close()
 
-    def rate(self, *, rate: float, burst: int, by: str, max_wait: float) -> FleetRate:
-        """Return the limit that all `RateLimit` layers with these options share."""
-        return FleetRate(self, rate, burst, by, max_wait)
+    async def take_turn(
+        self, caller: object, rate: float, burst: int, by: str, max_wait: float
+    ) -> Turn | None:
+        """Take the caller's next turn, unless its wait is too long; return None without a reply.
+
+        All `RateLimit` layers with the same `rate`, `burst`, `by` and `max_wait` share one limit.
+        """
+        # Hashed: a name may be long, contain anything, and identify a person.
+        name = f"{(rate, burst, by, max_wait)!r}{caller!r}".encode("utf-8", "surrogatepass")
+        key = b"rate:" + hashlib.blake2b(name, digest_size=16).hexdigest().encode()
+        interval = 1e6 / rate
+        match await self.run("turn", key, interval, burst, max_wait * 1e6):
+            case [int(wait)]:
+                return wait / 1e6, None
+            case [int(wait), bytes(value)]:
+                return wait / 1e6, lambda: self.send("return turn", key, value, interval)
+        return None
 
     async def take_tokens(self, capacity: int, wanted: int, added: int) -> tuple[int, int] | None:
         """Take all tokens wanted, or none. Return those taken and those left; None without a reply."""
@@ -126,29 +143,3 @@ class RedisLimits(RedisServer):
         link = self._links.get()
         if link is not None and link.session is not None:
             link.session.run(script, [self._prefix + name], *arguments)
-
-
-Turn = tuple[float, "Callable[[], None] | None"]
-"""Seconds until the turn, and what gives it back if it is not used; None if it was not taken."""
-
-
-class FleetRate:
-    """A rate limit for each caller, shared by all processes."""
-
-    def __init__(self, limits: RedisLimits, rate: float, burst: int, by: str, max_wait: float) -> None:
-        self.limits = limits
-        self._limit = repr((rate, burst, by, max_wait))
-        self._interval = 1e6 / rate
-        self._arguments = (self._interval, burst, max_wait * 1e6)
-
-    async def take(self, caller: object) -> Turn | None:
-        """Take the caller's next turn, unless its wait is too long; return None if Redis does not reply."""
-        # Hashed: a name may be long, contain anything, and identify a person.
-        name = f"{self._limit}{caller!r}".encode("utf-8", "surrogatepass")
-        key = b"rate:" + hashlib.blake2b(name, digest_size=16).hexdigest().encode()
-        match await self.limits.run("turn", key, *self._arguments):
-            case [int(wait)]:
-                return wait / 1e6, None
-            case [int(wait), bytes(value)]:
-                return wait / 1e6, lambda: self.limits.send("return turn", key, value, self._interval)
-        return None

@@ -139,6 +139,7 @@ class Member(Link):
         lease = run.name(b"l", key)
         names = [lease, run.name(b"w", key), run.name(b"w", None), run.generation_name]
         asked = session.run("lease", names, token, protocol.LEASE_MILLISECONDS)
+        reply: Any = None
         generation, milliseconds, entry = 0, 0, None
         try:
             reply = await session.reply(asked, deadline)
@@ -153,8 +154,7 @@ class Member(Link):
                 milliseconds = int(left * 1000)
             return result
         finally:
-            refused = asked.done() and not asked.cancelled() and asked.result() in (LEASED, WRITER)
-            if session is self.session and not refused:
+            if session is self.session and reply not in (LEASED, WRITER):  # it may have given the lease
                 body = b"" if entry is None or milliseconds < 1 else entry
                 names = [run.name(b"e", key), lease, run.generation_name]
                 session.run("fill", names, token, generation, milliseconds, body)

@@ -5,7 +5,6 @@ An entry is a JSON header and the body, sealed if there is a secret.
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
 from dataclasses import dataclass
@@ -99,19 +98,24 @@ class Seal:
         try:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+            from cryptography.hazmat.primitives.hashes import SHA256
+            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
         except ImportError as error:
             raise ImportError(
                 "RedisCache(secret=...) needs cryptography: pip install 'starfish-server[encryption]'"
             ) from error
-        self._aead, self._invalid = AESGCM, InvalidTag
-        self._secret = secret
-        self._place = f"starfish shared cache 1 {namespace} ".encode()
+        self._invalid = InvalidTag
+        self._place = place = f"starfish shared cache 1 {namespace} ".encode()
+
+        def cipher(salt: bytes) -> AESGCM:
+            return AESGCM(HKDF(SHA256(), 32, salt, place).derive(secret))
+
+        self._cipher = cipher
 
     def seal(self, plain: bytes, key: bytes) -> bytes:
         salt = os.urandom(_SALT)
         # Each key seals once, so its nonce may be constant.
-        sealed: bytes = self._cipher(salt).encrypt(bytes(12), plain, self._place + key)
-        return _SEALED + salt + sealed
+        return _SEALED + salt + self._cipher(salt).encrypt(bytes(12), plain, self._place + key)
 
     def open(self, sealed: bytes, key: bytes) -> bytes:
         """Return what was sealed for this key; `ValueError` for anything else."""
@@ -120,15 +124,9 @@ class Seal:
             raise ValueError("not sealed")
         try:
             cipher = self._cipher(sealed[len(_SEALED) : start])
-            plain: bytes = cipher.decrypt(bytes(12), sealed[start:], self._place + key)
+            return cipher.decrypt(bytes(12), sealed[start:], self._place + key)
         except self._invalid:
             raise ValueError("not sealed with this secret for this key") from None
-        return plain
-
-    def _cipher(self, salt: bytes) -> Any:
-        # HKDF with SHA-256 (RFC 5869), which for one block of output is two HMACs.
-        extracted = hmac.digest(salt, self._secret, "sha256")
-        return self._aead(hmac.digest(extracted, self._place + b"\x01", "sha256"))
 
 
 class Codec:
