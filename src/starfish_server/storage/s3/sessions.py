@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 CLOSE_GRACE_SECONDS = 5.0
 # How long requests that were cut off get to clean up.
 _END_SECONDS = 1.0
-_POLL_SECONDS = 0.01
 
 
 class InFlight:
@@ -101,14 +100,19 @@ class Session:
         # One timer for all requests: one for each would cost each 7 us.
         self._sweep_seconds = min(1.0, self.read_timeout / 8)
         self._sweeper: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def begin(self, request: InFlight) -> None:
         self._in_flight.add(request)
+        self._idle.clear()
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(self._sweep_seconds, self._sweep)
 
     def end(self, request: InFlight) -> None:
         self._in_flight.discard(request)
+        if not self._in_flight:
+            self._idle.set()
 
     def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` as a task of its own, which its caller need not await.
@@ -172,8 +176,10 @@ class Session:
     async def _ended(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._in_flight or self._background:  # noqa: ASYNC110 - every request would set the event
-                    await asyncio.sleep(_POLL_SECONDS)
+                while self._in_flight or self._background:
+                    await self._idle.wait()
+                    if self._background:
+                        await asyncio.wait(self._background)
 
 
 async def _close_with_loop(client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
