@@ -62,6 +62,12 @@ def _is_public(base: str) -> bool:
 class Options(griffe.Extension):  # type: ignore[misc]  # griffe is installed in .venv-docs only
     """Changes every docstring of the package once all of it has been read."""
 
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Show the `__init__` that `slotted` makes, as that of a dataclass."""
+        for decorator in cls.decorators:
+            if str(decorator.value) == "slotted":
+                decorator.value = griffe.ExprName("dataclasses.dataclass")
+
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Change the docstrings of a package."""
         self._change(pkg)
