@@ -149,7 +149,7 @@ async def test_under_fail_nothing_is_written_unless_its_start_was_kept() -> None
         await log.put("k", "v")
     assert caught.value.__cause__ is sink.error
     assert (caught.value.operation, caught.value.key) == ("put", "k")
-    assert data == {}
+    assert (data, caught.value.undetermined) == ({}, False)
     assert other.outcomes == ["started", "error"]
 
 

@@ -102,6 +102,7 @@ async def test_one_more_than_may_wait_is_refused_immediately(max_waiting: int) -
         await layer.get_string("more")
     assert str(caught.value) == (f"get_string 'more': 1 operations are in flight and {max_waiting} wait")
     assert (caught.value.operation, caught.value.key) == ("get_string", "more")
+    assert caught.value.undetermined is False, "nothing was sent"
     await finish(gated, tasks)
     assert [task.exception() for task in tasks] == [None] * len(tasks)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import tracemalloc
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from starfish_server.context import StoreContext
 from starfish_server.errors import StoreOverloadedError
 from starfish_server.layers.rate_limit import RateLimit
 from starfish_server.storage.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 class Clock:
@@ -239,3 +243,20 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], error: 
 def test_repr_shows_the_settings() -> None:
     layer = RateLimit(MemoryObjectStore(data={}), rate=5, burst=2, by="namespace", max_wait=1)
     assert repr(layer).startswith("RateLimit(rate=5.0, burst=2, by='namespace', max_wait=1.0, Memory")
+
+
+@pytest.mark.timeout(20)
+async def test_the_garbage_collector_may_end_an_operation_that_waits_anywhere() -> None:
+    layer, _, _ = made(rate=0.001, burst=1, max_wait=1e6)
+    await layer.get_string("k")
+    abandoned: Any = layer.get_string("k")
+    abandoned.send(None)
+
+    def collect(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call" and called.__name__ == "get" and frame.f_code.co_name == "perform":
+            sys.setprofile(None)
+            abandoned.close()
+
+    sys.setprofile(collect)
+    await layer.get_string("k", context=caller("alice"))
+    assert sys.getprofile() is None

@@ -17,6 +17,7 @@ from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 
 def outage() -> FaultyStore:
@@ -128,3 +129,23 @@ def test_figures_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 
 def test_repr_shows_what_is_left() -> None:
     assert repr(RetryBudget()) == "RetryBudget(500 of 500 tokens)"
+
+
+@pytest.mark.timeout(20)
+async def test_the_garbage_collector_may_end_a_retry_that_waits_anywhere() -> None:
+    budget = RetryBudget(100)
+    retry = Retry(outage(), initial=1e6, maximum=1e6, deadline=1e9, budget=budget)
+    abandoned: Any = retry.get_string("k")
+    abandoned.send(None)
+    assert budget.tokens == 95
+    await budget.take(OSError())
+
+    def collect(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call" and called.__name__ == "min" and frame.f_code.co_name == "give_back":
+            sys.setprofile(None)
+            abandoned.close()
+
+    sys.setprofile(collect)
+    budget.give_back(5)
+    assert sys.getprofile() is None
+    assert budget.tokens >= 95

@@ -1,4 +1,4 @@
-"""`Caching(shared=RedisCache(...))` under several event loops of one process, and across threads."""
+"""What layers share in Redis, under several event loops of one process, and across threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
+from layers.limits import caller
 from layers.processes import Processes, eventually, settled
 from starfish_server import MemoryObjectStore
-from starfish_server.layers import Caching, RedisCache
+from starfish_server.layers import Caching, RateLimit, RedisCache, RedisLimits
 from starfish_server.redis import link
 
 if TYPE_CHECKING:
@@ -234,3 +235,40 @@ async def test_a_write_that_another_thread_ends_is_told_by_the_thread_of_its_eve
         await asyncio.to_thread(end)
         await eventually(ended)
     assert used == []
+
+
+async def test_a_read_of_a_closed_loop_may_be_ended_by_another_thread(server: RedisServer) -> None:
+    leaf = GatedStore({"k": "v"})
+    store = make(server.url, leaf)
+
+    async def begin() -> set[asyncio.Task[Any]]:
+        await settled(store)
+        leaf.gate.clear()
+        before = asyncio.all_tasks()
+        reading = asyncio.create_task(store.get_string("k"))
+        await eventually(lambda: "get_string" in leaf.calls)
+        return asyncio.all_tasks() - before | {reading}
+
+    with another_loop() as other:
+        coroutines: list[Any] = [task.get_coro() for task in await other.run(begin())]
+    for coroutine in coroutines:
+        coroutine.close()  # in the main thread, and the loop ran in another one
+    await store.close()
+
+
+async def test_a_turn_of_a_closed_loop_may_be_ended_by_another_thread(server: RedisServer) -> None:
+    limits = RedisLimits(server.url, namespace="test", timeout=10.0)
+    layer = RateLimit(MemoryObjectStore(), rate=0.001, burst=1, max_wait=10_000.0, shared=limits)
+
+    async def begin() -> asyncio.Task[str | None]:
+        await layer.get_string("k")
+        with server.client() as client:
+            before = client.get(*server.names())
+            waiting = asyncio.create_task(layer.get_string("k"))
+            await eventually(lambda: client.get(*server.names()) != before)
+        await layer.get_string("k", context=caller("alice"))  # whose reply comes after that of `waiting`
+        return waiting
+
+    with another_loop() as other:
+        coroutine: Any = (await other.run(begin())).get_coro()
+    await asyncio.to_thread(coroutine.close)  # a thread without an event loop

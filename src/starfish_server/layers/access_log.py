@@ -184,11 +184,13 @@ class AccessLog(Layer):
             return
         failures = await self._delivery.deliver(record)
         if failures and self._must_keep:
-            raise StoreUnavailableError(
+            error = StoreUnavailableError(
                 f"the access record could not be kept, {consequence}",
                 operation=record.operation,
                 key=record.keys[0] if len(record.keys) == 1 else record.prefix,
-            ) from failures[0]
+            )
+            error.undetermined = record.outcome != "started"
+            raise error from failures[0]
 
     def _wants(self, record: AccessRecord) -> bool:
         if self._predicate is None:

@@ -94,7 +94,9 @@ class ConcurrencyLimit(Layer):
         """Wait for a permit, or refuse the operation."""
         if self._max_waiting is not None and len(gate.waiting) >= self._max_waiting:
             reason = f"{self._max_in_flight} operations are in flight and {self._max_waiting} wait"
-            raise operation.error(StoreOverloadedError, reason)
+            error = operation.error(StoreOverloadedError, reason)
+            error.undetermined = False
+            raise error
         await gate.wait(gate.waiting)
 
     def _gate(self) -> _Gate:

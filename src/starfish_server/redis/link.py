@@ -155,8 +155,11 @@ class PerLoop(Generic[T]):
         self._all = {}
 
     def get(self) -> T | None:
-        """Return the link of the running event loop, or None."""
-        return self._all.get(asyncio.get_running_loop())
+        """Return the link of the running event loop, or None; in a thread without one, too."""
+        try:
+            return self._all.get(asyncio.get_running_loop())
+        except RuntimeError:
+            return None
 
     def get_or_make(self) -> T:
         """Return the link of the running event loop; make it if there is none."""

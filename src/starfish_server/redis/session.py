@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,11 @@ class Session:
         """
         future: asyncio.Future[Any] = self._loop.create_future()
         self._outbox.append((future, b"".join(self._connection.pack_command(*command))))
-        if threading.get_ident() == self._thread:
-            self._transmit()
-        else:
-            self._loop.call_soon_threadsafe(self._transmit)
+        with suppress(RuntimeError):  # the event loop was closed, and nothing waits for the reply
+            if threading.get_ident() == self._thread:
+                self._transmit()
+            else:
+                self._loop.call_soon_threadsafe(self._transmit)
         return future
 
     def _transmit(self) -> None:

@@ -210,11 +210,9 @@ class Caching(Layer):
             raise
         finally:
             # In this order: until `end_write`, what another thread reads is not cached.
-            try:
-                if write is not None:
-                    write.end(undetermined)
-            finally:
-                self._cache.end_write(keys, undetermined)
+            if write is not None:
+                write.end(undetermined)
+            self._cache.end_write(keys, undetermined)
         if write is not None:
             await write.confirmed()
         return result
