@@ -345,7 +345,7 @@ def test_a_forked_child_has_a_connection_of_its_own(server: RedisServer) -> None
             await once()
             pid = os.fork()
             if pid == 0:
-                signal.alarm(20)
+                signal.alarm(40)
                 try:
                     asyncio.events._set_running_loop(None)
                     asyncio.run(in_child())
