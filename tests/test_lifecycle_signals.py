@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PRELUDE = """
-import asyncio, signal, sys, threading, time
+import asyncio, os, signal, sys, threading, time
 from starfish_server.lifecycle import GracefulShutdown, GracefulShutdownOptions
 
 def say(*words): print(*words, flush=True)
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, *signal):
         super().handle_exit(*signal)
-        say("signal")
+        os.write(1, b"signal\n")  # print() may have been interrupted, and cannot be entered again
 
 server = Server(uvicorn.Config(app, port=0, log_level="critical"))
 

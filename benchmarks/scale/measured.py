@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.registry import ROOT
 from redis_server import RedisServer
@@ -49,7 +49,7 @@ async def _run(fleet: Fleet, seed: int, redis_url: str) -> Counts:
     return together(json.loads(output) for output, _ in replies)
 
 
-def together(counted: Iterable[dict[str, int]]) -> Counts:
+def together(counted: Iterable[dict[str, Any]]) -> Counts:
     """Return the sum of what several processes counted."""
     processes = list(counted)
     names = [each.name for each in fields(Counts) if each.type == "int"]

@@ -130,6 +130,34 @@ def until_opening(process: subprocess.Popen[str]) -> None:
         before = now
 
 
+ONCE_IT_SLEEPS = """
+import selectors, signal, sys, threading
+from starfish_server.cli import main
+
+select, number = selectors.DefaultSelector.select, int(sys.argv.pop())
+timers = [threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), number))]
+
+def about_to_sleep(self, timeout=None):
+    if timeout is None and timers:
+        timers.pop().start()
+    return select(self, timeout)
+
+selectors.DefaultSelector.select = about_to_sleep
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_does_not_wake_the_event_loop_ends_a_put(number: signal.Signals, store: str) -> None:
+    """Another thread receives it: as with one that comes just before the event loop goes to sleep."""
+    command = [sys.executable, "-c", ONCE_IT_SLEEPS, "put", store, "k", str(int(number))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(None)) as process:
+        try:
+            assert process.wait() == ExitCode.INTERRUPTED
+        finally:
+            process.kill()
+
+
 class Broken(MemoryObjectStore):
     """Its readers break after a chunk."""
 

@@ -62,7 +62,7 @@ class Server:
         self.host, self.port = address[1], int(address[2])
 
     def ask(self, method: str, path: str, token: str | None, document: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         headers = {"Content-Type": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -76,7 +76,7 @@ class Server:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait()
 
 
 def test_two_callers_push_and_pull_and_the_audit_survives_the_end(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_request_in_flight_is_finished_before_the_end(tmp_path: Path) -> None:
         connection.send(json.dumps({"data": {"text": "slow"}, "baseHash": None}).encode().ljust(60))
         assert connection.getresponse().status == 200
         connection.close()
-        ending.join(20)
+        ending.join()
         assert process.returncode == 0
     assert b"\tpush\t" in starfish("audit", "show", "audit.jsonl", cwd=tmp_path).out
 
@@ -194,7 +194,7 @@ def test_a_second_server_on_the_same_audit_log_is_one_error(tmp_path: Path) -> N
 
 def stalled_upload(server: Server) -> http.client.HTTPConnection:
     """Begin a push whose body does not come, and return once it is being handled."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     connection.putrequest("POST", "/push/notes/alice")
     for name, value in (
         ("Content-Type", "application/json"),
@@ -219,7 +219,7 @@ def test_a_second_signal_ends_the_process_immediately(number: signal.Signals, tm
             if "Waiting for connections to close" in line:
                 break
         process.send_signal(number)
-        assert process.wait(5) == -number  # the drain would take 10 seconds
+        assert process.wait() == -number  # 0 after the drain
         connection.close()
 
 
@@ -257,7 +257,7 @@ def test_a_second_signal_ends_a_process_whose_threads_hang_when_the_store_is_clo
                 break
         process.terminate()
         try:
-            assert process.wait(5) == -signal.SIGTERM
+            assert process.wait() == -signal.SIGTERM
         finally:
             process.kill()
 

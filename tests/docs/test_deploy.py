@@ -53,7 +53,7 @@ def test_the_recipe_serves_with_workers_that_end_well(command: str, tmp_path: Pa
         assert {pushed[0], *(status for status, _ in pulled)} == {200}
         assert ask(port, "GET", "/v1/ready") == (200, {"ready": True, "checks": {"store": "ok"}})
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait() == 0
     finally:
         process.kill()
         process.wait()
@@ -63,7 +63,7 @@ def test_the_recipe_serves_with_workers_that_end_well(command: str, tmp_path: Pa
 
 
 def ask(port: int, method: str, path: str, document: object = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         body = None if document is None else json.dumps(document)
         connection.request(method, path, body, {"Content-Type": "application/json"})

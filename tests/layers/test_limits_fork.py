@@ -40,7 +40,7 @@ def stop(frame, event, called):
     if event == "c_call" and called.__name__ == stop_in and "starfish_server" in frame.f_code.co_filename:
         sys.setprofile(None)
         stopped.set()
-        go_on.wait(10)
+        go_on.wait(40)
 
 def in_thread():
     sys.setprofile(stop)
@@ -48,10 +48,10 @@ def in_thread():
 
 thread = threading.Thread(target=in_thread)
 thread.start()
-assert stopped.wait(10)
+assert stopped.wait(40)
 child = os.fork()
 if child == 0:
-    signal.alarm(10)
+    signal.alarm(40)
     work()
     os._exit(0)
 go_on.set()

@@ -618,7 +618,7 @@ async def in_parent():
     def fork():
         pid = os.fork()
         if pid == 0:
-            signal.alarm(20)
+            signal.alarm(40)
             try:
                 asyncio.run(in_child())
             except BaseException as error:

@@ -16,7 +16,7 @@ def both(mine: dict[str, object], theirs: dict[str, object]) -> dict[str, object
 async def main(url: str, token: str) -> dict[str, object]:
     # The one way to send a bearer token that every version of the SDK has.
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(headers=headers) as http:
+    async with httpx.AsyncClient(headers=headers, timeout=None) as http:
         client = StarfishClient(url, client=http)
         paths = ("/pull/notes/alice", "/push/notes/alice")
         phone, laptop = SyncManager(client, *paths, on_conflict=both), SyncManager(client, *paths)

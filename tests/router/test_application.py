@@ -228,7 +228,7 @@ async def test_a_request_that_the_drain_cuts_off_gets_the_form_of_every_error() 
         )
         serving = asyncio.create_task(server.serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/pull/notes/a"
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=None) as http:
             request = asyncio.create_task(http.get(url))
             await store.asked.wait()
             server.should_exit = True

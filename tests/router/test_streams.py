@@ -79,7 +79,7 @@ async def test_a_large_blob_is_pulled_as_fast_as_the_client_reads_it() -> None:
     received = most = 0
     async with (
         serving(application(store)) as url,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=None) as client,
         client.stream("GET", f"{url}/v1/pull/{PATH}") as response,
     ):
         assert response.headers["content-length"] == str(SIZE)
@@ -94,7 +94,7 @@ async def test_a_large_blob_is_pulled_as_fast_as_the_client_reads_it() -> None:
 @pytest.mark.parametrize("breaks_at", [-1, 4], ids=["sending", "waiting for the store"])
 async def test_a_client_that_leaves_closes_the_reader(breaks_at: int) -> None:
     store = Readable(breaks_at=breaks_at)
-    async with serving(application(store)) as url, httpx.AsyncClient() as client:
+    async with serving(application(store)) as url, httpx.AsyncClient(timeout=None) as client:
         async with client.stream("GET", f"{url}/v1/pull/{PATH}") as response:
             await anext(response.aiter_raw())
             if breaks_at > 0:
@@ -136,7 +136,7 @@ async def test_a_reader_is_closed_to_the_end_behind_a_middleware_that_gives_up()
         return await call_next(request)
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
-    async with serving(app) as url, httpx.AsyncClient() as client:
+    async with serving(app) as url, httpx.AsyncClient(timeout=None) as client:
         async with client.stream("GET", f"{url}/v1/pull/{PATH}") as response:
             await anext(response.aiter_raw())
             await store.reached.wait()
@@ -155,7 +155,7 @@ async def test_a_cancelled_response_closes_the_reader() -> None:
 
 async def test_a_stream_that_breaks_is_never_taken_for_the_whole(caplog: pytest.LogCaptureFixture) -> None:
     store = Readable(breaks_at=4, error=StoreUnavailableError("the disk is gone"))
-    async with serving(application(store)) as url, httpx.AsyncClient() as client:
+    async with serving(application(store)) as url, httpx.AsyncClient(timeout=None) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(f"{url}/v1/pull/{PATH}")
     assert store.closed.is_set()
@@ -222,7 +222,7 @@ class Writable(MemoryObjectStore):
 @pytest.mark.parametrize("length", [{"Content-Length": str(SIZE)}, {}], ids=["known", "unknown"])
 async def test_a_large_blob_is_pushed_as_fast_as_the_store_takes_it(length: dict[str, str]) -> None:
     store = Writable()
-    async with serving(application(store)) as url, httpx.AsyncClient(timeout=60.0) as client:
+    async with serving(application(store)) as url, httpx.AsyncClient(timeout=None) as client:
         response = await client.post(f"{url}/v1/push/{PATH}", content=store.body(), headers=PNG | length)
     assert (response.status_code, store.taken) == (200, SIZE)
     assert store.most < IN_FLIGHT
@@ -230,7 +230,7 @@ async def test_a_large_blob_is_pushed_as_fast_as_the_store_takes_it(length: dict
 
 async def test_a_push_over_the_limit_ends_the_upload() -> None:
     store = Writable()
-    async with serving(application(store)) as url, httpx.AsyncClient(timeout=60.0) as client:
+    async with serving(application(store)) as url, httpx.AsyncClient(timeout=None) as client:
         response = await client.post(f"{url}/v1/push/{PATH}", content=store.body(CHUNKS + 1), headers=PNG)
     assert (response.status_code, response.json()) == (413, {"error": "too_large"})
     assert await store.ended is not None
@@ -245,7 +245,7 @@ async def test_a_client_that_leaves_ends_its_upload() -> None:
         await store.begun.wait()
         raise ConnectionAbortedError
 
-    async with serving(application(store)) as url, httpx.AsyncClient() as client:
+    async with serving(application(store)) as url, httpx.AsyncClient(timeout=None) as client:
         with pytest.raises(ConnectionAbortedError):
             await client.post(f"{url}/v1/push/{PATH}", content=breaking(), headers=PNG)
         assert await store.ended is not None

@@ -27,7 +27,7 @@ thread.start()
 assert begun.wait(10.0)
 child = os.fork()
 if child == 0:
-    signal.alarm(10)
+    signal.alarm(40)
     asyncio.run(MemoryObjectStore(data={}).put("k", "v"))
     os._exit(0)
 end.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -99,7 +100,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="starfish", standalone_mode=False)
         if inspect.iscoroutine(code):
-            code = asyncio.run(code)
+            with asyncio.Runner() as runner:
+                # With a handler of its own, any signal wakes the loop, even one just before it goes to sleep.
+                runner.get_loop().add_signal_handler(signal.SIGWINCH, int)
+                code = runner.run(code)
         sys.stdout.flush()
     except typer.Abort as error:
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
