@@ -32,10 +32,10 @@ def kept(counts: Counts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in names}
 
 
-def assert_alike(measured: Counts, simulated: Counts) -> None:
-    """Both draw back-off at random."""
+def assert_alike(measured: Counts, simulated: Counts, part: float) -> None:
+    """All counts agree up to a part of the operations or requests."""
     assert measured.operations == simulated.operations
-    slack = 5 + 0.05 * max(measured.operations, measured.requests)
+    slack = 5 + part * max(measured.operations, measured.requests)
     assert kept(measured) == pytest.approx(kept(simulated), abs=slack)
 
 
@@ -44,7 +44,8 @@ async def test_real_processes_do_what_simulated_ones_do() -> None:
     need_redis_server()
     name = "all share Redis"
     for each in await check(name, CHECKED[name], (1, 2, 4)):
-        assert_alike(each.measured, each.simulated)
+        # Operations that a busy machine makes late meet another cache.
+        assert_alike(each.measured, each.simulated, part=0.15)
 
 
 @pytest.mark.parametrize("name", [name for name, fleet in CHECKED.items() if not fleet.shared])
@@ -56,7 +57,7 @@ def test_processes_that_share_nothing_do_what_simulated_ones_do(name: str) -> No
     for processes in (1, 2, 4):
         fleet = replace(CHECKED[name], processes=processes)
         counted = [run(process.run(fleet, SEED, number, "", begin))[0] for number in range(processes)]
-        assert_alike(together(map(asdict, counted)), simulate(fleet, SEED))
+        assert_alike(together(map(asdict, counted)), simulate(fleet, SEED), part=0.05)  # back-off is random
 
 
 def test_a_simulation_with_one_seed_is_the_same_each_time() -> None:
