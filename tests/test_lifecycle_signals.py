@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, *signal):
         super().handle_exit(*signal)
-        os.write(1, b"signal\n")  # print() may have been interrupted, and cannot be entered again
+        os.write(1, b"signal\\n")  # print() may have been interrupted, and cannot be entered again
 
 server = Server(uvicorn.Config(app, port=0, log_level="critical"))
 
