@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.limits import Fleet, caller, passed, refused
-from layers.processes import eventually
 from redis_server import Proxy
 from starfish_server import MemoryObjectStore, StoreClosedError, explain, load_stack
 from starfish_server.layers import RateLimit, RedisLimits
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

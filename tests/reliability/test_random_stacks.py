@@ -31,7 +31,7 @@ from starfish_server.layers import (
     Mirror,
     Retry,
 )
-from storage.filesystem_support import eventually
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
