@@ -40,7 +40,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--uvloop"):  # to the others it makes no difference, or its clock cannot be set
+    if config.getoption("--uvloop"):  # the others have no event loop, or set its clock, which uvloop refuses
         items[:] = [
             item
             for item in items

@@ -16,6 +16,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from waiting import turns
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -104,7 +106,7 @@ class FaultyProxy:
         """Wait until `count` trickled replies were begun, and their clients had turns to read what came."""
         async with self._news:
             await self._news.wait_for(lambda: self.begun >= count)
-        await _turns()
+        await turns()
 
     async def settled(self, path: str) -> None:
         """Wait until nothing for `path` is on its way to the server, not even what its caller gave up."""
@@ -233,16 +235,10 @@ def paced(wait: Callable[[], None]) -> Fault:
         for start in range(0, len(whole.body), size):
             wait()
             await response.write(whole.body[start : start + size])
-            await _turns()
+            await turns()
         return response
 
     return fault
-
-
-async def _turns() -> None:
-    """Let the client read what has come."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def flipped(_request: web.Request, forward: Forward) -> web.StreamResponse:

@@ -27,7 +27,7 @@ ENVIRONMENTS = ROOT / ".venv-release"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 # What depends neither on the Python nor on the versions of dependencies: processes that are killed and race,
-# the public package, packaging, figures and texts; and `benchmarks`, beside this folder.
+# the public package, packaging, figures and texts.
 ONCE = (
     "tests/cli/test_page.py",
     "tests/docs/test_api_page.py",
@@ -120,7 +120,7 @@ def check_lowest(program: str) -> None:
 
 
 def run_tests(python: str | Path, *options: str) -> None:
-    """Run all tests of this folder but those of `ONCE`."""
+    """Run the tests of this folder, without `benchmarks` and those of `ONCE`."""
     left_out = [f"--ignore={path}" for path in ONCE]
     tests = os.environ.get("TESTS", "tests").split()
     run(python, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *left_out, *options, *tests)

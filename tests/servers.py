@@ -298,7 +298,7 @@ def _installed(name: str) -> str:
 def free_ports(count: int) -> list[int]:
     """Free ports below the range that the system hands out by itself, each with port + 10000 free as well.
 
-    Processes that look at the same time find others: what is free is taken only once a server has started.
+    A port stays free until a server listens on it, so processes draw from different fiftieths of the range.
     """
     found: list[int] = []
     for port in random.sample(range(12_000 + os.getpid() % 50, 22_000, 50), 200):

@@ -130,7 +130,7 @@ def test_a_signal_starts_the_shutdown_and_the_process_ends_by_itself(number: sig
 
 
 def test_a_signal_that_does_not_wake_the_event_loop_starts_the_shutdown() -> None:
-    """Another thread receives it: as with one that comes just before the event loop goes to sleep."""
+    """Another thread receives it, which has the effect of one just before the event loop goes to sleep."""
     kill = "signal.pthread_kill(threading.get_ident(), signal.SIGTERM)"
     code = WORKER.format(step='lambda: say("step")')
     with running(code.replace('say("ready")', f"threading.Timer(0.2, lambda: {kill}).start()")) as process:

@@ -241,5 +241,5 @@ _BY_STATUS: dict[int, type[StoreError]] = {
 
 
 def error_of_status(status: int) -> type[StoreError]:
-    """Return the error that an HTTP status alone stands for. A 404 may mean the bucket or the object."""
+    """Return the error for an HTTP status: `StoreError` for 404, which may mean the bucket or the object."""
     return _BY_STATUS.get(status) or (StoreUnavailableError if status >= 500 else StoreError)

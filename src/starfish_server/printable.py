@@ -57,6 +57,6 @@ def shown_setting(name: str, value: object) -> str:
 
 def mask(text: str) -> str:
     """Return a text with `***` for the users of URLs, and for values that their names call secrets."""
-    # Each word is searched up to its last @: without one, the rest of it would be read again at each "://".
+    # Only up to the last @ of each word: after it, each "://" would be searched to the word's end in vain.
     text = re.sub(r"(?<!\S)\S*@", lambda word: re.sub(_USER, "***@", word[0]), text)
     return re.sub(_PAIR, r"\1***", text, flags=re.IGNORECASE)

@@ -149,7 +149,7 @@ main()
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_does_not_wake_the_event_loop_ends_a_put(number: signal.Signals, store: str) -> None:
-    """Another thread receives it: as with one that comes just before the event loop goes to sleep."""
+    """Another thread receives it, which has the effect of one just before the event loop goes to sleep."""
     command = [sys.executable, "-c", ONCE_IT_SLEEPS, "put", store, "k", str(int(number))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(None)) as process:
         try:

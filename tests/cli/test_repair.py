@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from cli.program import running, starfish, starfish_on_a_terminal
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, load_stack
 from starfish_server.cli.output import ExitCode
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +193,7 @@ async def test_after_an_interrupt_the_rest_is_pending_and_is_repaired_by_the_nex
     missed(folder, **dict.fromkeys(keys, LATER))
     log = folder / "pending.jsonl"
     with running("repair", "stack.toml", "-j", "1", cwd=folder) as process:
-        until(lambda: ", null]" in log.read_text())
+        wait_until(lambda: ", null]" in log.read_text())
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
@@ -204,9 +204,3 @@ async def test_after_an_interrupt_the_rest_is_pending_and_is_repaired_by_the_nex
     assert len(keys) - len(done) <= len(left) < len(keys)
     assert starfish("repair", "stack.toml", cwd=folder).code == ExitCode.OK
     assert await replica.list_keys("") == keys
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds."""
-    while not condition():
-        time.sleep(0.001)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.program import Ended, running, starfish, starfish_on_a_terminal
-from cli.test_repair import until
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, StoreContext, load_stack
 from starfish_server.cli.output import ExitCode
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +188,7 @@ async def test_an_interrupted_rotation_is_continued(folder: Path) -> None:
     first = folder / "data" / "tenants" / "acme" / "k0"
     before = first.read_bytes()
     with running("rotate", path.name, "-j", "1", cwd=folder, env=SECRETS) as process:
-        until(lambda: first.exists() and first.read_bytes() != before)
+        wait_until(lambda: first.exists() and first.read_bytes() != before)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (

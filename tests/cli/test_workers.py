@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,10 @@ from cli.program import running, starfish
 from cli.test_serve import ALICE, CONFIG, TOKENS, Server, stalled_upload
 from starfish_server.cli import workers as supervisor
 from starfish_server.cli.server import Settings
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 METRICS = "the extra metrics is not installed"
@@ -50,13 +50,7 @@ class Workers(Server):
         return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.printed)]
 
     def wait_for(self, text: str) -> None:
-        eventually(lambda: text in self.printed)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds."""
-    while not condition():
-        time.sleep(0.01)
+        wait_until(lambda: text in self.printed)
 
 
 def alive(pid: int) -> bool:
@@ -74,7 +68,7 @@ def workers(folder: Path, *options: str, out: Any = None) -> Iterator[Workers]:
         server = Workers(process)
         yield server
     for pid in server.pids():
-        eventually(lambda pid=pid: not alive(pid))  # type: ignore[misc]  # mypy knows no such lambda
+        wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]  # mypy knows no such lambda
 
 
 class Client(threading.Thread):
@@ -113,9 +107,9 @@ def test_a_restart_under_load_drops_no_request(tmp_path: Path) -> None:
             client.start()
         for restarts in (1, 2):
             server.process.send_signal(signal.SIGHUP)
-            eventually(lambda n=restarts: server.printed.count("all workers are replaced") == n)  # type: ignore[misc]
+            wait_until(lambda n=restarts: server.printed.count("all workers are replaced") == n)  # type: ignore[misc]
         before = [client.done for client in clients]
-        eventually(lambda: all(client.done > done for client, done in zip(clients, before, strict=True)))
+        wait_until(lambda: all(client.done > done for client, done in zip(clients, before, strict=True)))
         stop.set()
         for client in clients:
             client.join()
@@ -136,7 +130,7 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
         assert server.ask("POST", "/push/notes/alice", ALICE, NOTE)[0] == 200
         first, second = server.pids()
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: len(server.pids()) == 3)
+        wait_until(lambda: len(server.pids()) == 3)
         assert re.search("worker [01] ended with -9 and is started again", server.printed)
         assert (alive(second), server.ask("GET", "/pull/notes/alice", ALICE)[0]) == (True, 200)
         assert server.end() == 0
@@ -178,7 +172,7 @@ def test_a_worker_that_cannot_be_started_again_leaves_the_others_serving(tmp_pat
         server.wait_for("did not start: [Errno 24] Too many open files")
         assert server.ask("GET", "/pull/notes/alice", ALICE)[0] == 200
         resource.prlimit(parent, resource.RLIMIT_NOFILE, limits)
-        eventually(lambda: len(server.pids()) == 3)
+        wait_until(lambda: len(server.pids()) == 3)
         assert server.end() == 0
 
 
@@ -221,7 +215,7 @@ def test_a_signal_during_a_restart_ends_all_and_cuts_off_no_request(tmp_path: Pa
 def test_workers_end_after_their_parent_was_killed(tmp_path: Path) -> None:
     with workers(tmp_path) as server:
         server.process.kill()
-        eventually(lambda: not any(map(alive, server.pids())))
+        wait_until(lambda: not any(map(alive, server.pids())))
 
 
 def test_what_cannot_start_is_said_once(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from cli.test_workers import eventually
 from docs.snippets import snippets
 from servers import free_ports
 from starfish_server.audit.chain import verify_audit_log
+from waiting import wait_until
 
 BIN = Path(sys.executable).parent
 
@@ -47,7 +47,7 @@ def test_the_recipe_serves_with_workers_that_end_well(command: str, tmp_path: Pa
             env=os.environ | {"PYTHONPATH": str(tmp_path)},
         )
     try:
-        eventually(lambda: (tmp_path / "log").read_text().count("Application startup complete") == 2)
+        wait_until(lambda: (tmp_path / "log").read_text().count("Application startup complete") == 2)
         pushed = ask(port, "POST", "/v1/push/notes/a", {"data": {"n": 1}, "baseHash": None})
         pulled = [ask(port, "GET", "/v1/pull/notes/a") for _ in range(8)]
         assert {pushed[0], *(status for status, _ in pulled)} == {200}

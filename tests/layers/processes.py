@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from starfish_server.layers import Caching, RedisCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starfish_server import AbstractObjectStore
 
 
@@ -36,12 +33,6 @@ class Processes:
     async def __aexit__(self, *_: object) -> None:
         for store in self._made:
             await store.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds."""
-    while not condition():  # noqa: ASYNC110 - of another process, which sets no event
-        await asyncio.sleep(0.005)
 
 
 async def settled(store: Caching) -> None:

@@ -222,22 +222,6 @@ async def test_a_probe_without_a_verdict_is_given_back(error: BaseException) -> 
     assert breaker.state == "closed"
 
 
-async def test_a_probe_whose_log_line_fails_is_given_back(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(_: logging.LogRecord) -> bool:
-        raise OSError("the disk is full")
-
-    breaker, _, _ = await half_open(probes=1)
-    log = logging.getLogger("starfish_server.layers.circuit_breaker")
-    with caplog.at_level(logging.DEBUG, log.name), monkeypatch.context() as patch:
-        patch.setattr(log, "filters", [write])
-        with pytest.raises(OSError, match="the disk is full"):
-            await breaker.get_string("k")
-    assert await breaker.get_string("k") == "v"
-    assert breaker.state == "closed"
-
-
 async def test_a_probe_that_is_cancelled_from_outside_is_given_back() -> None:
     breaker, backend, _ = await half_open(probes=1)
     backend.gate.clear()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
-from layers.processes import Processes, eventually, settled
+from layers.processes import Processes, settled
 from layers.scripted import Scripted
 from layers.switched import Switched, memory
 from layers.virtual_time import run
@@ -17,6 +17,7 @@ from redis_server import RedisServer
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, CircuitBreaker, Fallback, Hedge, Mirror, Retry
 from starfish_server.storage.memory import MemoryObjectStore
+from waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -207,7 +207,7 @@ async def test_the_namespace_is_an_attribute_only_where_asked_for(
     assert [attributes.get("starfish.namespace") for attributes, _ in points] == expected
 
 
-async def test_what_is_no_context_is_refused_before_anything_is_written(meters: Meters) -> None:
+async def test_a_context_of_another_type_is_refused_before_anything_is_written(meters: Meters) -> None:
     leaf = MemoryObjectStore({})
     no_context: Any = {"namespace": "t1"}
     store = Metrics(leaf, meter_provider=meters.provider, namespace_attribute=True)

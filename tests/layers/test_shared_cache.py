@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
-from layers.processes import eventually, settled
+from layers.processes import settled
 from starfish_server import MemoryObjectStore, StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import AccessLog, Caching, RedisCache
 from starfish_server.objects import ObjectInfo, StoredObject
 from starfish_server.testing import check_store
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from layers.processes import Processes, eventually, settled
+from layers.processes import Processes, settled
 from starfish_server import MemoryObjectStore, StoreBuilder, explain, load_stack
 from starfish_server.errors import StackError
 from starfish_server.layers import Caching, Encryption, KeyRing, Mirror, RedisCache
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

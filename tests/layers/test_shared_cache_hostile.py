@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.gated import GatedStore
-from layers.processes import Processes, eventually, settled
+from layers.processes import Processes, settled
 from redis_server import Proxy, RedisServer
 from starfish_server import MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import RedisCache
 from starfish_server.layers.caching import cache, shared
+from waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +55,6 @@ async def test_a_redis_package_that_hides_its_connection_is_told_and_not_used(
     assert await store.get_string("k") == "v"
     assert not store.stats().connected
     assert "this version of redis hides its connection" in caplog.text
-
-
-async def turns() -> None:
-    """Let a task go on until it waits."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def test_a_read_waits_for_redis_once_and_not_for_each_of_its_questions(

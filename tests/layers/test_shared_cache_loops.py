@@ -17,10 +17,11 @@ import pytest
 
 from layers.gated import GatedStore
 from layers.limits import caller
-from layers.processes import Processes, eventually, settled
+from layers.processes import Processes, settled
 from starfish_server import MemoryObjectStore
 from starfish_server.layers import Caching, RateLimit, RedisCache, RedisLimits
 from starfish_server.redis import link
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

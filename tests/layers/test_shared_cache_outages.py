@@ -17,12 +17,13 @@ import pytest
 import uvloop
 
 from layers.gated import GatedStore
-from layers.processes import Processes, eventually, settled
+from layers.processes import Processes, settled
 from redis_server import Proxy, RedisServer
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, RedisCache
 from starfish_server.layers.caching import member, protocol, shared
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.limits import Fleet, caller, passed, refused
-from layers.processes import eventually
 from redis_server import Proxy
 from starfish_server import MemoryObjectStore, StoreClosedError, explain, load_stack
 from starfish_server.layers import RateLimit, RedisLimits
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ async def test_processes_share_one_burst(fleet: Fleet) -> None:
     assert [await passed(layer, 2) for layer in layers] == [2, 2, 1]
 
 
-async def test_whoever_waits_as_long_as_the_refusal_says_passes(fleet: Fleet, server: RedisServer) -> None:
+async def test_a_caller_that_waits_for_retry_after_passes(fleet: Fleet, server: RedisServer) -> None:
     layers = [fleet.rate(rate=0.01, burst=1) for _ in range(2)]
     await layers[0].get_string("k")
     with server.client() as client:
@@ -40,7 +40,7 @@ async def test_whoever_waits_as_long_as_the_refusal_says_passes(fleet: Fleet, se
             layer = layers[number % 2]
             wait = await refused(layer)
             assert 0 < wait <= 100
-            client.set(name, float(client.get(name)) - wait * 1e6)  # as if so much time had passed
+            client.set(name, float(client.get(name)) - wait * 1e6)  # as if `wait` had passed
             await layer.get_string("k")
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.limits import Fleet
-from layers.processes import eventually
 from layers.scripted import Scripted
 from starfish_server import MemoryObjectStore, StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Retry, RetryBudget
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
+from waiting import eventually
 
 if TYPE_CHECKING:
     from redis_server import RedisServer

@@ -83,7 +83,7 @@ async def test_nothing_is_silently_wrong_endless_or_untyped_under_faults(
     for key in KEYS:
         assert await store.get_string(key) in possible[key]
     assert all(error.operation and error.key for error in failures)
-    # One in a thousand without luck, and more on a machine that stalls.
+    # About one in a thousand fails in all six attempts, and more on a machine that stalls.
     assert len(failures) < len(KEYS) * (100 if full else 10) / 4
 
 

@@ -31,7 +31,7 @@ from starfish_server.layers import (
     Mirror,
     Retry,
 )
-from storage.filesystem_support import eventually
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -295,7 +295,7 @@ async def settle(stack: Stack, callers: list[Caller]) -> None:
         assert {record.identity for record in stack.records} == {"alice"}
     await stack.store.close()
     assert asyncio.all_tasks() - {asyncio.current_task()} == set()
-    # The threads of cancelled writes remove theirs when they come to it.
+    # Threads of cancelled writes may still be removing their files.
     await eventually(lambda: not any(path.is_file() for path in stack.folder.rglob("~staging/*")))
 
 

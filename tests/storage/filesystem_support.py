@@ -1,16 +1,15 @@
 """What several test files of the filesystem leaf share."""
 
-import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
+from waiting import eventually
 
 T = TypeVar("T")
 
@@ -78,9 +77,3 @@ class Gate:
 
     async def wait(self) -> None:
         await eventually(self.reached.is_set)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Return once it holds."""
-    while not holds():  # noqa: ASYNC110 - files and threads set no asyncio.Event
-        await asyncio.sleep(0.005)

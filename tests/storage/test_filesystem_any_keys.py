@@ -179,7 +179,7 @@ async def test_a_list_tells_size_time_and_version(store: FilesystemObjectStore) 
     ]
 
 
-def test_a_base_dir_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
+def test_a_base_dir_that_the_file_system_cannot_encode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^base_dir must be a path in utf-8, not '.*\\ud800'$"):
         FilesystemStorageOptions(f"{tmp_path}/\ud800")
 

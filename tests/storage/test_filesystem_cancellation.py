@@ -16,7 +16,8 @@ import pytest
 
 from starfish_server.errors import DeleteManyError, KeyConflictError, StoreAccessDeniedError
 from starfish_server.storage.filesystem import FilesystemObjectStore
-from storage.filesystem_support import Gate, eventually, make_store, present, temporary_files
+from storage.filesystem_support import Gate, make_store, present, temporary_files
+from waiting import eventually
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from storage.filesystem_support import eventually, make_store, present, take_away_xattrs, visible_entries
+from storage.filesystem_support import make_store, present, take_away_xattrs, visible_entries
+from waiting import eventually
 
 
 def _change_statuses(monkeypatch: pytest.MonkeyPatch, changes: Iterator[dict[int, int]]) -> None:

@@ -18,7 +18,6 @@ from starfish_server.objects import ObjectReader
 from starfish_server.storage.filesystem import FilesystemObjectStore
 from storage.filesystem_support import (
     Gate,
-    eventually,
     make_store,
     present,
     record_fsyncs,
@@ -26,6 +25,7 @@ from storage.filesystem_support import (
     temporary_files,
     visible_entries,
 )
+from waiting import eventually
 
 MIB = 2**20
 FAILURES = (LookupError, TypeError, KeyConflictError, VersionConflictError)

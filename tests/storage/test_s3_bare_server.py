@@ -14,6 +14,7 @@ import pytest
 from bare_server import FOUND, STORED, read_request, server, store_at
 from starfish_server import StoreClosedError, StoreError, StoreTimeoutError
 from starfish_server.storage.s3 import sessions
+from waiting import turns
 
 if TYPE_CHECKING:
     import socket
@@ -36,12 +37,6 @@ class ReadsNothing:
             while connection.recv(65536):
                 pass
         self.ended.release()
-
-
-async def turns() -> None:
-    """Let the event loop read what has come."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def test_a_reply_that_was_not_asked_for_is_not_taken_for_the_next_one() -> None:

@@ -25,6 +25,7 @@ from starfish_server.errors import (
     StoreUnavailableError,
 )
 from starfish_server.storage.s3 import S3ObjectStore, credentials, sessions
+from waiting import eventually
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -65,11 +66,6 @@ async def test_credentials_are_found_in_a_profile(
     )
     monkeypatch.setenv("AWS_PROFILE", "there")
     assert await make_s3(seaweedfs, **CHAIN).get_string("k") is None
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    while not happened():  # noqa: ASYNC110 - another process sets no event
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ async def test_credentials_that_expire_are_refreshed_while_they_are_used(
     first, second = tokens_sent(proxy)
     assert first == second
     before = len(runs.read_text())
-    await until(lambda: len(runs.read_text()) > before)
+    await eventually(lambda: len(runs.read_text()) > before)
     while tokens_sent(proxy)[-1] == first:
         await store.get_string("k")
 
@@ -142,7 +138,7 @@ async def test_credentials_that_are_valid_are_used_while_a_refresh_hangs(
     proxy.fault = reply(200, "v", ETag='"e"')
     await store.get_string("k")
     assert await asyncio.gather(*(store.get_string("k") for _ in range(10))) == ["v"] * 10
-    await until(lambda: runs.read_text() == "xxx")
+    await eventually(lambda: runs.read_text() == "xxx")
     release.touch()
 
 
@@ -241,11 +237,11 @@ async def test_close_ends_a_credential_process(moto: S3Server, make_s3: MakeS3, 
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
     store = make_s3(moto, bucket="b", **CHAIN)
     get = asyncio.create_task(store.get_string("k"))
-    await until(lambda: begun.exists() and begun.read_text() != "")
+    await eventually(lambda: begun.exists() and begun.read_text() != "")
     await store.close()
     with pytest.raises(StoreClosedError):
         await get
-    await until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+    await eventually(lambda: not Path(f"/proc/{begun.read_text()}").exists())
 
 
 async def test_a_profile_that_wants_an_mfa_code_is_an_error_and_asks_for_nothing(

@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), prog_name="starfish", standalone_mode=False)
         if inspect.iscoroutine(code):
             with asyncio.Runner() as runner:
-                # With a handler of its own, any signal wakes the loop, even one just before it goes to sleep.
+                # A loop that handles one signal is woken by all. Else Ctrl-C just before it sleeps waits.
                 runner.get_loop().add_signal_handler(signal.SIGWINCH, int)
                 code = runner.run(code)
         sys.stdout.flush()

@@ -124,7 +124,10 @@ class Copying:
         return self.tally
 
     async def _pairs(self) -> AsyncIterator[Pair]:
-        """Yield the objects of the source; both lists are in byte order, so one pass finds the pairs."""
+        """Yield each object of the source with the destination's object of the same key, or None.
+
+        Both lists are in byte order, so one pass finds the pairs.
+        """
         existing = scan(self.destination, self.prefix, page_size=_PAGE, context=self.reading)
         there = await anext(existing, None)
         last = None

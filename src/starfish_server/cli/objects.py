@@ -222,8 +222,8 @@ def _as_json(body: bytes) -> dict[str, str]:
 
 
 def _open(path: str | Path, mode: str) -> IO[Any]:
-    """Open a file. A named pipe is opened once its other end is, and Ctrl-C ends the wait for it."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would let it wait on
+    """Open a file. Ctrl-C ends the wait for the other end of a named pipe."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would not end it
     try:
         return open(path, mode)  # noqa: PTH123 - the name as it was given
     finally:

@@ -65,8 +65,8 @@ class Hedge(Layer):
             raise ValueError(f"budget must be at most 1, not {budget}")
         self._delay = delay
         self._budget = budget
-        self._price = 1 / budget  # of a second attempt, in reads
-        self._saved = 0.0  # reads that have not paid for one yet
+        self._price = 1 / budget  # reads that pay for one second attempt
+        self._saved = 0.0  # reads not spent yet, up to about that price
         self._clock = clock
         self._endings: set[asyncio.Task[None]] = set()
         reads = [kind for kind in OPERATIONS.values() if not kind.writes and kind.bodies is not Bodies.URL]

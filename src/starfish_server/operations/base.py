@@ -112,7 +112,7 @@ class Operation(Generic[T]):
         cls.name, cls.action, cls.bodies, cls.writes = cls.kind
         cls.result_has_keys = cls.restore is not unchanged
         code = getattr(cls.__init__, "__code__", None)
-        if code is not None:  # `dataclass` adds an `__init__` and makes the class a second time
+        if code is not None:  # `slotted` adds an `__init__` and makes the class a second time
             cls.fields = code.co_varnames[1 : code.co_argcount]
             if by_keyword := code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]:
                 raise TypeError(f"{cls.__name__} must not have keyword-only fields: {', '.join(by_keyword)}")
@@ -188,7 +188,7 @@ class Operation(Generic[T]):
 def slotted(cls: type[Op]) -> type[Op]:
     """Make the annotated attributes of an operation its slots and the parameters of its `__init__`.
 
-    As `dataclass(slots=True)` does, in half of the time: every program that imports the package waits for it.
+    Takes half the time of `dataclass(slots=True)`, for which every import of the package would wait.
     """
     names = tuple(cls.__annotations__)
     body = {name: value for name, value in vars(cls).items() if name not in names}

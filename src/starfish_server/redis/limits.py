@@ -106,7 +106,7 @@ class RedisLimits(RedisServer):
     async def take_turn(
         self, caller: object, rate: float, burst: int, by: str, max_wait: float
     ) -> Turn | None:
-        """Take the caller's next turn, unless its wait is too long; return None without a reply.
+        """Take the caller's next turn, unless its wait is too long; return None if Redis does not reply.
 
         All `RateLimit` layers with the same `rate`, `burst`, `by` and `max_wait` share one limit.
         """

@@ -155,7 +155,7 @@ class PerLoop(Generic[T]):
         self._all = {}
 
     def get(self) -> T | None:
-        """Return the link of the running event loop, or None; in a thread without one, too."""
+        """Return the link of the running event loop; None if there is no link or no event loop."""
         try:
             return self._all.get(asyncio.get_running_loop())
         except RuntimeError:

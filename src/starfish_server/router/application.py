@@ -56,11 +56,10 @@ class SyncRouterOptions:
 
 
 def create_sync_router(opts: SyncRouterOptions) -> APIRouter:
-    """Return the routes of every collection and of every namespace mount under its name, and the probes.
+    """Return a router for all collections, those of a namespace mount under its name, and the probes.
 
-    The probes are `GET /health` and `GET /ready`.
-
-    With `config_endpoint`, `GET /config` as well. Include it in a FastAPI application, under a prefix or not.
+    The probes are `GET /health` and `GET /ready`; with `config_endpoint` there is `GET /config` as well.
+    Include the router in a FastAPI application, under a prefix or not.
 
     opts: the store, the collections and how callers are found.
 
@@ -95,7 +94,7 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
 
 
 def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
-    """Add the routes to each router; the locks of pushes and the state of probes are theirs together."""
+    """Add the routes to each router. The routers share the locks of pushes and the state of the probes."""
     admission = Admission(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
@@ -129,7 +128,7 @@ class _Direct:
         for route in routes:
             if isinstance(route, JSONErrorRoute) and not route.dependant.header_params:
                 for method in route.methods or ():
-                    # The first segment of a route has no field.
+                    # The first segment of a route has no field, so `find` can look it up.
                     self._routes.setdefault((method, route.path.split("/", 2)[1]), []).append(route)
 
     def find(self, scope: Scope) -> Endpoint | None:

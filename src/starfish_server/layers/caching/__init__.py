@@ -84,7 +84,7 @@ class Caching(Layer):
         hashable. Callers that differ in it share nothing, nor do callers with and without a context.
     shared: a `RedisCache`, a second level that many processes share and that keeps their first levels
         coherent; None, which means that this process caches for itself. Not together with `vary_by`.
-    clock: returns the time in seconds, for ages; for tests.
+    clock: returns monotonic seconds, `time.monotonic` by default.
 
     Threads and event loops may share a cache; in-flight reads are shared within a loop only. Raises
     `StackError` if the results of `inner` depend on the caller and there is no `vary_by`, or if `shared`
@@ -225,7 +225,7 @@ def _seconds(name: str, value: float) -> float:
 def _page(operation: Any) -> Hashable:
     """Return a value that identifies one page of a listing."""
     start_after, limit = operation.start_after, operation.limit
-    # In an entry's key, True would be equal to 1.
+    # Also refuses a `limit` of True: in an entry's key it would equal 1.
     check_page(start_after, limit, operation.name, any_text=True)
     delimiter = operation.delimiter if type(operation) is ListObjects else ()
     return start_after, limit, delimiter
@@ -253,7 +253,7 @@ def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
 
 
 def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:
-    """Return a function that tells callers apart; None for those without a context, and for no other."""
+    """Return a function that tells callers apart. It returns None only for one without a context."""
     if callable(vary_by):
         return lambda context: None if context is None else (vary_by(context),)
     if not isinstance(vary_by, tuple | list) or not vary_by:

@@ -233,7 +233,7 @@ class Compression(Transform):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the start of an object tells.
+    """The facts that the start of an object holds.
 
     info: with the plain size. stored: bytes in the store inside. frame: None if it is not compressed.
     """
@@ -244,7 +244,7 @@ class _Found:
 
 
 async def _plain_chunks(operation: Open, reader: ObjectReader, frame: Frame) -> AsyncGenerator[bytes, None]:
-    """Yield the plain body, decompressed in chunks of 1 MiB; fail if it is damaged or has another size."""
+    """Yield the plain body, decompressing at most 1 MiB at a time; fail if damaged or of another size."""
     decompress = decompressor(frame.algorithm)
     made = crc = 0
     try:

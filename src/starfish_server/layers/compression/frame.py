@@ -42,7 +42,7 @@ def _zstd() -> Decompress:
 
 
 def _stored() -> Decompress:
-    """Return the function for a body that is in a frame as it is, since it looks like one itself."""
+    """Return the function for a body that was framed but not compressed, since it looks like a frame."""
     return lambda data, _: data
 
 
@@ -50,7 +50,10 @@ _DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _
 
 
 def decompressor(algorithm: int) -> Decompress:
-    """Return a function of data and a size that decompresses up to so many bytes; call it for the rest."""
+    """Return a function of data and the most bytes that it may make of it; call it with b"" for more.
+
+    That of `STORED` returns the data at once, whatever its size.
+    """
     return _DECOMPRESSORS[algorithm]()
 
 

@@ -118,7 +118,7 @@ class Mirror(Layer):
                 self._pending.change(refused)
                 raise
             failures = await self._replicate(operation, keys)
-            # An earlier write that failed may still arrive, after this one: only a repair can tell.
+            # An entry of an earlier write stays until `repair`: that write may still arrive after this one.
             done = {entry for entry in missed - failures.keys() if previous[entry] is None}
             self._pending.change(dict.fromkeys(done))
         if failures:

@@ -45,9 +45,9 @@ class KeyLocks:
         turn = _Turn(keys, asyncio.get_running_loop().create_future())
         with self._lock:  # for all keys together, so that no two turns wait for each other
             for key in keys:
-                held_by = self._queues.get(key)
-                if held_by and held_by[0].ready.get_loop().is_closed():
-                    self._leave(held_by[0])  # a writer that was abandoned in the middle
+                queue = self._queues.get(key)
+                if queue and queue[0].ready.get_loop().is_closed():
+                    self._leave(queue[0])  # its event loop was closed in the middle of a write
                 queue = self._queues.setdefault(key, deque())
                 queue.append(turn)
                 turn.missing += queue[0] is not turn

@@ -15,12 +15,7 @@ from starfish_server.storage.filesystem.listing import Listing
 from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
 from starfish_server.storage.filesystem.os_errors import typed_errors
-from starfish_server.storage.filesystem.paths import (
-    nearest_folder,
-    open_base,
-    parent_of,
-    prune,
-)
+from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
 from starfish_server.storage.filesystem.staging import KeyLock, not_durable, prepare
 from starfish_server.storage.filesystem.streams import FileStream
@@ -200,7 +195,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _existing(self) -> Iterator[int | None]:
-        """Open the base directory, None before the first write has made it."""
+        """Open the base directory; yield None if no write has made it yet."""
         try:
             base = open_base(self.path)
         except FileNotFoundError:
@@ -211,7 +206,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _open(self, key: str) -> Iterator[OpenObject | None]:
-        """Open the object of `key`, None if there is none."""
+        """Open the object of `key`; yield None if there is none."""
         with self._existing() as base:
             found = None if base is None else open_object(base, to_path(key))
             if found is None:
@@ -226,7 +221,7 @@ class Directory:
 
 
 def _remove(base: int, path: str, commit: Commit) -> bool:
-    """Remove the object and what is known of it; False if there was none."""
+    """Remove the object and its attributes; return False if there was none."""
     with parent_of(base, path) as (parent, name):
         if parent is None or not is_file(name, parent):
             return False

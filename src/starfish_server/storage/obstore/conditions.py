@@ -35,7 +35,7 @@ class Conditions:
 
     def __init__(self, store: Any) -> None:
         self._by_generation = isinstance(store, GCSStore)
-        # Whether the backend supports a condition: by True, that there is no object; by False, its version.
+        # Whether the backend supports writes if there is no object (True) and if it has a version (False).
         self._supported: dict[bool, bool] = {}
         if isinstance(store, MemoryStore):
             self._supported = {True: True, False: True}

@@ -178,7 +178,10 @@ def store_error(error: Exception, bucket: str) -> StoreError | None:
 
 
 def closed_error(cause: Exception | None = None) -> StoreClosedError:
-    """Make the error for an operation on a closed store; `cause` is what failed after it was sent."""
+    """Make the error for an operation on a closed store.
+
+    cause: the failure of an operation that `close` cut off; None if nothing was sent.
+    """
     error = StoreClosedError("this S3ObjectStore was closed")
     error.undetermined = getattr(cause, "undetermined", cause is not None)
     error.__cause__ = cause

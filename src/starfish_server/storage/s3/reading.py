@@ -189,7 +189,7 @@ class OpenBody:
         require_framing(response)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes of the range, b"" at its end. Errors are those of the store."""
+        """Return the next bytes of the range, b"" at its end. Raises errors of the store."""
         try:
             if self._transport.sessions.closed:
                 raise closed_error()

@@ -137,8 +137,7 @@ class Session:
     def _sweep(self) -> None:
         """Time out requests that are overdue for the second time.
 
-        Between the first and the second time, a request whose data came while the event loop was blocked
-        has been able to read it.
+        Between the two, a request can read data that came while the event loop was blocked.
         """
         now = self.loop.time()
         seen, self._overdue = self._overdue, {each for each in self._in_flight if each.due <= now}
@@ -246,7 +245,7 @@ class Sessions:
     async def close(self) -> None:
         """Refuse new requests, let those in flight finish for a while, and close every session.
 
-        The session of another thread's loop is closed there, or when that loop closes if it is not running.
+        The session of another thread's loop is closed in that loop, or with it if it is not running.
         """
         self.closed = True
         here = asyncio.get_running_loop()

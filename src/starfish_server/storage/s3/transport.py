@@ -103,9 +103,9 @@ class Transport:
         return self._learnt.address
 
     def run(self, request: Request, read: Callable[[Reply], T]) -> Coroutine[None, None, T]:
-        """Send a request, as often as the options allow, until `read` accepts the reply.
+        """Send a request, at most `max_attempts` times, until `read` accepts the reply.
 
-        A conditional write is sent again only after an error that says that nothing was written.
+        A conditional write is retried only after an error that says that nothing was written.
         """
         transient = StoreUnavailableError if request.repeatable else WriteRaceError
         return self.attempts(partial(self.attempt, request, read), transient)
@@ -161,7 +161,7 @@ class Transport:
             del failure  # it would refer to itself through its traceback
 
     async def signed_url(self, key: str, method: str, expires: float, content_type: str | None) -> str:
-        """Return a URL that lets a request for an object through for `expires` seconds."""
+        """Return a URL that allows `method` on an object, without credentials, for `expires` seconds."""
         address, skew, _ = self._learnt
         session = await self.sessions.current()
         credentials = await self.mapped(session.credentials.get())
@@ -249,8 +249,8 @@ class Transport:
                 try:
                     content = await read_body(response, in_flight)
                 finally:
-                    # Read to its end, it has released its connection. Left early, also by cancellation,
-                    # the connection is cut and not used again.
+                    # A body read to its end has released its connection. After one left early, also by
+                    # cancellation, the connection is cut and not used again.
                     if not response.closed:
                         response.close()
                 return Reply(response.status, response.headers, content, credentials)
