@@ -101,6 +101,7 @@ class Writes:
             if len(first) < PART_BYTES:
                 return await self.put(key, bytes(first), headers, if_version), len(first)
             if if_version is not ANY:  # before all parts are sent in vain
+                condition_headers(if_version)  # for its check
                 self._check_supported((_COMPLETION, _condition(if_version)))
                 await self._check_condition(key, if_version)
             async with multipart_upload(self.transport, key, headers) as upload:
