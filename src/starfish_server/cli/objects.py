@@ -223,7 +223,10 @@ def _as_json(body: bytes) -> dict[str, str]:
 
 def _open(path: str | Path, mode: str) -> IO[Any]:
     """Open a file. A named pipe is opened once its other end is, and Ctrl-C ends the wait for it."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would let it wait on
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # Ctrl-C is ignored, as by what a shell script runs in the background
+        return open(path, mode)  # noqa: PTH123 - the name as it was given
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would let it wait on
     try:
         return open(path, mode)  # noqa: PTH123 - the name as it was given
     finally:
