@@ -89,11 +89,11 @@ class StackFile:
         self._checked = checked
         try:
             store = self._stack((), self.table, "leaf", "layer", "check_order", *other_tables)
+            if checked:
+                with self.errors_at("layer"):
+                    check_order(store)
         except RecursionError:
             raise StackError(f"{self.name}: tables are nested too deep") from None
-        if checked:
-            with self.errors_at("layer"):
-                check_order(store)
         return store
 
     def _stack(self, at: Keys, table: Mapping[str, Any], *known: str) -> AbstractObjectStore:

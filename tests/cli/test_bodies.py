@@ -119,6 +119,22 @@ def test_ctrl_c_ends_the_wait_for_the_other_end_of_a_named_pipe(
     assert starfish("get", store, "k").out == b"x"
 
 
+def test_a_put_in_the_background_of_a_script_waits_for_a_named_pipe_after_ctrl_c(
+    store: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command: list[str | Path] = [*IGNORING_CTRL_C, PROGRAM, "put", store, "k", "pipe"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(None), text=True) as process:
+        try:
+            until_opening(process)
+            process.send_signal(signal.SIGINT)
+            os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
+            assert process.wait(60) == ExitCode.OK
+        finally:
+            process.kill()
+    assert starfish("get", store, "k").code == ExitCode.OK
+
+
 def until_opening(process: subprocess.Popen[str]) -> None:
     """Wait until the program has been in one system call for a while: openat, with AT_FDCWD first."""
     path, before, same = Path(f"/proc/{process.pid}/syscall"), "", 0

@@ -455,6 +455,11 @@ def test_a_mapping_that_holds_itself_is_a_stack_error() -> None:
         load_stack({"leaf": {"type": "memory", "data": data}})
 
 
+def test_too_many_layers_are_a_stack_error() -> None:
+    with pytest.raises(StackError, match="stack: tables are nested too deep"):
+        load_stack({"leaf": {"type": "memory"}, "layer": [{"type": "ReadOnly"}] * 1_500})
+
+
 def test_a_table_nested_too_deep_is_a_stack_error(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"stack\.toml"):
         loaded(tmp_path, f"leaf = {'[' * 5000}{']' * 5000}\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faulty_proxy import FaultyProxy, Forward, passed_on, reply, s3_error
+from faulty_proxy import FaultyProxy, Forward, lost_reply, passed_on, reply, s3_error
 from starfish_server.errors import (
     ObjectNotFoundError,
     StoreAccessDeniedError,
@@ -94,6 +94,24 @@ async def test_a_source_deleted_meanwhile_is_missing(
     with pytest.raises(ObjectNotFoundError):
         await store.copy("source", "target")
     assert await store.stat("target") is None
+
+
+async def test_a_copy_whose_reply_was_lost_before_the_source_was_deleted_may_have_been_made(
+    make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server, bucket: str
+) -> None:
+    store = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=2)
+    other = make_s3(seaweedfs, bucket=bucket)
+
+    async def lost_and_deleted(request: web.Request, forward: Forward) -> web.StreamResponse:
+        response = await lost_reply(request, forward)
+        await other.delete("source")
+        return response
+
+    await store.put("source", "v")
+    proxy.next_faults += [passed_on, lost_and_deleted]
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await store.copy("source", "target")
+    assert (await store.get_string("target"), caught.value.undetermined) == ("v", True)
 
 
 async def test_a_copy_to_itself_changes_nothing(store: S3ObjectStore) -> None:

@@ -223,7 +223,10 @@ def _as_json(body: bytes) -> dict[str, str]:
 
 def _open(path: str | Path, mode: str) -> IO[Any]:
     """Open a file. Ctrl-C ends the wait for the other end of a named pipe."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would not end it
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # Ctrl-C is ignored, as by what a shell script runs in the background
+        return open(path, mode)  # noqa: PTH123 - the name as it was given
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would not end it
     try:
         return open(path, mode)  # noqa: PTH123 - the name as it was given
     finally:

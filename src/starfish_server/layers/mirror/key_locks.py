@@ -45,9 +45,9 @@ class KeyLocks:
         turn = _Turn(keys, asyncio.get_running_loop().create_future())
         with self._lock:  # for all keys together, so that no two turns wait for each other
             for key in keys:
-                queue = self._queues.get(key)
-                if queue and queue[0].ready.get_loop().is_closed():
+                while (queue := self._queues.get(key)) and queue[0].ready.get_loop().is_closed():
                     self._leave(queue[0])  # its event loop was closed in the middle of a write
+            for key in keys:
                 queue = self._queues.setdefault(key, deque())
                 queue.append(turn)
                 turn.missing += queue[0] is not turn

@@ -37,10 +37,13 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
     """
     transport = writes.transport
     refused: ObjectInfo | None = None
+    may_be_done: bool | None = False  # by an attempt whose reply was lost
     for _ in range(_REPLACED):
         info = await stat_object(transport, source)
         if info is None:
-            raise _missing(source)
+            missing = _missing(source)
+            missing.undetermined = may_be_done
+            raise missing
         if refused is not None and refused.version == info.version:  # so it was the target's condition
             check_unchanged(if_version, "another")
         if source == target:
@@ -52,8 +55,8 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
             if info.size is not None and info.size > ONE_REQUEST_BYTES:
                 return await _in_parts(writes, info, target, if_version)
             return await _in_one_request(transport, info, target, if_version)
-        except (VersionConflictError, NoSuchKeyError):
-            refused = info
+        except (VersionConflictError, NoSuchKeyError) as error:
+            refused, may_be_done = info, may_be_done or error.undetermined
     raise StoreUnavailableError("the source was replaced during every attempt")
 
 

@@ -42,12 +42,14 @@ class Reply(NamedTuple):
     """A reply whose body was read to its end. Header names are case-insensitive.
 
     signed_with: the credentials of the request, which the server may repeat.
+    resent: whether the request had been sent before, on a connection that broke.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     signed_with: Credentials | None = None
+    resent: bool = False
 
 
 class Part(NamedTuple):

@@ -190,7 +190,9 @@ class Transport:
             if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
                 fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
             if corrections == _CORRECTIONS or not self._learn(reply, fault, used):
-                raise error_for(fault, self.address.bucket)
+                error = error_for(fault, self.address.bucket)
+                error.undetermined = reply.resent or error.undetermined
+                raise error
             corrections += 1
 
     def _learn(self, reply: Reply, fault: Fault, used: _Learnt) -> bool:
@@ -219,7 +221,7 @@ class Transport:
         credentials = await session.credentials.get()
         target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)
-        body = request.body
+        body, resent = request.body, False
         while True:
             async with InFlight(session) as in_flight:
                 try:
@@ -239,13 +241,14 @@ class Transport:
                     session.drop_idle_connections()
                     if not request.repeatable:
                         raise
+                    resent = True
                     continue
                 in_flight.reused = False  # it works
                 if request_id := response.headers.get("x-amz-request-id"):
                     note("request_id", request_id)
                 if open_body is not None and response.status < 300:
                     open_body.attach(response, session)
-                    return Reply(response.status, response.headers, b"", credentials)
+                    return Reply(response.status, response.headers, b"", credentials, resent)
                 try:
                     content = await read_body(response, in_flight)
                 finally:
@@ -253,7 +256,7 @@ class Transport:
                     # cancellation, the connection is cut and not used again.
                     if not response.closed:
                         response.close()
-                return Reply(response.status, response.headers, content, credentials)
+                return Reply(response.status, response.headers, content, credentials, resent)
 
     async def _headers(
         self, request: Request, used: _Learnt, target: str, credentials: Credentials | None
