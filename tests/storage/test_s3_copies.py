@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faulty_proxy import FaultyProxy, Forward, lost_reply, passed_on, reply, s3_error
+from faulty_proxy import FaultyProxy, Forward, Forwarded, lost_reply, passed_on, reply, s3_error
 from starfish_server.errors import (
     ObjectNotFoundError,
     StoreAccessDeniedError,
@@ -103,9 +103,12 @@ async def test_a_copy_whose_reply_was_lost_before_the_source_was_deleted_may_hav
     other = make_s3(seaweedfs, bucket=bucket)
 
     async def lost_and_deleted(request: web.Request, forward: Forward) -> web.StreamResponse:
-        response = await lost_reply(request, forward)
-        await other.delete("source")
-        return response
+        async def forward_and_delete() -> Forwarded:  # before the caller knows, and sends it again
+            result = await forward()
+            await other.delete("source")
+            return result
+
+        return await lost_reply(request, forward_and_delete)
 
     await store.put("source", "v")
     proxy.next_faults += [passed_on, lost_and_deleted]
