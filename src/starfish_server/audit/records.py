@@ -26,8 +26,8 @@ class AccessRecord(NamedTuple):
     timestamp: when the operation began, in seconds since 1970 (UTC).
     operation: the method's name, as in "put".
     action: the context's action; "system" for an operation without a context, which no caller asked for.
-    keys: the key, or all keys of a `delete_many`, however many; empty for a list.
-    prefix: the prefix of a `list_keys`, otherwise None.
+    keys: the key, both keys of a `copy`, or all keys of a `delete_many`, however many; empty for a list.
+    prefix: the prefix of a list, otherwise None.
     collection, namespace: from the context; None without one.
     identity: the authenticated caller; None on a public route and without a context.
     roles: the caller's roles; empty without a context.

@@ -63,14 +63,14 @@ class Tracing(Layer):
     tracer_provider: the global one by default, even if it is set up later.
     record_identity, record_key: "off" (default), "hashed" or "plain": whether the caller's identity, and the
         key or prefix, are attributes of spans.
-    hash_key: secret bytes or text for "hashed". Without it, guessed values cannot be hashed and compared. By
+    hash_key: secret bytes or text for "hashed", without which a guess cannot be tested by hashing it. By
         default it is random, and hashes agree within one process only.
 
     The span of a stream ends with its last chunk, and says how many bytes were read.
 
-    Neither a miss nor a cancellation is an error. A failure sets the status and
-    adds an exception event with type and stack; the message, which may name keys and callers, is in it only
-    if both `record_identity` and `record_key` are "plain". Raises `ValueError` for another word.
+    Neither a miss nor a cancellation is an error. A failure sets the status and adds an exception event with
+    type and stack; the message, which may name keys and callers, is in it only if both `record_identity` and
+    `record_key` are "plain". Raises `ValueError` for another word.
     """
 
     slot = Slot.OBSERVE
