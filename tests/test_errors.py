@@ -69,7 +69,7 @@ def test_an_error_of_a_key_that_is_no_text_can_be_shown() -> None:
 
 @pytest.mark.parametrize("name", ["notes/café", "my file", "/notes"])
 async def test_the_error_of_an_invalid_key_names_the_function_that_makes_a_valid_one(name: str) -> None:
-    with pytest.raises(InvalidKeyError, match="encode_key encodes other characters"):
+    with pytest.raises(InvalidKeyError, match="encode_key encodes other text"):
         await MemoryObjectStore(data={}).put(name, "text")
 
 
