@@ -51,7 +51,7 @@ async def ls(
         str | None, typer.Option("--start-after", metavar="KEY", help="Only keys after this one.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="COUNT", min=0, help="At most so many; all by default.")
+        int | None, typer.Option("--limit", metavar="COUNT", min=0, help="At most this many; all by default.")
     ] = None,
     context: ContextFields = None,
     json: AsJson = False,

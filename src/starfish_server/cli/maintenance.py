@@ -153,7 +153,7 @@ async def rotate(
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Re-encrypt with the active key the objects that another key of a stack's Encryption sealed.
+    """Re-encrypt with the active key of a stack the objects that an older key sealed.
 
     Objects sealed with the active key are skipped, so an interrupted rotation can be run again. An object
     that is replaced or deleted during the rotation is left alone. Objects that fail are reported on stderr

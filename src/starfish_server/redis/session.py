@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from starfish_server.redis.server import NoScriptError, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -76,7 +76,7 @@ async def bytes_that_are_not_utf8_do_not_read_as_text(store: AbstractObjectStore
 
 
 @behaviour("bytes")
-async def the_content_type_is_the_last_writes(store: AbstractObjectStore) -> None:
+async def the_last_write_sets_the_content_type(store: AbstractObjectStore) -> None:
     await store.put("k", "{}", content_type="application/json", cache_control="no-store")
     expect(await store.get_bytes("k"), (b"{}", "application/json"), "after put with a type")
     await store.put_bytes("k", b"{}", content_type="application/x-b", cache_control="no-cache")
