@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["copy_all", "delete_prefix", "scan"]
-
 PAGE = 1000
 
 

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     from starfish_server.objects import ObjectInfo
 
-__all__ = ["Transform", "same_object", "work_on"]
-
 R = TypeVar("R", bound="ObjectReader | StoredObject")
 _IN_A_THREAD = 256 * 1024  # bytes from which work on a body would hold the event loop
 _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11

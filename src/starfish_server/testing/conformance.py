@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Behaviour", "Capability", "behaviours", "check_store"]
-
 Capability = Literal[
     "bytes", "nested_keys", "conditional_writes", "metadata", "key_rules", "order", "closing"
 ]

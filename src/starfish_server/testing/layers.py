@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Make = Callable[[AbstractObjectStore], AbstractObjectStore]
 
-__all__ = ["check_layer"]
-
 _OPERATIONS = [
     *operations_on(
         "a/key",
