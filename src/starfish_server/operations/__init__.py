@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from starfish_server.operations.base import Bodies, Kind, Operation
-from starfish_server.operations.reads import (
+from starfish_server.operations.interface import (
+    Copy,
+    Delete,
+    DeleteMany,
     GetBytes,
     GetString,
     ListKeys,
     ListObjects,
     Open,
+    Put,
+    PutBytes,
     Read,
     SignedUrl,
     Stat,
+    Upload,
+    Write,
 )
-from starfish_server.operations.writes import Copy, Delete, DeleteMany, Put, PutBytes, Upload, Write
 
 __all__ = [
     "OPERATIONS",
