@@ -57,16 +57,14 @@ async def delete_prefix(
     if not prefix:
         raise ValueError("the empty prefix would delete every object; give the prefix to delete")
     deleted = 0
-    keys: list[str] = []
-    async for info in scan(store, prefix, context=context):
-        keys.append(info.key)
-        if len(keys) == PAGE:
-            await store.delete_many(keys, context=context)
-            deleted += len(keys)
-            keys = []
-    if keys:
+    keys = await store.list_keys(prefix, limit=PAGE, context=context)
+    while keys:
         await store.delete_many(keys, context=context)
-    return deleted + len(keys)
+        deleted += len(keys)
+        if len(keys) < PAGE:
+            break
+        keys = await store.list_keys(prefix, start_after=keys[-1], limit=PAGE, context=context)
+    return deleted
 
 
 async def copy_all(
