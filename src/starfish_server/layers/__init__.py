@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Layer as Layer
     from starfish_server.layers.base import Operation as Operation
     from starfish_server.layers.base import Slot as Slot
-    from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.caching.cache import CacheStats as CacheStats
     from starfish_server.layers.caching.redis import RedisCache as RedisCache
     from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
-    from starfish_server.layers.encryption import DataKey as DataKey
     from starfish_server.layers.encryption import Encryption as Encryption
-    from starfish_server.layers.encryption import KeyProvider as KeyProvider
-    from starfish_server.layers.encryption import KeyRing as KeyRing
-    from starfish_server.layers.encryption import LegacyKey as LegacyKey
-    from starfish_server.layers.encryption import RotationReport as RotationReport
-    from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.encryption.key_ring import DataKey as DataKey
+    from starfish_server.layers.encryption.key_ring import KeyProvider as KeyProvider
+    from starfish_server.layers.encryption.key_ring import KeyRing as KeyRing
+    from starfish_server.layers.encryption.key_ring import LegacyKey as LegacyKey
+    from starfish_server.layers.encryption.key_ring import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.encryption.rotation import RotationReport as RotationReport
     from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
@@ -60,20 +60,15 @@ _NAMES = {
     "access_log": ("AccessLog",),
     "authorize": ("Authorize",),
     "base": ("Layer", "Operation", "Slot"),
-    "caching": ("CacheStats", "Caching"),
+    "caching": ("Caching",),
+    "caching.cache": ("CacheStats",),
     "caching.redis": ("RedisCache",),
     "circuit_breaker": ("CircuitBreaker",),
     "compression": ("Compression",),
     "concurrency_limit": ("ConcurrencyLimit",),
-    "encryption": (
-        "DataKey",
-        "Encryption",
-        "KeyProvider",
-        "KeyRing",
-        "LegacyKey",
-        "RotationReport",
-        "UnknownKeyError",
-    ),
+    "encryption": ("Encryption",),
+    "encryption.key_ring": ("DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"),
+    "encryption.rotation": ("RotationReport",),
     "fallback": ("Fallback",),
     "hedge": ("Hedge",),
     "metrics": ("Metrics",),

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["CacheStats", "Caching"]
-
 _log = logging.getLogger(__name__)
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
