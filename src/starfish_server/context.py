@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from starfish_server.frozen import FrozenDict
 
-__all__ = ["StoreContext", "note", "notes_of_call", "retries_outside"]
-
 
 @dataclass(frozen=True)
 class StoreContext:

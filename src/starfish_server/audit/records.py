@@ -14,8 +14,6 @@ from starfish_server.context import StoreContext
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AccessRecord", "Sink", "make_record"]
-
 # Stands for the context of an operation without one; only there is the collection None.
 _SYSTEM = StoreContext(cast("str", None), params={}, identity=None, roles=(), action="system")
 

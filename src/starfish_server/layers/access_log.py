@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["AccessLog"]
-
 _logger = logging.getLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(OPERATIONS)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from starfish_server.redis.limits import RedisLimits
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["RateLimit"]
-
 _CALLERS = 100_000
 _ROUNDING = 1e-6  # seconds; a caller that waits exactly `retry_after` must not be refused again
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore, Result
 
-__all__ = ["Tracing"]
-
 Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 

@@ -19,8 +19,6 @@ from starfish_server.redis.server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RedisLimits"]
-
 Turn = tuple[float, "Callable[[], None] | None"]
 """Seconds until the turn, and what gives it back if it is not used; None if it was not taken."""
 

@@ -72,7 +72,7 @@ async def bytes_read_as_text_if_they_are_utf8(store: AbstractObjectStore) -> Non
 async def bytes_that_are_not_utf8_do_not_read_as_text(store: AbstractObjectStore) -> None:
     await store.put_bytes("k", b"\xff\xfe", content_type="text/plain")
     error = await expect_error(StoreDecodeError, store.get_string("k"), "get_string")
-    expect(getattr(error, "key", None), "k", "the error's key")
+    expect(error.key, "k", "the error's key")
 
 
 @behaviour("bytes")

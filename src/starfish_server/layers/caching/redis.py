@@ -17,8 +17,6 @@ from starfish_server.layers.caching.protocol import key_bytes
 from starfish_server.objects import ObjectInfo, StoredObject
 from starfish_server.redis.server import RedisServer, finite_number
 
-__all__ = ["RedisCache"]
-
 _MIN_SECRET_BYTES = 32
 _MAGIC = b"\x00SC1"
 _SEALED = b"\x00SX1"

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Namespace"]
-
 _ONLY_KEY = Operation.keys  # of the operations on one key
 _SHORT = 256  # characters, which in UTF-8 are never longer than a key may be
 
