@@ -11,10 +11,15 @@ from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY
 from starfish_server.operations import (
     Copy,
+    Delete,
+    DeleteMany,
     GetBytes,
+    GetString,
+    ListKeys,
     ListObjects,
     Open,
     Operation,
+    Put,
     PutBytes,
     Read,
     SignedUrl,
@@ -93,6 +98,7 @@ class AbstractObjectStore(ABC):
     @abstractmethod
     def get_string(self, key: str, *, context: StoreContext | None = None) -> Result[str | None]:
         """Return the object's text, or None if missing. Raises `StoreDecodeError` if it is not UTF-8."""
+        return self._perform_named(GetString(key, context))
 
     @abstractmethod
     def put(
@@ -112,6 +118,7 @@ class AbstractObjectStore(ABC):
         Raises `ValueError` unless each of them is one line of 1 to 1,024 printable ASCII characters, and
         `StoreDecodeError` for a body with a lone surrogate.
         """
+        return self._perform_named(Put(key, body, content_type, cache_control, context))
 
     @abstractmethod
     def list_keys(
@@ -129,14 +136,17 @@ class AbstractObjectStore(ABC):
 
         Raises `ValueError` for a negative limit.
         """
+        return self._perform_named(ListKeys(prefix, start_after, limit, context))
 
     @abstractmethod
     def delete(self, key: str, *, context: StoreContext | None = None) -> Result[None]:
         """Remove the object; a missing one is no error. Raises `InvalidKeyError` for an invalid key."""
+        return self._perform_named(Delete(key, context))
 
     @abstractmethod
     def delete_many(self, keys: list[str], *, context: StoreContext | None = None) -> Result[None]:
         """Remove several objects. Tries every key, and raises `DeleteManyError` if some failed."""
+        return self._perform_named(DeleteMany(keys, context))
 
     def get_bytes(self, key: str, *, context: StoreContext | None = None) -> Result[tuple[bytes, str] | None]:
         """Return body and content type, or None if the object is missing.
