@@ -123,12 +123,29 @@ class CustomObjectStore(Leaf):
         on_close: Callable[[], object] | None = None,
         portable_keys: bool = False,
     ) -> None:
-        given = locals()  # the callbacks, by the names of their parameters
         super().__init__(portable_keys=portable_keys)
+        given = {
+            "get_string": on_get,
+            "put": on_put,
+            "list_keys": on_list,
+            "delete": on_delete,
+            "delete_many": on_delete_many,
+            "get_bytes": on_get_bytes,
+            "put_bytes": on_put_bytes,
+            "stat": on_stat,
+            "read": on_read,
+            "open": on_open,
+            "write": on_write,
+            "upload": on_upload,
+            "copy": on_copy,
+            "list_objects": on_list_objects,
+            "signed_url": on_signed_url,
+            "close": on_close,
+        }
         self._callbacks = {
-            operation: Callback(given[shape.name], shape)
-            for operation, shape in _SHAPES.items()
-            if given[shape.name] is not None
+            operation: Callback(function, _SHAPES[operation])
+            for operation, function in given.items()
+            if function is not None
         }
         if "delete" in self._callbacks:
             self._callbacks.setdefault("delete_many", self._callbacks["delete"])
