@@ -155,10 +155,15 @@ def test_ctrl_c_at_the_question_deletes_nothing(store: str, tmp_path: Path) -> N
 def test_ctrl_c_after_ctrl_d_in_the_middle_of_a_line_deletes_nothing(store: str, tmp_path: Path) -> None:
     starfish("put", store, "a/1", stdin=b"x")
     master, slave = pty.openpty()
+
+    def is_read() -> bool:
+        return fcntl.ioctl(slave, termios.FIONREAD, bytes(4)) == bytes(4)
+
     os.write(master, b"y\x04")
+    wait_until(lambda: not is_read())  # a terminal passes it on a little later
     command: list[str | Path] = [PROGRAM, "rm", "data", "--prefix", "a/"]
     with subprocess.Popen(command, stdin=slave, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
-        wait_until(lambda: fcntl.ioctl(slave, termios.FIONREAD, bytes(4)) == bytes(4))  # until it is read
+        wait_until(is_read)
         process.send_signal(signal.SIGINT)
         try:
             assert process.wait(10) == ExitCode.INTERRUPTED
