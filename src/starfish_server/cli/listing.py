@@ -15,7 +15,7 @@ from starfish_server.cli.output import (
     print_failures,
     print_json,
     print_line,
-    until_readable,
+    read_chunk,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -209,7 +209,8 @@ async def _confirm(count: int) -> None:
         raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
     sys.stderr.write(f"Delete {objects}? [y/N]: ")
     sys.stderr.flush()
-    # In typer.confirm(), a Ctrl-C just before it begins to read would be ignored.
-    await until_readable(sys.stdin)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    answer = b""
+    while not answer.endswith(b"\n") and (chunk := await read_chunk(sys.stdin)):  # Ctrl-D may end a chunk
+        answer += chunk
+    if answer.strip().lower() not in (b"y", b"yes"):
         raise typer.Abort
