@@ -136,6 +136,7 @@ class ObjectReader:
         self._fetch = fetch
         self._close = close
         self._ended = False
+        self._closed = False
 
     def __aiter__(self) -> Self:
         return self
@@ -147,19 +148,25 @@ class ObjectReader:
         return chunk
 
     async def next_chunk(self) -> bytes:
-        """Return the next chunk, or b"" after the last one."""
+        """Return the next chunk, or b"" after the last one.
+
+        Raises `ValueError` after `aclose`, an error or a cancellation that came before the end.
+        """
         if self._ended:
             return b""
+        if self._closed:
+            raise ValueError("this reader was closed before the end of the body: open the object again")
         try:
             chunk = await self._fetch()
         except GeneratorExit:
-            self._ended = True  # nothing can be awaited here, so it is closed by `aclose` or as garbage
+            self._closed = True  # nothing can be awaited here, so it is closed by `aclose` or as garbage
             raise
         except BaseException:
             with suppress(Exception):  # the error that ended the stream is the one to raise
                 await self.aclose()
             raise
         if not chunk:
+            self._ended = True
             await self.aclose()
         return chunk
 
@@ -169,7 +176,7 @@ class ObjectReader:
 
     async def aclose(self) -> None:
         """Release the connection or file. Safe to call twice; a cancelled call still finishes."""
-        self._ended = True
+        self._closed = True
         close, self._close = self._close, None
         if close is not None:
             from asyncio import shield  # here, since few programs that import this module open a stream

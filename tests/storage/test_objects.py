@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from starfish_server import MemoryObjectStore, ObjectInfo, ObjectReader
+from starfish_server.objects import reader_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,30 @@ async def test_a_fetch_that_is_abandoned_ends_immediately_and_the_reader_can_sti
     fetching = reader.next_chunk()
     fetching.send(None)
     fetching.close()
-    assert await reader.next_chunk() == b""
+    with pytest.raises(ValueError, match="closed before the end"):
+        await reader.next_chunk()
     await reader.aclose()
     assert closed == [True]
+
+
+async def test_a_reader_whose_caller_gave_up_does_not_pass_for_one_at_its_end() -> None:
+    chunks = iter([b"first"])
+
+    async def fetch() -> bytes:
+        if chunk := next(chunks, b""):
+            return chunk
+        return await asyncio.Event().wait() and b""
+
+    reader = ObjectReader(info(), fetch)
+    assert await reader.next_chunk() == b"first"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.next_chunk(), 0.01)
+    with pytest.raises(ValueError, match="closed before the end of the body"):
+        await reader.read()
+
+
+async def test_a_reader_at_its_end_may_be_read_again() -> None:
+    reader = reader_of(info(), b"body")
+    assert await reader.read() == b"body"
+    await reader.aclose()
+    assert await reader.read() == b""
