@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -24,10 +23,11 @@ from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, Mem
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers import Caching, RedisCache
 from starfish_server.layers.caching import member, protocol, shared
-from waiting import eventually, turns
+from waiting import eventually, open_sockets, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -526,10 +526,6 @@ async def test_nothing_is_left_after_close(server: RedisServer) -> None:
     with pytest.raises(Exception, match="closed"):
         await store.get_string("k")
     await store.close()
-
-
-def open_sockets() -> int:
-    return sum(path.is_socket() for path in Path("/proc/self/fd").iterdir())
 
 
 async def test_close_while_redis_hangs_leaves_nothing(fragile: RedisServer) -> None:
