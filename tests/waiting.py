@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds."""
     while not condition():  # noqa: ASYNC110 - files, threads and other processes set no asyncio.Event
         await asyncio.sleep(0.005)
+
+
+def open_sockets() -> int:
+    """Return how many sockets this process has open."""
+    return sum(path.is_socket() for path in Path("/proc/self/fd").iterdir())
 
 
 async def turns() -> None:

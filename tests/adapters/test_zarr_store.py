@@ -68,8 +68,7 @@ def test_state_machine(
     chosen = settings(
         max_examples=100 if full else 4,
         stateful_step_count=50 if full else 20,
-        deadline=None,
-        database=None,
+        derandomize=not full,
         suppress_health_check=list(HealthCheck),
     )
     with new_store(name, request) as inner:

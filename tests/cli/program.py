@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PROGRAM = Path(sys.executable).with_name("starfish")
+HANGING = """
+import asyncio, pathlib, sys
+from starfish_server.cli.app import run
+from starfish_server.storage.filesystem import FilesystemObjectStore
+
+def hanging(method):
+    async def instead(self, key, **options):
+        if key == sys.argv[1]:
+            pathlib.Path("reached").write_text("")
+            await asyncio.Event().wait()
+        return await method(self, key, **options)
+    return instead
+
+for name in ("open", "read"):
+    setattr(FilesystemObjectStore, name, hanging(getattr(FilesystemObjectStore, name)))
+sys.exit(run(sys.argv[2:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -70,11 +87,15 @@ def starfish_on_a_terminal(
 
 @contextmanager
 def running(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, out: IO[bytes] | None = None
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    out: IO[bytes] | int | None = None,
+    program: Sequence[str | Path] = (PROGRAM,),
 ) -> Iterator[subprocess.Popen[str]]:
     """It runs meanwhile; its stderr is a pipe, its stdout is `out`. Killed in the end if it has not ended."""
     process = subprocess.Popen(
-        [PROGRAM, *arguments],
+        [*program, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=out or subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -87,6 +108,19 @@ def running(
     finally:
         process.kill()
         process.communicate()
+
+
+def interrupted_at(
+    key: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run it until it reads the file of `key`, which hangs, and press Ctrl-C; its exit code and output."""
+    os.mkfifo(cwd / "reached")
+    program = (sys.executable, "-c", HANGING, key)
+    with running(*arguments, cwd=cwd, env=env, out=subprocess.PIPE, program=program) as process:
+        (cwd / "reached").read_text()  # returns once the file is being read
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
 
 
 def environment(more: Mapping[str, str] | None) -> dict[str, str]:

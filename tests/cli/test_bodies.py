@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from starfish_server import (
 from starfish_server.cli import objects, stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
+from waiting import wait_until
 
 LARGE = 192 * 2**20
 IN_LITTLE_MEMORY = """
@@ -136,14 +137,19 @@ def test_a_put_in_the_background_of_a_script_waits_for_a_named_pipe_after_ctrl_c
 
 
 def until_opening(process: subprocess.Popen[str]) -> None:
-    """Wait until the program has been in one system call for a while: openat, with AT_FDCWD first."""
-    path, before, same = Path(f"/proc/{process.pid}/syscall"), "", 0
-    while same < 10:
+    """Wait until the program is in the system call that opens the pipe: openat, relative to its folder."""
+
+    def opens() -> bool:
         assert process.poll() is None
-        time.sleep(0.01)
-        now = path.read_text()
-        same = same + 1 if now == before and "ff9c " in now else 0
-        before = now
+        with suppress(OSError):  # it has gone on meanwhile
+            _, folder, path, *_ = *Path(f"/proc/{process.pid}/syscall").read_text().split(), "", ""
+            if folder.endswith("ff9c"):  # AT_FDCWD
+                with Path(f"/proc/{process.pid}/mem").open("rb", buffering=0) as memory:
+                    memory.seek(int(path, 16))
+                    return memory.read(5) == b"pipe\0"
+        return False
+
+    wait_until(opens)
 
 
 ONCE_IT_SLEEPS = """

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli.program import starfish, starfish_on_a_terminal
+from cli.program import interrupted_at, starfish, starfish_on_a_terminal
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions, MemoryObjectStore
 from starfish_server.cli.copying import Copying, Tally
 from starfish_server.layers import Layer
@@ -36,22 +34,6 @@ run(["ls", sys.argv[3]])  # imports all that is needed
 if os.geteuid() == 0:  # root may read everything
     os.seteuid(65534)
 sys.exit(run(sys.argv[1:]))
-"""
-SLOW = """
-import asyncio, pathlib, sys
-from starfish_server.cli.app import run
-from starfish_server.storage.filesystem import FilesystemObjectStore
-
-read = FilesystemObjectStore.read
-
-async def slow(self, key, *, context=None):
-    if key == "k1":
-        pathlib.Path("reached").write_text("")
-        await asyncio.Event().wait()
-    return await read(self, key, context=context)
-
-FilesystemObjectStore.read = slow
-sys.exit(run(["cp", "from", "to", "--jobs", "1", "--json"]))
 """
 BODIES = {f"folder/{number:02}": bytes([number]) * number for number in range(30)}
 
@@ -383,16 +365,10 @@ def test_a_missing_source_is_an_error(command: tuple[str, ...], tmp_path: Path) 
 def test_an_interrupted_copy_prints_its_summary(tmp_path: Path) -> None:
     for number in range(3):
         starfish("put", "from", f"k{number}", cwd=tmp_path, stdin=b"x")
-    os.mkfifo(tmp_path / "reached")
-    (tmp_path / "slow.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [sys.executable, "slow.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    (tmp_path / "reached").read_text()  # opens once the second object is being read
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    command = ("cp", "from", "to", "--jobs", "1", "--json")
+    code, out, err = interrupted_at("k1", *command, cwd=tmp_path)
     told = json.loads(out)
-    assert (process.returncode, told["copied"], told["interrupted"]) == (130, 1, True)
+    assert (code, told["copied"], told["interrupted"]) == (130, 1, True)
     assert err == "starfish: interrupted, 2 objects are not copied: run it again to continue\n"
 
 

@@ -64,9 +64,9 @@ LAYERS: Makers = {
     "Fallback": (with_backup, {}),
     "Hedge": (Hedge, {"delay": 5.0}),
     "CircuitBreaker": (CircuitBreaker, {}),
-    "Retry": (Retry, {"initial": 0.001}),
+    "Retry": (Retry, {"initial": 0.001, "deadline": 100.0}),
     "ConcurrencyLimit": (ConcurrencyLimit, {}),
-    "Timeout": (Timeout, {}),
+    "Timeout": (Timeout, {"seconds": 60.0}),  # so that a slow machine makes no difference
     "Tracing(per_attempt)": (Tracing, {"tracer_provider": TRACES, "per_attempt": True}),
 }
 

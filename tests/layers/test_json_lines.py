@@ -38,7 +38,7 @@ async def write(path: Path, names: list[str], **options: Any) -> None:
 async def test_every_accepted_record_is_in_the_file_after_close(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     names = [f"k{number}" for number in range(5_000)]
-    log = AccessLog(MemoryObjectStore({}), sink=JsonLinesSink(path, max_queued=7))
+    log = AccessLog(MemoryObjectStore({}), sink=JsonLinesSink(path, max_queued=7), sink_timeout=600.0)
     await asyncio.gather(*(log.put(name, "v") for name in names))
     await log.close()
     assert keys(path) == names

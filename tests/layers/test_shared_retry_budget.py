@@ -142,6 +142,7 @@ async def test_a_retry_that_is_cancelled_while_it_asks_forgets_nothing(fragile: 
         taking.cancel()
         await asyncio.wait([taking])
         fragile.kill()
+        await eventually(lambda: not fleet.connected())
         fragile.start()
         await eventually(fleet.connected)
         with fragile.client() as client:

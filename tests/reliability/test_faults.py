@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,7 +106,8 @@ async def test_a_budget_keeps_an_outage_from_multiplying_traffic(
 ) -> None:
     proxy.fault = s3_error(503, "SlowDown")
     leaf = make_s3(seaweedfs, endpoint=proxy.endpoint)
-    store = StoreBuilder().layer(Retry, initial=0.001, budget=RetryBudget()).layer(Timeout).over(leaf)
+    retry = partial(Retry, initial=0.001, budget=RetryBudget(), deadline=600.0)  # a slow machine is done then
+    store = StoreBuilder().layer(retry).layer(Timeout, seconds=600.0).over(leaf)
     results = await asyncio.gather(*(store.get_string("k") for _ in range(1000)), return_exceptions=True)
     assert {type(result) for result in results} == {StoreOverloadedError}
     assert 1000 <= len(proxy.seen) <= 1200

@@ -167,8 +167,11 @@ async def test_a_backend_that_cannot_be_cancelled_keeps_no_probe_waiting_and_is_
         assert (await client.get("/ready")).status_code == 200
 
 
-async def test_many_probes_make_one_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_probes_make_one_call(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, "starfish_server.router")
+    monkeypatch.setattr("starfish_server.router.probes._CACHED_SECONDS", 3600.0)
     leaf = Leaf(StoreUnavailableError)
     async with client_of(make_app(leaf)) as client:
         responses = await asyncio.gather(*(client.get("/ready") for _ in range(50)))

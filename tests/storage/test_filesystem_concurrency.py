@@ -46,13 +46,13 @@ def _written_by(writer: int, number: int) -> tuple[bytes, str]:
 
 def test_readers_see_whole_writes_with_their_own_type(tmp_path: Path, *, full: bool) -> None:
     writes = 500 if full else 60
-    writing = threading.Barrier(8)
+    together = threading.Barrier(10)
     left = [None] * 8
     whole = 0
 
     def writer(index: int) -> Callable[[FilesystemObjectStore], Awaitable[None]]:
         async def write(store: FilesystemObjectStore) -> None:
-            writing.wait()
+            together.wait()
             try:
                 for number in range(writes):
                     body, content_type = _written_by(index, number)
@@ -64,7 +64,10 @@ def test_readers_see_whole_writes_with_their_own_type(tmp_path: Path, *, full: b
 
     async def read(store: FilesystemObjectStore) -> None:
         nonlocal whole
-        while left:
+        together.wait()
+        going_on = True
+        while going_on:
+            going_on = bool(left)  # a read after the last write finds an object
             found = await store.get_bytes("d/k")
             if found is not None:
                 body, content_type = found

@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,14 +87,14 @@ async def test_a_key_that_is_replaced_while_its_folder_is_read_is_listed(
 @pytest.mark.parametrize(
     ("keys", "changes", "reads"),
     [
-        (200, "long ago", {1}),
-        (200, "just now", {2, 3}),
-        (200, "all the time", {3}),
-        (90, "all the time", {1}),
+        (200, "long ago", 1),
+        (200, "just now", 3),
+        (200, "all the time", 3),
+        (90, "all the time", 1),
     ],
 )
 async def test_a_folder_is_read_again_only_if_it_may_have_changed_between_two_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: int, changes: str, reads: set[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: int, changes: str, reads: int
 ) -> None:
     scandir, scans = os.scandir, 0
 
@@ -107,10 +108,11 @@ async def test_a_folder_is_read_again_only_if_it_may_have_changed_between_two_pi
     async with make_store(tmp_path) as store:
         for number in range(keys):
             await store.put(f"d/k{number}", "x")
-        os.utime(tmp_path / "d", None if changes == "just now" else (1, 1))
+        changed = time.time() + 3600 if changes == "just now" else 1  # however long this process stalls
+        os.utime(tmp_path / "d", (changed, changed))
         monkeypatch.setattr(os, "scandir", counting)
         assert len(await store.list_keys("d/")) == keys
-        assert scans in reads
+        assert scans == reads
 
 
 async def test_what_is_no_object_is_not_listed(tmp_path: Path) -> None:

@@ -172,12 +172,16 @@ async def test_a_wait_too_long_is_left_to_the_caller(
 
 
 async def test_a_server_that_does_not_answer_is_a_timeout(
-    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, set_forward: Callable[[float], None]
 ) -> None:
-    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, read_timeout=0.1, max_attempts=2)
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, read_timeout=3600.0, max_attempts=2)
     proxy.fault = stalled
+    get = asyncio.create_task(store.get_string("k"))
+    for attempt in (1, 2):
+        await proxy.arrived(attempt)
+        set_forward(3600.0)
     with pytest.raises(StoreTimeoutError):
-        await store.get_string("k")
+        await get
     assert len(proxy.seen) == 2
 
 

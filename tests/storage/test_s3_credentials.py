@@ -6,9 +6,12 @@ import asyncio
 import getpass
 import json
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +157,7 @@ async def metadata_service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[lis
     listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "600")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
     yield asked
     listener.close()
@@ -242,6 +246,40 @@ async def test_close_ends_a_credential_process(moto: S3Server, make_s3: MakeS3, 
     with pytest.raises(StoreClosedError):
         await get
     await eventually(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+async def test_close_leaves_no_pipe_of_a_credential_process_whose_child_keeps_it_open(
+    moto: S3Server, make_s3: MakeS3, tmp_path: Path
+) -> None:
+    program, pids = tmp_path / "credentials.py", tmp_path / "pids"
+    program.write_text(
+        "import os, subprocess\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}\\n')\n"
+    )
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+    before = open_pipes()
+    store = make_s3(moto, bucket="b", **CHAIN)
+    get = asyncio.create_task(store.get_string("k"))
+    await eventually(lambda: pids.exists() and pids.read_text().endswith("\n"))
+    parent, child = map(int, pids.read_text().split())
+    try:
+        await eventually(lambda: not Path(f"/proc/{parent}").exists())
+        await store.close()
+        with pytest.raises(StoreClosedError):
+            await get
+        await eventually(lambda: open_pipes() <= before)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def open_pipes() -> set[str]:
+    """The pipes that this process has open."""
+    folder, names = "/proc/self/fd", set()
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            names.add(os.readlink(f"{folder}/{name}"))
+    return {name for name in names if name.startswith("pipe:")}
 
 
 async def test_a_profile_that_wants_an_mfa_code_is_an_error_and_asks_for_nothing(

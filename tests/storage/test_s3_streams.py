@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 ENDLESS = 2**30
+HOUR = 3600.0
 
 
 @pytest.fixture
@@ -158,16 +159,21 @@ async def test_a_range_that_ends_early_is_an_error(store: S3ObjectStore, proxy: 
 
 
 async def test_a_stream_that_stalls_times_out(
-    make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server
+    make_s3: Callable[..., S3ObjectStore],
+    proxy: FaultyProxy,
+    seaweedfs: S3Server,
+    set_forward: Callable[[float], None],
 ) -> None:
-    bucket = seaweedfs.make_bucket()
-    await make_s3(seaweedfs, bucket=bucket).put_bytes("k", BODY, content_type="a/b")
-    store = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=1, read_timeout=1.0)
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1, read_timeout=HOUR)
+    await store.put_bytes("k", BODY, content_type="a/b")
     proxy.fault = trickled(10)
     reader = await opened(store)
     assert await reader.next_chunk() == BODY[:10]
+    waiting = asyncio.create_task(reader.next_chunk())
+    await asyncio.sleep(0)
+    set_forward(HOUR)
     with pytest.raises(StoreTimeoutError):
-        await reader.next_chunk()
+        await waiting
     proxy.fault = None
     assert await (await opened(store)).read() == BODY
 

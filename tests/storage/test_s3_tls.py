@@ -13,6 +13,7 @@ from aiohttp import web
 from servers import make_certificate
 from starfish_server.errors import StoreError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
+from waiting import eventually, open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ def certificate(tmp_path: Path) -> Certificate:
 async def requests(certificate: Certificate) -> AsyncIterator[tuple[str, list[web.BaseRequest]]]:
     """Endpoint of a TLS server that answers every request with an object, and what it was asked."""
     seen: list[web.BaseRequest] = []
+    before = open_sockets()
 
     async def answer(request: web.BaseRequest) -> web.Response:
         seen.append(request)
@@ -43,6 +45,7 @@ async def requests(certificate: Certificate) -> AsyncIterator[tuple[str, list[we
     await site.start()
     yield f"https://127.0.0.1:{runner.addresses[0][1]}", seen
     await runner.cleanup()
+    await eventually(lambda: open_sockets() <= before)  # also those whose handshake failed
 
 
 def store_with(endpoint: str, verify: bool | str) -> S3ObjectStore:

@@ -170,12 +170,11 @@ class CredentialChain(CredentialSource):
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill a credential process that is still running, and read its output to the end."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, TimeoutError):
-            process.kill()
-            async with asyncio.timeout(1.0):
-                await process.communicate()
+    """Kill a credential process that is still running, and close its pipes."""
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await process.wait()
 
 
 def _refuse_prompt(_prompt: str) -> NoReturn:
