@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from starfish_server.context import StoreContext
 from starfish_server.objects import ObjectList, StoredObject
-from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, slotted, unchanged
+from starfish_server.operations.base import (
+    Bodies,
+    KeyFields,
+    Kind,
+    Operation,
+    check_context,
+    rename_key,
+    slotted,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starfish_server.context import StoreContext
     from starfish_server.objects import ObjectInfo, ObjectReader
     from starfish_server.operations.base import Notes
 
@@ -36,6 +45,8 @@ class _RangeFields(Operation[T], abstract=True):
         context: StoreContext | None = None,
         notes: Notes | None = None,
     ) -> None:
+        if context is not None and context.__class__ is not StoreContext:
+            check_context(context)
         self.key = key
         self.start = start
         self.stop = stop

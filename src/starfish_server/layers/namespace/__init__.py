@@ -15,6 +15,7 @@ from starfish_server.layers.namespace.prefix import (
     check_prefix_option,
 )
 from starfish_server.layers.streams import around_chunks
+from starfish_server.operations.base import check_context
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Namespace(Layer):
 
     def prefix_of(self, context: StoreContext | None) -> str:
         """Return the prefix of the keys of operations with this context."""
+        check_context(context)
         return self._prefix_of(context).text
 
     async def perform(self, operation: Operation[T]) -> T:
