@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.leaves import LEAVES, new_store
-from contract.stacks import LAYERS, TRANSFORMS, canonical_stack
+from contract.stacks import LAYERS, TRANSFORMS, Makers, canonical_stack
 from starfish_server import MemoryObjectStore, ObjectInfo, StoreBuilder
 from starfish_server.errors import (
     DeleteManyError,
@@ -130,6 +130,21 @@ async def test_what_is_not_a_context_is_refused_alike_through_each_layer(operati
             await method(**required, context=wrong)
         assert str(caught.value) == f"context must be a StoreContext, not {type(wrong).__name__}"
     assert leaf.calls == []
+
+
+TIMES: Makers = {"Timeout(operations)": (Timeout, {"operations": {"put": 1.0}})}
+
+
+@pytest.mark.parametrize(("layer", "options"), (LAYERS | TIMES).values(), ids=LAYERS | TIMES)
+def test_the_settings_that_a_layer_returns_are_a_copy(layer: Callable[..., Any], options: Any) -> None:
+    store = layer(MemoryObjectStore(data={}), **options)
+    shown = repr(store)
+    settings: dict[str, Any] = store.settings()
+    for value in settings.values():
+        if isinstance(value, dict):
+            value.clear()
+    settings |= {"rate": 0.0}
+    assert repr(store) == shown
 
 
 class DropsContext(Layer):

@@ -143,7 +143,7 @@ class Caching(Layer):
             self._read = self._shared.read
 
     def settings(self) -> dict[str, object]:
-        return self._settings
+        return dict(self._settings)
 
     def stats(self) -> CacheStats:
         """Return the counts of hits, misses and evictions, and the bytes cached."""

@@ -80,7 +80,7 @@ class Namespace(Layer):
             self._settings["without_context"] = without_context
 
     def settings(self) -> dict[str, object]:
-        return self._settings
+        return dict(self._settings)
 
     def prefix_of(self, context: StoreContext | None) -> str:
         """Return the prefix of the keys of operations with this context."""
