@@ -132,7 +132,9 @@ def test_repr_shows_what_is_left() -> None:
 
 
 @pytest.mark.timeout(20)
-async def test_the_garbage_collector_may_end_a_retry_that_waits_anywhere() -> None:
+@pytest.mark.parametrize("event", ["call", "c_call", "c_return", "return"])
+async def test_the_garbage_collector_may_end_a_retry_that_waits_anywhere(event: str) -> None:
+    """It runs before or after a call, wherever there is one."""
     budget = RetryBudget(100)
     retry = Retry(outage(), initial=1e6, maximum=1e6, deadline=1e9, budget=budget)
     abandoned: Any = retry.get_string("k")
@@ -140,12 +142,13 @@ async def test_the_garbage_collector_may_end_a_retry_that_waits_anywhere() -> No
     assert budget.tokens == 95
     await budget.take(OSError())
 
-    def collect(frame: FrameType, event: str, called: Any) -> None:
-        if event == "c_call" and called.__name__ == "min" and frame.f_code.co_name == "give_back":
+    def collect(frame: FrameType, seen: str, _called: Any) -> None:
+        if seen == event and frame.f_code.co_name == "give_back":
             sys.setprofile(None)
             abandoned.close()
 
     sys.setprofile(collect)
     budget.give_back(5)
-    assert sys.getprofile() is None
-    assert budget.tokens >= 95
+    sys.setprofile(None)
+    abandoned.close()  # if there was no such event
+    assert budget.tokens == 100
