@@ -257,6 +257,23 @@ async def test_a_read_of_a_closed_loop_may_be_ended_by_another_thread(server: Re
     await store.close()
 
 
+async def test_an_error_while_a_command_is_sent_is_raised_unless_the_loop_is_closed(
+    server: RedisServer,
+) -> None:
+    limits = RedisLimits(server.url, namespace="test", timeout=10.0)
+    assert await limits.take_turn("alice", 0.001, 1, "identity", 0.0) is not None
+
+    def fail(frame: types.FrameType, event: str, called: object) -> None:
+        if event == "call" and frame.f_code.co_name == "_transmit":
+            sys.setprofile(None)
+            raise RecursionError
+
+    sys.setprofile(fail)
+    with pytest.raises(RecursionError):
+        await limits.take_turn("alice", 0.001, 1, "identity", 0.0)
+    await limits.close()
+
+
 async def test_a_turn_of_a_closed_loop_may_be_ended_by_another_thread(server: RedisServer) -> None:
     limits = RedisLimits(server.url, namespace="test", timeout=10.0)
     layer = RateLimit(MemoryObjectStore(), rate=0.001, burst=1, max_wait=10_000.0, shared=limits)

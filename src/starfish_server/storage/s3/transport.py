@@ -148,10 +148,7 @@ class Transport:
             return await work
         except Exception as error:
             failure = store_error(error, self.address.bucket)
-            # RuntimeError: the HTTP session was closed while the credentials were looked up.
-            if self.sessions.closed and (
-                isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError
-            ):
+            if self.sessions.closed and isinstance(failure, StoreUnavailableError):
                 failure = closed_error(failure)
             if failure is None or failure is error:
                 raise
@@ -219,6 +216,8 @@ class Transport:
         credentials = await session.credentials.get()
         target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)
+        if session.client.closed:  # while the credentials were looked up or the body was hashed
+            raise closed_error()
         body = request.body
         while True:
             async with InFlight(session) as in_flight:
