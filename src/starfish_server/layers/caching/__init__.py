@@ -210,9 +210,11 @@ class Caching(Layer):
             raise
         finally:
             # In this order: until `end_write`, what another thread reads is not cached.
-            if write is not None:
-                write.end(undetermined)
-            self._cache.end_write(keys, undetermined)
+            try:
+                if write is not None:
+                    write.end(undetermined)
+            finally:
+                self._cache.end_write(keys, undetermined)
         if write is not None:
             await write.confirmed()
         return result
