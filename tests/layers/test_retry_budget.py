@@ -11,7 +11,7 @@ import pytest
 
 from layers.scripted import Scripted
 from starfish_server.errors import StoreTimeoutError, StoreUnavailableError
-from starfish_server.layers.retry import Retry, RetryBudget
+from starfish_server.layers.retry import Retry, RetryBudget, RetryEvent
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
@@ -77,6 +77,20 @@ async def test_a_retry_that_is_cancelled_before_it_is_made_gives_its_tokens_back
     with pytest.raises(asyncio.CancelledError):
         await call
     assert budget.tokens == 95  # the first retry, which failed, stays paid
+
+
+class Stop(BaseException):
+    """Ends a program, as `SystemExit` does."""
+
+
+async def test_a_retry_that_a_hook_keeps_from_being_made_gives_its_tokens_back() -> None:
+    def stop(_event: RetryEvent) -> None:
+        raise Stop
+
+    budget = RetryBudget(100)
+    with pytest.raises(Stop):
+        await Retry(outage(), budget=budget, on_retry=stop).get_string("k")
+    assert budget.tokens == 100
 
 
 async def test_calls_whose_first_attempt_succeeds_fill_the_budget_up_to_its_capacity() -> None:
