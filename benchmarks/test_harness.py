@@ -222,6 +222,15 @@ def test_a_goal_missed_by_less_than_the_page_shows_is_met() -> None:
     assert measured == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(1.104, ("1.10x", "met")), (1.106, ("1.11x", "missed by 1%"))]
+)
+def test_a_ratio_is_judged_as_it_is_shown(seconds: float, shown: tuple[str, str]) -> None:
+    figures = [figure("starfish", "ours", seconds), figure(OBSTORE.name, "peer", 1.0)]
+    (verdict,) = verdicts(replace(ROW, goals=(Goal(1.1, OBSTORE.name),)), figures)
+    assert (verdict.measured, str(verdict)) == shown
+
+
 def test_goals_compare_bytes_moved() -> None:
     figures = [
         replace(figure("starfish", "ours", 1.0), moved=120.0),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1e6
 MIB = 2**20
-SHOWN = 0.005
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Verdict:
         return self.missed_by == 0.0
 
     def __str__(self) -> str:
-        return "met" if self.met else f"missed by {self.missed_by:.0%}"
+        return "met" if self.met else f"missed by {max(self.missed_by, 0.01):.0%}"
 
 
 def verdicts(row: Row, figures: Sequence[Figure]) -> list[Verdict]:
@@ -68,12 +68,13 @@ def _verdict(goal: Goal, row: Row, figures: Sequence[Figure]) -> Verdict | None:
         ratio = ours.moved / other.moved
     name = f"{BEST_PEER}, {other.label}" if goal.of == BEST_PEER else other.label
     if goal.as_speed:
-        missed = _missed(1 - goal.at_most / ratio)
-        return Verdict(f"≥ {1 / goal.at_most:.3g}x the speed of {name}", f"{1 / ratio:.2f}x", missed)
+        speed = f"{1 / ratio:.2f}"
+        missed = _missed(1 - float(speed) * goal.at_most)
+        return Verdict(f"≥ {1 / goal.at_most:.3g}x the speed of {name}", f"{speed}x", missed)
     what = "bytes" if goal.metric == "moved" else "time"
-    return Verdict(
-        f"≤ {goal.at_most:.3g}x the {what} of {name}", f"{ratio:.2f}x", _missed(ratio / goal.at_most - 1)
-    )
+    shown = f"{ratio:.2f}"
+    missed = _missed(float(shown) / goal.at_most - 1)
+    return Verdict(f"≤ {goal.at_most:.3g}x the {what} of {name}", f"{shown}x", missed)
 
 
 def _absolute(goal: Goal, row: Row, ours: Figure) -> Verdict | None:
@@ -86,10 +87,11 @@ def _absolute(goal: Goal, row: Row, ours: Figure) -> Verdict | None:
         scale, unit = (1e3, "ms") if row.unit == "ms" else (MICROSECONDS, "us")
         seconds, what = (ours.cpu, " of CPU") if goal.metric == "cpu" else (ours.seconds, "")
         value = seconds * scale
-    missed = _missed(value / goal.at_most - 1)
-    return Verdict(f"≤ {goal.at_most:g} {unit}{what}", f"{value:.3g} {unit}", missed)
+    shown = f"{value:.3g}"
+    missed = _missed(float(shown) / goal.at_most - 1)
+    return Verdict(f"≤ {goal.at_most:g} {unit}{what}", f"{shown} {unit}", missed)
 
 
 def _missed(by: float) -> float:
-    """Return the fraction, 0.0 for one that no page would show."""
-    return by if by >= SHOWN else 0.0
+    """Return the fraction by which the figure that is shown misses its goal."""
+    return by if by > ROUNDING else 0.0

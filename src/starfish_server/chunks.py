@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +36,27 @@ async def checked_chunks(
         async for chunk in source:
             if body := checked_chunk(chunk, operation):
                 yield body
+
+
+async def grouped(
+    chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str, at_least: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of an upload joined to at least this many bytes; the last one may be shorter.
+
+    A chunk that is long enough by itself is not copied.
+    """
+    gathered = io.BytesIO()
+    async with aclosing(checked_chunks(chunks, operation)) as checked:
+        async for chunk in checked:
+            if len(chunk) >= at_least and not gathered.tell():
+                yield chunk
+                continue
+            gathered.write(chunk)
+            if gathered.tell() >= at_least:
+                yield gathered.getvalue()
+                gathered = io.BytesIO()
+    if gathered.tell():
+        yield gathered.getvalue()
 
 
 async def asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -113,6 +115,43 @@ async def test_a_large_upload_goes_in_parts_of_one_size(store: S3ObjectStore, pr
         {"author": "alice"},
     )
     assert (info.size, info.version) == (len(LARGE), found.info.version)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1000,), (1, 65_536), (65_535, 65_537, 0), (3 * 2**20 + 1,), (PART_BYTES,), (2 * PART_BYTES + 1, 5)],
+    ids=str,
+)
+async def test_chunks_of_any_size_become_parts_of_one_size(
+    store: S3ObjectStore, proxy: FaultyProxy, sizes: tuple[int, ...]
+) -> None:
+    body = random.Random(0).randbytes(2 * PART_BYTES + 1000)
+    buffer = bytearray()
+
+    def in_one_buffer() -> Iterator[bytearray]:
+        """What a caller that reads into one buffer yields."""
+        at = 0
+        for size in itertools.cycle(sizes):
+            buffer[:] = body[at : at + size]
+            yield buffer
+            at += size
+            if at >= len(body):
+                return
+
+    await store.upload("k", in_one_buffer())
+    parts = sorted((seen.target, len(seen.body)) for seen in proxy.seen if "partNumber" in seen.target)
+    assert [size for _, size in parts] == [PART_BYTES, PART_BYTES, 1000]
+    assert await store.get_bytes("k") == (body, "application/octet-stream")
+
+
+async def test_an_upload_of_many_short_chunks_holds_a_bounded_part_of_its_body(store: S3ObjectStore) -> None:
+    tracemalloc.start()
+    try:
+        await store.upload("k", itertools.repeat(b"12345", PART_BYTES // 5 + 1))
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < 64 * 2**20
 
 
 async def test_parts_are_sent_while_chunks_still_come(store: S3ObjectStore, proxy: FaultyProxy) -> None:

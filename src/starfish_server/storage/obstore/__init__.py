@@ -27,6 +27,7 @@ from starfish_server.checks import (
     is_key,
     type_or_default,
 )
+from starfish_server.chunks import grouped
 from starfish_server.context import retries_outside
 from starfish_server.errors import ObjectNotFoundError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
@@ -47,7 +48,7 @@ from starfish_server.storage.obstore.requests import (
     put,
     stored_info,
 )
-from starfish_server.storage.obstore.streams import Download, grouped, make_reader, send_parts
+from starfish_server.storage.obstore.streams import PART_BYTES, Download, make_reader, send_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -207,7 +208,7 @@ class ObstoreObjectStore(Leaf):
         attributes = attributes_of(client, kind, call.cache_control, call.metadata)
         if call.if_version is not ANY:
             return await derived.upload(self, call)
-        async with aclosing(grouped(call.chunks)) as parts:
+        async with aclosing(grouped(call.chunks, "upload", PART_BYTES)) as parts:
             result, size = await send_parts(client, key, parts, attributes)
         return stored_info(client, key, size, attributes, result)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreClosedError, StoreError
 from starfish_server.objects import ObjectReader, reader_of
 from starfish_server.storage.obstore.errors import ask
 from starfish_server.storage.obstore.requests import put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from weakref import WeakSet
 
     from obstore import GetResult, PutResult
@@ -62,19 +60,6 @@ def make_reader(info: ObjectInfo, result: GetResult | None, downloads: WeakSet[D
     download = Download(info.key, result)
     downloads.add(download)
     return ObjectReader(info, download.fetch, download.close)
-
-
-async def grouped(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the chunks joined to parts of at least `PART_BYTES`; the last one may be shorter."""
-    part = bytearray()
-    async with aclosing(checked_chunks(chunks, "upload")) as checked:
-        async for chunk in checked:
-            part += chunk
-            if len(part) >= PART_BYTES:
-                yield bytes(part)
-                part.clear()
-    if part:
-        yield bytes(part)
 
 
 async def send_parts(

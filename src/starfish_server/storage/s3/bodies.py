@@ -7,7 +7,7 @@ import ctypes
 import io
 import mmap
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import aiohttp
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.sessions import InFlight
 
-# A socket's send buffer takes this much; a longer body is sent in pieces, each within the time limit.
-SMALL_BODY_BYTES = 48 * 1024
+_SMALL_BYTES = 48 * 1024
 _PIECE_BYTES = 256 * 1024
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
@@ -31,26 +30,47 @@ _RECEIVED_BYTES = range(2**18, 2**30)
 _HUGE_BYTES = 4 * 2**20
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
+# The body of a request: whole, or in blocks that follow one another.
+Blocks = list[memoryview]
+Body = bytes | Blocks
 
-async def pieces(body: bytes | memoryview, request: InFlight) -> AsyncIterator[memoryview]:
+
+def size_of(body: Body) -> int:
+    """Return how many bytes it has."""
+    return len(body) if isinstance(body, bytes) else sum(map(len, body))
+
+
+def goes_in_pieces(body: Body | None) -> TypeGuard[Body]:
+    """Whether it is too long for a socket's send buffer, which would take it at once."""
+    return isinstance(body, list) or (body is not None and len(body) > _SMALL_BYTES)
+
+
+def _blocks(body: Body) -> Blocks:
+    return [memoryview(body)] if isinstance(body, bytes) else body
+
+
+async def pieces(body: Body, request: InFlight) -> AsyncIterator[memoryview]:
     """Yield `body` in pieces; sending each of them is progress."""
-    view = memoryview(body)
-    for start in range(0, len(body), _PIECE_BYTES):
-        request.progress()
-        yield view[start : start + _PIECE_BYTES]
+    for block in _blocks(body):
+        for start in range(0, len(block), _PIECE_BYTES):
+            request.progress()
+            yield block[start : start + _PIECE_BYTES]
     request.progress()
 
 
-async def hex_digest(body: bytes | memoryview, algorithm: Callable[..., Any]) -> str:
+async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
     """Return a digest of `body`, of a long one in a thread of its own.
 
     Not in the event loop's executor: all its threads may be waiting for this request.
     """
 
     def digest() -> str:
-        return str(algorithm(body, usedforsecurity=False).hexdigest())
+        digest = algorithm(usedforsecurity=False)
+        for block in _blocks(body):
+            digest.update(block)
+        return str(digest.hexdigest())
 
-    if len(body) <= _HASHED_INLINE_BYTES:
+    if size_of(body) <= _HASHED_INLINE_BYTES:
         return digest()
     threads = ThreadPoolExecutor(1, "starfish-s3-hash")
     try:

@@ -15,6 +15,7 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.objects import ANY
+from starfish_server.storage.s3.bodies import size_of
 from starfish_server.storage.s3.errors import (
     InvalidPartError,
     NoSuchKeyError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
+    from starfish_server.storage.s3.bodies import Blocks
     from starfish_server.storage.s3.transport import Transport
     from starfish_server.storage.s3.writing import MultipartUpload
 
@@ -97,9 +99,9 @@ class Writes:
         which Cloudflare R2 demands.
         """
         async with aclosing(parts_of(chunks)) as parts:
-            first = await anext(parts, bytearray())
-            if len(first) < PART_BYTES:
-                return await self.put(key, bytes(first), headers, if_version), len(first)
+            first: Blocks = await anext(parts, [])
+            if (size := size_of(first)) < PART_BYTES:
+                return await self.put(key, b"".join(first), headers, if_version), size
             if if_version is not ANY:  # before all parts are sent in vain
                 condition_headers(if_version)  # for its check
                 self._check_supported((_COMPLETION, _condition(if_version)))

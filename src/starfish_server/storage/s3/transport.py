@@ -19,7 +19,13 @@ from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
-from starfish_server.storage.s3.bodies import SMALL_BODY_BYTES, hex_digest, pieces, read_body
+from starfish_server.storage.s3.bodies import (
+    goes_in_pieces,
+    hex_digest,
+    pieces,
+    read_body,
+    size_of,
+)
 from starfish_server.storage.s3.errors import (
     Fault,
     WriteRaceError,
@@ -37,6 +43,7 @@ from starfish_server.storage.s3.signing import Signer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from starfish_server.storage.s3.bodies import Body
     from starfish_server.storage.s3.credentials import Credentials
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
@@ -67,7 +74,7 @@ class Request(NamedTuple):
     key: str = ""
     query: str = ""
     headers: Mapping[str, str] = MappingProxyType({})
-    body: bytes | memoryview | None = None
+    body: Body | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -225,7 +232,7 @@ class Transport:
                     response = await session.client.request(
                         request.method,
                         used.address.url(target),
-                        data=pieces(body, in_flight) if body and len(body) > SMALL_BODY_BYTES else body,
+                        data=pieces(body, in_flight) if goes_in_pieces(body) else body,
                         headers=headers,
                         skip_auto_headers=None if body is None or "Content-Type" in headers else UNTYPED,
                         allow_redirects=False,
@@ -271,6 +278,6 @@ class Transport:
             if signer is None or signer.credentials is not credentials or signer.region != address.region:
                 signer = self._signer = Signer(credentials, address.region)
             signer.sign(request.method, target, headers, payload_hash, time.time() + used.skew)
-        if body is not None and len(body) > SMALL_BODY_BYTES:
-            headers["Content-Length"] = str(len(body))
+        if goes_in_pieces(body):
+            headers["Content-Length"] = str(size_of(body))
         return headers | self._proxy.request_headers if self._proxy else headers

@@ -7,9 +7,10 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starfish_server.chunks import checked_chunks
+from starfish_server.chunks import grouped
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
 from starfish_server.gather import bounded_gather
+from starfish_server.storage.s3.bodies import size_of
 from starfish_server.storage.s3.errors import NoSuchUploadError
 from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
 from starfish_server.storage.s3.transport import Request
@@ -17,6 +18,7 @@ from starfish_server.storage.s3.transport import Request
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 
+    from starfish_server.storage.s3.bodies import Blocks
     from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
@@ -25,21 +27,25 @@ PART_BYTES = 8 * 2**20
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MOST_PARTS = 10_000
 PARTS_IN_FLIGHT = 4
+# Shorter chunks are joined: each block of a part is hashed and sent by itself.
+_BLOCK_BYTES = 64 * 1024
 REMOVAL_SECONDS = 5.0
 
 
-async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
-    """Yield the chunks as parts of `PART_BYTES`, the last one shorter."""
-    part = bytearray()
-    async with aclosing(checked_chunks(chunks, "upload")) as checked:
-        async for chunk in checked:
-            view = memoryview(chunk)
+async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[Blocks, None]:
+    """Yield the chunks as parts of `PART_BYTES`, the last one shorter, without copying long chunks."""
+    part: Blocks = []
+    missing = PART_BYTES
+    async with aclosing(grouped(chunks, "upload", _BLOCK_BYTES)) as blocks:
+        async for block in blocks:
+            view = memoryview(block)
             while view:
-                taken, view = view[: PART_BYTES - len(part)], view[PART_BYTES - len(part) :]
-                part += taken
-                if len(part) == PART_BYTES:
+                taken, view = view[:missing], view[missing:]
+                part.append(taken)
+                missing -= len(taken)
+                if not missing:
                     yield part
-                    part = bytearray()
+                    part, missing = [], PART_BYTES
     if part:
         yield part
 
@@ -109,17 +115,17 @@ class MultipartUpload:
         """Send a body in parts, a few concurrently."""
         size = max(PART_BYTES, -(-len(body) // MOST_PARTS))
         view = memoryview(body)
-        parts = ((at // size + 1, view[at : at + size]) for at in range(0, len(body), size))
+        parts = ((at // size + 1, [view[at : at + size]]) for at in range(0, len(body), size))
         await bounded_gather(self._send, parts, limit=PARTS_IN_FLIGHT)
 
-    async def send_parts(self, gathered: list[bytearray], others: AsyncIterator[bytearray]) -> None:
+    async def send_parts(self, gathered: list[Blocks], others: AsyncIterator[Blocks]) -> None:
         """Send the part in `gathered`, and each other one as soon as it is gathered, a few concurrently.
 
         Takes the part out of the list, so that nothing holds it once it is sent.
         """
 
-        async def numbered() -> AsyncIterator[tuple[int, memoryview]]:
-            yield 1, memoryview(gathered.pop())
+        async def numbered() -> AsyncIterator[tuple[int, Blocks]]:
+            yield 1, gathered.pop()
             number = 1
             async for part in others:
                 number += 1
@@ -127,15 +133,15 @@ class MultipartUpload:
                     most = MOST_PARTS * PART_BYTES
                     reason = f"an upload of chunks has at most {MOST_PARTS:,} parts, {most:,} bytes"
                     raise ObjectTooLargeError(reason, max_bytes=most)
-                yield number, memoryview(part)
+                yield number, part
 
         await bounded_gather(self._send, numbered(), limit=PARTS_IN_FLIGHT + 1)  # one of them gathers
 
-    async def _send(self, part: tuple[int, memoryview]) -> None:
+    async def _send(self, part: tuple[int, Blocks]) -> None:
         """Send one part, again by itself after a transient failure."""
         number, body = part
         self.etags[number] = await self._transport.run(self._part(number)._replace(body=body), require_stored)
-        self.size += len(body)
+        self.size += size_of(body)
 
     async def copy(self, number: int, source: Mapping[str, str]) -> None:
         """Let the service copy a part; `source` are the headers that say what."""
