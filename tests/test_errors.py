@@ -9,8 +9,8 @@ import re
 import pytest
 
 import starfish_server
-from starfish_server import errors
-from starfish_server.errors import DeleteManyError, StoreAccessDeniedError, StoreError
+from starfish_server import MemoryObjectStore, errors
+from starfish_server.errors import DeleteManyError, InvalidKeyError, StoreAccessDeniedError, StoreError
 
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, StoreError)]
 BUILTINS = {
@@ -65,6 +65,12 @@ def test_every_error_survives_pickle(cls: type[StoreError]) -> None:
 
 def test_an_error_of_a_key_that_is_no_text_can_be_shown() -> None:
     assert str(StoreError("closed", operation="put", key=5)) == "put '5': closed"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["notes/café", "my file", "/notes"])
+async def test_the_error_of_an_invalid_key_names_the_function_that_makes_a_valid_one(name: str) -> None:
+    with pytest.raises(InvalidKeyError, match="encode_key encodes other text"):
+        await MemoryObjectStore(data={}).put(name, "text")
 
 
 def test_delete_many_error_tells_which_keys_failed_and_why() -> None:

@@ -129,12 +129,26 @@ def test_a_signal_starts_the_shutdown_and_the_process_ends_by_itself(number: sig
         assert process.wait() == 0
 
 
-def test_a_signal_that_does_not_wake_the_event_loop_starts_the_shutdown() -> None:
+@pytest.mark.parametrize("awaited", ["shutdown.wait()", "stopped.wait()"])
+def test_a_signal_that_does_not_wake_the_event_loop_starts_the_shutdown(awaited: str) -> None:
     """Another thread receives it, which has the effect of one just before the event loop goes to sleep."""
-    kill = "signal.pthread_kill(threading.get_ident(), signal.SIGTERM)"
-    code = WORKER.format(step='lambda: say("step")')
-    with running(code.replace('say("ready")', f"threading.Timer(0.2, lambda: {kill}).start()")) as process:
-        assert (line(process), line(process)) == (["step"], ["failures", "0"])
+    code = f"""
+    async def main():
+        stopped = asyncio.Event()
+
+        async def step():
+            stopped.set()
+
+        shutdown = GracefulShutdown(GracefulShutdownOptions(on_shutdown=step))
+        shutdown.register()
+        threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+        await {awaited}
+        say("stopped", stopped.is_set())
+
+    asyncio.run(main())
+    """
+    with running(code) as process:
+        assert line(process) == ["stopped", "True"]
         assert process.wait() == 0
 
 

@@ -7,29 +7,9 @@ what its own stores need.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from starfish_server import errors
 from starfish_server.context import StoreContext
-from starfish_server.errors import (
-    BucketNotFoundError,
-    CircuitOpenError,
-    ContextRequiredError,
-    DeleteManyError,
-    InvalidKeyError,
-    KeyConflictError,
-    ObjectNotFoundError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StackError,
-    StoreAccessDeniedError,
-    StoreClosedError,
-    StoreDecodeError,
-    StoreError,
-    StoreIntegrityError,
-    StoreNotSupportedError,
-    StoreOverloadedError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
+from starfish_server.errors import *  # noqa: F403 - all of them, as their `__all__` says
 from starfish_server.explain import explain
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.storage.base import AbstractObjectStore
@@ -51,40 +31,20 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY",
     "AbstractObjectStore",
-    "BucketNotFoundError",
-    "CircuitOpenError",
     "CollectionConfig",
-    "ContextRequiredError",
     "CustomObjectStore",
-    "DeleteManyError",
     "FilesystemObjectStore",
     "FilesystemStorageOptions",
     "GracefulShutdown",
     "GracefulShutdownOptions",
-    "InvalidKeyError",
-    "KeyConflictError",
     "MemoryObjectStore",
     "ObjectInfo",
     "ObjectList",
-    "ObjectNotFoundError",
     "ObjectReader",
-    "ObjectTooLargeError",
-    "ReadOnlyStoreError",
-    "StackError",
-    "StoreAccessDeniedError",
     "StoreBuilder",
-    "StoreClosedError",
     "StoreContext",
-    "StoreDecodeError",
-    "StoreError",
-    "StoreIntegrityError",
-    "StoreNotSupportedError",
-    "StoreOverloadedError",
-    "StoreTimeoutError",
-    "StoreUnavailableError",
     "StoredObject",
     "SyncConfig",
-    "VersionConflictError",
     "copy_all",
     "decode_key",
     "delete_prefix",
@@ -94,25 +54,21 @@ __all__ = [
     "open_store",
     "scan",
 ]
+__all__ += errors.__all__
 
-_HOMES = {
-    "CollectionConfig": "router",
-    "CustomObjectStore": "storage.custom",
-    "FilesystemObjectStore": "storage.filesystem",
-    "FilesystemStorageOptions": "storage.filesystem",
-    "GracefulShutdown": "lifecycle",
-    "GracefulShutdownOptions": "lifecycle",
-    "MemoryObjectStore": "storage.memory",
-    "StoreBuilder": "builder",
-    "SyncConfig": "router",
-    "copy_all": "bulk",
-    "decode_key": "keys",
-    "delete_prefix": "bulk",
-    "encode_key": "keys",
-    "load_stack": "stack_file",
-    "scan": "bulk",
-    "open_store": "store_url",
+_NAMES = {
+    "builder": ("StoreBuilder",),
+    "bulk": ("copy_all", "delete_prefix", "scan"),
+    "keys": ("decode_key", "encode_key"),
+    "lifecycle": ("GracefulShutdown", "GracefulShutdownOptions"),
+    "router": ("CollectionConfig", "SyncConfig"),
+    "stack_file": ("load_stack",),
+    "storage.custom": ("CustomObjectStore",),
+    "storage.filesystem": ("FilesystemObjectStore", "FilesystemStorageOptions"),
+    "storage.memory": ("MemoryObjectStore",),
+    "store_url": ("open_store",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:

@@ -14,8 +14,6 @@ from starfish_server.layers.base import Layer, Slot, stores_of
 from starfish_server.layers.transform import Transform
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["StoreBuilder", "check_order"]
-
 P = ParamSpec("P")
 Step = Callable[[AbstractObjectStore], AbstractObjectStore]
 

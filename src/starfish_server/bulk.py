@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["copy_all", "delete_prefix", "scan"]
-
 PAGE = 1000
 
 
@@ -59,16 +57,14 @@ async def delete_prefix(
     if not prefix:
         raise ValueError("the empty prefix would delete every object; give the prefix to delete")
     deleted = 0
-    keys: list[str] = []
-    async for info in scan(store, prefix, context=context):
-        keys.append(info.key)
-        if len(keys) == PAGE:
-            await store.delete_many(keys, context=context)
-            deleted += len(keys)
-            keys = []
-    if keys:
+    keys = await store.list_keys(prefix, limit=PAGE, context=context)
+    while keys:
         await store.delete_many(keys, context=context)
-    return deleted + len(keys)
+        deleted += len(keys)
+        if len(keys) < PAGE:
+            break
+        keys = await store.list_keys(prefix, start_after=keys[-1], limit=PAGE, context=context)
+    return deleted
 
 
 async def copy_all(

@@ -40,7 +40,7 @@ _ANY_RULE = (
 )
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
-    f"each at most {MAX_SEGMENT_BYTES} and together at most {MAX_KEY_BYTES} bytes"
+    f"each at most {MAX_SEGMENT_BYTES} and together {MAX_KEY_BYTES} bytes; encode_key encodes other text"
 )
 
 

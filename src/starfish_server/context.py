@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from starfish_server.frozen import FrozenDict
 
-__all__ = ["StoreContext", "note", "notes_of_call", "retries_outside"]
-
 
 @dataclass(frozen=True)
 class StoreContext:
@@ -19,10 +17,10 @@ class StoreContext:
     params: path parameters, as in {"identity": "alice"}; copied into a read-only dict.
     identity: the authenticated caller, or None on a public route.
     roles: the caller's roles.
-    action: "pull", "push", "list" or "delete".
+    action: "pull", "push", "list", "delete" or any other text.
     namespace: the namespace mount that the route lives under, or None.
 
-    Internal calls (replicas, configuration) pass no context at all. Raises `TypeError` if `params` does not
+    An operation that no caller asked for has no context at all. Raises `TypeError` if `params` does not
     map str to str, or `roles` is one str.
     """
 

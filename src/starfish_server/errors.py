@@ -218,15 +218,17 @@ class StackError(StoreError):
     """Raised when a stack cannot be built as written; never while it runs."""
 
 
-NOT_THE_BACKEND = (
+_REFUSALS = (
     ContextRequiredError,
     InvalidKeyError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
-    StoreClosedError,
     StoreNotSupportedError,
 )
+NOT_THE_BACKEND = (*_REFUSALS, StoreClosedError)
 """Errors of the caller or this library. They say nothing about the backend's health; a retry cannot help."""
+NOTHING_WRITTEN = (*_REFUSALS, ObjectNotFoundError, StoreDecodeError, VersionConflictError)
+"""Errors after which a write has not been done, unless their `undetermined` says otherwise."""
 
 _BY_STATUS: dict[int, type[StoreError]] = {
     401: StoreAccessDeniedError,

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.base import Layer
 
-__all__ = ["explain"]
-
 
 def explain(store: AbstractObjectStore) -> str:
     """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.

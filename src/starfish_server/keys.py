@@ -7,8 +7,6 @@ from urllib.parse import quote, unquote
 from starfish_server.checks import check_key
 from starfish_server.errors import InvalidKeyError
 
-__all__ = ["decode_key", "encode_key"]
-
 _EMPTY = ":"
 
 

@@ -25,7 +25,6 @@ __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "Sh
 
 _logger = logging.getLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
-# A signal that comes just before the event loop goes to sleep is handled when it next wakes.
 _WAKE_SECONDS = 0.1
 
 Callback = Callable[[], Awaitable[object] | object]
@@ -128,6 +127,7 @@ class GracefulShutdown:
         self._running: asyncio.Task[None] | None = None
         self._result: Future[ShutdownResult] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waking: asyncio.Handle | None = None
         self._former: dict[int, Any] = {}
         self._signalled = False
 
@@ -142,8 +142,7 @@ class GracefulShutdown:
     async def wait(self) -> ShutdownResult:
         """Wait until a shutdown, begun by a signal or by `shutdown()`, is done."""
         result = asyncio.wrap_future(self._result)
-        while not result.done():
-            await asyncio.wait([result], timeout=_WAKE_SECONDS)
+        await asyncio.wait([result])
         return result.result()
 
     def register(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -156,7 +155,7 @@ class GracefulShutdown:
         until `unregister()`. Outside the main thread, where Python allows no handlers, this logs that and
         does nothing, so that a lifespan can run in a test client. Registering twice is fine.
         """
-        self._loop = loop or asyncio.get_running_loop()
+        self._loop = loop = loop or asyncio.get_running_loop()
         if threading.current_thread() is not threading.main_thread():
             _logger.info("not in the main thread: signals are not handled")
             return
@@ -165,14 +164,26 @@ class GracefulShutdown:
                 former = signal.signal(number, self._on_signal)
                 # None stands for a handler that is not Python's, which cannot be restored.
                 self._former[number] = signal.SIG_DFL if former is None else former
+        self._stop_waking()
+
+        def wake() -> None:
+            self._waking = loop.call_later(_WAKE_SECONDS, wake)
+
+        # A signal that comes just before the event loop goes to sleep is handled when it next wakes.
+        self._waking = loop.call_soon_threadsafe(wake)
 
     def unregister(self) -> None:
         """Restore the former handlers, except where another one has been set since."""
+        self._stop_waking()
         for number, former in self._former.items():
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, former)
         self._former.clear()
         self._signalled = False
+
+    def _stop_waking(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number not in self._former:
@@ -251,7 +262,7 @@ async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
     now = asyncio.get_running_loop().time
     while (waiting := [task for task in tasks if not task.done()]) and (left := until - now()) > 0:
         with suppress(asyncio.CancelledError):
-            await asyncio.wait(waiting, timeout=min(left, _WAKE_SECONDS))
+            await asyncio.wait(waiting, timeout=left)
 
 
 async def _attempt(callback: Callback) -> BaseException | None:

@@ -10,8 +10,6 @@ from starfish_server.printable import printable
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["log_failure"]
-
 
 def log_failure(log: logging.Logger, level: int, message: str, error: Exception, **fields: object) -> None:
     """Log what is done about `error`, in one line and with `fields` as `extra`; free if the level is off.

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-__all__ = [
-    "ANY",
-    "AnyVersion",
-    "ObjectInfo",
-    "ObjectList",
-    "ObjectReader",
-    "StoredObject",
-    "one_level",
-    "reader_of",
-]
-
 Fetch = Callable[[], Awaitable[bytes]]
 
 

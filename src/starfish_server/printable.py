@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["mask", "name_of", "printable", "shown_setting"]
-
 # Patterns are texts, which `re` compiles and keeps at their first use: most programs never need them.
 # `record_key`, an option of `Tracing`, says how keys are shown.
 _NAMES = (

@@ -18,8 +18,6 @@ from starfish_server.builder import check_order, order_first
 from starfish_server.errors import StackError
 from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["StackFile", "hint", "load_stack", "read_stack_file"]
-
 # The place of a value in a file, as in ("layer", 0, "sink", "path").
 Keys = tuple[str | int, ...]
 

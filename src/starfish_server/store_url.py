@@ -13,8 +13,6 @@ from starfish_server.stack_file import load_stack
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["SERVER_TABLES", "open_store"]
-
 SERVER_TABLES = ("sync", "auth")
 """Tables of the configuration of `starfish serve`, which is a stack file too."""
 

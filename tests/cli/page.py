@@ -61,7 +61,7 @@ or an option but from the environment: for S3, from `AWS_ACCESS_KEY_ID`, `AWS_SE
 [standard chain](leaves.md#aws). Without `endpoint`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` is used; without `region`,
 `AWS_REGION` or `AWS_DEFAULT_REGION`.
 
-A key has plain ASCII letters and digits by default. `?portable_keys=false` allows any text, as in
+By default a key has ASCII letters, digits and `._:@-` between slashes. `?portable_keys=false` allows any text, as in
 `starfish ls "file:///var/objects?portable_keys=false"`; see the [key rules](leaves.md#what-holds-on-every-leaf).
 
 Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
@@ -81,7 +81,7 @@ an object cannot be read, `cp` reports it and copies the others. Reading from a 
 """
 
 _STARTER = """\
-The files are a start to change. `docker compose up` in that folder serves them on port 8000. A server on the host uses
+Change the files as you need. `docker compose up` in that folder serves on port 8000. A server on the host can use
 the same bucket and Redis:
 
 ```sh
@@ -91,7 +91,7 @@ starfish doctor stack.toml
 starfish serve --config stack.toml
 ```
 
-The image installs version 3 from PyPI, or a wheel that lies beside `compose.yaml`. Until 3.0 is on PyPI, make one:
+The image installs version 3 from PyPI, or a wheel beside `compose.yaml`. Until 3.0 is on PyPI, make one:
 `pip wheel --no-deps --wheel-dir . CLONE`, where `CLONE` is the folder of a clone of this repository.
 """
 _CONFIGURATION = """\
@@ -159,12 +159,12 @@ roles = ["acme"]
 token = "${ALICE_TOKEN}"
 ```
 
-A caller is the same in all namespaces, and so are its roles. Name roles after tenants, as here: with the role "member" in both,
-alice could read what the other tenant stored, and with "self" she could store documents there.
+A caller has the same identity and roles in all namespaces. So name roles after tenants, as here: with the role "member" in
+both, alice could read what the other tenant stored, and with "self" she could store documents there.
 
-Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or are new ones.
+Without `--config` the tokens of alice and bob come from `STARFISH_ALICE_TOKEN` and `STARFISH_BOB_TOKEN`, or are generated.
 
-One process writes an audit log. A second server with the same log, or a second worker, stops with an error that says so.
+Only one process may write an audit log. A second server or worker with the same log stops with an error that says so.
 With `path = "audit-{worker}.jsonl"` each process has a log of its own: `{worker}` becomes the lowest number whose log no
 other process writes. `starfish audit verify audit-*.jsonl` checks them together. [Deployment](deploy.md) has the rest:
 workers, probes, metrics and containers.
@@ -195,8 +195,8 @@ async with open_store("data") as store:
 ['greeting']
 ```
 
-`open_store` takes the same names as `STORE`. It raises `StackError` for any other name, without repeating a URL, since
-people put credentials there nonetheless.
+`open_store` takes the same names as `STORE`. It raises `StackError` for any other name. The error never repeats a URL, which
+may hold credentials.
 """
 _AFTER = {"init": _STARTER, "serve": _CONFIGURATION, "put": _PIPES, "audit verify": _OPEN_STORE}
 

@@ -140,7 +140,7 @@ CONDITIONAL = {
 @pytest.mark.parametrize(
     ("kind", "failed"),
     [
-        (Forgetful, {"bytes come back exactly", "the content type is the last writes"}),
+        (Forgetful, {"bytes come back exactly", "the last write sets the content type"}),
         (
             Unordered,
             {

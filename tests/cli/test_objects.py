@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import signal
+import subprocess
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.program import starfish, starfish_on_a_terminal
+from cli.program import PROGRAM, starfish, starfish_on_a_terminal
 from starfish_server import CustomObjectStore, MemoryObjectStore
 from starfish_server.cli import stores
 from starfish_server.cli.app import run
 from starfish_server.cli.output import ExitCode
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,6 +149,28 @@ def test_ctrl_c_at_the_question_deletes_nothing(store: str, tmp_path: Path) -> N
     starfish("put", store, "a/1", stdin=b"x")
     ended = starfish_on_a_terminal("rm", "data", "--prefix", "a/", cwd=tmp_path, interrupt_at=b"Delete")
     assert ended.code == ExitCode.INTERRUPTED
+    assert starfish("ls", store).out == b"a/1\n"
+
+
+def test_ctrl_c_after_ctrl_d_in_the_middle_of_a_line_deletes_nothing(store: str, tmp_path: Path) -> None:
+    starfish("put", store, "a/1", stdin=b"x")
+    master, slave = pty.openpty()
+
+    def is_read() -> bool:
+        return fcntl.ioctl(slave, termios.FIONREAD, bytes(4)) == bytes(4)
+
+    os.write(master, b"y\x04")
+    wait_until(lambda: not is_read())  # a terminal passes it on a little later
+    command: list[str | Path] = [PROGRAM, "rm", "data", "--prefix", "a/"]
+    with subprocess.Popen(command, stdin=slave, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+        wait_until(is_read)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(10) == ExitCode.INTERRUPTED
+        finally:
+            process.kill()
+            os.close(slave)
+            os.close(master)
     assert starfish("ls", store).out == b"a/1\n"
 
 

@@ -129,3 +129,9 @@ def test_the_page_of_stack_files_names_every_type(group: str) -> None:
     rows = [line for line in (ROOT / "docs/layer-order.md").read_text().splitlines() if f"`{group}`" in line]
     types = rows[0].split("|")[2]
     assert {point.name for point in entry_points(group=group)} == set(re.findall(r'`"(\w+)"`', types))
+
+
+def test_the_layout_of_the_code_names_each_file_and_folder() -> None:
+    layout = (ROOT / "docs" / "contributing.md").read_text().split("```")[3]
+    parts = {path.name for path in (ROOT / "src" / "starfish_server").glob("[a-z]*")} - {"py.typed"}
+    assert {name for name in parts if name not in layout} == set()

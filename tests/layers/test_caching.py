@@ -10,9 +10,9 @@ from layers.gated import GatedStore
 from starfish_server.builder import StoreBuilder
 from starfish_server.context import StoreContext
 from starfish_server.errors import InvalidKeyError, StackError, StoreClosedError, StoreUnavailableError
+from starfish_server.layers import CacheStats, Caching
 from starfish_server.layers.authorize import Authorize
 from starfish_server.layers.base import Layer, Operation, T
-from starfish_server.layers.caching import CacheStats, Caching
 from starfish_server.layers.namespace import Namespace
 from starfish_server.layers.timeout import Timeout
 from starfish_server.operations import GetString

@@ -22,9 +22,9 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.layers import Encryption, KeyRing
 from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
-from starfish_server.layers.encryption import Encryption, KeyRing
 from starfish_server.layers.streams import around_chunks
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import Read

@@ -25,8 +25,7 @@ from starfish_server.errors import (
     StoreNotSupportedError,
     VersionConflictError,
 )
-from starfish_server.layers.base import Layer
-from starfish_server.layers.encryption import (
+from starfish_server.layers import (
     DataKey,
     Encryption,
     KeyProvider,
@@ -34,6 +33,7 @@ from starfish_server.layers.encryption import (
     LegacyKey,
     UnknownKeyError,
 )
+from starfish_server.layers.base import Layer
 from starfish_server.layers.encryption.key_ring import hkdf
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read

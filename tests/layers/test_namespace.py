@@ -125,7 +125,7 @@ async def test_without_context_gives_such_calls_a_prefix_of_their_own() -> None:
 async def test_call_without_a_context_is_refused() -> None:
     leaf = GatedStore()
     store = Namespace(leaf, "{namespace}/")
-    with pytest.raises(ContextRequiredError, match="the call has none") as caught:
+    with pytest.raises(ContextRequiredError, match="needs a context and there is none") as caught:
         await store.get_string("k")
     assert (caught.value.operation, caught.value.key, leaf.calls) == ("get_string", "k", [])
 

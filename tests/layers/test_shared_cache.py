@@ -377,12 +377,13 @@ async def test_a_stack_with_it_behaves_like_every_store(server: RedisServer) -> 
     await check_store(make)
 
 
-def test_without_the_package_redis_the_error_says_what_to_install() -> None:
-    code = """if True:
+@pytest.mark.parametrize("name", ["RedisCache", "RedisLimits"])
+def test_without_the_package_redis_the_error_says_what_to_install(name: str) -> None:
+    code = f"""if True:
         import sys
         sys.modules["redis"] = None
-        from starfish_server.layers import Caching
-        from starfish_server.layers import RedisCache
+        from starfish_server.layers import Caching, RateLimit
+        from starfish_server.layers import {name}
     """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "pip install 'starfish-server[redis]'" in done.stderr.splitlines()[-1]

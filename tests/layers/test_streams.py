@@ -25,11 +25,11 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from starfish_server.layers import Encryption, KeyRing
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer
 from starfish_server.layers.compression import Compression
 from starfish_server.layers.concurrency_limit import ConcurrencyLimit
-from starfish_server.layers.encryption import Encryption, KeyRing
 from starfish_server.layers.metrics import Metrics
 from starfish_server.layers.namespace import Namespace
 from starfish_server.layers.retry import Retry

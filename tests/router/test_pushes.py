@@ -13,7 +13,8 @@ from router.application import client_of, make_app, pull, push, pushed
 from starfish_server import MemoryObjectStore, StoreNotSupportedError, VersionConflictError
 from starfish_server.layers import Caching
 from starfish_server.objects import ANY, StoredObject
-from starfish_server.router.documents import MAX_ATTEMPTS, next_version
+from starfish_server.router.documents import next_version
+from starfish_server.router.pushes import MAX_ATTEMPTS
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreError,
     StoreUnavailableError,
+    VersionConflictError,
 )
-from storage.filesystem_support import make_store, present, take_away_xattrs, visible_entries
+from storage.filesystem_support import Gate, make_store, present, take_away_xattrs, visible_entries
 from waiting import eventually
 
 
@@ -256,7 +258,57 @@ async def test_a_deletion_and_the_first_write_of_a_key_exclude_each_other(
         held.set()
         await asyncio.gather(*tasks)
         assert await store.get_string("k") in (None, "y")
-    assert len(locked) == 2 and len(set(locked)) == 1
+    assert set(Counter(locked).values()) == {2}  # both took the same locks
+
+
+async def test_a_deletion_on_a_full_disk_keeps_out_a_write_that_has_space_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "k").write_text("x")
+    folders_locked: list[int] = []
+    flock = fcntl.flock
+
+    def recorded(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and stat.S_ISDIR(os.fstat(file).st_mode):
+            folders_locked.append(file)
+        flock(file, operation)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with make_store(tmp_path) as store:
+        version = present(await store.stat("k")).version
+        monkeypatch.setattr(fcntl, "flock", recorded)
+        unlinking, renaming = Gate(monkeypatch, "unlink"), Gate(monkeypatch, "rename")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "mkdir", full)
+            deletion = asyncio.create_task(store.delete("k"))
+            await unlinking.wait()
+        write = asyncio.create_task(store.write("k", "y", if_version=version))
+        await eventually(lambda: renaming.reached.is_set() or len(folders_locked) == 2)
+        unlinking.open.set()
+        await deletion
+        renaming.open.set()
+        with pytest.raises(VersionConflictError):
+            await write
+        assert await store.get_string("k") is None
+
+
+async def test_a_file_system_that_locks_no_folders_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does not."""
+    flock = fcntl.flock
+
+    def files_only(file: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    async with make_store(tmp_path) as store:
+        await store.put("k", "x")
+        await store.delete("k")
 
 
 async def test_a_refusal_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

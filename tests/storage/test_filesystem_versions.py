@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import fcntl
 import itertools
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -59,6 +61,44 @@ async def test_the_same_body_written_again_immediately_has_another_version(
             await store.put("k", "same")
             seen.add(await _version(store))
     assert len(seen) == 300
+
+
+async def test_two_writes_begun_in_the_same_nanosecond_have_two_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process reads the clock for itself; here it goes on only when an object takes effect."""
+    fstat, flock, rename = os.fstat, fcntl.flock, os.rename
+    now = 1_700_000_000_123_456_789
+    both_written = threading.Barrier(2)
+
+    def within_one_step(file: int) -> os.stat_result:
+        status = fstat(file)
+        times = {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": 1_234_567_890}
+        return os.stat_result(list(status), times)
+
+    def wait_before_locking(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and "~locks" in os.readlink(f"/proc/self/fd/{file}"):
+            both_written.wait(60)
+        flock(file, operation)
+
+    def rename_and_tick(source: str, target: str, **folders: int) -> None:
+        nonlocal now
+        rename(source, target, **folders)
+        now += 1
+
+    monkeypatch.setattr(os, "fstat", within_one_step)
+    monkeypatch.setattr(os, "rename", rename_and_tick)
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    async with make_store(tmp_path) as store:
+        await store.put("warm/up", "x")
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", wait_before_locking)
+            written = await asyncio.gather(store.write("k", "one"), store.write("k", "two"))
+        kept = await _version(store)
+        assert kept in {info.version for info in written}
+        (lost,) = {info.version for info in written} - {kept}
+        with pytest.raises(VersionConflictError):
+            await store.write("k", "new", if_version=lost)
 
 
 @pytest.mark.parametrize("change", ["replace", "edit", "restore the time", "copy"])

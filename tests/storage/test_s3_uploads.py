@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -128,7 +128,7 @@ async def test_chunks_of_any_size_become_parts_of_one_size(
     body = random.Random(0).randbytes(2 * PART_BYTES + 1000)
     buffer = bytearray()
 
-    def in_one_buffer() -> Iterator[bytearray]:
+    def in_one_buffer() -> Iterator[Any]:
         """What a caller that reads into one buffer yields."""
         at = 0
         for size in itertools.cycle(sizes):

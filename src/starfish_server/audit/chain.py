@@ -18,8 +18,6 @@ from pathlib import Path
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.checks import secret_bytes
 
-__all__ = ["AuditProblem", "AuditVerification", "verify_audit_log"]
-
 MAX_PROBLEMS = 100
 _LINE = re.compile(
     rb'(\{.*,"seq":([0-9]{1,19}),"prev":"([0-9a-f]{64})"),"hash":"([0-9a-f]{64})"\}\n', re.DOTALL

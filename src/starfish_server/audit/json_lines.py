@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from starfish_server.audit.records import AccessRecord
 
-__all__ = ["JsonLinesSink"]
-
 _SHORTEST_KEY = 16
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from starfish_server.audit.records import AccessRecord
 
-__all__ = ["BackgroundSink", "QueuedSink", "WhenFull"]
-
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
 _logger = logging.getLogger(__package__)

@@ -14,8 +14,6 @@ from starfish_server.context import StoreContext
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AccessRecord", "Sink", "make_record"]
-
 # Stands for the context of an operation without one; only there is the collection None.
 _SYSTEM = StoreContext(cast("str", None), params={}, identity=None, roles=(), action="system")
 
@@ -26,8 +24,8 @@ class AccessRecord(NamedTuple):
     timestamp: when the operation began, in seconds since 1970 (UTC).
     operation: the method's name, as in "put".
     action: the context's action; "system" for an operation without a context, which no caller asked for.
-    keys: the key, or all keys of a `delete_many`, however many; empty for a list.
-    prefix: the prefix of a `list_keys`, otherwise None.
+    keys: the key, both keys of a `copy`, or all keys of a `delete_many`, however many; empty for a list.
+    prefix: the prefix of a list, otherwise None.
     collection, namespace: from the context; None without one.
     identity: the authenticated caller; None on a public route and without a context.
     roles: the caller's roles; empty without a context.
@@ -38,8 +36,8 @@ class AccessRecord(NamedTuple):
     duration: seconds until the outcome was known.
     bytes: size of the body that was read, or that was to be written; None where there is none.
     attempts: attempts that a `Retry` layer made; 0 if the operation reached none.
-    cache: "hit", "miss", "shared" (an in-flight read was shared) or "stale" (the backend was unavailable and
-        an expired result was returned); None if no cache was used.
+    cache: "hit", "miss", "shared" (an in-flight read was shared), "stale" (the backend was unavailable and
+        an expired result was returned) or "remote-hit" (found in Redis); None if no cache was used.
     source: "primary" or "backup", the store that a `Fallback` used; None if the operation reached none.
 
     The texts are as they came and may hold anything; `to_json` and the sinks of this package escape them.
@@ -60,7 +58,7 @@ class AccessRecord(NamedTuple):
     duration: float
     bytes: int | None
     attempts: int
-    cache: Literal["hit", "miss", "shared", "stale"] | None
+    cache: Literal["hit", "miss", "shared", "stale", "remote-hit"] | None
     source: Literal["primary", "backup"] | None = None
 
     def to_json(self) -> str:

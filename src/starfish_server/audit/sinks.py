@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from starfish_server.audit.records import AccessRecord, Sink
 
-__all__ = ["Delivery", "LoggingSink", "shown_sink"]
-
 _SHOWN_KEYS = 5
 _MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s%s"
 

@@ -43,7 +43,7 @@ CHECKS = {
     "the_last_write_wins": "readers see old objects; look for a cache in front of the store",
     "a_missing_object_is_none": "without the right to list, some services refuse instead: grant it",
     "bytes_come_back_exactly": "images and other blobs are not kept faithfully",
-    "the_content_type_is_the_last_writes": "content types are lost",
+    "the_last_write_sets_the_content_type": "content types are lost",
     "upper_and_lower_case_are_different_keys": "use a file system that distinguishes case",
     "keys_are_listed_in_byte_order": "sort lists, and do not page through them",
     "start_after_is_exclusive_and_need_not_exist": _PAGES,

@@ -15,7 +15,7 @@ from starfish_server.cli.output import (
     print_failures,
     print_json,
     print_line,
-    until_readable,
+    read_chunk,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -51,7 +51,7 @@ async def ls(
         str | None, typer.Option("--start-after", metavar="KEY", help="Only keys after this one.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="COUNT", min=0, help="At most so many; all by default.")
+        int | None, typer.Option("--limit", metavar="COUNT", min=0, help="At most this many; all by default.")
     ] = None,
     context: ContextFields = None,
     json: AsJson = False,
@@ -209,7 +209,8 @@ async def _confirm(count: int) -> None:
         raise typer.BadParameter(f"{objects} would be deleted: confirm with --yes")
     sys.stderr.write(f"Delete {objects}? [y/N]: ")
     sys.stderr.flush()
-    # In typer.confirm(), a Ctrl-C just before it begins to read would be ignored.
-    await until_readable(sys.stdin)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    answer = b""
+    while not answer.endswith(b"\n") and (chunk := await read_chunk(sys.stdin)):  # Ctrl-D may end a chunk
+        answer += chunk
+    if answer.strip().lower() not in (b"y", b"yes"):
         raise typer.Abort

@@ -1,6 +1,7 @@
 """`starfish repair` and `starfish rotate`: bring the objects of a stack up to date with its settings."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
@@ -86,16 +87,12 @@ def _mirrors(stack: str, store: AbstractObjectStore) -> dict[str, Mirror]:
 async def _repair(path: str, mirror: Mirror, force: bool, jobs: int, json: bool) -> bool:
     """Repair one mirror, report what was done even if interrupted, and return whether anything is left."""
     report, pending = RepairReport(), len(mirror.pending())
-    interrupted = False
     try:
         with ProgressBar("repairing", lambda: (report.done, pending, "")):
             await mirror.repair(force=force, concurrency=jobs, report=report)
-    except asyncio.CancelledError:
-        interrupted = True
-        raise
     finally:
         left = mirror.pending()
-        _print_repair(path, pending, report, left, interrupted, json)
+        _print_repair(path, pending, report, left, _is_interrupted(), json)
     return bool(left)
 
 
@@ -153,7 +150,7 @@ async def rotate(
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Re-encrypt with the active key the objects that another key of a stack's Encryption sealed.
+    """Re-encrypt with the active key of a stack the objects that an older key sealed.
 
     Objects sealed with the active key are skipped, so an interrupted rotation can be run again. An object
     that is replaced or deleted during the rotation is left alone. Objects that fail are reported on stderr
@@ -187,19 +184,15 @@ async def _rotate(
     began = time.monotonic()
     report = RotationReport()
     left_out: dict[str, str] = {}
-    interrupted = False
     try:
         with ProgressBar(
             "encrypting", lambda: (report.done, report.listed if report.all_listed else None, "")
         ):
             await layer.rotate(prefix, concurrency=jobs, exclusive=exclusive, context=context, report=report)
         left_out = await list_left_out(layer, prefix, context)
-    except asyncio.CancelledError:
-        interrupted = True
-        raise
     finally:
         if report.listed or report.all_listed:
-            _print_rotation(report, left_out, interrupted, time.monotonic() - began, json)
+            _print_rotation(report, left_out, _is_interrupted(), time.monotonic() - began, json)
     return not report.failed and not left_out
 
 
@@ -222,3 +215,7 @@ def _print_rotation(
         f"{len(report.failed)} failed, {len(left_out)} left out, {seconds:.1f} s"
     )
     print_result(json, fields, text)
+
+
+def _is_interrupted() -> bool:
+    return isinstance(sys.exception(), asyncio.CancelledError)

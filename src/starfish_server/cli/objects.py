@@ -3,7 +3,6 @@
 import base64
 import codecs
 import mimetypes
-import os
 import secrets
 import shutil
 import signal
@@ -24,7 +23,7 @@ from starfish_server.cli.output import (
     print_json,
     print_line,
     print_result,
-    until_readable,
+    read_chunk,
 )
 from starfish_server.cli.stores import (
     AsJson,
@@ -39,7 +38,6 @@ from starfish_server.errors import StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectReader
 from starfish_server.store_url import open_store
 
-_CHUNK = 2**20
 _SPACES = dict.fromkeys(map(ord, "\t\n\r"))
 
 Key = Annotated[str, typer.Argument(metavar="KEY")]
@@ -253,12 +251,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    """Yield a file's bytes. A pipe or terminal is awaited, so that Ctrl-C ends the command immediately."""
-    while True:
-        await until_readable(file)
-        chunk = os.read(file.fileno(), _CHUNK)
-        if not chunk:
-            return
+    while chunk := await read_chunk(file):
         yield chunk
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict
 from enum import IntEnum
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from starfish_server.objects import ObjectInfo
+
+_CHUNK = 2**20
 
 
 class ExitCode(IntEnum):
@@ -47,17 +50,18 @@ def exit_code_of(error: Exception) -> ExitCode:
     return ExitCode.UNAVAILABLE if isinstance(error, StoreUnavailableError) else ExitCode.FAILED
 
 
-async def until_readable(file: IO[Any]) -> None:
-    """Wait until a pipe or terminal has something to read or has ended; Ctrl-C ends the wait."""
+async def read_chunk(file: IO[Any]) -> bytes:
+    """Return what a file, pipe or terminal has next, empty at its end. Ctrl-C ends the wait for it."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(file.fileno(), ready.set)
     except PermissionError:  # a file: always ready, so the system has nothing to watch
-        return
+        ready.set()
     try:
         await ready.wait()
     finally:
         loop.remove_reader(file.fileno())
+    return os.read(file.fileno(), _CHUNK)
 
 
 def print_line(text: str) -> None:

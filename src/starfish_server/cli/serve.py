@@ -28,8 +28,8 @@ def serve(
             metavar="COUNT",
             min=1,
             max=256,
-            help="Processes that serve, under one more that starts, replaces and ends them. By default one "
-            "alone.",
+            help="Worker processes, under a parent that starts, replaces and ends them. By default a single "
+            "process without a parent.",
         ),
     ] = None,
     access_log: Annotated[

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import Layer as Layer
     from starfish_server.layers.base import Operation as Operation
     from starfish_server.layers.base import Slot as Slot
-    from starfish_server.layers.caching import CacheStats as CacheStats
     from starfish_server.layers.caching import Caching as Caching
+    from starfish_server.layers.caching.cache import CacheStats as CacheStats
     from starfish_server.layers.caching.redis import RedisCache as RedisCache
     from starfish_server.layers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from starfish_server.layers.compression import Compression as Compression
     from starfish_server.layers.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
-    from starfish_server.layers.encryption import DataKey as DataKey
     from starfish_server.layers.encryption import Encryption as Encryption
-    from starfish_server.layers.encryption import KeyProvider as KeyProvider
-    from starfish_server.layers.encryption import KeyRing as KeyRing
-    from starfish_server.layers.encryption import LegacyKey as LegacyKey
-    from starfish_server.layers.encryption import RotationReport as RotationReport
-    from starfish_server.layers.encryption import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.encryption.key_ring import DataKey as DataKey
+    from starfish_server.layers.encryption.key_ring import KeyProvider as KeyProvider
+    from starfish_server.layers.encryption.key_ring import KeyRing as KeyRing
+    from starfish_server.layers.encryption.key_ring import LegacyKey as LegacyKey
+    from starfish_server.layers.encryption.key_ring import UnknownKeyError as UnknownKeyError
+    from starfish_server.layers.encryption.rotation import RotationReport as RotationReport
     from starfish_server.layers.fallback import Fallback as Fallback
     from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
@@ -50,50 +50,39 @@ if TYPE_CHECKING:
     from starfish_server.layers.transform import Transform as Transform
     from starfish_server.redis.limits import RedisLimits as RedisLimits
 
-_HOMES = {
-    "AccessLog": "access_log",
-    "AccessRecord": ".audit.records",
-    "AuditProblem": ".audit.chain",
-    "AuditVerification": ".audit.chain",
-    "Authorize": "authorize",
-    "CacheStats": "caching",
-    "Caching": "caching",
-    "CircuitBreaker": "circuit_breaker",
-    "Compression": "compression",
-    "ConcurrencyLimit": "concurrency_limit",
-    "DataKey": "encryption",
-    "Encryption": "encryption",
-    "Fallback": "fallback",
-    "Hedge": "hedge",
-    "JsonLinesSink": ".audit.json_lines",
-    "KeyProvider": "encryption",
-    "KeyRing": "encryption",
-    "Layer": "base",
-    "LegacyKey": "encryption",
-    "LoggingSink": ".audit.sinks",
-    "Metrics": "metrics",
-    "Mirror": "mirror",
-    "Namespace": "namespace",
-    "Operation": "base",
-    "QueuedSink": ".audit.queued",
-    "RateLimit": "rate_limit",
-    "ReadOnly": "read_only",
-    "RedisCache": "caching.redis",
-    "RedisLimits": ".redis.limits",
-    "RepairReport": "mirror",
-    "Retry": "retry",
-    "RetryBudget": "retry",
-    "RetryEvent": "retry",
-    "RotationReport": "encryption",
-    "Sink": ".audit.records",
-    "SizeLimit": "size_limit",
-    "Slot": "base",
-    "Timeout": "timeout",
-    "Tracing": "tracing",
-    "Transform": "transform",
-    "UnknownKeyError": "encryption",
-    "verify_audit_log": ".audit.chain",
+_NAMES = {
+    ".audit.chain": ("AuditProblem", "AuditVerification", "verify_audit_log"),
+    ".audit.json_lines": ("JsonLinesSink",),
+    ".audit.queued": ("QueuedSink",),
+    ".audit.records": ("AccessRecord", "Sink"),
+    ".audit.sinks": ("LoggingSink",),
+    ".redis.limits": ("RedisLimits",),
+    "access_log": ("AccessLog",),
+    "authorize": ("Authorize",),
+    "base": ("Layer", "Operation", "Slot"),
+    "caching": ("Caching",),
+    "caching.cache": ("CacheStats",),
+    "caching.redis": ("RedisCache",),
+    "circuit_breaker": ("CircuitBreaker",),
+    "compression": ("Compression",),
+    "concurrency_limit": ("ConcurrencyLimit",),
+    "encryption": ("Encryption",),
+    "encryption.key_ring": ("DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"),
+    "encryption.rotation": ("RotationReport",),
+    "fallback": ("Fallback",),
+    "hedge": ("Hedge",),
+    "metrics": ("Metrics",),
+    "mirror": ("Mirror", "RepairReport"),
+    "namespace": ("Namespace",),
+    "rate_limit": ("RateLimit",),
+    "read_only": ("ReadOnly",),
+    "retry": ("Retry", "RetryBudget", "RetryEvent"),
+    "size_limit": ("SizeLimit",),
+    "timeout": ("Timeout",),
+    "tracing": ("Tracing",),
+    "transform": ("Transform",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

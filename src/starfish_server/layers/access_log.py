@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["AccessLog"]
-
 _logger = logging.getLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(OPERATIONS)
@@ -48,9 +46,9 @@ class AccessLog(Layer):
         on the event loop and must not block (see `QueuedSink`). A sink may have a `close()`, plain or async,
         called after the store is closed. It may also have an async `keep(record)` that returns once the
         record is safe; under `on_sink_failure="fail"` that is called instead of the sink.
-    actions: record only these of "pull", "push", "list", "delete" and "system" (calls without a context); all
-        by default. Without "system", a call without a context counts by its operation, a `put` as "push", so
-        that no write goes unrecorded. Actions of other names are always recorded.
+    actions: record only these of "pull", "push", "list", "delete" and "system" (operations without a
+        context); all by default. Without "system", an operation without a context counts by its kind, a `put`
+        as "push", so that no write goes unrecorded. Actions of other names are always recorded.
     operations: record only operations of these names, as in {"put", "put_bytes"}; all by default.
     predicate: record only if this function of the record is true; it also sees "started" records. If it
         raises, the record is kept.

@@ -15,8 +15,6 @@ from starfish_server.printable import name_of
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Authorize"]
-
 Allow = Callable[[Operation[Any], tuple[str, ...], StoreContext | None], bool | Awaitable[bool]]
 
 

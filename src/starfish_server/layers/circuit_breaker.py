@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["CircuitBreaker"]
-
 _log = logging.getLogger(__name__)
 _CHUNKS, _READER, _URL = Bodies.CHUNKS, Bodies.READER, Bodies.URL  # a look-up in an Enum takes long on 3.11
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from starfish_server.operations import Operation
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["DEADLINE_PASSED", "Deadlines", "rest_of"]
-
 T = TypeVar("T")
 
 DEADLINE_PASSED = "the deadline of the operation has passed"

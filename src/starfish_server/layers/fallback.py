@@ -14,8 +14,6 @@ from starfish_server.operations import OPERATIONS, Bodies
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Fallback"]
-
 _log = logging.getLogger(__name__)
 
 

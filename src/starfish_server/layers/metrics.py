@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Metrics"]
-
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 

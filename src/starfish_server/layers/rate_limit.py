@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from starfish_server.redis.limits import RedisLimits
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["RateLimit"]
-
 _CALLERS = 100_000
 _ROUNDING = 1e-6  # seconds; a caller that waits exactly `retry_after` must not be refused again
 
@@ -37,7 +35,7 @@ class RateLimit(Layer):
     rate: operations per second, any number over 0.
     burst: operations that may pass immediately after a pause, 1 or more.
     by: the field of the context that tells callers apart: "identity" (default), "namespace", "collection" or
-        "params.<name>". Calls without a context, and those without that field, share one limit.
+        "params.<name>". Operations without a context or without that field share one limit.
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
     shared: a `RedisLimits`, where all processes count together; None, the default, for each process by

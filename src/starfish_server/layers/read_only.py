@@ -6,8 +6,6 @@ from starfish_server.errors import ReadOnlyStoreError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.operations import OPERATIONS
 
-__all__ = ["ReadOnly"]
-
 
 class ReadOnly(Layer):
     """Refuses every operation that writes with `ReadOnlyStoreError`, before anything inside sees it.

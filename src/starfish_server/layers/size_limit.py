@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["SizeLimit"]
-
 _CHUNKS = Bodies.CHUNKS  # a look-up in an Enum takes long on 3.11
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["CountedChunks", "around_chunks"]
-
 
 def around_chunks(
     result: T,

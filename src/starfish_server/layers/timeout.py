@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore, Result
 
-__all__ = ["Timeout"]
-
 R = TypeVar("R")
 _READER = Bodies.READER  # a look-up in an Enum takes long on 3.11
 

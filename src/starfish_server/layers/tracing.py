@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore, Result
 
-__all__ = ["Tracing"]
-
 Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 
@@ -54,23 +52,23 @@ class Tracing(Layer):
     """One span per operation, or per attempt with `per_attempt=True`.
 
     Stands outside cache and retries, so that a span is one operation as the caller sees it. The span is named
-    `objectstore.get_string` and so on and has the kind INTERNAL. Its attributes are the number of attempts,
-    the cache result, the store used, and whether the read was hedged. With `per_attempt=True` it stands
-    innermost, under retry, limit and timeout, and each attempt has a span of kind CLIENT; over S3 that
+    `objectstore.get_string` and so on and has the kind INTERNAL. Its attributes are the outcome, the number
+    of attempts, the cache result, the store used, and whether the read was hedged. With `per_attempt=True` it
+    stands innermost, under retry, limit and timeout, and each attempt has a span of kind CLIENT; over S3 that
     follows the OpenTelemetry conventions (`S3.GetObject`). One stack may have both.
 
     per_attempt: False by default.
     tracer_provider: the global one by default, even if it is set up later.
     record_identity, record_key: "off" (default), "hashed" or "plain": whether the caller's identity, and the
         key or prefix, are attributes of spans.
-    hash_key: secret bytes or text for "hashed". Without it, guessed values cannot be hashed and compared. By
+    hash_key: secret bytes or text for "hashed", without which a guess cannot be tested by hashing it. By
         default it is random, and hashes agree within one process only.
 
     The span of a stream ends with its last chunk, and says how many bytes were read.
 
-    The outcome is an attribute. Neither a miss nor a cancellation is an error. A failure sets the status and
-    adds an exception event with type and stack; the message, which may name keys and callers, is in it only
-    if both `record_identity` and `record_key` are "plain". Raises `ValueError` for another word.
+    Neither a miss nor a cancellation is an error. A failure sets the status and adds an exception event with
+    type and stack; the message, which may name keys and callers, is in it only if both `record_identity` and
+    `record_key` are "plain". Raises `ValueError` for another word.
     """
 
     slot = Slot.OBSERVE
@@ -96,7 +94,7 @@ class Tracing(Layer):
         self._record_key = record_key
         secret = _PROCESS_KEY if hash_key is None else secret_bytes("hash_key", hash_key)
         if not secret:
-            raise ValueError("hash_key is empty: anybody could compare hashes of guessed values")
+            raise ValueError("hash_key is empty: anyone could compare hashes of guessed values")
         self._show_identity = _recording("record_identity", record_identity, secret)
         self._show_key = _recording("record_key", record_key, secret)
         self._show_messages = record_identity == record_key == "plain"

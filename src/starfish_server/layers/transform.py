@@ -36,15 +36,12 @@ from starfish_server.operations import (
     Upload,
     Write,
 )
-from starfish_server.storage.derived import DERIVED
 from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starfish_server.objects import ObjectInfo
-
-__all__ = ["Transform", "same_object", "work_on"]
 
 R = TypeVar("R", bound="ObjectReader | StoredObject")
 _IN_A_THREAD = 256 * 1024  # bytes from which work on a body would hold the event loop
@@ -199,8 +196,6 @@ async def _list_objects(layer: Transform, operation: ListObjects) -> ObjectList:
 
 
 _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
-    # A derived operation calls this layer's own `read`, `write` and so on, so bodies are changed there.
-    **{OPERATIONS[name]: Transform._derive for name in DERIVED},  # noqa: SLF001 - in one file
     Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
     GetString: _get_string,

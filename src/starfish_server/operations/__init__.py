@@ -1,21 +1,32 @@
 """Every operation of the interface as a value: its keys, its properties, and the method it calls."""
 
+# Fields narrow `key` and `prefix` to str, and functions are shared as methods, which pyright does not follow.
+# pyright: reportAssignmentType=false, reportIncompatibleVariableOverride=false
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from starfish_server.operations.base import Bodies, Kind, Operation
-from starfish_server.operations.reads import (
-    GetBytes,
-    GetString,
-    ListKeys,
-    ListObjects,
-    Open,
-    Read,
-    SignedUrl,
-    Stat,
+from starfish_server.chunks import check_chunks
+from starfish_server.context import StoreContext
+from starfish_server.objects import ANY, ObjectList, StoredObject
+from starfish_server.operations.base import (
+    Bodies,
+    KeyFields,
+    Kind,
+    Operation,
+    check_context,
+    rename_key,
+    slotted,
+    unchanged,
 )
-from starfish_server.operations.writes import Copy, Delete, DeleteMany, Put, PutBytes, Upload, Write
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
+    from starfish_server.operations.base import Notes
 
 __all__ = [
     "OPERATIONS",
@@ -38,6 +49,284 @@ __all__ = [
     "Upload",
     "Write",
 ]
+
+T = TypeVar("T")
+L = TypeVar("L", "ListKeys", "ListObjects")
+
+
+class _RangeFields(Operation[T], abstract=True):
+    """The fields of an operation on a range of an object."""
+
+    __slots__ = ("context", "key", "notes", "start", "stop")
+    key: str
+
+    def __init__(
+        self,
+        key: str,
+        start: int = 0,
+        stop: int | None = None,
+        context: StoreContext | None = None,
+        notes: Notes | None = None,
+    ) -> None:
+        if context is not None and context.__class__ is not StoreContext:
+            check_context(context)
+        self.key = key
+        self.start = start
+        self.stop = stop
+        self.context = context
+        self.notes = notes
+
+    def rename(self, change: Callable[[str], str]) -> Self:
+        return type(self)(change(self.key), self.start, self.stop, self.context, self.notes)
+
+
+def _rename_prefix(operation: L, change: Callable[[str], str]) -> L:
+    start_after = None if operation.start_after is None else change(operation.start_after)
+    return operation.replace(prefix=change(operation.prefix), start_after=start_after)
+
+
+class GetString(KeyFields["str | None"]):
+    """`get_string` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("get_string", "pull", Bodies.RESULT, writes=False)
+    rename = KeyFields.rename
+    restore = unchanged
+
+
+class GetBytes(KeyFields["tuple[bytes, str] | None"]):
+    """`get_bytes` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("get_bytes", "pull", Bodies.RESULT, writes=False)
+    rename = KeyFields.rename
+    restore = unchanged
+
+
+class Stat(KeyFields["ObjectInfo | None"]):
+    """`stat` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("stat", "pull", Bodies.SIZE, writes=False)
+    rename = KeyFields.rename
+
+    def restore(self, result: ObjectInfo | None, change: Callable[[str], str]) -> ObjectInfo | None:
+        return None if result is None else result.renamed(change)
+
+
+class Read(_RangeFields["StoredObject | None"]):
+    """`read` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("read", "pull", Bodies.RESULT, writes=False)
+    rename = _RangeFields.rename
+
+    def restore(self, result: StoredObject | None, change: Callable[[str], str]) -> StoredObject | None:
+        return None if result is None else StoredObject(result.info.renamed(change), result.body)
+
+
+class Open(_RangeFields["ObjectReader | None"]):
+    """`open` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("open", "pull", Bodies.READER, writes=False)
+    rename = _RangeFields.rename
+
+    def restore(self, result: ObjectReader | None, change: Callable[[str], str]) -> ObjectReader | None:
+        if result is not None:
+            result.info = result.info.renamed(change)  # a reader has one owner
+        return result
+
+
+@slotted
+class SignedUrl(Operation[str]):
+    """`signed_url` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("signed_url", "pull", Bodies.URL, writes=False)
+    rename = rename_key
+    restore = unchanged
+
+    key: str
+    method: str = "GET"
+    expires: float = 900.0
+    content_type: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+
+@slotted
+class ListKeys(Operation["list[str]"]):
+    """`list_keys` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("list_keys", "list", Bodies.NONE, writes=False)
+    keys = ()
+    rename = _rename_prefix
+
+    prefix: str
+    start_after: str | None = None
+    limit: int | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    def restore(self, result: list[str], change: Callable[[str], str]) -> list[str]:
+        return [change(key) for key in result]
+
+
+@slotted
+class ListObjects(Operation["ObjectList"]):
+    """`list_objects` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("list_objects", "list", Bodies.SIZE, writes=False)
+    keys = ()
+    rename = _rename_prefix
+
+    prefix: str
+    start_after: str | None = None
+    limit: int | None = None
+    delimiter: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    def restore(self, result: ObjectList, change: Callable[[str], str]) -> ObjectList:
+        objects = [info.renamed(change) for info in result.objects]
+        return ObjectList(objects, [change(prefix) for prefix in result.prefixes])
+
+
+def _restore_info(operation: Operation[Any], result: ObjectInfo, change: Callable[[str], str]) -> ObjectInfo:
+    return result.renamed(change)
+
+
+@slotted
+class Put(Operation[None]):
+    """`put` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("put", "push", Bodies.WRITTEN, writes=True)
+    rename = rename_key
+    restore = unchanged
+
+    key: str
+    body: str
+    content_type: str | None = None
+    cache_control: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+
+@slotted
+class PutBytes(Operation[None]):
+    """`put_bytes` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("put_bytes", "push", Bodies.WRITTEN, writes=True)
+    rename = rename_key
+    restore = unchanged
+
+    key: str
+    body: bytes
+    content_type: str
+    cache_control: str | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+
+@slotted
+class Write(Operation["ObjectInfo"]):
+    """`write` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("write", "push", Bodies.WRITTEN, writes=True)
+    rename = rename_key
+    restore = _restore_info
+
+    key: str
+    body: str | bytes
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] | None = None
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    @property
+    def idempotent(self) -> bool:
+        return self.if_version is ANY
+
+
+@slotted
+class Upload(Operation["ObjectInfo"]):
+    """`upload` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("upload", "push", Bodies.CHUNKS, writes=True)
+    rename = rename_key
+    restore = _restore_info
+
+    key: str
+    chunks: Iterable[bytes] | AsyncIterable[bytes]
+    content_type: str | None = None
+    cache_control: str | None = None
+    metadata: Mapping[str, str] | None = None
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks, self.name)  # before a layer wraps them
+
+    @property
+    def idempotent(self) -> bool:
+        return False  # its chunks can be read only once; `Retry` asks whether they were begun
+
+
+@slotted
+class Copy(Operation["ObjectInfo"]):
+    """`copy` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("copy", "push", Bodies.COPY, writes=True)
+    restore = _restore_info
+
+    source: str
+    target: str
+    if_version: IfVersion = ANY
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    @property
+    def idempotent(self) -> bool:
+        return self.if_version is ANY
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+    @property
+    def error_key(self) -> str:
+        return self.target
+
+    def rename(self, change: Callable[[str], str]) -> Copy:
+        return self.replace(source=change(self.source), target=change(self.target))
+
+
+class Delete(KeyFields[None]):
+    """`delete` as a value. The fields are the parameters of the method, and `notes`."""
+
+    __slots__ = ()
+    kind = Kind("delete", "delete", Bodies.NONE, writes=True)
+    rename = KeyFields.rename
+    restore = unchanged
+
+
+@slotted
+class DeleteMany(Operation[None]):
+    """`delete_many` as a value. The fields are the parameters of the method, and `notes`."""
+
+    kind = Kind("delete_many", "delete", Bodies.NONE, writes=True)
+    restore = unchanged
+
+    keys: Sequence[str]  # type: ignore[assignment]  # a field where others have a property
+    context: StoreContext | None = None
+    notes: Notes | None = None
+
+    def rename(self, change: Callable[[str], str]) -> DeleteMany:
+        return DeleteMany([change(key) for key in self.keys], self.context, self.notes)
+
 
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     operation.name: operation

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Bodies", "KeyFields", "Kind", "Notes", "Operation", "rename_key", "slotted", "unchanged"]
-
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
 Op = TypeVar("Op", bound="Operation[Any]")

@@ -19,8 +19,6 @@ from starfish_server.redis.server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RedisLimits"]
-
 Turn = tuple[float, "Callable[[], None] | None"]
 """Seconds until the turn, and what gives it back if it is not used; None if it was not taken."""
 
@@ -82,8 +80,8 @@ class RedisLimits(RedisServer):
         its proxy, not a Redis Cluster.
     namespace: names what is counted together, 1 to 100 of `A-Za-z0-9._-`. Rate limits with the same
         namespace and the same options are one limit, and all budgets of a namespace are one budget.
-    timeout: seconds that an operation waits for a reply, 0.05. After that Redis is left alone until it
-        replies this quickly again.
+    timeout: seconds that an operation waits for a reply, 0.05. After a timeout Redis is not used until it
+        replies within that time again.
 
     Raises `ValueError` or `TypeError`, which never show a password. Each event loop has a connection of its
     own. Closing a layer ends the connections; another layer that still needs one opens it again.

@@ -8,12 +8,15 @@ from typing import Any, NoReturn
 
 try:
     from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+    from redis.exceptions import NoScriptError, ResponseError
 except ImportError as error:
     raise ImportError(
         "RedisCache and RedisLimits need redis: pip install 'starfish-server[redis]'"
     ) from error
 
 from starfish_server.checks import positive_number
+
+__all__ = ["NoScriptError", "RedisServer", "ResponseError", "finite_number"]
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}").fullmatch
 # Replies are awaited by `Session`, which has its own limits of time and needs the bytes as they came.

@@ -9,7 +9,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from starfish_server.redis.server import NoScriptError, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,9 +17,9 @@ from starfish_server.router.auth import Admission, RoleResolver
 from starfish_server.router.batch import BatchPull
 from starfish_server.router.blobs import BlobCollection
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
-from starfish_server.router.documents import Pushes
 from starfish_server.router.manifest import ConfigEndpoint
 from starfish_server.router.probes import Probes
+from starfish_server.router.pushes import Pushes
 from starfish_server.router.responses import HTTPError, JSONErrorRoute, error_response
 from starfish_server.router.routes import Collection, DocumentCollection, Endpoint
 from starfish_server.storage.base import AbstractObjectStore

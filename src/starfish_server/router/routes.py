@@ -12,7 +12,8 @@ from fastapi import Query, Request, Response
 from starfish_server.context import StoreContext
 from starfish_server.router.auth import PUBLIC
 from starfish_server.router.config import JSON_TYPE, is_segment
-from starfish_server.router.documents import MISSING, HashMismatchError, pulled
+from starfish_server.router.documents import MISSING, pulled
+from starfish_server.router.pushes import HashMismatchError
 from starfish_server.router.requests import (
     PushRequest,
     accepted_type,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from starfish_server.router.auth import Admission, AuthResult
     from starfish_server.router.config import CollectionConfig, PathTemplate
-    from starfish_server.router.documents import Pushes
+    from starfish_server.router.pushes import Pushes
     from starfish_server.storage.base import AbstractObjectStore
 
 # The largest integer that every JSON reader keeps exact.

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectList, ObjectReader, StoredObject
     from starfish_server.storage.derived import Derivation
 
-__all__ = ["AbstractObjectStore", "perform_noted"]
-
 T = TypeVar("T")
 Result = Coroutine[Any, Any, T]
 """What an operation returns: a coroutine of its result."""

@@ -22,8 +22,7 @@ async def _version(store: AbstractObjectStore, key: str) -> str:
 
 async def _expect_conflict(store: AbstractObjectStore, key: str, version: str | None, what: str) -> None:
     error = await expect_error(VersionConflictError, store.write(key, "theirs", if_version=version), what)
-    fields = (getattr(error, "operation", None), getattr(error, "key", None))
-    expect(fields, ("write", key), "the error's fields")
+    expect((error.operation, error.key), ("write", key), "the error's fields")
 
 
 @behaviour("conditional_writes")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreNotSupportedError
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Behaviour", "Capability", "behaviours", "check_store"]
-
+E = TypeVar("E", bound=Exception)
 Capability = Literal[
     "bytes", "nested_keys", "conditional_writes", "metadata", "key_rules", "order", "closing"
 ]
@@ -128,7 +127,7 @@ def expect(actual: object, expected: object, what: str) -> None:
         raise AssertionError(f"{what}: expected {expected!r}, got {actual!r}")
 
 
-async def expect_error(kind: type[Exception], operation: Awaitable[object], what: str) -> Exception:
+async def expect_error(kind: type[E], operation: Awaitable[object], what: str) -> E:
     """Return the error of `operation`, which must be a `kind`."""
     try:
         result = await operation

@@ -72,11 +72,11 @@ async def bytes_read_as_text_if_they_are_utf8(store: AbstractObjectStore) -> Non
 async def bytes_that_are_not_utf8_do_not_read_as_text(store: AbstractObjectStore) -> None:
     await store.put_bytes("k", b"\xff\xfe", content_type="text/plain")
     error = await expect_error(StoreDecodeError, store.get_string("k"), "get_string")
-    expect(getattr(error, "key", None), "k", "the error's key")
+    expect(error.key, "k", "the error's key")
 
 
 @behaviour("bytes")
-async def the_content_type_is_the_last_writes(store: AbstractObjectStore) -> None:
+async def the_last_write_sets_the_content_type(store: AbstractObjectStore) -> None:
     await store.put("k", "{}", content_type="application/json", cache_control="no-store")
     expect(await store.get_bytes("k"), (b"{}", "application/json"), "after put with a type")
     await store.put_bytes("k", b"{}", content_type="application/x-b", cache_control="no-cache")

@@ -76,4 +76,4 @@ async def prefixes_outside_the_rules_are_refused(store: AbstractObjectStore) -> 
 @behaviour()
 async def a_refusal_names_the_operation_and_the_key(store: AbstractObjectStore) -> None:
     error = await expect_error(InvalidKeyError, store.put("", "v"), "put")
-    expect((getattr(error, "operation", None), getattr(error, "key", None)), ("put", ""), "error fields")
+    expect((error.operation, error.key), ("put", ""), "error fields")

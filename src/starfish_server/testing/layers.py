@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Make = Callable[[AbstractObjectStore], AbstractObjectStore]
 
-__all__ = ["check_layer"]
-
 _OPERATIONS = [
     *operations_on(
         "a/key",
@@ -125,7 +123,7 @@ async def _keeps_failures(make: Make) -> None:
     leaf = FaultyStore(MemoryObjectStore(data={}), {"delete_many": [Fault(refused)]})
     deleted = make(leaf).delete_many(["a/key", "a/other"], context=CONTEXT)
     error = await expect_error(DeleteManyError, deleted, "delete_many")
-    expect(list(getattr(error, "failures", {})), ["a/other"], "the keys of its failures")
+    expect(list(error.failures), ["a/other"], "the keys of its failures")
 
 
 async def _can_be_cancelled(make: Make, operation: Operation[Any]) -> None:

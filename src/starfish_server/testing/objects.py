@@ -200,7 +200,7 @@ async def a_copy_has_body_and_type_of_its_source(store: AbstractObjectStore) -> 
     expect(await store.get_bytes("b/target"), (BODY, "image/png"), "get_bytes")
     expect(await store.get_bytes("a/source"), (BODY, "image/png"), "the source")
     error = await expect_error(ObjectNotFoundError, store.copy("missing", "b/target"), "a missing source")
-    expect((getattr(error, "operation", None), getattr(error, "key", None)), ("copy", "missing"), "fields")
+    expect((error.operation, error.key), ("copy", "missing"), "fields")
     expect(await store.get_bytes("b/target"), (BODY, "image/png"), "the target after it")
 
 

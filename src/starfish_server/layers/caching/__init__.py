@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import check_page, positive_int, positive_number
 from starfish_server.context import StoreContext
-from starfish_server.errors import (
-    ContextRequiredError,
-    DeleteManyError,
-    InvalidKeyError,
-    ObjectNotFoundError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StackError,
-    StoreDecodeError,
-    StoreNotSupportedError,
-    StoreUnavailableError,
-    VersionConflictError,
-)
+from starfish_server.errors import NOTHING_WRITTEN, DeleteManyError, StackError, StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, is_whole, own_list
@@ -38,21 +26,9 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["CacheStats", "Caching"]
-
 _log = logging.getLogger(__name__)
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
-NOTHING_WRITTEN = (
-    ContextRequiredError,
-    InvalidKeyError,
-    ObjectNotFoundError,
-    ObjectTooLargeError,
-    ReadOnlyStoreError,
-    StoreDecodeError,
-    StoreNotSupportedError,
-    VersionConflictError,
-)
 
 
 class Caching(Layer):

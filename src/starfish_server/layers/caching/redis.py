@@ -17,8 +17,6 @@ from starfish_server.layers.caching.protocol import key_bytes
 from starfish_server.objects import ObjectInfo, StoredObject
 from starfish_server.redis.server import RedisServer, finite_number
 
-__all__ = ["RedisCache"]
-
 _MIN_SECRET_BYTES = 32
 _MAGIC = b"\x00SC1"
 _SEALED = b"\x00SX1"
@@ -41,7 +39,7 @@ class Shared:
 class RedisCache(RedisServer):
     """A second level for `Caching` in Redis 6 or newer, or Valkey, that many processes share.
 
-    It also keeps their first levels coherent: a write in one process drops what the others have cached of it.
+    It also keeps their first levels coherent: a write in one process drops the object from all others.
     No operation fails because Redis is slow or unreachable; see `docs/shared-cache.md` for what is promised.
 
     url: as in "redis://user:password@host:6379/0", "rediss://..." for TLS or "unix:///path"; one server or
@@ -50,11 +48,11 @@ class RedisCache(RedisServer):
         same namespace. Stores with other objects, such as another bucket, must use another one.
     secret: at least 32 bytes or characters; entries are then sealed with AES-256-GCM under their key, and
         what Redis returns is authenticated. Required over an `Encryption`; None by default.
-    timeout: seconds that an operation waits for Redis in all, 0.05. After that Redis is left alone until it
-        replies this quickly again.
-    max_delay: seconds by which a first-level hit may be behind a write in another process, 1.0. The
-        first level is not used while Redis has not proved for this long that no message is missing.
-    max_value_bytes: a larger body is not put into Redis, 1 MiB.
+    timeout: seconds that an operation waits for Redis in all, 0.05. After a timeout Redis is not used until
+        it replies within that time again.
+    max_delay: seconds for which a hit in the first level may miss a write of another process, 1.0. The first
+        level is used only if Redis has confirmed within this time that no message is missing.
+    max_value_bytes: a larger body is not cached in Redis, 1 MiB.
 
     Raises `ValueError` or `TypeError`, which never show a password or a secret. One object may be given to
     several `Caching` layers; each has its own connections, one per event loop, until its `close()`.

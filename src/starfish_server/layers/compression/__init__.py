@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from starfish_server.operations import Copy, Open, Operation, Stat, Upload
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Compression"]
-
 _GATHERED = 32 * 2**20  # bytes of an upload that are gathered to be compressed
 _CHUNK = 2**20
 _DAMAGED = "the compressed object is damaged"

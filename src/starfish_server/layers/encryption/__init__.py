@@ -11,7 +11,6 @@ from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import (
-    DataKey,
     KeyProvider,
     KeyRing,
     LegacyKey,
@@ -43,16 +42,6 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
     _Reads = Open | Read | Stat
-
-__all__ = [
-    "DataKey",
-    "Encryption",
-    "KeyProvider",
-    "KeyRing",
-    "LegacyKey",
-    "RotationReport",
-    "UnknownKeyError",
-]
 
 
 class Encryption(Transform):

@@ -19,8 +19,6 @@ from starfish_server.checks import secret_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DataKey", "KeyProvider", "KeyRing", "LegacyKey", "UnknownKeyError"]
-
 MIN_SECRET_BYTES = 32
 _SHA256 = SHA256()
 

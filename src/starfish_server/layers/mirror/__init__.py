@@ -91,7 +91,8 @@ class Mirror(Layer):
     def pending(self) -> set[tuple[int, str]]:
         """Return the writes that replicas may have missed: the number of the replica, from 1, and the key.
 
-        They stay until `repair`, even if the key is written again: a write that timed out may arrive late.
+        They stay until `repair`, even if the key is written again: a write that timed out may arrive late. It
+        is not noticed if it arrives after `repair`, or after a retry inside the replica succeeded.
         """
         return set(self._pending.entries())
 

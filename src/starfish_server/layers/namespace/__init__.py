@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Namespace"]
-
 _ONLY_KEY = Operation.keys  # of the operations on one key
 _SHORT = 256  # characters, which in UTF-8 are never longer than a key may be
 
@@ -41,8 +39,8 @@ class Namespace(Layer):
     prefix: ends with "/". A template such as "tenants/{namespace}/", with at most one of the fields
         `{namespace}`, `{identity}`, `{collection}` and `{params.<name>}` in a segment; or a plain prefix; or
         a function of the context, called for every operation. No tenant's prefix may begin with another's.
-    without_context: prefix of calls without a context, such as "system/"; it must not overlap any tenant's.
-        By default these calls raise `ContextRequiredError`, unless the prefix is plain.
+    without_context: prefix of operations without a context, such as "system/"; it must not overlap any
+        tenant's. By default these operations raise `ContextRequiredError`, unless the prefix is plain.
 
     A key may have any segments that the store inside allows, except "", "." and "..". Prefix and key together
     are limited to the length of one key. Before the store inside is called, a context without a field of the

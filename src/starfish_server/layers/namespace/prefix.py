@@ -155,7 +155,7 @@ def _parsed(template: str) -> tuple[list[str], list[str]]:
 def _required(without_context: Prefix | None) -> Prefix:
     if without_context is None:
         raise ContextRequiredError(
-            "the prefix needs a context and the call has none; without_context= gives such calls a prefix"
+            "the prefix needs a context and there is none; without_context= sets a prefix for that case"
         )
     return without_context
 

@@ -98,7 +98,7 @@ def _plan(function: Callable[..., Any], signature: Signature, shape: Shape) -> B
     args = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     kwargs = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
     if args is None and len(positional) < len(shape.first):
-        raise TypeError(f"{shape.name} must take {', '.join(shape.first)} as positional arguments")
+        raise TypeError(f"{shape.name} must accept the positional arguments {', '.join(shape.first)}")
 
     plan: dict[str, Any] = {p.name: _Argument(name) for p, name in zip(positional, shape.first, strict=False)}
     extra = positional[len(shape.first) :]

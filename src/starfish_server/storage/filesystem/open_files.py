@@ -1,9 +1,9 @@
 """The bytes of an open file, and the version and info of its object.
 
 A version is made of the times and the size of the file. Every write sets the modification time from the
-clock, to the nanosecond, so that no two writes have the same version; changes by other programs show in the
-times. File systems with times coarser than 10 ms are recognised by round numbers: there the version has a
-digest of the body.
+clock, to the nanosecond and under the lock of the key, so that no two writes have the same version; changes
+by other programs show in the times. File systems with times coarser than 10 ms are recognised by round
+numbers: there the version has a digest of the body.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def digest(file: int) -> str:
 
 
 def stamp(file: int) -> None:
-    """Set the time of modification of a file that was written, for its version."""
+    """Set the time of modification of a file that was written, for its version. Needs the lock of its key."""
     now = time.time_ns()
     try:
         os.utime(file, ns=(now, now))

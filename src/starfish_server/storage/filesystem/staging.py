@@ -17,6 +17,7 @@ from zlib import crc32
 from starfish_server.forks import reset_in_child
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
+    DIRECTORY,
     WRITABLE,
     Descriptor,
     open_beneath,
@@ -25,7 +26,7 @@ from starfish_server.storage.filesystem.paths import (
 
 _FOLDER = "~staging"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOCK = WRITABLE | os.O_CREAT
+_LOCKS_NO_FOLDERS = (errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NEW = WRITABLE | os.O_CREAT | os.O_EXCL
 
 
@@ -49,8 +50,8 @@ reset_in_child(_locked)
 class KeyLock:
     """The lock of the object at `path` below the open base directory, held in a `with`. Not reentrant.
 
-    It keeps out processes and threads. Where its file is missing and the disk is full, that of `base` is
-    held: a deletion must work even then.
+    It keeps out processes and threads. Its file is made under the lock of `base`. On a full disk that lock is
+    held in its place, since a deletion must work even then.
     """
 
     __slots__ = ("_base", "_file", "_path")
@@ -58,17 +59,33 @@ class KeyLock:
     def __init__(self, base: int, path: str) -> None:
         self._base = base
         self._path = path
+        self._file: int | None = None
 
     def __enter__(self) -> None:
+        name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
         try:
-            name = f"~locks/{crc32(self._path.encode()) & 0xFF:02x}"
-            self._file = file = open_beneath(self._base, name, _LOCK, not_durable)
+            self._hold(open_beneath(self._base, name, WRITABLE))
+        except FileNotFoundError:
+            self._make(name)
+
+    def _make(self, name: str) -> None:
+        try:
+            self._hold(os.open(".", DIRECTORY, dir_fd=self._base))  # a copy would share its lock with `base`
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in _LOCKS_NO_FOLDERS:
                 raise
-            # If space is freed before the deletion ends, a writer can make the file and is not kept out.
-            # Making it under the lock of `base` would prevent that, but some file systems lock no folders.
-            self._file = file = open_folder(self._base, "")
+        try:
+            file = open_beneath(self._base, name, WRITABLE | os.O_CREAT, not_durable)
+        except OSError as error:
+            if error.errno in _FULL and self._file is not None:
+                return
+            self.__exit__()
+            raise
+        self.__exit__()
+        self._hold(file)
+
+    def _hold(self, file: int) -> None:
+        self._file = file
         _locked.numbers.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -77,7 +94,9 @@ class KeyLock:
             raise
 
     def __exit__(self, *_: object) -> None:
-        file = self._file
+        file, self._file = self._file, None
+        if file is None:
+            return
         _locked.numbers.discard(file)  # first, or a child might close a file that gets the number next
         try:
             # Closing alone would not unlock it while a forked child holds a copy.

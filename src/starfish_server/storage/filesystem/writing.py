@@ -170,12 +170,12 @@ class Draft(StagedFile):
         Raises `WithdrawnError` or `VersionConflictError`.
         """
         file = self.descriptor
-        stamp(file)
         on_file = set_on_file(file, self._attributes)
         self._sync(file)
         with KeyLock(self._base, self._place), commit:
             if self._if_version is not ANY:
                 self._check_version()
+            stamp(file)  # under the lock, so that no two writes of a key read the same time
             try:
                 self._move_to_place(on_file)
             except BaseException:

@@ -157,7 +157,7 @@ class Session:
                 await self._cut_off()
 
     async def _cut_off(self) -> None:
-        # aiohttp itself would let readers of a body wait for ever, cancel requests that wait to connect, and
+        # aiohttp itself would let readers of a body wait forever, cancel requests that wait to connect, and
         # wait for a server that does not read.
         for request in self._in_flight:
             request.expire()
