@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import starfish_server
+from starfish_server.context import StoreContext
 from starfish_server.layers import Layer
 from starfish_server.operations import OPERATIONS
 from starfish_server.storage.base import AbstractObjectStore
@@ -162,9 +163,11 @@ def test_an_operation_calls_its_method_with_all_its_fields(name: str) -> None:
     def method(*args: object, **options: object) -> None:
         calls.append((args, options))
 
-    operation: Any = OPERATIONS[name](*[[parameter] for parameter in parameters if parameter != "self"])
+    given: dict[str, Any] = {each: [each] for each in parameters if each != "self"}
+    given["context"] = StoreContext("profile", {}, "alice", (), "pull")
+    operation: Any = OPERATIONS[name](*given.values())
     operation.send(SimpleNamespace(**{name: method}))
-    assert calls == [(tuple([each] for each in by_place[1:]), {option: [option] for option in by_name})]
+    assert calls == [(tuple(given[each] for each in by_place[1:]), {each: given[each] for each in by_name})]
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) not in {"router", "cli", "__init__"}])

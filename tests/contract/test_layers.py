@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.leaves import LEAVES, new_store
-from contract.stacks import LAYERS, TRANSFORMS, canonical_stack
+from contract.stacks import LAYERS, TRANSFORMS, Makers, canonical_stack
 from starfish_server import MemoryObjectStore, ObjectInfo, StoreBuilder
 from starfish_server.errors import (
     DeleteManyError,
@@ -33,7 +34,7 @@ from starfish_server.layers import (
     Tracing,
     Transform,
 )
-from starfish_server.operations import Bodies, Kind, Operation, Put, Read, Upload
+from starfish_server.operations import OPERATIONS, Bodies, Kind, Operation, Put, Read, Upload
 from starfish_server.operations.base import KeyFields, unchanged
 from starfish_server.storage.derived import DERIVED
 from starfish_server.testing import Behaviour, RecordingStore, behaviours, check_layer, check_store
@@ -113,6 +114,37 @@ async def test_what_is_not_the_chunks_of_an_upload_is_refused_alike_through_each
             await store.upload("k", chunks)
         assert str(caught.value) == message
     assert await leaf.list_keys("") == []
+
+
+@pytest.mark.parametrize("wrong", ["alice", {"identity": "alice"}, 5, object])
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_what_is_not_a_context_is_refused_alike_through_each_layer(operation: str, wrong: Any) -> None:
+    given: dict[str, Any] = {"key": "k", "keys": ["k"], "source": "k", "target": "t", "prefix": ""}
+    given |= {"body": "v", "chunks": [b"v"], "content_type": "a/b"}
+    leaf = RecordingStore(MemoryObjectStore(data={"k": "v"}))
+    for store in (leaf.inner, *(layer(leaf, **options) for layer, options in LAYERS.values())):
+        method = getattr(store, operation)
+        parameters = inspect.signature(method).parameters.values()
+        required = {each.name: given[each.name] for each in parameters if each.default is each.empty}
+        with pytest.raises(TypeError) as caught:
+            await method(**required, context=wrong)
+        assert str(caught.value) == f"context must be a StoreContext, not {type(wrong).__name__}"
+    assert leaf.calls == []
+
+
+TIMES: Makers = {"Timeout(operations)": (Timeout, {"operations": {"put": 1.0}})}
+
+
+@pytest.mark.parametrize(("layer", "options"), (LAYERS | TIMES).values(), ids=LAYERS | TIMES)
+def test_the_settings_that_a_layer_returns_are_a_copy(layer: Callable[..., Any], options: Any) -> None:
+    store = layer(MemoryObjectStore(data={}), **options)
+    shown = repr(store)
+    settings: dict[str, Any] = store.settings()
+    for value in settings.values():
+        if isinstance(value, dict):
+            value.clear()
+    settings |= {"rate": 0.0}
+    assert repr(store) == shown
 
 
 class DropsContext(Layer):

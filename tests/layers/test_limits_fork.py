@@ -31,10 +31,19 @@ budget = RetryBudget()
 asyncio.run(budget.take(OSError()))
 work, stop_in = {
     "RateLimit": (lambda: asyncio.run(limit.get_string("k")), "get"),
-    "RetryBudget": (budget.give_back, "min"),
+    "RetryBudget": (budget.give_back, None),
     "CircuitBreaker": (fail, "monotonic"),
 }[sys.argv[1]]
 stopped, go_on = threading.Event(), threading.Event()
+lines = []
+
+def stop_inside(frame, event, _):  # at the first line after that of the lock
+    if frame.f_code.co_name == "give_back" and not stopped.is_set():
+        lines.extend([frame.f_lineno] if event == "line" else [])
+        if len(lines) == 3:
+            stopped.set()
+            go_on.wait(40)
+        return stop_inside
 
 def stop(frame, event, called):
     if event == "c_call" and called.__name__ == stop_in and "starfish_server" in frame.f_code.co_filename:
@@ -43,7 +52,10 @@ def stop(frame, event, called):
         go_on.wait(40)
 
 def in_thread():
-    sys.setprofile(stop)
+    if stop_in is None:
+        sys.settrace(stop_inside)
+    else:
+        sys.setprofile(stop)
     work()
 
 thread = threading.Thread(target=in_thread)

@@ -211,7 +211,7 @@ async def test_a_context_of_another_type_is_refused_before_anything_is_written(m
     leaf = MemoryObjectStore({})
     no_context: Any = {"namespace": "t1"}
     store = Metrics(leaf, meter_provider=meters.provider, namespace_attribute=True)
-    with pytest.raises(AttributeError, match="'dict' object has no attribute 'namespace'"):
+    with pytest.raises(TypeError, match="context must be a StoreContext, not dict"):
         await store.put("k", "v", context=no_context)
     assert await leaf.list_keys("") == []
 

@@ -124,36 +124,41 @@ async def test_a_writer_that_is_cancelled_when_its_turn_has_come_leaves_the_key_
 async def test_a_writer_whose_event_loop_was_closed_leaves_the_key_to_the_next_one() -> None:
     replica = Held(memory())
     store = Mirror(memory(), replica)
-    abandoned: list[object] = []
-
-    def abandon() -> None:
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: None)  # it would log the task that never ended
-        abandoned.append(loop.create_task(begin(store.put("k", "2"))))
-        loop.run_until_complete(abandoned[0])  # type: ignore[arg-type]  # a task
-        loop.close()
-
     async with InThread(store.put("k", "1"), replica):
-        await asyncio.to_thread(abandon)
+        (abandoned,) = await asyncio.to_thread(abandon, store.put("k", "2"))
         last = await begin(store.put("k", "3"))
     await asyncio.wait_for(last, TIMEOUT)
-    assert await replica.get_string("k") == "3"
+    assert (await replica.get_string("k"), abandoned.done()) == ("3", False)
+
+
+def abandon(*works: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    """Begin each in an event loop of its own, then close all of these."""
+    loops = [asyncio.new_event_loop() for _ in works]
+    tasks = [loop.run_until_complete(begin(work)) for loop, work in zip(loops, works, strict=True)]
+    for loop in loops:
+        loop.set_exception_handler(lambda *_: None)  # it would log the task that never ended
+        loop.close()
+    return tasks
+
+
+STALLS = Fault(StoreUnavailableError, delay=float("inf"))
 
 
 async def test_a_writer_whose_event_loop_was_closed_in_the_middle_leaves_the_key_to_the_next_one() -> None:
-    stalls = Fault(StoreUnavailableError, delay=float("inf"))
-    store = Mirror(memory(), FaultyStore(memory(), {"put": [stalls]}))
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # it would log the task that never ended
-
-    def abandon() -> asyncio.Task[Any]:
-        task = loop.run_until_complete(begin(store.put("k", "1")))
-        loop.close()
-        return task
-
-    abandoned = await asyncio.to_thread(abandon)
+    store = Mirror(memory(), FaultyStore(memory(), {"put": [STALLS]}))
+    (abandoned,) = await asyncio.to_thread(abandon, store.put("k", "1"))
     await asyncio.wait_for(store.put("k", "2"), TIMEOUT)
     assert (await store.get_string("k"), abandoned.done()) == ("2", False)
+
+
+async def test_several_writers_whose_event_loops_were_closed_leave_the_key_to_the_next_one() -> None:
+    """The last of them waits for another key, too, that nobody asks for any more."""
+    store = Mirror(memory(), FaultyStore(memory(), {"put": [STALLS, STALLS]}))
+    works = [store.put("a", "1"), store.put("k", "1"), store.delete_many(["k", "a"])]
+    abandoned = await asyncio.to_thread(abandon, *works)
+    await asyncio.wait_for(store.put("k", "2"), TIMEOUT)
+    assert await store.get_string("k") == "2"
+    assert not any(task.done() for task in abandoned)
 
 
 async def test_a_cancelled_writer_of_several_keys_leaves_those_that_it_had_to_the_next_one() -> None:

@@ -233,5 +233,8 @@ def test_repr_shows_the_prefix() -> None:
 
 async def test_a_context_of_another_type_is_refused() -> None:
     store = Namespace(MemoryObjectStore({}), "tenants/{namespace}/")
+    context: Any = {"namespace": "t1"}
     with pytest.raises(TypeError, match="context must be a StoreContext, not dict"):
-        await store.get_string("k", context={"namespace": "t1"})  # type: ignore[arg-type]  # that is the test
+        await store.get_string("k", context=context)
+    with pytest.raises(TypeError, match="context must be a StoreContext, not dict"):
+        store.prefix_of(context)

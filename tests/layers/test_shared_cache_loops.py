@@ -197,6 +197,24 @@ def ends_heard(server: RedisServer) -> Iterator[Callable[[], bool]]:
         yield ended
 
 
+@contextmanager
+def begins_heard(server: RedisServer) -> Iterator[Callable[[], list[list[str]]]]:
+    """Gives a function that returns the keys of each write whose beginning was announced."""
+    with server.client() as client:
+        messages = client.pubsub()
+        messages.subscribe("test:1")
+
+        def begun() -> list[list[str]]:
+            heard: list[list[str]] = []
+            while message := messages.get_message(timeout=0.2):
+                if message["type"] == "message":
+                    kind, _, _, keys, _ = json.loads(message["data"])
+                    heard += [keys] * (kind == "begin")
+            return heard
+
+        yield begun
+
+
 async def test_a_write_that_a_closed_loop_left_is_told_by_another_loop(server: RedisServer) -> None:
     leaf = GatedStore({})
     store = make(server.url, leaf, max_delay=0.1)
@@ -254,6 +272,66 @@ async def test_a_read_of_a_closed_loop_may_be_ended_by_another_thread(server: Re
         coroutines: list[Any] = [task.get_coro() for task in await other.run(begin())]
     for coroutine in coroutines:
         coroutine.close()  # in the main thread, and the loop ran in another one
+    await store.close()
+
+
+def fail_to_send(number: int) -> None:
+    """Let the sending of a command fail in this thread, that of the first, second, ... from now."""
+    left = number
+
+    def fail(frame: types.FrameType, event: str, called: object) -> None:
+        nonlocal left
+        if event == "call" and frame.f_code.co_name == "_transmit":
+            left -= 1
+            if not left:
+                sys.setprofile(None)
+                raise RecursionError
+
+    sys.setprofile(fail)
+
+
+async def test_an_error_while_a_command_is_sent_is_raised_unless_the_loop_is_closed(
+    server: RedisServer,
+) -> None:
+    limits = RedisLimits(server.url, namespace="test", timeout=10.0)
+    assert await limits.take_turn("alice", 0.001, 1, "identity", 0.0) is not None
+
+    fail_to_send(1)
+    with pytest.raises(RecursionError):
+        await limits.take_turn("alice", 0.001, 1, "identity", 0.0)
+    await limits.close()
+
+
+async def test_a_write_whose_end_could_not_be_sent_leaves_its_key_cacheable(server: RedisServer) -> None:
+    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
+    await settled(store)
+    fail_to_send(2)
+    with pytest.raises(RecursionError):
+        await store.put("k", "new")
+    await store.put("other", "v")  # which sends what is left
+    assert [await store.get_string("k") for _ in range(2)] == ["new"] * 2
+    assert store.stats().hits == 1
+    await store.close()
+
+
+async def test_a_write_whose_beginning_could_not_be_sent_is_not_announced_later(
+    server: RedisServer,
+) -> None:
+    store = make(server.url, MemoryObjectStore(data={"k": "old"}))
+    with begins_heard(server) as begun, server.client() as client:
+        before = {found["id"] for found in client.client_list()}
+        await settled(store)
+        (connection,) = {found["id"] for found in client.client_list()} - before
+        fail_to_send(1)
+        with pytest.raises(RecursionError):
+            await store.put("k", "new")
+        await settled(store)
+        begun()
+        client.client_kill_filter(_id=connection)
+        await eventually(lambda: not store.stats().connected)
+        await eventually(lambda: store.stats().connected)
+        await store.put("other", "v")
+        assert begun() == [["other"]]
     await store.close()
 
 

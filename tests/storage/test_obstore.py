@@ -206,9 +206,10 @@ async def test_a_backend_that_ignores_conditions_is_found_out(monkeypatch: pytes
     monkeypatch.setattr(obstore, "put_async", deaf)
     monkeypatch.setattr("starfish_server.storage.obstore.conditions.MemoryStore", LocalStore)
     async with ObstoreObjectStore(MemoryStore()) as store:
-        for _ in range(2):
-            with pytest.raises(StoreNotSupportedError):
+        for done in (True, False):
+            with pytest.raises(StoreNotSupportedError) as caught:
                 await store.write("new", "v", if_version=None)
+            assert (await store.stat("new") is not None, bool(caught.value.undetermined)) == (done, done)
             await store.delete("new")
         await store.put("k", "theirs")
         with pytest.raises(VersionConflictError):

@@ -117,6 +117,22 @@ async def test_a_refusal_after_a_reply_lost_on_a_reused_connection_says_so_too(
     assert (await store.get_string("k"), caught.value.undetermined) == ("v", True)
 
 
+async def test_a_refusal_after_a_lost_reply_and_a_correction_says_so_too(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=1)
+    await store.put("k", "old")
+    proxy.next_faults += [
+        lost_reply,
+        s3_error(403, "RequestTimeTooSkewed"),
+        s3_error(403, "AccessDenied"),
+        passed_on,
+    ]
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.put("k", "v")
+    assert (await store.get_string("k"), caught.value.undetermined) == ("v", True)
+
+
 async def test_a_retry_layer_leaves_one_attempt(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:

@@ -29,7 +29,7 @@ from faulty_proxy import (
 )
 from starfish_server.context import retries_outside
 from starfish_server.errors import StoreClosedError, StoreError, StoreUnavailableError
-from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, sessions
+from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, sessions, transport
 
 if TYPE_CHECKING:
     from servers import S3Server
@@ -244,6 +244,44 @@ async def test_a_write_that_close_cuts_off_may_have_been_done(
     with pytest.raises(StoreClosedError) as refused:
         await store.put("k", "v")
     assert (cut_off.value.undetermined, bool(refused.value.undetermined)) == (True, False)
+
+
+async def test_a_write_whose_body_is_hashed_when_the_store_closes_was_not_done(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, hashed = asyncio.Event(), asyncio.Event()
+
+    async def hex_digest(*_: object) -> str:
+        begun.set()
+        await hashed.wait()
+        return ""
+
+    monkeypatch.setattr(transport, "hex_digest", hex_digest)
+    store = make_s3(seaweedfs, bucket="b")
+    put = asyncio.create_task(store.put("k", "v"))
+    await begun.wait()
+    await store.close()
+    hashed.set()
+    with pytest.raises(StoreClosedError) as refused:
+        await put
+    assert not refused.value.undetermined
+
+
+async def test_another_error_of_a_request_that_close_waits_for_is_that_error(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_s3(seaweedfs, bucket="b")
+
+    async def request(*_: object, **_options: object) -> None:
+        closing.append(asyncio.create_task(store.close()))
+        await asyncio.sleep(0)
+        raise RuntimeError("of a tracing hook")
+
+    closing: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    with pytest.raises(RuntimeError, match="of a tracing hook"):
+        await store.get_string("k")
+    await closing[0]
 
 
 async def test_close_may_be_called_twice_and_concurrently_and_ends_all_use(

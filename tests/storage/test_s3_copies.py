@@ -117,6 +117,40 @@ async def test_a_copy_whose_reply_was_lost_before_the_source_was_deleted_may_hav
     assert (await store.get_string("target"), caught.value.undetermined) == ("v", True)
 
 
+async def test_an_error_after_the_200_of_a_copy_sent_again_says_that_it_may_have_been_made(
+    store: S3ObjectStore, proxy: FaultyProxy
+) -> None:
+    await store.put("source", "v")
+    proxy.next_faults += [passed_on, lost_reply, s3_error(200, "AccessDenied"), passed_on]
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.copy("source", "target")
+    assert (await store.get_string("target"), caught.value.undetermined) == ("v", True)
+
+
+@pytest.mark.parametrize("refused", ["HEAD", "PUT"])
+async def test_a_copy_refused_after_a_lost_reply_and_a_new_source_may_have_been_made(
+    make_s3: Callable[..., S3ObjectStore], proxy: FaultyProxy, seaweedfs: S3Server, bucket: str, refused: str
+) -> None:
+    store = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=2)
+    other = make_s3(seaweedfs, bucket=bucket)
+
+    async def replaced(request: web.Request, forward: Forward) -> web.StreamResponse:
+        await other.put("source", "new")
+        return await passed_on(request, forward)
+
+    await store.put("source", "v")
+    denied = s3_error(403, "AccessDenied")
+    proxy.next_faults += [
+        passed_on,
+        lost_reply,
+        replaced,
+        *([denied] if refused == "HEAD" else [passed_on, denied]),
+    ]
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.copy("source", "target")
+    assert (await store.get_string("target"), caught.value.undetermined) == ("v", True)
+
+
 async def test_a_copy_to_itself_changes_nothing(store: S3ObjectStore) -> None:
     before = await store.write("k", b"v", metadata={"author": "alice"})
     info = await store.copy("k", "k")

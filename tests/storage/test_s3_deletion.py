@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from faulty_proxy import FaultyProxy, reply, reset, s3_error
+from faulty_proxy import FaultyProxy, lost_reply, passed_on, reply, reset, s3_error
 from starfish_server.checks import check_key
 from starfish_server.errors import (
     BucketNotFoundError,
@@ -40,6 +40,10 @@ def not_deleted(**codes: str) -> str:
 
 def keys_in(body: bytes) -> list[str]:
     return [element.text or "" for element in ET.fromstring(body).iter() if element.tag.endswith("}Key")]
+
+
+def failures_of(error: DeleteManyError) -> list[tuple[str, StoreError]]:
+    return [(key, failure) for key, failure in error.failures.items() if isinstance(failure, StoreError)]
 
 
 @pytest.fixture
@@ -118,6 +122,32 @@ async def test_a_retry_that_fails_permanently_is_no_failure_of_keys_that_are_gon
         "a": BucketNotFoundError,
         "b": StoreAccessDeniedError,
     }
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2])
+async def test_a_key_refused_after_a_lost_reply_may_have_been_deleted(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, max_attempts: int
+) -> None:
+    """A reused connection that broke costs no attempt, a new one does."""
+    store = make_s3(seaweedfs, endpoint=proxy.endpoint, max_attempts=max_attempts)
+    proxy.next_faults += [passed_on] * (max_attempts == 1) + [lost_reply]
+    proxy.next_faults.append(reply(200, not_deleted(a="AccessDenied")))
+    if max_attempts == 1:
+        await store.put("a", "v")
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b"])
+    assert {key: error.undetermined for key, error in failures_of(caught.value)} == {"a": True}
+
+
+async def test_a_key_refused_by_its_first_reply_was_not_deleted(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.next_faults += [reply(200, not_deleted(a="AccessDenied", b="InternalError"))]
+    proxy.next_faults += [reply(200, not_deleted(b="AccessDenied"))]
+    with pytest.raises(DeleteManyError) as caught:
+        await store.delete_many(["a", "b"])
+    undetermined = {key: bool(error.undetermined) for key, error in failures_of(caught.value)}
+    assert undetermined == {"a": False, "b": True}
 
 
 async def test_a_key_that_was_not_given_is_not_deleted(proxy: FaultyProxy, store: S3ObjectStore) -> None:

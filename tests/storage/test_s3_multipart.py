@@ -187,6 +187,20 @@ async def test_a_lost_confirmation_is_no_permanent_error(
     assert await store.get_bytes("k") == (LARGE, "a/b")
 
 
+async def test_an_error_after_the_200_of_a_completion_sent_again_says_that_it_may_have_been_done(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    faults = [lost_reply, s3_error(200, "AccessDenied")]
+
+    async def in_turn(request: web.Request, forward: Forward) -> web.StreamResponse:
+        return await faults.pop(0)(request, forward)
+
+    proxy.fault = only("POST", "uploadId=", in_turn, times=2)
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    assert (await store.get_bytes("k"), caught.value.undetermined) == ((LARGE, "a/b"), True)
+
+
 async def test_a_cancelled_upload_ends_immediately_and_leaves_no_parts(
     proxy: FaultyProxy, store: S3ObjectStore, seaweedfs: S3Server, bucket: str
 ) -> None:

@@ -68,6 +68,21 @@ def sent(proxy: FaultyProxy, method: str, part: str = "") -> int:
     return sum(seen.method == method and part in seen.target for seen in proxy.seen)
 
 
+async def test_a_version_that_no_object_has_is_refused_before_the_parts_are_sent(
+    store: S3ObjectStore, proxy: FaultyProxy
+) -> None:
+    """Also for credentials that may only write, with which the object's version cannot be asked for."""
+
+    async def writing_only(request: web.Request, forward: Forward) -> web.StreamResponse:
+        denied = request.method == "HEAD"
+        return await (s3_error(403, "AccessDenied") if denied else passed_on)(request, forward)
+
+    proxy.fault = writing_only
+    with pytest.raises(VersionConflictError):
+        await store.upload("k", chunks(), if_version="*")
+    assert sent(proxy, "POST") + sent(proxy, "PUT") == 0
+
+
 def only(method: str, part: str, fault: Callable[..., object]) -> Callable[..., object]:
     """`fault` for the first request of this method with `part` in its target."""
     left = 1

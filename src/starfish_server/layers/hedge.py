@@ -109,8 +109,8 @@ class Hedge(Layer):
                 await asyncio.wait(attempts)
             winner = next(filter(_succeeded, attempts), attempts[0])
             await self._end([task for task in attempts if task is not winner])
-        except asyncio.CancelledError as error:
-            await self._end(attempts, *error.args)
+        except BaseException as error:  # a cancellation, or a log handler's own
+            await self._end(attempts, *error.args[:1])
             raise
         if operation.notes is not None and winner is not attempts[0]:
             operation.notes.update(second.notes or {})

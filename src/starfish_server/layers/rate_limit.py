@@ -91,7 +91,7 @@ class RateLimit(Layer):
         self._lock = threading.RLock()
 
     def settings(self) -> dict[str, object]:
-        return self._settings
+        return dict(self._settings)
 
     async def close(self) -> None:
         shared, self._shared = self._shared, None

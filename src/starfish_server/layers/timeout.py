@@ -66,7 +66,7 @@ class Timeout(Layer):
 
     def settings(self) -> dict[str, object]:
         shown: dict[str, object] = {"seconds": self._seconds}
-        return shown | {"operations": self._operations} if self._operations else shown
+        return shown | {"operations": dict(self._operations)} if self._operations else shown
 
     def perform(self, operation: Operation[T]) -> Result[T]:
         limit = self._limits.get(operation.name, self._default)

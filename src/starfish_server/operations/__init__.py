@@ -9,13 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from starfish_server.chunks import check_chunks
+from starfish_server.context import StoreContext
 from starfish_server.objects import ANY, ObjectList, StoredObject
-from starfish_server.operations.base import Bodies, KeyFields, Kind, Operation, rename_key, slotted, unchanged
+from starfish_server.operations.base import (
+    Bodies,
+    KeyFields,
+    Kind,
+    Operation,
+    check_context,
+    rename_key,
+    slotted,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
-    from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
     from starfish_server.operations.base import Notes
 
@@ -59,6 +68,8 @@ class _RangeFields(Operation[T], abstract=True):
         context: StoreContext | None = None,
         notes: Notes | None = None,
     ) -> None:
+        if context is not None and context.__class__ is not StoreContext:
+            check_context(context)
         self.key = key
         self.start = start
         self.stop = stop

@@ -8,12 +8,12 @@ from enum import Enum, auto
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
 
+from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError, StoreNotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 
-    from starfish_server.context import StoreContext
     from starfish_server.storage.base import AbstractObjectStore
 
 T = TypeVar("T")
@@ -192,12 +192,22 @@ def slotted(cls: type[Op]) -> type[Op]:
     body = {name: value for name, value in vars(cls).items() if name not in names}
     del body["__dict__"], body["__weakref__"]
     lines = [f"def __init__(self, {', '.join(names)}):", *(f" self.{name} = {name}" for name in names)]
+    if "context" in names:
+        lines.append(
+            " if context is not None and context.__class__ is not StoreContext: check_context(context)"
+        )
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
-    exec("\n".join(lines), {}, body)  # noqa: S102 - as `dataclass` does
+    exec("\n".join(lines), globals(), body)  # noqa: S102 - as `dataclass` does
     body["__init__"].__defaults__ = tuple(vars(cls)[name] for name in names if name in vars(cls))
     made: Any = type(cls.__name__, cls.__bases__, body | {"__slots__": names})
     return made  # type: ignore[no-any-return]  # the same class with slots
+
+
+def check_context(context: object) -> None:
+    """Raise `TypeError` unless `context` is a `StoreContext` or None."""
+    if not isinstance(context, StoreContext | None):
+        raise TypeError(f"context must be a StoreContext, not {type(context).__name__}")
 
 
 def unchanged(operation: Operation[Any], result: T, change: Callable[[str], str]) -> T:
@@ -219,6 +229,8 @@ class KeyFields(Operation[T], abstract=True):
     key: str
 
     def __init__(self, key: str, context: StoreContext | None = None, notes: Notes | None = None) -> None:
+        if context is not None and context.__class__ is not StoreContext:
+            check_context(context)
         self.key = key
         self.context = context
         self.notes = notes

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +123,14 @@ class Session:
         """
         future: asyncio.Future[Any] = self._loop.create_future()
         self._outbox.append((future, b"".join(self._connection.pack_command(*command))))
-        with suppress(RuntimeError):  # the event loop was closed, and nothing waits for the reply
+        try:
             if threading.get_ident() == self._thread:
                 self._transmit()
             else:
                 self._loop.call_soon_threadsafe(self._transmit)
+        except RuntimeError:
+            if not self._loop.is_closed():  # else nothing waits for the reply
+                raise
         return future
 
     def _transmit(self) -> None:

@@ -119,7 +119,7 @@ class Caching(Layer):
             self._read = self._shared.read
 
     def settings(self) -> dict[str, object]:
-        return self._settings
+        return dict(self._settings)
 
     def stats(self) -> CacheStats:
         """Return the counts of hits, misses and evictions, and the bytes cached."""
@@ -186,9 +186,11 @@ class Caching(Layer):
             raise
         finally:
             # In this order: until `end_write`, what another thread reads is not cached.
-            if write is not None:
-                write.end(undetermined)
-            self._cache.end_write(keys, undetermined)
+            try:
+                if write is not None:
+                    write.end(undetermined)
+            finally:
+                self._cache.end_write(keys, undetermined)
         if write is not None:
             await write.confirmed()
         return result

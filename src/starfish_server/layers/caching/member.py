@@ -176,8 +176,8 @@ class Member(Link):
         starts = range(0, len(ordered), MAX_MESSAGE_KEYS)
         parts = {self._level.token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
         write = SharedWrite(self, parts, deadline - self.loop.time())
-        self._in_flight.add(write)
         self._tell(write)
+        self._in_flight.add(write)
         return write
 
     def end(self, write: SharedWrite) -> None:

@@ -15,6 +15,7 @@ from starfish_server.layers.namespace.prefix import (
     check_prefix_option,
 )
 from starfish_server.layers.streams import around_chunks
+from starfish_server.operations.base import check_context
 from starfish_server.printable import name_of
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ class Namespace(Layer):
             self._settings["without_context"] = without_context
 
     def settings(self) -> dict[str, object]:
-        return self._settings
+        return dict(self._settings)
 
     def prefix_of(self, context: StoreContext | None) -> str:
         """Return the prefix of the keys of operations with this context."""
+        check_context(context)
         return self._prefix_of(context).text
 
     async def perform(self, operation: Operation[T]) -> T:

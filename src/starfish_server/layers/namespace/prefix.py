@@ -71,10 +71,7 @@ class TemplatePrefix:
         """Return the prefix of this caller. Raises `ContextRequiredError` or `InvalidKeyError`."""
         if context is None:
             return _required(self._without_context)
-        try:
-            cached_by = self._cached_by(context)
-        except AttributeError:
-            raise TypeError(f"context must be a StoreContext, not {type(context).__name__}") from None
+        cached_by = self._cached_by(context)
         try:
             return self._known[cached_by]
         except (KeyError, TypeError):

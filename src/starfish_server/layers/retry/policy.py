@@ -181,10 +181,12 @@ class RetryBudget:
     def give_back(self, taken: int = 0) -> None:
         """Give back the tokens `taken` by a retry that succeeded or was never made, or add `refund` if 0."""
         if self._tokens < self._capacity:
-            with self._lock:
-                tokens = min(self._capacity, self._tokens + (taken or self._refund))
-                self._unreported += tokens - self._tokens
-                self._tokens = tokens
+            with self._lock:  # without a call, in which the garbage collector could come here again
+                added = taken or self._refund
+                if self._tokens + added > self._capacity:
+                    added = self._capacity - self._tokens
+                self._tokens += added
+                self._unreported += added
 
     async def close(self) -> None:
         """End the connections of `shared`; another retry begins them again."""

@@ -74,7 +74,6 @@ class Recovery(Generic[T]):
             retry=retry_if_result(lambda _: self.may_retry(self._error)),
             wait=lambda state: max(self._jitter(state), retry_after(self._failure)),
             stop=self._must_stop,  # type: ignore[arg-type]  # tenacity awaits it, its types do not say so
-            before_sleep=self._announce,
             sleep=self._sleep,
             retry_error_callback=lambda _: None,
         )
@@ -145,8 +144,7 @@ class Recovery(Generic[T]):
                 self._gave_up = ": the retry budget is spent"
         return self._gave_up is not None
 
-    def _announce(self, state: RetryCallState) -> None:
-        wait = state.upcoming_sleep
+    def _announce(self, wait: float) -> None:
         log_failure(
             _log,
             logging.DEBUG,
@@ -164,6 +162,7 @@ class Recovery(Generic[T]):
 
     async def _sleep(self, seconds: float) -> None:
         try:
+            self._announce(seconds)
             await asyncio.sleep(seconds)
         except BaseException:
             self._refund()

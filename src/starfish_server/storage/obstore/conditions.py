@@ -93,4 +93,6 @@ class Conditions:
             return
         self._supported[create] = False
         reason = "the backend ignores if_version: it may have replaced a version that it should not"
-        raise StoreNotSupportedError(reason)
+        error = StoreNotSupportedError(reason)
+        error.undetermined = True  # the write was done
+        raise error

@@ -161,7 +161,7 @@ class Writes:
                     etag = await conditionally()
                     with suppress(StoreError):  # the write was done, and the next one is followed by a trial
                         self._supported[known] = await _is_refused(trial, known[1])
-                    self._check_supported(known, "the write was done, and may have replaced a newer version")
+                    self._check_supported(known, written=True)
                     return etag
         return await conditionally()
 
@@ -175,14 +175,18 @@ class Writes:
             return
         check_unchanged(if_version, found)
 
-    def _check_supported(self, known: tuple[str, str], consequence: str = "nothing was written") -> None:
+    def _check_supported(self, known: tuple[str, str], *, written: bool = False) -> None:
         """Refuse a condition that the service is known to ignore."""
         if not self._supported.get(known, True):
             way, condition = known
             bucket = self.transport.address.bucket
-            raise StoreNotSupportedError(
-                f"the service of bucket {bucket!r} ignores {condition} for {way}; {consequence}"
+            done = "the write was done, and may have replaced a newer version"
+            error = StoreNotSupportedError(
+                f"the service of bucket {bucket!r} ignores {condition} for {way};"
+                f" {done if written else 'nothing was written'}"
             )
+            error.undetermined = written
+            raise error
 
 
 def condition_headers(if_version: IfVersion) -> dict[str, str]:

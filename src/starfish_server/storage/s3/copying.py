@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starfish_server.checks import check_unchanged
-from starfish_server.errors import ObjectNotFoundError, StoreUnavailableError, VersionConflictError
+from starfish_server.errors import (
+    ObjectNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from starfish_server.gather import bounded_gather
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
@@ -38,25 +43,27 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
     transport = writes.transport
     refused: ObjectInfo | None = None
     may_be_done: bool | None = False  # by an attempt whose reply was lost
-    for _ in range(_REPLACED):
-        info = await stat_object(transport, source)
-        if info is None:
-            missing = _missing(source)
-            missing.undetermined = may_be_done
-            raise missing
-        if refused is not None and refused.version == info.version:  # so it was the target's condition
-            check_unchanged(if_version, "another")
-        if source == target:
-            check_unchanged(if_version, info.version)
-            return info
-        if if_version is not ANY and not transport.address.is_aws:
-            return await _by_reading(writes, source, target, if_version)
-        try:
-            if info.size is not None and info.size > ONE_REQUEST_BYTES:
-                return await _in_parts(writes, info, target, if_version)
-            return await _in_one_request(transport, info, target, if_version)
-        except (VersionConflictError, NoSuchKeyError) as error:
-            refused, may_be_done = info, may_be_done or error.undetermined
+    try:
+        for _ in range(_REPLACED):
+            info = await stat_object(transport, source)
+            if info is None:
+                raise _missing(source)
+            if refused is not None and refused.version == info.version:  # so it was the target's condition
+                check_unchanged(if_version, "another")
+            if source == target:
+                check_unchanged(if_version, info.version)
+                return info
+            if if_version is not ANY and not transport.address.is_aws:
+                return await _by_reading(writes, source, target, if_version)
+            try:
+                if info.size is not None and info.size > ONE_REQUEST_BYTES:
+                    return await _in_parts(writes, info, target, if_version)
+                return await _in_one_request(transport, info, target, if_version)
+            except (VersionConflictError, NoSuchKeyError) as error:
+                refused, may_be_done = info, may_be_done or error.undetermined
+    except StoreError as error:
+        error.undetermined = may_be_done or error.undetermined
+        raise
     raise StoreUnavailableError("the source was replaced during every attempt")
 
 

@@ -69,18 +69,20 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
 
 async def _delete_batch(transport: Transport, keys: list[str]) -> dict[str, StoreError]:
     """Send one DeleteObjects and return the keys that remain; a retry names only those that may succeed."""
-    pending = keys
+    pending, sent = keys, False
     permanent: dict[str, StoreError] = {}
     transient: dict[str, StoreError] = {}
 
     async def attempt() -> None:
-        nonlocal pending
+        nonlocal pending, sent
+        sent_before, sent = sent, True
         transient.clear()
         asked = set(pending)
         faults = await transport.attempt(_delete_objects(pending), read_delete_faults)
         for key, fault in faults.items():
             error = error_for(fault, transport.address.bucket)
             error.operation, error.key = "delete_many", key
+            error.undetermined = sent_before or error.undetermined
             if isinstance(error, StoreUnavailableError) and key in asked:
                 transient[key] = error
             elif not isinstance(error, NoSuchKeyError):

@@ -131,7 +131,10 @@ BY_EXCEPTION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The contents of an error reply; missing texts are empty."""
+    """The contents of an error reply; missing texts are empty.
+
+    resent: whether the request had been sent before, so that it may have been done.
+    """
 
     status: int
     code: str = ""
@@ -139,6 +142,7 @@ class Fault:
     region: str = ""
     request_id: str = ""
     retry_after: float | None = None
+    resent: bool = False
 
 
 def error_for(fault: Fault, bucket: str) -> StoreError:
@@ -153,6 +157,7 @@ def error_for(fault: Fault, bucket: str) -> StoreError:
     if fault.message:
         reason = f"{reason}: {shown(fault.message)}"
     error = kind(reason)
+    error.undetermined = fault.resent or error.undetermined
     if isinstance(error, StoreUnavailableError):
         error.retry_after = fault.retry_after
     return error

@@ -82,6 +82,7 @@ def read_fault(reply: Reply) -> Fault:
         region=region if REGION.fullmatch(region) else "",
         request_id=reply.headers.get("x-amz-request-id", ""),
         retry_after=retry_after_seconds(reply.headers.get("Retry-After")),
+        resent=reply.resent,
     )
     return _without_secrets(fault, reply.signed_with)
 
@@ -208,6 +209,7 @@ def read_delete_faults(reply: Reply) -> dict[str, Fault]:
             code=text_of(error, "Code").strip(),
             message=text_of(error, "Message"),
             request_id=reply.headers.get("x-amz-request-id", ""),
+            resent=reply.resent,
         )
         faults[text_of(error, "Key")] = _without_secrets(fault, reply.signed_with)
     return faults

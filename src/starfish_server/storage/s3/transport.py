@@ -155,10 +155,7 @@ class Transport:
             return await work
         except Exception as error:
             failure = store_error(error, self.address.bucket)
-            # RuntimeError: the HTTP session was closed while the credentials were looked up.
-            if self.sessions.closed and (
-                isinstance(failure, StoreUnavailableError) or type(error) is RuntimeError
-            ):
+            if self.sessions.closed and isinstance(failure, StoreUnavailableError):
                 failure = closed_error(failure)
             if failure is None or failure is error:
                 raise
@@ -187,20 +184,18 @@ class Transport:
 
         body: takes over the body of a reply that is not an error.
         """
-        corrections = 0
+        corrections, resent = 0, False
         while True:
             used = self._learnt
-            reply = await self._send(request, used, body)
+            reply = await self._send(request, used, body, resent)
             if reply.status < 300:
                 return read(reply)
             fault = read_fault(reply)
             if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
                 fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
             if corrections == _CORRECTIONS or not self._learn(reply, fault, used):
-                error = error_for(fault, self.address.bucket)
-                error.undetermined = reply.resent or error.undetermined
-                raise error
-            corrections += 1
+                raise error_for(fault, self.address.bucket)
+            corrections, resent = corrections + 1, reply.resent
 
     def _learn(self, reply: Reply, fault: Fault, used: _Learnt) -> bool:
         """Learn from an error reply; return whether the request is now worth resending."""
@@ -219,7 +214,7 @@ class Transport:
         self._learnt = self._learnt._replace(skew=server_time.timestamp() - time.time())
         return True
 
-    async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None) -> Reply:
+    async def _send(self, request: Request, used: _Learnt, open_body: OpenBody | None, resent: bool) -> Reply:
         """Send one request and return its reply, read to the end unless `open_body` takes it over.
 
         Where a reused connection turns out to be dead, the request is resent immediately on another one.
@@ -228,7 +223,9 @@ class Transport:
         credentials = await session.credentials.get()
         target = used.address.target(request.key, request.query)
         headers = await self._headers(request, used, target, credentials)
-        body, resent = request.body, False
+        if session.client.closed:  # while the credentials were looked up or the body was hashed
+            raise closed_error()
+        body = request.body
         while True:
             async with InFlight(session) as in_flight:
                 try:
