@@ -237,6 +237,18 @@ def test_cancellation_ends_both_tries_with_its_message() -> None:
     assert run(main())[1] == pytest.approx(0.5)
 
 
+def test_a_read_that_is_closed_while_it_waits_ends_quietly() -> None:
+    """As the garbage collector closes one that waits when its event loop is closed."""
+
+    async def main() -> None:
+        layer, _ = hedged(10.0)
+        read = layer.get_string("k")
+        read.send(None)
+        read.close()
+
+    run(main())
+
+
 @pytest.fixture
 def broken_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Every message of `Hedge` raises `OSError`."""

@@ -109,7 +109,7 @@ class Hedge(Layer):
                 await asyncio.wait(attempts)
             winner = next(filter(_succeeded, attempts), attempts[0])
             await self._end([task for task in attempts if task is not winner])
-        except BaseException as error:  # a cancellation, or a log handler's own
+        except (asyncio.CancelledError, Exception) as error:  # an Exception is a log handler's own
             await self._end(attempts, *error.args[:1])
             raise
         if operation.notes is not None and winner is not attempts[0]:
