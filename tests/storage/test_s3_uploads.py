@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,30 @@ async def test_an_upload_of_many_short_chunks_holds_a_bounded_part_of_its_body(s
     finally:
         tracemalloc.stop()
     assert held < 64 * 2**20
+
+
+async def test_slow_parts_do_not_hold_the_whole_chunks_they_were_cut_from(
+    store: S3ObjectStore, proxy: FaultyProxy
+) -> None:
+    large = [bytes(2 * PART_BYTES) for _ in range(4)]
+    unheld = [sys.getrefcount(chunk) for chunk in large]
+    held: list[int] = []
+    ready = asyncio.Event()
+
+    async def first_halves_are_slow(request: web.Request, forward: Forward) -> web.StreamResponse:
+        slow = request.query.get("partNumber") in ("1", "3", "5")
+        return await (held_until(ready) if slow else passed_on)(request, forward)
+
+    async def source() -> AsyncIterator[bytes]:
+        for chunk in large:
+            yield chunk
+        await proxy.arrived(7)  # the beginning and all but the last two parts
+        held.extend(sys.getrefcount(chunk) for chunk in large)
+        ready.set()
+
+    proxy.fault = first_halves_are_slow
+    await store.upload("k", source())
+    assert held[:3] == unheld[:3]
 
 
 async def test_parts_are_sent_while_chunks_still_come(store: S3ObjectStore, proxy: FaultyProxy) -> None:

@@ -33,7 +33,10 @@ REMOVAL_SECONDS = 5.0
 
 
 async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[Blocks, None]:
-    """Yield the chunks as parts of `PART_BYTES`, the last one shorter, without copying long chunks."""
+    """Yield the chunks as parts of `PART_BYTES`, the last one shorter.
+
+    Only a long chunk that is cut is copied: otherwise each of its parts would hold all of it.
+    """
     part: Blocks = []
     missing = PART_BYTES
     async with aclosing(grouped(chunks, "upload", _BLOCK_BYTES)) as blocks:
@@ -41,7 +44,7 @@ async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGener
             view = memoryview(block)
             while view:
                 taken, view = view[:missing], view[missing:]
-                part.append(taken)
+                part.append(taken if len(taken) == len(block) else memoryview(bytes(taken)))
                 missing -= len(taken)
                 if not missing:
                     yield part
