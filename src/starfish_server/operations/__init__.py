@@ -268,7 +268,7 @@ class Upload(Operation["ObjectInfo"]):
     notes: Notes | None = None
 
     def __post_init__(self) -> None:
-        check_chunks(self.chunks, self.name)  # before a layer wraps them
+        check_chunks(self.chunks)  # before a layer wraps them
 
     @property
     def idempotent(self) -> bool:

@@ -145,7 +145,7 @@ class Encryption(Transform):
             nonlocal size
             yield sealer.start()
             number, buffer = 0, bytearray()
-            async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+            async with aclosing(checked_chunks(operation.chunks)) as chunks:
                 async for chunk in chunks:
                     size += len(chunk)
                     buffer += chunk

@@ -36,7 +36,7 @@ async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGener
     """Yield the chunks as parts of `PART_BYTES`, the last one shorter, without copying long chunks."""
     part: Blocks = []
     missing = PART_BYTES
-    async with aclosing(grouped(chunks, "upload", _BLOCK_BYTES)) as blocks:
+    async with aclosing(grouped(chunks, _BLOCK_BYTES)) as blocks:
         async for block in blocks:
             view = memoryview(block)
             while view:
