@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Hedge"]
-
 _log = logging.getLogger(__name__)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 _FASTEST = 0.0001  # seconds; a second attempt cannot overtake a faster read

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.mirror.pending import Changes, Entry
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Mirror", "RepairReport"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.retry.recovery import Recovery
     from starfish_server.storage.base import AbstractObjectStore, Result
 
-__all__ = ["Retry", "RetryBudget", "RetryEvent"]
-
 _STREAMS = ("open", "upload")
 
 

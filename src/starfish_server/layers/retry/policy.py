@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from starfish_server.operations import Operation
     from starfish_server.redis.limits import RedisLimits
 
-__all__ = [
-    "FOREVER",
-    "PERMANENT",
-    "TRANSIENT",
-    "Policy",
-    "RetryBudget",
-    "RetryEvent",
-    "is_undetermined",
-    "mark_undetermined",
-    "retry_after",
-]
-
 TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
 PERMANENT = (*NOT_THE_BACKEND, VersionConflictError)
 FOREVER = 1e9  # seconds; a wait as long as this is never begun, whatever the deadline
