@@ -10,12 +10,7 @@ from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text,
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.encryption.key_ring import (
-    KeyProvider,
-    KeyRing,
-    LegacyKey,
-    UnknownKeyError,
-)
+from starfish_server.layers.encryption.key_ring import KeyProvider, KeyRing, LegacyKey, UnknownKeyError
 from starfish_server.layers.encryption.rotation import Rotation, RotationReport
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,

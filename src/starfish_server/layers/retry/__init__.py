@@ -10,14 +10,7 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines, rest_of
-from starfish_server.layers.retry.policy import (
-    FOREVER,
-    PERMANENT,
-    TRANSIENT,
-    Policy,
-    RetryBudget,
-    RetryEvent,
-)
+from starfish_server.layers.retry.policy import FOREVER, PERMANENT, TRANSIENT, Policy, RetryBudget, RetryEvent
 from starfish_server.layers.retry.recovery import count_attempt, end_attempt
 from starfish_server.layers.retry.special_cases import recovery_of
 from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
