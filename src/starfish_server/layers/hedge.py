@@ -107,7 +107,7 @@ class Hedge(Layer):
                 await asyncio.wait(attempts)
             winner = next(filter(_succeeded, attempts), attempts[0])
             await self._end([task for task in attempts if task is not winner])
-        except BaseException as error:  # a cancellation, or a log handler's own
+        except BaseException as error:  # a cancellation, or an error of a log handler
             await self._end(attempts, *error.args[:1])
             raise
         if operation.notes is not None and winner is not attempts[0]:

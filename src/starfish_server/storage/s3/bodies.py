@@ -30,18 +30,18 @@ _RECEIVED_BYTES = range(2**18, 2**30)
 _HUGE_BYTES = 4 * 2**20
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
-# The body of a request: whole, or in blocks that follow one another.
 Blocks = list[memoryview]
 Body = bytes | Blocks
+"""The body of a request: whole, or in consecutive blocks."""
 
 
 def size_of(body: Body) -> int:
-    """Return how many bytes it has."""
+    """Return the number of bytes in a body."""
     return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 def goes_in_pieces(body: Body | None) -> TypeGuard[Body]:
-    """Whether it is too long for a socket's send buffer, which would take it at once."""
+    """Return whether a body is sent in pieces; a socket's send buffer takes a small one whole."""
     return isinstance(body, list) or (body is not None and len(body) > _SMALL_BYTES)
 
 
