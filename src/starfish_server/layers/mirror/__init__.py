@@ -189,11 +189,9 @@ class Mirror(Layer):
             if outcome != "ahead":
                 self._pending.change({entry: None})
 
-    async def _replicate(
-        self, operation: Operation[Any], keys: Iterable[str]
-    ) -> dict[tuple[int, str], Exception]:
+    async def _replicate(self, operation: Operation[Any], keys: Iterable[str]) -> dict[Entry, Exception]:
         """Repeat a write of the first store on every replica; return the failures."""
-        failures: dict[tuple[int, str], Exception] = {}
+        failures: dict[Entry, Exception] = {}
 
         async def one(number: int, replica: AbstractObjectStore) -> None:
             try:
@@ -216,7 +214,7 @@ class Mirror(Layer):
                 raise outcome
         return failures
 
-    def _report(self, operation: Operation[Any], failures: dict[tuple[int, str], Exception]) -> None:
+    def _report(self, operation: Operation[Any], failures: dict[Entry, Exception]) -> None:
         numbers = sorted({number for number, _ in failures})
         error = next(iter(failures.values()))
         behind = ", ".join(map(str, numbers))
