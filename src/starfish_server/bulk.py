@@ -57,13 +57,13 @@ async def delete_prefix(
     if not prefix:
         raise ValueError("the empty prefix would delete every object; give the prefix to delete")
     deleted = 0
-    keys = await store.list_keys(prefix, limit=PAGE, context=context)
-    while keys:
+    start_after: str | None = None
+    while keys := await store.list_keys(prefix, start_after=start_after, limit=PAGE, context=context):
         await store.delete_many(keys, context=context)
         deleted += len(keys)
         if len(keys) < PAGE:
             break
-        keys = await store.list_keys(prefix, start_after=keys[-1], limit=PAGE, context=context)
+        start_after = keys[-1]
     return deleted
 
 

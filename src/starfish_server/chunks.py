@@ -13,40 +13,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str) -> None:
+def check_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> None:
     """Raise `TypeError` unless `chunks` can be iterated and is not itself one body."""
     if isinstance(chunks, str | bytes | bytearray | memoryview) or not (
         hasattr(chunks, "__aiter__") or hasattr(chunks, "__iter__")
     ):
-        raise TypeError(f"{operation} takes an iterable of chunks, not {type(chunks).__name__}")
+        raise TypeError(f"upload takes an iterable of chunks, not {type(chunks).__name__}")
 
 
-def checked_chunk(chunk: bytes, operation: str) -> bytes:
+def checked_chunk(chunk: bytes) -> bytes:
     """Return the chunk as bytes; anything but bytes is a `TypeError`."""
     if not isinstance(chunk, bytes | bytearray | memoryview):
-        raise TypeError(f"{operation} takes chunks of bytes, not {type(chunk).__name__}")
+        raise TypeError(f"upload takes chunks of bytes, not {type(chunk).__name__}")
     return bytes(chunk)
 
 
-async def checked_chunks(
-    chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str
-) -> AsyncGenerator[bytes, None]:
+async def checked_chunks(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of an upload, empty ones left out; anything but bytes is a `TypeError`."""
     async with aclosing(asynchronous(chunks)) as source:
         async for chunk in source:
-            if body := checked_chunk(chunk, operation):
+            if body := checked_chunk(chunk):
                 yield body
 
 
 async def grouped(
-    chunks: Iterable[bytes] | AsyncIterable[bytes], operation: str, at_least: int
+    chunks: Iterable[bytes] | AsyncIterable[bytes], at_least: int
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of an upload joined to at least this many bytes; the last one may be shorter.
+    """Yield the chunks of an upload joined to at least `at_least` bytes; the last one may be shorter.
 
     A chunk that is long enough by itself is not copied.
     """
     gathered = io.BytesIO()
-    async with aclosing(checked_chunks(chunks, operation)) as checked:
+    async with aclosing(checked_chunks(chunks)) as checked:
         async for chunk in checked:
             if len(chunk) >= at_least and not gathered.tell():
                 yield chunk

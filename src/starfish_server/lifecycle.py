@@ -141,9 +141,7 @@ class GracefulShutdown:
 
     async def wait(self) -> ShutdownResult:
         """Wait until a shutdown, begun by a signal or by `shutdown()`, is done."""
-        result = asyncio.wrap_future(self._result)
-        await asyncio.wait([result])
-        return result.result()
+        return await asyncio.shield(asyncio.wrap_future(self._result))
 
     def register(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Handle the signals: the first starts the shutdown, a second one ends the process immediately.
@@ -169,7 +167,7 @@ class GracefulShutdown:
         def wake() -> None:
             self._waking = loop.call_later(_WAKE_SECONDS, wake)
 
-        # A signal that comes just before the event loop goes to sleep is handled when it next wakes.
+        # A signal that comes just before the event loop goes to sleep is handled only when it next wakes.
         self._waking = loop.call_soon_threadsafe(wake)
 
     def unregister(self) -> None:

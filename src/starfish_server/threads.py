@@ -1,4 +1,4 @@
-"""`start_in_thread`: work in a thread of an executor; `wait_to_end`: for work that cannot be stopped."""
+"""Work in a thread of an executor, and waits for work that cannot be stopped."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ async def wait_to_end(running: asyncio.Future[Any]) -> asyncio.CancelledError | 
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
+
+
+def wake(waiter: asyncio.Future[None], _: object = None) -> None:
+    """End the wait for `waiter`, unless it has ended or was cancelled."""
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _work(waiting: list[Callable[[], T]], ended: list[T | BaseException]) -> T:

@@ -95,8 +95,8 @@ class KeepsPartsOfUploads(Memory):
     async def upload(self, key: str, chunks: Any, **options: Any) -> ObjectInfo:
         info = ObjectInfo(key)
         body = b""
-        check_chunks(chunks, "upload")
-        async for chunk in checked_chunks(chunks, "upload"):
+        check_chunks(chunks)
+        async for chunk in checked_chunks(chunks):
             body += chunk
             info = await self.write(key, body, **options)
         return info if body else await self.write(key, body, **options)

@@ -14,8 +14,8 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.layers import Mirror, RepairReport
 from starfish_server.layers.base import Layer
-from starfish_server.layers.mirror import Mirror, RepairReport
 from starfish_server.objects import ANY
 from starfish_server.operations import Upload
 from starfish_server.testing import Fault, FaultyStore

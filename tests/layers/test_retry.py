@@ -24,8 +24,8 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.layers import Retry, RetryEvent
 from starfish_server.layers.base import Layer, Operation, T
-from starfish_server.layers.retry import Retry, RetryEvent
 from starfish_server.operations import Bodies, GetString, Kind
 from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.memory import MemoryObjectStore

@@ -11,7 +11,7 @@ import pytest
 
 from layers.scripted import Scripted
 from starfish_server.errors import StoreTimeoutError, StoreUnavailableError
-from starfish_server.layers.retry import Retry, RetryBudget, RetryEvent
+from starfish_server.layers import Retry, RetryBudget, RetryEvent
 from starfish_server.storage.memory import MemoryObjectStore
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 

@@ -18,8 +18,8 @@ from starfish_server.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
+from starfish_server.layers import Retry, RetryBudget, RetryEvent
 from starfish_server.layers.base import Layer, Operation, T
-from starfish_server.layers.retry import Retry, RetryBudget, RetryEvent
 from starfish_server.objects import ObjectInfo, ObjectReader
 from starfish_server.operations import Open
 from starfish_server.storage.memory import MemoryObjectStore

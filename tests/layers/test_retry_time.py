@@ -17,7 +17,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from starfish_server.layers.retry import Retry, RetryEvent
+from starfish_server.layers import Retry, RetryEvent
 from starfish_server.layers.timeout import Timeout
 
 

@@ -150,7 +150,7 @@ async def rotate(
     context: ContextFields = None,
     json: AsJson = False,
 ) -> int:
-    """Re-encrypt with the active key of a stack the objects that an older key sealed.
+    """Re-encrypt with the active key what an older key sealed.
 
     Objects sealed with the active key are skipped, so an interrupted rotation can be run again. An object
     that is replaced or deleted during the rotation is left alone. Objects that fail are reported on stderr

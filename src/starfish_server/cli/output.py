@@ -51,7 +51,7 @@ def exit_code_of(error: Exception) -> ExitCode:
 
 
 async def read_chunk(file: IO[Any]) -> bytes:
-    """Return what a file, pipe or terminal has next, empty at its end. Ctrl-C ends the wait for it."""
+    """Return the next bytes of a file, pipe or terminal, b"" at its end. Ctrl-C ends the wait for them."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(file.fileno(), ready.set)

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from starfish_server.layers.hedge import Hedge as Hedge
     from starfish_server.layers.metrics import Metrics as Metrics
     from starfish_server.layers.mirror import Mirror as Mirror
-    from starfish_server.layers.mirror import RepairReport as RepairReport
+    from starfish_server.layers.mirror.repair import RepairReport as RepairReport
     from starfish_server.layers.namespace import Namespace as Namespace
     from starfish_server.layers.rate_limit import RateLimit as RateLimit
     from starfish_server.layers.read_only import ReadOnly as ReadOnly
     from starfish_server.layers.retry import Retry as Retry
-    from starfish_server.layers.retry import RetryBudget as RetryBudget
-    from starfish_server.layers.retry import RetryEvent as RetryEvent
+    from starfish_server.layers.retry.policy import RetryBudget as RetryBudget
+    from starfish_server.layers.retry.policy import RetryEvent as RetryEvent
     from starfish_server.layers.size_limit import SizeLimit as SizeLimit
     from starfish_server.layers.timeout import Timeout as Timeout
     from starfish_server.layers.tracing import Tracing as Tracing
@@ -72,11 +72,13 @@ _NAMES = {
     "fallback": ("Fallback",),
     "hedge": ("Hedge",),
     "metrics": ("Metrics",),
-    "mirror": ("Mirror", "RepairReport"),
+    "mirror": ("Mirror",),
+    "mirror.repair": ("RepairReport",),
     "namespace": ("Namespace",),
     "rate_limit": ("RateLimit",),
     "read_only": ("ReadOnly",),
-    "retry": ("Retry", "RetryBudget", "RetryEvent"),
+    "retry": ("Retry",),
+    "retry.policy": ("RetryBudget", "RetryEvent"),
     "size_limit": ("SizeLimit",),
     "timeout": ("Timeout",),
     "tracing": ("Tracing",),

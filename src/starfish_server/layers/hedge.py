@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Hedge"]
-
 _log = logging.getLogger(__name__)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 _FASTEST = 0.0001  # seconds; a second attempt cannot overtake a faster read
@@ -109,7 +107,7 @@ class Hedge(Layer):
                 await asyncio.wait(attempts)
             winner = next(filter(_succeeded, attempts), attempts[0])
             await self._end([task for task in attempts if task is not winner])
-        except (asyncio.CancelledError, Exception) as error:  # an Exception is a log handler's own
+        except (asyncio.CancelledError, Exception) as error:  # an Exception is that of a log handler
             await self._end(attempts, *error.args[:1])
             raise
         if operation.notes is not None and winner is not attempts[0]:

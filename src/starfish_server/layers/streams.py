@@ -60,7 +60,7 @@ class CountedChunks:
         try:
             async with aclosing(asynchronous(self._chunks)) as chunks:
                 async for given in chunks:
-                    chunk = checked_chunk(given, "upload")
+                    chunk = checked_chunk(given)
                     self.size += len(chunk)
                     if self._counted is not None:
                         self._counted(self.size)

@@ -6,17 +6,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.chunks import check_chunks
-from starfish_server.context import StoreContext
 from starfish_server.objects import ANY, ObjectList, StoredObject
 from starfish_server.operations.base import (
     Bodies,
     KeyFields,
     Kind,
     Operation,
-    check_context,
+    RangeFields,
     rename_key,
     slotted,
     unchanged,
@@ -25,6 +24,7 @@ from starfish_server.operations.base import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
+    from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
     from starfish_server.operations.base import Notes
 
@@ -50,34 +50,7 @@ __all__ = [
     "Write",
 ]
 
-T = TypeVar("T")
 L = TypeVar("L", "ListKeys", "ListObjects")
-
-
-class _RangeFields(Operation[T], abstract=True):
-    """The fields of an operation on a range of an object."""
-
-    __slots__ = ("context", "key", "notes", "start", "stop")
-    key: str
-
-    def __init__(
-        self,
-        key: str,
-        start: int = 0,
-        stop: int | None = None,
-        context: StoreContext | None = None,
-        notes: Notes | None = None,
-    ) -> None:
-        if context is not None and context.__class__ is not StoreContext:
-            check_context(context)
-        self.key = key
-        self.start = start
-        self.stop = stop
-        self.context = context
-        self.notes = notes
-
-    def rename(self, change: Callable[[str], str]) -> Self:
-        return type(self)(change(self.key), self.start, self.stop, self.context, self.notes)
 
 
 def _rename_prefix(operation: L, change: Callable[[str], str]) -> L:
@@ -86,7 +59,7 @@ def _rename_prefix(operation: L, change: Callable[[str], str]) -> L:
 
 
 class GetString(KeyFields["str | None"]):
-    """`get_string` as a value. The fields are the parameters of the method, and `notes`."""
+    """`get_string` as a value."""
 
     __slots__ = ()
     kind = Kind("get_string", "pull", Bodies.RESULT, writes=False)
@@ -95,7 +68,7 @@ class GetString(KeyFields["str | None"]):
 
 
 class GetBytes(KeyFields["tuple[bytes, str] | None"]):
-    """`get_bytes` as a value. The fields are the parameters of the method, and `notes`."""
+    """`get_bytes` as a value."""
 
     __slots__ = ()
     kind = Kind("get_bytes", "pull", Bodies.RESULT, writes=False)
@@ -104,7 +77,7 @@ class GetBytes(KeyFields["tuple[bytes, str] | None"]):
 
 
 class Stat(KeyFields["ObjectInfo | None"]):
-    """`stat` as a value. The fields are the parameters of the method, and `notes`."""
+    """`stat` as a value."""
 
     __slots__ = ()
     kind = Kind("stat", "pull", Bodies.SIZE, writes=False)
@@ -114,23 +87,23 @@ class Stat(KeyFields["ObjectInfo | None"]):
         return None if result is None else result.renamed(change)
 
 
-class Read(_RangeFields["StoredObject | None"]):
-    """`read` as a value. The fields are the parameters of the method, and `notes`."""
+class Read(RangeFields["StoredObject | None"]):
+    """`read` as a value."""
 
     __slots__ = ()
     kind = Kind("read", "pull", Bodies.RESULT, writes=False)
-    rename = _RangeFields.rename
+    rename = RangeFields.rename
 
     def restore(self, result: StoredObject | None, change: Callable[[str], str]) -> StoredObject | None:
         return None if result is None else StoredObject(result.info.renamed(change), result.body)
 
 
-class Open(_RangeFields["ObjectReader | None"]):
-    """`open` as a value. The fields are the parameters of the method, and `notes`."""
+class Open(RangeFields["ObjectReader | None"]):
+    """`open` as a value."""
 
     __slots__ = ()
     kind = Kind("open", "pull", Bodies.READER, writes=False)
-    rename = _RangeFields.rename
+    rename = RangeFields.rename
 
     def restore(self, result: ObjectReader | None, change: Callable[[str], str]) -> ObjectReader | None:
         if result is not None:
@@ -140,7 +113,7 @@ class Open(_RangeFields["ObjectReader | None"]):
 
 @slotted
 class SignedUrl(Operation[str]):
-    """`signed_url` as a value. The fields are the parameters of the method, and `notes`."""
+    """`signed_url` as a value."""
 
     kind = Kind("signed_url", "pull", Bodies.URL, writes=False)
     rename = rename_key
@@ -156,7 +129,7 @@ class SignedUrl(Operation[str]):
 
 @slotted
 class ListKeys(Operation["list[str]"]):
-    """`list_keys` as a value. The fields are the parameters of the method, and `notes`."""
+    """`list_keys` as a value."""
 
     kind = Kind("list_keys", "list", Bodies.NONE, writes=False)
     keys = ()
@@ -174,7 +147,7 @@ class ListKeys(Operation["list[str]"]):
 
 @slotted
 class ListObjects(Operation["ObjectList"]):
-    """`list_objects` as a value. The fields are the parameters of the method, and `notes`."""
+    """`list_objects` as a value."""
 
     kind = Kind("list_objects", "list", Bodies.SIZE, writes=False)
     keys = ()
@@ -198,7 +171,7 @@ def _restore_info(operation: Operation[Any], result: ObjectInfo, change: Callabl
 
 @slotted
 class Put(Operation[None]):
-    """`put` as a value. The fields are the parameters of the method, and `notes`."""
+    """`put` as a value."""
 
     kind = Kind("put", "push", Bodies.WRITTEN, writes=True)
     rename = rename_key
@@ -214,7 +187,7 @@ class Put(Operation[None]):
 
 @slotted
 class PutBytes(Operation[None]):
-    """`put_bytes` as a value. The fields are the parameters of the method, and `notes`."""
+    """`put_bytes` as a value."""
 
     kind = Kind("put_bytes", "push", Bodies.WRITTEN, writes=True)
     rename = rename_key
@@ -230,7 +203,7 @@ class PutBytes(Operation[None]):
 
 @slotted
 class Write(Operation["ObjectInfo"]):
-    """`write` as a value. The fields are the parameters of the method, and `notes`."""
+    """`write` as a value."""
 
     kind = Kind("write", "push", Bodies.WRITTEN, writes=True)
     rename = rename_key
@@ -252,7 +225,7 @@ class Write(Operation["ObjectInfo"]):
 
 @slotted
 class Upload(Operation["ObjectInfo"]):
-    """`upload` as a value. The fields are the parameters of the method, and `notes`."""
+    """`upload` as a value."""
 
     kind = Kind("upload", "push", Bodies.CHUNKS, writes=True)
     rename = rename_key
@@ -268,7 +241,7 @@ class Upload(Operation["ObjectInfo"]):
     notes: Notes | None = None
 
     def __post_init__(self) -> None:
-        check_chunks(self.chunks, self.name)  # before a layer wraps them
+        check_chunks(self.chunks)  # before a layer wraps them
 
     @property
     def idempotent(self) -> bool:
@@ -277,7 +250,7 @@ class Upload(Operation["ObjectInfo"]):
 
 @slotted
 class Copy(Operation["ObjectInfo"]):
-    """`copy` as a value. The fields are the parameters of the method, and `notes`."""
+    """`copy` as a value."""
 
     kind = Kind("copy", "push", Bodies.COPY, writes=True)
     restore = _restore_info
@@ -305,7 +278,7 @@ class Copy(Operation["ObjectInfo"]):
 
 
 class Delete(KeyFields[None]):
-    """`delete` as a value. The fields are the parameters of the method, and `notes`."""
+    """`delete` as a value."""
 
     __slots__ = ()
     kind = Kind("delete", "delete", Bodies.NONE, writes=True)
@@ -315,7 +288,7 @@ class Delete(KeyFields[None]):
 
 @slotted
 class DeleteMany(Operation[None]):
-    """`delete_many` as a value. The fields are the parameters of the method, and `notes`."""
+    """`delete_many` as a value."""
 
     kind = Kind("delete_many", "delete", Bodies.NONE, writes=True)
     restore = unchanged

@@ -237,3 +237,29 @@ class KeyFields(Operation[T], abstract=True):
 
     def rename(self, change: Callable[[str], str]) -> Self:
         return type(self)(change(self.key), self.context, self.notes)
+
+
+class RangeFields(Operation[T], abstract=True):
+    """The fields of an operation on a range of an object."""
+
+    __slots__ = ("context", "key", "notes", "start", "stop")
+    key: str
+
+    def __init__(
+        self,
+        key: str,
+        start: int = 0,
+        stop: int | None = None,
+        context: StoreContext | None = None,
+        notes: Notes | None = None,
+    ) -> None:
+        if context is not None and context.__class__ is not StoreContext:
+            check_context(context)
+        self.key = key
+        self.start = start
+        self.stop = stop
+        self.context = context
+        self.notes = notes
+
+    def rename(self, change: Callable[[str], str]) -> Self:
+        return type(self)(change(self.key), self.start, self.stop, self.context, self.notes)

@@ -90,7 +90,7 @@ async def write(store: AbstractObjectStore, call: Write) -> ObjectInfo:
 async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
     """Gather the chunks in memory and write them."""
     body = bytearray()
-    async with aclosing(checked_chunks(call.chunks, "upload")) as checked:
+    async with aclosing(checked_chunks(call.chunks)) as checked:
         async for chunk in checked:
             body += chunk
             if len(body) > MAX_GATHERED_BYTES:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from starfish_server.layers.copy_error import copy_error
+from starfish_server.threads import wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -46,7 +47,7 @@ class InFlightRead(Generic[T]):
         self._waiting += 1
         # `asyncio.wait` would make a miss take a seventh longer.
         ended: asyncio.Future[None] = self.task.get_loop().create_future()
-        self.task.add_done_callback(partial(_wake, ended))
+        self.task.add_done_callback(partial(wake, ended))
         try:
             await ended
         except asyncio.CancelledError:
@@ -60,8 +61,3 @@ class InFlightRead(Generic[T]):
         if shared and not self.task.cancelled() and (error := self.task.exception()) is not None:
             raise copy_error(error)
         return self.task.result()
-
-
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -152,7 +152,7 @@ class Compression(Transform):
         return ObjectReader(found.info, fetch, close)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
-        async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+        async with aclosing(checked_chunks(operation.chunks)) as chunks:
             gathered = bytearray()
             async for chunk in chunks:
                 gathered += chunk

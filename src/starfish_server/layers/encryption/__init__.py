@@ -10,12 +10,7 @@ from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text,
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreIntegrityError
 from starfish_server.layers.base import Slot
-from starfish_server.layers.encryption.key_ring import (
-    KeyProvider,
-    KeyRing,
-    LegacyKey,
-    UnknownKeyError,
-)
+from starfish_server.layers.encryption.key_ring import KeyProvider, KeyRing, LegacyKey, UnknownKeyError
 from starfish_server.layers.encryption.rotation import Rotation, RotationReport
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
@@ -145,7 +140,7 @@ class Encryption(Transform):
             nonlocal size
             yield sealer.start()
             number, buffer = 0, bytearray()
-            async with aclosing(checked_chunks(operation.chunks, "upload")) as chunks:
+            async with aclosing(checked_chunks(operation.chunks)) as chunks:
                 async for chunk in chunks:
                     size += len(chunk)
                     buffer += chunk

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from starfish_server.layers.mirror.pending import Changes, Entry
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["Mirror", "RepairReport"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -191,11 +189,9 @@ class Mirror(Layer):
             if outcome != "ahead":
                 self._pending.change({entry: None})
 
-    async def _replicate(
-        self, operation: Operation[Any], keys: Iterable[str]
-    ) -> dict[tuple[int, str], Exception]:
+    async def _replicate(self, operation: Operation[Any], keys: Iterable[str]) -> dict[Entry, Exception]:
         """Repeat a write of the first store on every replica; return the failures."""
-        failures: dict[tuple[int, str], Exception] = {}
+        failures: dict[Entry, Exception] = {}
 
         async def one(number: int, replica: AbstractObjectStore) -> None:
             try:
@@ -218,7 +214,7 @@ class Mirror(Layer):
                 raise outcome
         return failures
 
-    def _report(self, operation: Operation[Any], failures: dict[tuple[int, str], Exception]) -> None:
+    def _report(self, operation: Operation[Any], failures: dict[Entry, Exception]) -> None:
         numbers = sorted({number for number, _ in failures})
         error = next(iter(failures.values()))
         behind = ", ".join(map(str, numbers))

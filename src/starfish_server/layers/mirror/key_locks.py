@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starfish_server.forks import reset_in_child
+from starfish_server.threads import wake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -76,11 +77,6 @@ class KeyLocks:
         turn.missing -= 1
         if not turn.missing:
             try:
-                turn.ready.get_loop().call_soon_threadsafe(_wake, turn.ready)
+                turn.ready.get_loop().call_soon_threadsafe(wake, turn.ready)
             except RuntimeError:  # that event loop was closed
                 self._leave(turn)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

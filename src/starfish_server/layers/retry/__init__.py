@@ -10,14 +10,7 @@ from starfish_server.checks import positive_int, positive_number
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.deadline import Deadlines, rest_of
-from starfish_server.layers.retry.policy import (
-    FOREVER,
-    PERMANENT,
-    TRANSIENT,
-    Policy,
-    RetryBudget,
-    RetryEvent,
-)
+from starfish_server.layers.retry.policy import FOREVER, PERMANENT, TRANSIENT, Policy, RetryBudget, RetryEvent
 from starfish_server.layers.retry.recovery import count_attempt, end_attempt
 from starfish_server.layers.retry.special_cases import recovery_of
 from starfish_server.layers.retry.streams import ResumableReader, UploadChunks
@@ -28,8 +21,6 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.retry.recovery import Recovery
     from starfish_server.storage.base import AbstractObjectStore, Result
-
-__all__ = ["Retry", "RetryBudget", "RetryEvent"]
 
 _STREAMS = ("open", "upload")
 

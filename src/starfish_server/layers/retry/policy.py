@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from starfish_server.operations import Operation
     from starfish_server.redis.limits import RedisLimits
 
-__all__ = [
-    "FOREVER",
-    "PERMANENT",
-    "TRANSIENT",
-    "Policy",
-    "RetryBudget",
-    "RetryEvent",
-    "is_undetermined",
-    "mark_undetermined",
-    "retry_after",
-]
-
 TRANSIENT: tuple[type[Exception], ...] = (StoreUnavailableError, ConnectionError, TimeoutError)
 PERMANENT = (*NOT_THE_BACKEND, VersionConflictError)
 FOREVER = 1e9  # seconds; a wait as long as this is never begun, whatever the deadline
@@ -181,7 +169,7 @@ class RetryBudget:
     def give_back(self, taken: int = 0) -> None:
         """Give back the tokens `taken` by a retry that succeeded or was never made, or add `refund` if 0."""
         if self._tokens < self._capacity:
-            with self._lock:  # without a call, in which the garbage collector could come here again
+            with self._lock:  # call nothing here: in a call, the garbage collector may end another retry
                 added = taken or self._refund
                 if self._tokens + added > self._capacity:
                     added = self._capacity - self._tokens

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from starfish_server.layers.retry.policy import Policy
 
-__all__ = ["Recovery", "count_attempt", "end_attempt"]
-
 _NOTE = "Retry gave up after "
 _log = logging.getLogger(__package__)
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from starfish_server.objects import ObjectInfo, StoredObject
     from starfish_server.operations import Operation
 
-__all__ = ["recovery_of"]
-
 
 class _ConditionalRecovery(Recovery["ObjectInfo"]):
     """Recognises a write that was done but whose reply was lost, so that its retry conflicts with itself.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from starfish_server.operations import Open
     from starfish_server.storage.base import AbstractObjectStore
 
-__all__ = ["ResumableReader", "StreamRecovery", "UploadChunks", "UploadRecovery"]
-
 
 class ResumableReader:
     """A reader that can be replaced by a new one after a failure.

@@ -231,7 +231,7 @@ def _values(callback: Callback, call: Operation[Any]) -> dict[str, Any]:
         elif metadata:
             raise StoreNotSupportedError(f"{callback.name} takes no metadata")
         if isinstance(call, Upload):
-            values["chunks"] = checked_chunks(call.chunks, call.name)
+            values["chunks"] = checked_chunks(call.chunks)
         elif isinstance(call, Write):
             content = encode_body(call.body, call.name, call.key)
             values["body"] = call.body if isinstance(call.body, str) else content

@@ -86,7 +86,7 @@ def digest(file: int) -> str:
 
 
 def stamp(file: int) -> None:
-    """Set the time of modification of a file that was written, for its version. Needs the lock of its key."""
+    """Set the modification time of a written file, for its version. The caller holds the lock of its key."""
     now = time.time_ns()
     try:
         os.utime(file, ns=(now, now))

@@ -50,8 +50,8 @@ reset_in_child(_locked)
 class KeyLock:
     """The lock of the object at `path` below the open base directory, held in a `with`. Not reentrant.
 
-    It keeps out processes and threads. Its file is made under the lock of `base`. On a full disk that lock is
-    held in its place, since a deletion must work even then.
+    It excludes other processes and threads. Its file is made under the lock of `base`. If the disk has no
+    room for the file, the lock of `base` is held instead, so that deletions still work.
     """
 
     __slots__ = ("_base", "_file", "_path")
@@ -70,7 +70,8 @@ class KeyLock:
 
     def _make(self, name: str) -> None:
         try:
-            self._hold(os.open(".", DIRECTORY, dir_fd=self._base))  # a copy would share its lock with `base`
+            # Opened again, since a duplicate of `base` would share its locks.
+            self._hold(os.open(".", DIRECTORY, dir_fd=self._base))
         except OSError as error:
             if error.errno not in _LOCKS_NO_FOLDERS:
                 raise

@@ -131,7 +131,7 @@ class BatchUpload:
         batch: list[bytes] = []
         size = 0
         try:
-            async with aclosing(checked_chunks(self._call.chunks, "upload")) as source:
+            async with aclosing(checked_chunks(self._call.chunks)) as source:
                 async for chunk in source:
                     batch.append(chunk)
                     size += len(chunk)

@@ -34,7 +34,7 @@ from starfish_server.storage.filesystem.paths import (
 )
 from starfish_server.storage.filesystem.reading import open_object
 from starfish_server.storage.filesystem.staging import KeyLock, StagedFile
-from starfish_server.threads import wait_to_end
+from starfish_server.threads import wait_to_end, wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ class Commit:
         ended = self._ended
         if ended is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
-                ended.get_loop().call_soon_threadsafe(_end, ended)
+                ended.get_loop().call_soon_threadsafe(wake, ended)
 
     async def withdraw(self) -> None:
         """Return once nothing more of the change can take effect, however often the caller is cancelled."""
@@ -113,11 +113,6 @@ class Commit:
             self._visible.release()
             return
         await wait_to_end(ended)
-
-
-def _end(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
 
 
 class Draft(StagedFile):

@@ -208,7 +208,7 @@ class ObstoreObjectStore(Leaf):
         attributes = attributes_of(client, kind, call.cache_control, call.metadata)
         if call.if_version is not ANY:
             return await derived.upload(self, call)
-        async with aclosing(grouped(call.chunks, "upload", PART_BYTES)) as parts:
+        async with aclosing(grouped(call.chunks, PART_BYTES)) as parts:
             result, size = await send_parts(client, key, parts, attributes)
         return stored_info(client, key, size, attributes, result)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import aiohttp
 
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
-from starfish_server.threads import start_in_thread
+from starfish_server.threads import start_in_thread, wake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,18 +30,18 @@ _RECEIVED_BYTES = range(2**18, 2**30)
 _HUGE_BYTES = 4 * 2**20
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
-# The body of a request: whole, or in blocks that follow one another.
 Blocks = list[memoryview]
 Body = bytes | Blocks
+"""The body of a request: whole, or in consecutive blocks."""
 
 
 def size_of(body: Body) -> int:
-    """Return how many bytes it has."""
+    """Return the number of bytes in a body."""
     return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 def goes_in_pieces(body: Body | None) -> TypeGuard[Body]:
-    """Whether it is too long for a socket's send buffer, which would take it at once."""
+    """Return whether a body is sent in pieces; a socket's send buffer takes a small one whole."""
     return isinstance(body, list) or (body is not None and len(body) > _SMALL_BYTES)
 
 
@@ -163,7 +163,7 @@ class _Receiver(asyncio.BufferedProtocol):
 
     memory: for the body and one byte more.
     at: bytes of it that are filled.
-    ended: done when the body is whole or the connection has ended.
+    ended: done when the body is whole or the connection has ended; cancelled with the request.
     """
 
     def __init__(self, memory: memoryview, at: int, transport: asyncio.Transport, request: InFlight) -> None:
@@ -184,17 +184,13 @@ class _Receiver(asyncio.BufferedProtocol):
         self._request.progress()
         if self.at >= len(self._memory) - 1:
             self._hand_to(self._protocol)
-            self._end()
+            wake(self.ended)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)
-        self._end()
+        wake(self.ended)
 
     def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.pause_reading()  # a transport that is reading may keep its old protocol
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
-
-    def _end(self) -> None:
-        if not self.ended.done():  # it is cancelled with the request
-            self.ended.set_result(None)

@@ -16,20 +16,11 @@ from starfish_server.errors import (
 )
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.bodies import size_of
-from starfish_server.storage.s3.errors import (
-    InvalidPartError,
-    NoSuchKeyError,
-    NoSuchUploadError,
-)
+from starfish_server.storage.s3.errors import InvalidPartError, NoSuchKeyError, NoSuchUploadError
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import (
-    MULTIPART_OVER_BYTES,
-    PART_BYTES,
-    multipart_upload,
-    parts_of,
-)
+from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, PART_BYTES, multipart_upload, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping

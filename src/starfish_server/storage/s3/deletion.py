@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from starfish_server.checks import check_keys
-from starfish_server.errors import (
-    DeleteManyError,
-    StoreError,
-    StoreNotSupportedError,
-    StoreUnavailableError,
-)
+from starfish_server.errors import DeleteManyError, StoreError, StoreNotSupportedError, StoreUnavailableError
 from starfish_server.gather import bounded_gather
 from starfish_server.storage.s3.errors import NoSuchKeyError, error_for
 from starfish_server.storage.s3.replies import read_delete_faults, require_deleted

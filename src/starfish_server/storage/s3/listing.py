@@ -50,8 +50,7 @@ async def list_keys(transport: Transport, call: ListKeys, is_valid: Callable[[st
 
     Raises `StoreError` for pages that lead nowhere or hold keys outside the prefix.
     """
-    query = {"prefix": call.prefix}
-    names, _ = await _entries(transport, call, query, read_key_page, is_valid)
+    names, _ = await _entries(transport, call, None, read_key_page, is_valid)
     return names
 
 
@@ -59,10 +58,7 @@ async def list_objects(
     transport: Transport, call: ListObjects, is_valid: Callable[[str], bool]
 ) -> ObjectList:
     """Return objects, and with a delimiter the folders among them, in byte order, as `list_keys` does."""
-    query = {"prefix": call.prefix}
-    if call.delimiter is not None:
-        query["delimiter"] = call.delimiter
-    names, infos = await _entries(transport, call, query, read_object_page, is_valid)
+    names, infos = await _entries(transport, call, call.delimiter, read_object_page, is_valid)
     objects = [infos[name] for name in names if name in infos]
     return ObjectList(objects, [name for name in names if name not in infos])
 
@@ -70,18 +66,20 @@ async def list_objects(
 async def _entries(
     transport: Transport,
     call: ListKeys | ListObjects,
-    query: dict[str, str],
+    delimiter: str | None,
     read: Callable[[Reply], Page],
     is_valid: Callable[[str], bool],
 ) -> tuple[list[str], dict[str, ObjectInfo]]:
     """Return the valid names, in order, up to the limit, and the infos of all objects."""
     found: list[str] = []
     infos: dict[str, ObjectInfo] = {}
-    after, limit, folders = call.start_after or "", call.limit, "delimiter" in query
+    after, limit = call.start_after or "", call.limit
     tokens: set[str] = set()
     empty = 0
-    query |= {"encoding-type": "url", "list-type": "2"}
+    query = {"encoding-type": "url", "list-type": "2", "prefix": call.prefix}
     query["max-keys"] = str(_PAGE if limit is None else min(_PAGE, limit))
+    if delimiter is not None:
+        query["delimiter"] = delimiter
     if after:
         query["start-after"] = after
     while limit is None or len(found) < limit:
@@ -93,7 +91,7 @@ async def _entries(
             name
             for name in page.names
             if name > after
-            and is_valid(name.removesuffix("/") if folders and name not in page.infos else name)
+            and is_valid(name if delimiter is None or name in page.infos else name.removesuffix("/"))
         ]
         infos |= page.infos
         if page.token is None:

@@ -19,13 +19,7 @@ from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
-from starfish_server.storage.s3.bodies import (
-    goes_in_pieces,
-    hex_digest,
-    pieces,
-    read_body,
-    size_of,
-)
+from starfish_server.storage.s3.bodies import goes_in_pieces, hex_digest, pieces, read_body, size_of
 from starfish_server.storage.s3.errors import (
     Fault,
     WriteRaceError,

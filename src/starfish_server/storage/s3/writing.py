@@ -39,7 +39,7 @@ async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGener
     """
     part: Blocks = []
     missing = PART_BYTES
-    async with aclosing(grouped(chunks, "upload", _BLOCK_BYTES)) as blocks:
+    async with aclosing(grouped(chunks, _BLOCK_BYTES)) as blocks:
         async for block in blocks:
             view = memoryview(block)
             while view:
