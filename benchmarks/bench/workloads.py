@@ -110,6 +110,7 @@ async def get_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
 async def put_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large put, and the memory it takes while the caller holds the body."""
     body = os.urandom(plan.size)
+    os.sync()  # or writing back what others wrote falls into the time
     with timed_with_memory() as sample:
         await objects.put_bytes(f"{plan.prefix}large", body)
     return sample
@@ -147,7 +148,9 @@ async def stream(objects: Objects, plan: Plan, run: int) -> Sample:
 
 async def upload(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large body stored from chunks of 1 MiB, and the memory that this takes."""
-    chunks = itertools.repeat(os.urandom(MIB), plan.size // MIB)
+    chunk = bytearray(os.urandom(MIB))
+    chunks = (bytes(chunk) for _ in range(plan.size // MIB))  # each takes memory of its own
+    os.sync()  # or writing back what others wrote falls into the time
     with timed_with_memory() as sample:
         await objects.upload(f"{plan.prefix}large", chunks)
     return sample
@@ -157,7 +160,7 @@ async def copy_out(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large object copied to a file on disk."""
     (key,) = plan.keys()
     path = _file_beside(objects)
-    os.sync()  # or writing back what others wrote falls into the time
+    os.sync()
     with timed_with_memory() as sample:
         await objects.copy_out(key, path)
     assert os.path.getsize(path) == plan.size  # noqa: ASYNC240 - nothing else runs

@@ -155,12 +155,18 @@ async def test_close_closes_the_sessions_of_other_threads_loops(
     await other
 
 
-async def test_a_forked_child_has_connections_of_its_own(proxy: FaultyProxy, seaweedfs: S3Server) -> None:
-    """In a process of its own, since this one has threads. The parent's connection survives the child."""
+async def test_a_forked_child_has_connections_and_threads_of_its_own(
+    proxy: FaultyProxy, seaweedfs: S3Server
+) -> None:
+    """In a process of its own, since this one has threads. The parent's connection survives the child.
+
+    The bodies are long enough to be hashed in a thread.
+    """
     bucket = seaweedfs.make_bucket()
     script = f"""
         import asyncio, gc, os, sys, warnings
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, sessions
 
         sessions.CLOSE_GRACE_SECONDS = 600.0
@@ -169,12 +175,12 @@ async def test_a_forked_child_has_connections_of_its_own(proxy: FaultyProxy, sea
             endpoint={proxy.endpoint!r}, bucket={bucket!r}, max_attempts=1, max_connections=1))
 
         async def child():
-            assert await store.get_string("k") == "parent"
-            await store.put("k", "child")
+            assert await store.get_string("k") == "parent" * 2**18
+            await store.put("k", "child" * 2**18)
             await store.close()
 
         async def parent():
-            await store.put("k", "parent")
+            await store.put("k", "parent" * 2**18)
             pid = os.fork()
             if pid == 0:
                 try:
@@ -185,7 +191,7 @@ async def test_a_forked_child_has_connections_of_its_own(proxy: FaultyProxy, sea
                     os._exit(1)
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-            assert await store.get_string("k") == "child"
+            assert await store.get_string("k") == "child" * 2**18
             await store.close()
 
         asyncio.run(parent())

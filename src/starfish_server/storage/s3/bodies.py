@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import aiohttp
 
+from starfish_server.forks import reset_in_child
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
 from starfish_server.threads import start_in_thread, wake
 
@@ -58,11 +59,25 @@ async def pieces(body: Body, request: InFlight) -> AsyncIterator[memoryview]:
     request.progress()
 
 
-async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
-    """Return a digest of `body`, of a long one in a thread of its own.
+class _Threads:
+    """Threads for digests, kept for the next ones; a forked child starts its own.
 
-    Not in the event loop's executor: all its threads may be waiting for this request.
+    Not those of the event loop's executor: all of these may be waiting for the request.
     """
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        self.executor = ThreadPoolExecutor(thread_name_prefix="starfish-s3-hash")
+
+
+_threads = _Threads()
+
+
+async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
+    """Return a digest of `body`, of a long one made in a thread."""
 
     def digest() -> str:
         digest = algorithm(usedforsecurity=False)
@@ -72,11 +87,7 @@ async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
 
     if size_of(body) <= _HASHED_INLINE_BYTES:
         return digest()
-    threads = ThreadPoolExecutor(1, "starfish-s3-hash")
-    try:
-        return await start_in_thread(digest, threads)
-    finally:
-        threads.shutdown(wait=False)
+    return await start_in_thread(digest, _threads.executor)
 
 
 async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
 
 from starfish_server.errors import StoreError
+from starfish_server.frozen import NOTHING
 from starfish_server.objects import ObjectInfo, ObjectList
 from starfish_server.storage.s3.errors import MalformedReplyError
 from starfish_server.storage.s3.replies import quoted, read_result, read_time, text_of
@@ -122,7 +123,7 @@ def read_object_page(reply: Reply) -> Page:
             int(size) if size and len(size) < 20 and size.isdecimal() else None,  # of 64 bits
             None,
             None,
-            {},
+            NOTHING,
             quoted(etag) if etag else None,
             read_time(time) if time else None,
         )
@@ -167,6 +168,7 @@ def _decoded(keys: list[str], root: ET.Element) -> list[str]:
     """Return the keys as text. One that is not UTF-8 has surrogates, and so is not valid by any rule."""
     if "" in keys:
         raise MalformedReplyError("the list holds an entry without a key")
-    if text_of(root, "EncodingType") != "url":
+    together = "".join(keys)  # looked through once: most keys hold nothing that is encoded
+    if text_of(root, "EncodingType") != "url" or not ("%" in together or "+" in together):
         return keys
     return [unquote_plus(key, errors="surrogateescape") for key in keys]
