@@ -141,9 +141,9 @@ class CircuitBreaker(Layer):
                 phase.passed -= failed is None
                 phase.succeeded += failed is False
             if failed:
-                self._open(phase, "a probe failed")
+                self._end(phase, "a probe failed")
             elif phase.succeeded == self._probes:
-                self._change(phase, None, logging.INFO, "closed", "closed: its probes succeeded")
+                self._end(phase, "its probes succeeded", opens=False)
         elif failed is not None:
             now = self._clock()
             if now >= phase.slice_ends:
@@ -154,7 +154,7 @@ class CircuitBreaker(Layer):
             if failures := phase.failures - phase.old_failures:
                 calls = phase.calls - phase.old_calls
                 if calls >= self._minimum_calls and failures >= self._failure_rate * calls:
-                    self._open(phase, f"{failures} of {calls} operations failed")
+                    self._end(phase, f"{failures} of {calls} operations failed")
 
     def _counting_chunks(self, result: T, opened_in: _Phase) -> T:
         async def counted(fetch: Fetch) -> bytes:
@@ -162,26 +162,24 @@ class CircuitBreaker(Layer):
                 return await fetch()
             except Exception as error:
                 if _is_failure(error):  # opening the stream was counted as a success
-                    phase = self._phase
-                    if phase.open_until is None:
-                        self._count(phase, True)
+                    if self._phase.open_until is None:
+                        self._count(self._phase, True)
                     else:
-                        self._open(opened_in, "a chunk of a probe failed")
+                        self._end(opened_in, "a chunk of a probe failed")
                 raise
 
         return around_chunks(result, counted)
 
-    def _open(self, over: _Phase, why: str) -> None:
-        text = f"open for {self._open_seconds:g} s: {why}"
-        self._change(over, self._clock() + self._open_seconds, logging.WARNING, "open", text)
-
-    def _change(self, over: _Phase, open_until: float | None, level: int, state: str, text: str) -> None:
+    def _end(self, phase: _Phase, why: str, *, opens: bool = True) -> None:
         """End a phase and begin another one, unless that has happened already."""
         with self._lock:
-            if over is not self._phase:
+            if phase is not self._phase:
                 return
-            self._phase = _Phase(open_until)
-        self._log(level, state, text)
+            self._phase = _Phase(self._clock() + self._open_seconds if opens else None)
+        if opens:
+            self._log(logging.WARNING, "open", f"open for {self._open_seconds:g} s: {why}")
+        else:
+            self._log(logging.INFO, "closed", f"closed: {why}")
 
     def _log(self, level: int, state: str, text: str) -> None:
         if _log.isEnabledFor(level):
