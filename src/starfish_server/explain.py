@@ -12,8 +12,6 @@ from starfish_server.storage.base import AbstractObjectStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starfish_server.layers.base import Layer
-
 
 def explain(store: AbstractObjectStore) -> str:
     """Return the stack as a tree: each store, its settings and purpose; then what the stack can do.
@@ -37,31 +35,20 @@ def explain(store: AbstractObjectStore) -> str:
 
 def _tree(store: AbstractObjectStore, branch: str, margin: str) -> Iterator[str]:
     """Yield the lines of a store and those inside it; `margin` stands before every line but the first."""
-    layer = _as_layer(store)
-    inners = () if layer is None else layer.inners
-    yield branch + _title(store)
-    yield f"{margin}{'│' if len(inners) > 1 else ' '}    {_purpose(store)}"
+    from starfish_server.layers.base import Layer  # here, since a program without layers need not import it
+
+    if isinstance(store, Layer):
+        inners = store.inners
+        settings = (f"{name}={shown_setting(name, value)}" for name, value in store.settings().items())
+        yield f"{branch}{type(store).__name__}({', '.join(settings)})"
+    else:
+        inners = ()
+        yield branch + mask(repr(store))
+    # The first sentence of the class's docstring.
+    purpose = " ".join((type(store).__doc__ or "no description").split())
+    purpose = re.split(r"(?<=[.:;])\s", purpose, maxsplit=1)[0].rstrip(".:;")
+    yield f"{margin}{'│' if len(inners) > 1 else ' '}    {purpose}"
     for inner in inners[:-1]:
         yield from _tree(inner, f"{margin}├─ ", f"{margin}│  ")
     for inner in inners[-1:]:
         yield from _tree(inner, f"{margin}└─ ", f"{margin}   ")
-
-
-def _title(store: AbstractObjectStore) -> str:
-    layer = _as_layer(store)
-    if layer is None:
-        return mask(repr(store))
-    settings = (f"{name}={shown_setting(name, value)}" for name, value in layer.settings().items())
-    return f"{type(store).__name__}({', '.join(settings)})"
-
-
-def _as_layer(store: AbstractObjectStore) -> Layer | None:
-    from starfish_server.layers.base import Layer  # here, since a program without layers need not import it
-
-    return store if isinstance(store, Layer) else None
-
-
-def _purpose(store: AbstractObjectStore) -> str:
-    """Return the first sentence of the class's docstring."""
-    text = " ".join((type(store).__doc__ or "no description").split())
-    return re.split(r"(?<=[.:;])\s", text, maxsplit=1)[0].rstrip(".:;")
