@@ -31,30 +31,18 @@ class Frame(NamedTuple):
     crc: int
 
 
-def _zlib() -> Decompress:
-    codec = zlib.decompressobj(wbits=31)
-    return lambda data, most: codec.decompress(codec.unconsumed_tail + data, most)
-
-
-def _zstd() -> Decompress:
-    codec = load_zstd().ZstdDecompressor()
-    return lambda data, most: b"" if codec.eof else codec.decompress(data, most)
-
-
-def _stored() -> Decompress:
-    """Return the function for a body that was framed but not compressed, since it looks like a frame."""
-    return lambda data, _: data
-
-
-_DECOMPRESSORS: dict[int, Callable[[], Decompress]] = {STORED: _stored, _ZSTD: _zstd, _GZIP: _zlib}
-
-
 def decompressor(algorithm: int) -> Decompress:
     """Return a function of data and the most bytes that it may make of it; call it with b"" for more.
 
-    That of `STORED` returns the data at once, whatever its size.
+    That of `STORED`, for a body framed only because it looks like a frame, returns all data at once.
     """
-    return _DECOMPRESSORS[algorithm]()
+    if algorithm == STORED:
+        return lambda data, _: data
+    if algorithm == _GZIP:
+        gzip = zlib.decompressobj(wbits=31)
+        return lambda data, most: gzip.decompress(gzip.unconsumed_tail + data, most)
+    zstd = load_zstd().ZstdDecompressor()
+    return lambda data, most: b"" if zstd.eof else zstd.decompress(data, most)
 
 
 @functools.cache  # Python searches for a missing module again at every import
@@ -91,7 +79,8 @@ def parse_edge(edge: bytes) -> Frame | None:
     if len(edge) < EDGE or not edge.startswith(MAGIC):
         return None
     _, version, algorithm, size, crc, own_crc = _EDGE.unpack_from(edge)
-    if version != _VERSION or algorithm not in _DECOMPRESSORS or own_crc != zlib.crc32(edge[: EDGE - 4]):
+    known = version == _VERSION and algorithm in (STORED, _ZSTD, _GZIP)
+    if not known or own_crc != zlib.crc32(edge[: EDGE - 4]):
         return None
     return Frame(algorithm, size, crc)
 
