@@ -106,6 +106,8 @@ class Transform(Layer):
         handle = _HANDLED.get(type(operation))
         if handle is None:
             raise operation.error(StoreNotSupportedError, f"{type(self).__name__} cannot change its bodies")
+        if isinstance(operation, Read | Open):
+            check_range(operation.start, operation.stop)
         try:
             return cast("T", await handle(self, operation))
         except StoreError as error:
@@ -151,16 +153,6 @@ def _passes(kind: type[Operation[Any]]) -> bool:
     return kind.bodies is _NONE and (kind is ListKeys or not kind.result_has_keys)
 
 
-async def _read(layer: Transform, operation: Read) -> StoredObject | None:
-    check_range(operation.start, operation.stop)
-    return await layer.read_plain(operation)
-
-
-async def _open(layer: Transform, operation: Open) -> ObjectReader | None:
-    check_range(operation.start, operation.stop)
-    return await layer.open_plain(operation)
-
-
 async def _get_bytes(layer: Transform, operation: GetBytes | GetString) -> tuple[bytes, str] | None:
     whole = Read(operation.key, 0, None, operation.context, operation.notes)
     found = await layer.read_plain(whole)
@@ -199,8 +191,8 @@ _HANDLED: dict[type[Operation[Any]], Callable[..., Awaitable[object]]] = {
     Stat: lambda layer, operation: layer.stat_plain(operation),
     GetBytes: _get_bytes,
     GetString: _get_string,
-    Read: _read,
-    Open: _open,
+    Read: lambda layer, operation: layer.read_plain(operation),
+    Open: lambda layer, operation: layer.open_plain(operation),
     Put: _put,
     PutBytes: _put,
     Write: _write,
