@@ -25,7 +25,6 @@ T = TypeVar("T")
 Outcome = Literal["ok", "miss", "error", "denied", "cancelled"]
 
 _DENIALS = (StoreAccessDeniedError, ReadOnlyStoreError, ContextRequiredError)
-_CHUNK = 2**16
 _CHUNKS, _RESULT = Bodies.CHUNKS, Bodies.RESULT  # a look-up in an Enum takes long on 3.11
 
 
@@ -54,11 +53,7 @@ def outcome_of_error(error: BaseException) -> tuple[Outcome, str]:
 def size_of_body(body: object) -> int | None:
     """Return the size of a body in bytes, of text as UTF-8; None if it is not a body."""
     if isinstance(body, str):
-        if body.isascii():
-            return len(body)
-        # In pieces, so that a large text is never copied whole.
-        pieces = (body[start : start + _CHUNK] for start in range(0, len(body), _CHUNK))
-        return sum(len(piece.encode(errors="surrogatepass")) for piece in pieces)
+        return len(body) if body.isascii() else len(body.encode(errors="surrogatepass"))
     if isinstance(body, memoryview):
         return body.nbytes
     return len(body) if isinstance(body, bytes | bytearray) else None
