@@ -155,9 +155,7 @@ def _ways(store: AbstractObjectStore) -> Iterator[list[Layer]]:
 def _consequence(outer: Slot | None, inner: Slot | None) -> str | None:
     if outer is None or inner is None or outer < inner:
         return None
-    if outer == inner:
-        return _CONSEQUENCES.get((outer, inner))
-    return _CONSEQUENCES.get((outer, inner)) or _CONSEQUENCE_OF_INSIDE[inner]
+    return _CONSEQUENCES.get((outer, inner), None if outer == inner else _CONSEQUENCE_OF_INSIDE[inner])
 
 
 def _suggestion(placed: Sequence[Layer | type[Layer]]) -> str:

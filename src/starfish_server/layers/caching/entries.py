@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from cachetools import LRUCache
@@ -60,7 +61,7 @@ class Entries(LRUCache[EntryKey, Entry]):
     """
 
     def __init__(self, max_bytes: int, max_object_bytes: int) -> None:
-        super().__init__(max_bytes, getsizeof=_cost)
+        super().__init__(max_bytes, getsizeof=attrgetter("cost"))
         self._max_object_bytes = max_object_bytes
         self.by_subject: dict[Subject, set[EntryKey]] = {}
         self.evictions = 0
@@ -130,10 +131,6 @@ def own_list(result: Any) -> Any:
     if isinstance(result, ObjectList):
         return ObjectList(result.objects.copy(), result.prefixes.copy())
     return result
-
-
-def _cost(entry: Entry) -> int:
-    return entry.cost
 
 
 def _text_size(part: Hashable) -> int:
