@@ -149,6 +149,21 @@ async def test_error_reaches_every_waiter_as_its_own_object(store: Caching) -> N
         )
 
 
+async def test_each_waiter_has_notes_of_its_own_on_its_error(store: Caching) -> None:
+    leaf = held_back(store)
+    tasks = await waiting(store, leaf, 2)
+    leaf.failure = StoreUnavailableError("down")
+    leaf.failure.add_note("from the backend")
+    leaf.gate.set()
+    one, other = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(one, StoreUnavailableError)
+    assert isinstance(other, StoreUnavailableError)
+    one.add_note("from a caller")
+    other.add_note("from another caller")
+    assert one.__notes__ == ["from the backend", "from a caller"]
+    assert other.__notes__ == ["from the backend", "from another caller"]
+
+
 async def test_shared_error_is_equal_though_its_class_builds_the_message(store: Caching) -> None:
     made = 0
 

@@ -188,6 +188,30 @@ class Source:
             self.closed = True
 
 
+async def test_a_reader_waits_for_a_permit_to_fetch_its_next_chunk() -> None:
+    leaf = MemoryObjectStore(data={})
+    await leaf.put("k", "text")
+    gate = asyncio.Event()
+
+    class Slow(Layer):
+        async def perform(self, operation: Operation[Any]) -> Any:
+            if operation.name == "stat":
+                await gate.wait()
+            return await self._inner.perform(operation)
+
+    layer = ConcurrencyLimit(Slow(leaf), max_in_flight=1)
+    reader = await layer.open("k")
+    assert reader is not None
+    stat = asyncio.create_task(layer.stat("k"))
+    await settle()
+    chunk = asyncio.create_task(reader.next_chunk())
+    await settle()
+    assert not chunk.done()
+    gate.set()
+    await stat
+    assert await chunk == b"text"
+
+
 async def test_an_upload_from_a_reader_of_the_same_store_needs_no_second_permit() -> None:
     leaf = MemoryObjectStore(data={})
     await leaf.put("k", "text")

@@ -11,6 +11,7 @@ import pytest
 from layers.switched import Switched, contents, memory
 from starfish_server import StackError, StoreBuilder, explain, load_stack
 from starfish_server.errors import (
+    DeleteManyError,
     StoreNotSupportedError,
     StoreUnavailableError,
     VersionConflictError,
@@ -72,6 +73,15 @@ async def test_a_conditional_write_is_decided_once_by_the_first_store() -> None:
     assert info is not None
     await store.write("k", "new", if_version=info.version)
     assert await replica.get_string("k") == "new"
+
+
+async def test_of_a_delete_many_only_the_keys_that_a_replica_kept_are_pending() -> None:
+    kept = DeleteManyError({"b": StoreUnavailableError("down")})
+    replica = FaultyStore(memory(a="x", b="y"), {"delete_many": [Fault(lambda _: kept)]})
+    store = Mirror(memory(a="x", b="y"), replica)
+    with pytest.raises(StoreUnavailableError, match="replica 1 failed"):
+        await store.delete_many(["a", "b"])
+    assert store.pending() == {(1, "b")}
 
 
 @pytest.mark.parametrize("require", ["all", "first"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -260,3 +260,22 @@ def test_an_unknown_way_of_recording_is_refused(option: str) -> None:
 def test_settings_show_what_is_recorded() -> None:
     store = Tracing(MemoryObjectStore({}), per_attempt=True, record_key="hashed")
     assert repr(store) == "Tracing(per_attempt=True, record_key='hashed', MemoryObjectStore(0 objects))"
+
+
+@pytest.mark.parametrize("fails_at", ["on_start", "on_end"])
+async def test_a_span_processor_that_fails_does_not_fail_the_operation(
+    fails_at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SpanProcessor):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    setattr(Broken, fails_at, fail)
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    store = Tracing(MemoryObjectStore({"k": "text"}), tracer_provider=provider)
+    assert await store.get_string("k") == "text"
+    (record,) = caplog.records
+    assert record.message in {"the span could not be started", "the span could not be ended"}
