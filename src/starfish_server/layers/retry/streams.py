@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from starfish_server.chunks import asynchronous
 from starfish_server.context import retries_outside
 from starfish_server.layers.retry.recovery import Recovery
+from starfish_server.layers.streams import CountedChunks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
     from starfish_server.objects import ObjectReader
     from starfish_server.operations import Open
@@ -69,22 +69,18 @@ class StreamRecovery(Recovery[bytes]):
         return self._source.version is not None
 
 
-class UploadChunks:
-    """The chunks of an upload; `begun` is True once the first one has been requested.
+class UploadChunks(CountedChunks):
+    """The chunks of an upload; `begun` is True once they are iterated.
 
     From then on the upload cannot be retried as a whole, so the leaf is told to retry its own parts.
     """
 
-    def __init__(self, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> None:
-        self._chunks = chunks
-        self.begun = False
+    begun = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
         retries_outside.set(())
-        async with aclosing(asynchronous(self._chunks)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return super().__aiter__()
 
 
 class UploadRecovery(Recovery[Any]):
