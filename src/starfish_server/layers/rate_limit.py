@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starfish_server.checks import positive_int, positive_number
 from starfish_server.errors import StoreOverloadedError
@@ -127,7 +127,10 @@ class RateLimit(Layer):
                         give_back = partial(self._give_back, name, whole_at)
         if wait > _ROUNDING:
             if give_back is None:
-                raise self._refusal(wait, operation)
+                reason = f"over {self._rate:g} operations a second for one {self._by}"
+                error = operation.error(StoreOverloadedError, reason, retry_after=wait)
+                error.undetermined = False
+                raise error
             try:
                 await asyncio.sleep(wait)
             except BaseException:
@@ -140,12 +143,6 @@ class RateLimit(Layer):
         with self._lock:
             if self._whole_at.get(name) == whole_at:
                 self._whole_at[name] = whole_at - self._interval
-
-    def _refusal(self, wait: float, operation: Operation[Any]) -> StoreOverloadedError:
-        reason = f"over {self._rate:g} operations a second for one {self._by}"
-        error = operation.error(StoreOverloadedError, reason, retry_after=wait)
-        error.undetermined = False
-        return error
 
     def _make_room(self, name: int | None, now: float) -> int | None:
         """Drop callers with a full burst; return `name`, or None, the shared limit, if there is no room."""
