@@ -77,7 +77,10 @@ class Metrics(Layer):
         self._hedges = meter.create_counter(
             "objectstore.hedges", unit="{read}", description="Reads that were sent a second time"
         )
-        if breakers := list(_breakers(inner)):
+        # Weak references: an instrument lives as long as its provider.
+        layers = (part for part in stores_of(inner) if isinstance(part, Layer))
+        breakers = [ref(part) for part in layers if part.slot is Slot.BREAKER and hasattr(part, "state")]
+        if breakers:
             meter.create_observable_gauge(
                 "objectstore.breaker.state",
                 callbacks=[lambda _: _states(breakers)],
@@ -134,13 +137,6 @@ class Metrics(Layer):
         if not self._namespace_attribute or context is None or context.namespace is None:
             return attributes
         return {**attributes, "starfish.namespace": printable(context.namespace)}
-
-
-def _breakers(store: AbstractObjectStore) -> Iterator[ref[Any]]:
-    """Yield weak references to the breakers of a stack: an instrument lives as long as its provider."""
-    for part in stores_of(store):
-        if isinstance(part, Layer) and part.slot is Slot.BREAKER and hasattr(part, "state"):
-            yield ref(part)
 
 
 def _states(breakers: Iterable[ref[Any]]) -> Iterator[Observation]:
