@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -16,6 +15,8 @@ from dataclasses import KW_ONLY, dataclass
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
+from starfish_server.logs import SafeLogger
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "ShutdownResult"]
 
-_logger = logging.getLogger(__name__)
+_logger = SafeLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
 _WAKE_SECONDS = 0.1
 
