@@ -272,6 +272,16 @@ async def test_a_signal_callback_of_the_event_loop_is_restored(shutdown: Gracefu
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
+def test_a_closed_event_loop_is_refused_and_no_handler_is_set(
+    former: object, shutdown: GracefulShutdown
+) -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        shutdown.register(loop)
+    assert signal.getsignal(signal.SIGUSR1) is former
+
+
 async def test_outside_the_main_thread_no_handler_is_set(former: object, shutdown: GracefulShutdown) -> None:
     async def main() -> None:
         shutdown.register()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -16,6 +15,8 @@ from dataclasses import KW_ONLY, dataclass
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
+from starfish_server.logs import SafeLogger
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "ShutdownResult"]
 
-_logger = logging.getLogger(__name__)
+_logger = SafeLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
 _WAKE_SECONDS = 0.1
 
@@ -151,9 +152,13 @@ class GracefulShutdown:
         If uvicorn's handlers are in force, as during a lifespan, the first signal goes to uvicorn only: it
         finishes its requests, and the end of the lifespan awaits `shutdown()`. Any other handler is replaced
         until `unregister()`. Outside the main thread, where Python allows no handlers, this logs that and
-        does nothing, so that a lifespan can run in a test client. Registering twice is fine.
+        does nothing, so that a lifespan can run in a test client. Registering twice is fine. Raises
+        `RuntimeError` if the loop is closed.
         """
-        self._loop = loop = loop or asyncio.get_running_loop()
+        loop = loop or asyncio.get_running_loop()
+        if loop.is_closed():
+            raise RuntimeError("the event loop is closed, so no shutdown could run on it")
+        self._loop = loop
         if threading.current_thread() is not threading.main_thread():
             _logger.info("not in the main thread: signals are not handled")
             return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.program import starfish, starfish_on_a_terminal
+from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
 from starfish_server import MemoryObjectStore, StoreContext, StoreTimeoutError
 from starfish_server.layers import AccessLog, JsonLinesSink
 from starfish_server.testing import Fault, FaultyStore
@@ -81,6 +82,34 @@ def test_rotated_files_are_read_as_well(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("audit.jsonl.*"))) > 1
     ended = starfish("audit", "show", str(tmp_path / "audit.jsonl"))
     assert len(ended.out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["all kept", "old ones deleted"])
+def test_a_log_that_is_rotated_meanwhile_is_shown_to_its_end(tmp_path: Path, deleted: bool) -> None:
+    """Its oldest file fills the pipe, which is read after the rotation."""
+    path = tmp_path / "audit.jsonl"
+    lines = [json.dumps({"timestamp": f"{number:05}"}) + "\n" for number in range(20_002)]
+    (tmp_path / "audit.jsonl.1").write_text("".join(lines[:20_000]))
+    (tmp_path / "audit.jsonl.2").write_text(lines[20_000])
+    path.write_text(lines[20_001])
+    command = [str(PROGRAM), "audit", "show", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(None)) as program:
+        assert program.stdout is not None
+        shown = program.stdout.readline()
+        path.rename(tmp_path / "audit.jsonl.3")
+        if deleted:
+            (tmp_path / "audit.jsonl.1").unlink()
+            (tmp_path / "audit.jsonl.2").unlink()
+            del lines[20_000]
+        path.write_text('{"timestamp": "99999"}\n')
+        shown += program.stdout.read()
+    assert shown.decode().splitlines(keepends=True) == lines
+    assert program.returncode == 0
+
+
+def test_a_file_that_is_rotated_after_it_was_opened_is_shown_once(log: str, tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl.1").hardlink_to(log)  # as it is then, open by its old name and listed by its new
+    assert len(starfish("audit", "show", log).out.splitlines()) == 5
 
 
 def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_path: Path) -> None:

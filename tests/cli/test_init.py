@@ -168,6 +168,16 @@ def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, present: dict[s
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_replaced_costs_none_of_the_others(name: str, tmp_path: Path) -> None:
+    for other in FILES:
+        (tmp_path / other).write_text("mine")
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert run(["init", str(tmp_path), "--force"]) == 1
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_that_appears_meanwhile_is_not_overwritten(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

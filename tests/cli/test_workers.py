@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,6 @@ from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 METRICS = "the extra metrics is not installed"
 NOTE = {"data": {"n": 1}, "baseHash": None}
@@ -123,6 +123,22 @@ def test_a_restart_under_load_drops_no_request(tmp_path: Path) -> None:
     assert starfish("audit", "verify", *logs, cwd=tmp_path).code == 0
     shown = starfish("audit", "show", *logs, cwd=tmp_path).out.decode().splitlines()
     assert len(shown) == sum(client.done for client in clients)
+
+
+def test_a_worker_that_dies_is_started_again_though_nothing_can_be_printed(tmp_path: Path) -> None:
+    command = ("serve", "--port", "0", "--workers", "2")
+    with running(*command, cwd=tmp_path, env=TOKENS) as process:
+        server = Server(process)
+        assert process.stderr is not None
+        process.stderr.close()  # as when the program that reads the log has ended
+        process.stderr = None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        before = children.read_text().split()
+        os.kill(int(before[0]), signal.SIGKILL)
+        wait_until(lambda: process.poll() is not None or len({*children.read_text().split(), *before}) == 3)
+        assert process.poll() is None
+        assert server.ask("POST", "/push/notes/alice", ALICE, NOTE)[0] == 200
+        assert server.end() == 0
 
 
 def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def lines_of(path: Path) -> list[Line]:
 
 def line_of(call: ast.Call, logger: str, assigned: dict[str, ast.expr]) -> Line | None:
     called, _, method = ast.unparse(call.func).partition(".")
-    if called not in ("_log", "_logger", "log_failure") or (method and method not in {*LEVELS, "log"}):
+    if called not in ("_log", "_logger") or method not in {*LEVELS, "log", "failure"}:
         return None
     given = [assigned.get(ast.unparse(argument), argument) for argument in call.args]
     texts = [
@@ -67,7 +67,7 @@ def line_of(call: ast.Call, logger: str, assigned: dict[str, ast.expr]) -> Line 
         return None  # it passes on what it was given
     named = re.findall(r"logging\.([A-Z]+)", " ".join(map(ast.unparse, given)))
     keywords = {str(keyword.arg): keyword.value for keyword in call.keywords}
-    fields = {"error_type", "reason", *keywords} if called == "log_failure" else set[str]()
+    fields = {"error_type", "reason", *keywords} if method == "failure" else set[str]()
     if (extra := keywords.get("extra")) is not None:
         extra = assigned.get(ast.unparse(extra), extra)
         assert isinstance(extra, ast.Dict)
@@ -91,7 +91,7 @@ LOGGED = [line for path in FILES for line in lines_of(path)]
 
 
 def test_the_lines_of_every_file_with_a_logger_are_found() -> None:
-    assert [path.name for path in FILES if "getLogger(" in path.read_text() and not lines_of(path)] == []
+    assert [path.name for path in FILES if "= SafeLogger(" in path.read_text() and not lines_of(path)] == []
 
 
 @pytest.mark.parametrize("line", LOGGED, ids=lambda line: f"{line.logger}: {line.message}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import stat
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from starfish_server.errors import StackError
 from starfish_server.forks import reset_in_child
+from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_logger = logging.getLogger(__package__)
+_logger = SafeLogger(__package__)
 _BLOCK = 2**16
 _CLOSED = -1
 WORKER = "{worker}"

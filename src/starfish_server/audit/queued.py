@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-import logging
 import threading
 from collections import deque
 from concurrent import futures
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from starfish_server.audit.sinks import shown_sink
 from starfish_server.checks import positive_int
 from starfish_server.errors import StoreClosedError, StoreOverloadedError
 from starfish_server.forks import reset_in_child
+from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
-_logger = logging.getLogger(__package__)
+_logger = SafeLogger(__package__)
 # How long process exit waits for a sink that makes no progress.
 _EXIT_SECONDS = 5.0
 
@@ -165,7 +164,7 @@ class BackgroundSink:
                     self._entries.append(entry)
             dropped, self._dropped_unlogged = self._dropped_unlogged, 0
         if dropped:
-            _log(logging.WARNING, "%d access records dropped: the queue was full", dropped)
+            _logger.warning("%d access records dropped: the queue was full", dropped)
         return batch
 
     def _write_batch(self, batch: list[tuple[AccessRecord, Future[None] | None]]) -> None:
@@ -174,7 +173,8 @@ class BackgroundSink:
             self._write([record for record, _ in batch])
         except BaseException as error:  # noqa: BLE001 - the thread must continue with later records
             failure = _as_exception(error)
-            _log(logging.ERROR, "%d access records lost: %s", len(batch), ascii(error))
+            # No traceback: its last line would hold the error's text unescaped.
+            _logger.error("%d access records lost: %s", len(batch), ascii(error))  # noqa: TRY400
         self._last_failure = failure
         for _, written in batch:
             if written is not None:
@@ -196,7 +196,7 @@ class BackgroundSink:
             left = len(self._entries)
             if futures.wait([self._ended], _EXIT_SECONDS).done:
                 return
-        _log(logging.ERROR, "access records lost, %d or more: the sink makes no progress", left)
+        _logger.error("access records lost, %d or more: the sink makes no progress", left)
 
 
 class QueuedSink(BackgroundSink):
@@ -240,12 +240,6 @@ class QueuedSink(BackgroundSink):
         close = getattr(self._sink, "close", None)
         if close is not None:
             close()
-
-
-def _log(level: int, message: str, *args: object) -> None:
-    """Log without a traceback: its last line would hold an error's text unescaped."""
-    with suppress(Exception):  # a handler or filter that raises must not end the thread
-        _logger.log(level, message, *args)
 
 
 def _as_exception(error: BaseException) -> Exception:

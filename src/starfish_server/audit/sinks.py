@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from starfish_server.checks import positive_int
 from starfish_server.errors import StackError
+from starfish_server.logs import SafeLogger
 from starfish_server.printable import name_of, printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN_KEYS = 5
 _MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s%s"
 
-_logger = logging.getLogger(__package__)
+_logger = SafeLogger(__package__)
 
 
 class LoggingSink:

@@ -4,10 +4,11 @@ import heapq
 import json as json_module
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -128,16 +129,29 @@ def _key(variable: str | None) -> bytes | None:
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield each line's place and its record, or None for a line that is not a record."""
-    live = Path(os.path.realpath(file))
-    rotated = rotated_files(live)
-    for path in [*rotated, live] if live.exists() or not rotated else rotated:
-        with path.open(encoding="utf-8", errors="replace") as opened:
-            for number, text in enumerate(opened, 1):
-                try:
-                    record = json_module.loads(text)
-                except (ValueError, RecursionError):
-                    record = None
-                yield f"{path}:{number}", record if isinstance(record, dict) else None
+    for path, lines in _opened(Path(os.path.realpath(file))):
+        for number, text in enumerate(lines, 1):
+            try:
+                record = json_module.loads(text)
+            except (ValueError, RecursionError):
+                record = None
+            yield f"{path}:{number}", record if isinstance(record, dict) else None
+
+
+def _opened(live: Path) -> Iterator[tuple[Path, TextIO]]:
+    """Yield the files of a log, oldest first. It may be rotated meanwhile."""
+    with ExitStack() as opened:
+        newest = None
+        if live.exists() or not rotated_files(live):
+            newest = opened.enter_context(live.open(encoding="utf-8", errors="replace"))
+        # Listed after the newest one is open, so that none between them is missed.
+        for path in rotated_files(live):
+            with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as rotated:
+                if newest is not None and os.path.sameopenfile(rotated.fileno(), newest.fileno()):
+                    break
+                yield path, rotated
+        if newest is not None:
+            yield live, newest
 
 
 def _time(placed: tuple[str, dict[str, Any] | None]) -> str:

@@ -44,10 +44,9 @@ def init(
             path = Path(complete, name)
             path.touch(mode=0o600 if name == ".env" else 0o666)
             path.write_text(text)
-        for path in present:
-            path.unlink()
         for name in texts:
             path = folder / name
-            path.touch(exist_ok=False)
+            if path not in present:
+                path.touch(exist_ok=False)  # one that has appeared since is not replaced
             Path(complete, name).replace(path)
             print_result(json, {"path": str(path)}, str(path))

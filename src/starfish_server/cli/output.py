@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -107,8 +108,9 @@ def print_result(as_json: bool, fields: Mapping[str, object], text: str) -> None
 
 
 def print_error(message: str) -> None:
-    """Print one line on stderr."""
-    sys.stderr.write(f"starfish: {printable(message)}\n")
+    """Print one line on stderr, if anything can be printed there."""
+    with suppress(OSError):
+        sys.stderr.write(f"starfish: {printable(message)}\n")
 
 
 def one_line(error: BaseException) -> str:

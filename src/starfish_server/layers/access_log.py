@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -23,6 +22,7 @@ from starfish_server.layers.outcome import (
     size_written,
 )
 from starfish_server.layers.streams import CountedChunks
+from starfish_server.logs import SafeLogger
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import name_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.storage.base import AbstractObjectStore
 
-_logger = logging.getLogger(__name__)
+_logger = SafeLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(OPERATIONS)
 _CHUNKS, _READER = Bodies.CHUNKS, Bodies.READER  # a look-up in an Enum takes long on 3.11

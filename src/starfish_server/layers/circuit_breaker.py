@@ -19,6 +19,7 @@ from starfish_server.errors import (
 from starfish_server.forks import reset_in_child
 from starfish_server.layers.base import Layer, Operation, Slot, T, stores_of
 from starfish_server.layers.streams import CountedChunks, around_chunks
+from starfish_server.logs import SafeLogger
 from starfish_server.operations import Bodies
 from starfish_server.printable import mask, printable
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from starfish_server.objects import Fetch
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 _CHUNKS, _READER, _URL = Bodies.CHUNKS, Bodies.READER, Bodies.URL  # a look-up in an Enum takes long on 3.11
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from starfish_server.checks import flag
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer, Operation, Slot, T
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 from starfish_server.operations import OPERATIONS, Bodies
 
 if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 
 
 class Fallback(Layer):
@@ -64,7 +64,7 @@ class Fallback(Layer):
             if not self._may_use_backup(operation):
                 raise
             message = "%(operation)s: the backup is used: %(failure)s"
-            log_failure(_log, logging.DEBUG, message, error, operation=operation.name)
+            _log.failure(logging.DEBUG, message, error, operation=operation.name)
             operation.note("source", "backup")
             return await self._backup.perform(operation)
         if operation.notes is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import positive_number
 from starfish_server.layers.base import Layer, Operation, Slot, T
+from starfish_server.logs import SafeLogger
 from starfish_server.objects import ObjectReader
 from starfish_server.operations import OPERATIONS, Bodies
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 _FASTEST = 0.0001  # seconds; a second attempt cannot overtake a faster read
 _GRACE = 0.1  # seconds that a cancelled attempt gets to end
@@ -107,8 +107,8 @@ class Hedge(Layer):
                 await asyncio.wait(attempts)
             winner = next(filter(_succeeded, attempts), attempts[0])
             await self._end([task for task in attempts if task is not winner])
-        except (asyncio.CancelledError, Exception) as error:  # an Exception is that of a log handler
-            await self._end(attempts, *error.args[:1])
+        except asyncio.CancelledError as error:
+            await self._end(attempts, *error.args)
             raise
         if operation.notes is not None and winner is not attempts[0]:
             operation.notes.update(second.notes or {})

@@ -39,7 +39,8 @@ class RateLimit(Layer):
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
     shared: a `RedisLimits`, where all processes count together; None, the default, for each process by
-        itself. Each operation then asks Redis, and if Redis does not reply, this process decides alone.
+        itself. Each operation then asks Redis, and if Redis does not reply, this process decides alone. An
+        operation that is cancelled before the reply may have taken a turn, which counts.
     clock: returns monotonic seconds, `time.monotonic` by default; not for `shared`, where the time is that of
         Redis.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hmac
-import logging
 import secrets
 import traceback
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from starfish_server.checks import flag, secret_bytes
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.outcome import observe
 from starfish_server.layers.streams import around_chunks
+from starfish_server.logs import SafeLogger
 from starfish_server.operations import OPERATIONS, Bodies
 from starfish_server.printable import printable
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Recorded = Literal["off", "hashed", "plain"]
 _SpanOf = tuple[str, Mapping[str, str], str | None]
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 _NOTED = frozenset({"attempts", "cache", "hedged", "source"})
 _PROCESS_KEY = secrets.token_bytes(32)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starfish_server.forks import reset_in_child
+from starfish_server.logs import SafeLogger
 from starfish_server.printable import printable
 from starfish_server.redis.session import RedisDownError, Session
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starfish_server.redis.server import RedisServer
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 _CONNECT_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect

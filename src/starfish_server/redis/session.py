@@ -137,18 +137,23 @@ class Session:
         if self._transmitting:
             return  # the garbage collector ended a write while another one was sent
         self._transmitting = True
-        while self._outbox:
-            waiting, packed = self._outbox.popleft()
-            if self._failed.done():
-                waiting.set_result(RedisDownError("the connection has ended"))
-                continue
-            self._pending.append((_now(), waiting, len(packed)))
-            self._pending_bytes += len(packed)
-            try:
-                self._transport.write(packed)
-            except RuntimeError as error:  # of uvloop, if the connection was lost a moment ago
-                self.fail(error)
-        self._transmitting = False
+        try:
+            while self._outbox:
+                waiting, packed = self._outbox.popleft()
+                if not self._failed.done():
+                    self._pending.append((_now(), waiting, len(packed)))
+                    self._pending_bytes += len(packed)
+                    self._transport.write(packed)
+                elif not waiting.done():
+                    waiting.set_result(RedisDownError("the connection has ended"))
+        except BaseException as error:
+            # Of uvloop, if the connection was lost a moment ago. In any case a later reply could be taken for
+            # that of this command.
+            self.fail(RedisDownError("a command was not sent"))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._transmitting = False
         if len(self._pending) > _MAX_PENDING or self._pending_bytes > _MAX_PENDING_BYTES:
             self.fail(RedisDownError("too much waits for replies"))
 

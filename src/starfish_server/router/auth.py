@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from fastapi import HTTPException, Request
 
 from starfish_server.errors import StoreUnavailableError
+from starfish_server.logs import SafeLogger
 from starfish_server.router.config import is_segment
 from starfish_server.router.responses import HTTPError
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 PUBLIC = "public"
 SELF = "self"

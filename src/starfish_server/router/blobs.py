@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -15,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from starfish_server.errors import VersionConflictError, shown_text
+from starfish_server.logs import SafeLogger
 from starfish_server.objects import ANY
 from starfish_server.router.requests import accepted_type, body_chunks, declared_length, is_content_type
 from starfish_server.router.responses import HTTPError, JSONResponse, PushedBlob, errors, holds_tag
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 # A body of at most this announced size is written whole: `Retry` can retry that, and a slow client holds no
 # resources of the store while it sends.

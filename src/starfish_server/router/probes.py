@@ -14,7 +14,7 @@ from starfish_server.context import StoreContext
 from starfish_server.errors import StoreUnavailableError
 from starfish_server.layers.base import Layer, stores_of
 from starfish_server.layers.namespace import Namespace
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 from starfish_server.router.responses import Health, JSONResponse, Ready, http_error
 from starfish_server.router.routes import Responses, add_route
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 _KEY = "starfish-ready"
 _CONTEXT = StoreContext("ready", {}, None, (), "pull")  # callbacks of a custom leaf may expect one
@@ -98,7 +98,7 @@ class Probes:
         except Exception as error:  # noqa: BLE001 - whatever it is, requests would meet it too
             code = http_error(error).code
             if self._codes.get(part) != code:
-                log_failure(_log, logging.WARNING, "not ready: %(part)s: %(failure)s", error, part=part)
+                _log.failure(logging.WARNING, "not ready: %(part)s: %(failure)s", error, part=part)
         self._codes[part] = code
 
 

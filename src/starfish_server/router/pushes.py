@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.logs import SafeLogger
 from starfish_server.router.config import JSON_TYPE
 from starfish_server.router.documents import next_version, parse_document
 from starfish_server.router.responses import HTTPError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starfish_server.router.requests import PushRequest
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 # A conflict while the base still matches means that another writer stored the same data each time.
 MAX_ATTEMPTS = 10

@@ -32,13 +32,14 @@ from starfish_server.errors import (
     VersionConflictError,
     shown_text,
 )
+from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from starlette.types import Receive, Scope, Send
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 # The first class that fits decides, so a subclass stands before its base.
 STATUS_OF_ERROR: dict[type[Exception], tuple[int, str]] = {

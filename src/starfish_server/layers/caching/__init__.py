@@ -14,7 +14,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, is_whole, own_list
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects
 from starfish_server.printable import name_of
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.caching.shared import SharedLevel
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 
 VaryBy = Sequence[str] | Callable[[StoreContext], Hashable]
 
@@ -168,7 +168,7 @@ class Caching(Layer):
             if entry is None:
                 raise
             message = "%(operation)s: an expired result is returned: %(failure)s"
-            log_failure(_log, logging.DEBUG, message, error, operation=operation.name)
+            _log.failure(logging.DEBUG, message, error, operation=operation.name)
         operation.note("cache", "stale")
         return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
 

@@ -20,7 +20,7 @@ from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.mirror.key_locks import KeyLocks
 from starfish_server.layers.mirror.pending import PendingLog
 from starfish_server.layers.mirror.repair import RepairReport, copy_or_delete, repair_object
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 from starfish_server.objects import ANY
 from starfish_server.operations import OPERATIONS, Copy, SignedUrl, Upload, Write
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.mirror.pending import Changes, Entry
     from starfish_server.storage.base import AbstractObjectStore
 
-_log = logging.getLogger(__name__)
+_log = SafeLogger(__name__)
 
 
 class Mirror(Layer):
@@ -219,7 +219,7 @@ class Mirror(Layer):
         error = next(iter(failures.values()))
         behind = ", ".join(map(str, numbers))
         message = "%(operation)s: missed by replicas %(replicas)s: %(failure)s"
-        log_failure(_log, logging.WARNING, message, error, operation=operation.name, replicas=numbers)
+        _log.failure(logging.WARNING, message, error, operation=operation.name, replicas=numbers)
         if self._require == "all":
             reason = f"the first store has it, but replica {behind} failed; repair() will bring it up to date"
             raise operation.error(StoreUnavailableError, reason) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from starfish_server.errors import StoreClosedError, StoreIntegrityError
 from starfish_server.forks import reset_in_child
+from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ Entry = tuple[int, str]
 Changes = Mapping[Entry, float | None]
 """Entries with the time of the write; None for those that are not pending."""
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 _MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 

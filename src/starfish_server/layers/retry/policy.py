@@ -99,7 +99,8 @@ class RetryBudget:
     refund: tokens added by an operation whose first attempt succeeds, 1 by default.
     shared: a `RedisLimits`, where all processes draw on one bucket; None, the default, for one in each
         process. Each retry asks Redis once and reports what was added since; an operation whose first
-        attempt succeeds never asks it. If Redis does not reply, this process decides alone.
+        attempt succeeds never asks it. If Redis does not reply, this process decides alone. A retry that is
+        cancelled before the reply may have taken tokens, which are not returned.
 
     Raises `ValueError` for a figure under 1 and for a cost over the capacity.
     """

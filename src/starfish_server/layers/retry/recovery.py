@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 from starfish_server.context import retries_outside
 from starfish_server.layers.base import Operation, T
 from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, mark_undetermined, retry_after
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.retry.policy import Policy
 
 _NOTE = "Retry gave up after "
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 
 
 def count_attempt(operation: Operation[Any]) -> None:
@@ -143,8 +143,7 @@ class Recovery(Generic[T]):
         return self._gave_up is not None
 
     def _announce(self, wait: float) -> None:
-        log_failure(
-            _log,
+        _log.failure(
             logging.DEBUG,
             "%(operation)s: attempt %(attempts)d failed, the next one follows in %(wait).3f s: %(failure)s",
             self._failure,
@@ -180,8 +179,7 @@ class Recovery(Generic[T]):
         # A store may raise the same error object every time: keep only the latest note.
         others = [text for text in getattr(error, "__notes__", ()) if not text.startswith(_NOTE)]
         error.__notes__ = [*others, note]
-        log_failure(
-            _log,
+        _log.failure(
             logging.WARNING,
             "%(operation)s: %(note)s: %(failure)s",
             error,

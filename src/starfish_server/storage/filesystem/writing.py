@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import stat
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starfish_server.checks import check_unchanged
 from starfish_server.errors import KeyConflictError
+from starfish_server.logs import SafeLogger
 from starfish_server.objects import ANY
 from starfish_server.storage.filesystem.attributes import remove_side_file, set_on_file, write_side_file
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_logger = logging.getLogger(__package__)
+_logger = SafeLogger(__package__)
 # Errors of file systems that cannot sync a folder (CIFS, FUSE, older NFS). EIO means that a sync failed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 

@@ -17,7 +17,7 @@ import aiohttp
 
 from starfish_server.context import note, retries_outside
 from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
-from starfish_server.logs import log_failure
+from starfish_server.logs import SafeLogger
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import goes_in_pieces, hex_digest, pieces, read_body, size_of
 from starfish_server.storage.s3.errors import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__package__)
+_log = SafeLogger(__package__)
 _RETRIED = "attempt %(attempts)d failed, the next one follows in %(wait).3f s: %(failure)s"
 _GAVE_UP = "gave up after %(attempts)d attempts: %(failure)s"
 
@@ -136,11 +136,11 @@ class Transport:
                 if made >= maximum or asked > LONGEST_RETRY_AFTER_SECONDS:
                     if made > 1:
                         error.add_note(f"after {made} attempts")
-                        log_failure(_log, logging.WARNING, _GAVE_UP, error, attempts=made)
+                        _log.failure(logging.WARNING, _GAVE_UP, error, attempts=made)
                     raise
                 longest = min(MAXIMUM_SECONDS, INITIAL_SECONDS * 2.0 ** (made - 1))
                 wait = max(asked, random.uniform(0.0, longest))  # noqa: S311 - it only spreads load
-                log_failure(_log, logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
+                _log.failure(logging.DEBUG, _RETRIED, error, attempts=made, wait=wait)
             await sleep(wait)
 
     async def mapped(self, work: Awaitable[T]) -> T:
