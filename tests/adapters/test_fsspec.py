@@ -77,6 +77,15 @@ def test_file_systems_over_different_stores_are_different() -> None:
     assert StarfishFileSystem(store=first) != StarfishFileSystem(store=first, context=CONTEXT)
 
 
+@pytest.mark.parametrize("protocol", ["simplecache", "filecache", "dir"])
+def test_what_wraps_a_file_system_reads_its_store(protocol: str) -> None:
+    for body in (b"first", b"second"):
+        _, fs = made_of(("folder/a", body))
+        options = {"path": "folder"} if protocol == "dir" else {}
+        wrapping = fsspec.filesystem(protocol, fs=fs, **options)
+        assert wrapping.cat("a" if options else "folder/a") == body
+
+
 def test_the_context_reaches_every_operation(tmp_path: Path) -> None:
     store = RecordingStore(MemoryObjectStore(data={}))
     fs = StarfishFileSystem(store=store, context=CONTEXT)
