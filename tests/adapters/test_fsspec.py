@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
+from fsspec.asyn import sync
 
 from adapters.stores import made_of
 from starfish_server import (
+    CustomObjectStore,
+    DeleteManyError,
     MemoryObjectStore,
+    StoreAccessDeniedError,
     StoreContext,
     StoreError,
     StoreUnavailableError,
@@ -21,7 +25,7 @@ from starfish_server import (
 )
 from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.adapters.os_errors import os_errors
-from starfish_server.layers import Timeout
+from starfish_server.layers import Compression, Timeout
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
@@ -73,6 +77,15 @@ def test_file_systems_over_different_stores_are_different() -> None:
     assert StarfishFileSystem(store=first) != StarfishFileSystem(store=first, context=CONTEXT)
 
 
+@pytest.mark.parametrize("protocol", ["simplecache", "filecache", "dir"])
+def test_what_wraps_a_file_system_reads_its_store(protocol: str) -> None:
+    for body in (b"first", b"second"):
+        _, fs = made_of(("folder/a", body))
+        options = {"path": "folder"} if protocol == "dir" else {}
+        wrapping = fsspec.filesystem(protocol, fs=fs, **options)
+        assert wrapping.cat("a" if options else "folder/a") == body
+
+
 def test_the_context_reaches_every_operation(tmp_path: Path) -> None:
     store = RecordingStore(MemoryObjectStore(data={}))
     fs = StarfishFileSystem(store=store, context=CONTEXT)
@@ -115,6 +128,35 @@ def test_a_tree_is_found_by_one_flat_listing() -> None:
     assert fs.find("", withdirs=True)[:2] == ["a", "a/b"]
     assert fs.find("a", maxdepth=1) == ["a/b"]
     assert fs.find("ab") == ["ab"]
+
+
+def test_many_objects_are_removed_by_one_request() -> None:
+    """The objects of a list, which may be missing, are requested first, those of a pattern not."""
+    names = [f"a/{number}" for number in range(100)]
+    store, fs = made_of(*((name, b"") for name in [*names, "a/folder/b"]))
+    fs.rm(names[2:10])
+    assert [call.name for call in store.calls] == ["stat"] * 8 + ["delete_many"]
+    store.calls.clear()
+    fs.rm("a/*")
+    assert [call.name for call in store.calls if call.writes] == ["delete_many"]
+    assert len(store.calls) < 10
+    assert fs.find("") == ["a/folder/b"]
+
+
+@pytest.mark.parametrize("path", [["ab", "missing"], ["ab", "a"], "a", "missing*"])
+def test_nothing_is_removed_if_a_name_has_no_object(path: str | list[str]) -> None:
+    _, fs = made_of(("a/b", b""), ("ab", b""))
+    with pytest.raises(FileNotFoundError):
+        fs.rm(path)
+    assert fs.find("") == ["a/b", "ab"]
+
+
+def test_a_deletion_that_is_denied_is_a_permission_error() -> None:
+    denied = DeleteManyError({"a": StoreAccessDeniedError("no"), "b": StoreUnavailableError("down")})
+    inner = MemoryObjectStore(data={"a": "", "b": ""})
+    fs = StarfishFileSystem(store=FaultyStore(inner, {"delete_many": [Fault(error=lambda _: denied)]}))
+    with pytest.raises(PermissionError, match="2 keys were not deleted: 'a': no"):
+        fs.rm(["a", "b"])
 
 
 def test_a_tree_is_removed_by_one_request() -> None:
@@ -203,6 +245,65 @@ def test_a_folder_is_moved() -> None:
     _, fs = made_of(("a/b", b"1"), ("a/c/d", b"2"))
     fs.mv("a", "z", recursive=True)
     assert fs.find("") == ["z/b", "z/c/d"]
+
+
+def test_a_name_of_the_root_goes_into_a_folder(tmp_path: Path) -> None:
+    """As a name of any other folder does; fsspec would write to the key of the folder, or nothing at all."""
+    _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"), ("folder/c", b"3"))
+    fs.cp("top.txt", "folder/")
+    fs.cp("top.t*", "new")
+    fs.mv("a", "folder", recursive=True)
+    assert fs.find("") == ["folder/a/b", "folder/c", "folder/top.txt", "new/top.txt", "top.txt"]
+    fs.get("top.txt", str(tmp_path))
+    fs.get("top.*", f"{tmp_path}/matches/")
+    fs.get("folder", f"{tmp_path}/", recursive=True)
+    local = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
+    assert local.find("") == ["folder/a/b", "folder/c", "folder/top.txt", "matches/top.txt", "top.txt"]
+
+
+def test_a_name_of_the_root_is_copied_to_a_new_name(tmp_path: Path) -> None:
+    _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"), ("z/c", b"3"))
+    fs.cp("top.txt", "copy.txt")
+    fs.cp("a", "copy", recursive=True)
+    fs.cp("a/", "z", recursive=True)
+    fs.get("top.txt", f"{tmp_path}/copy.txt")
+    assert fs.find("") == ["a/b", "copy.txt", "copy/b", "top.txt", "z/b", "z/c"]
+    assert (tmp_path / "copy.txt").read_bytes() == b"1"
+
+
+def test_the_whole_store_is_copied_into_a_folder() -> None:
+    _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"))
+    fs.cp("", "copy", recursive=True)
+    assert fs.find("copy") == ["copy/a/b", "copy/top.txt"]
+
+
+def test_the_time_of_the_last_write_is_known() -> None:
+    store, fs = made_of(("a/b", b""))
+    assert fs.modified("a/b") == sync(fs.loop, store.stat, "a/b").modified
+    with pytest.raises(FileNotFoundError):
+        fs.modified("missing")
+    with pytest.raises(IsADirectoryError):
+        fs.modified("a")
+
+
+def test_a_store_without_times_has_no_time_of_the_last_write() -> None:
+    fs = StarfishFileSystem(store=CustomObjectStore(on_get={"a": "text"}.get))
+    with pytest.raises(NotImplementedError, match="time"):
+        fs.modified("a")
+
+
+def test_sizes_are_added_up_from_one_flat_listing() -> None:
+    store, fs = made_of(("a/b", b"12"), ("a/c/d", b"345"))
+    assert fs.du("a") == 5
+    assert fs.du("a", total=False) == {"a/b": 2, "a/c/d": 3}
+    assert [call.name for call in store.calls] == ["list_objects"] * 2
+
+
+def test_sizes_that_a_listing_does_not_have_are_those_of_the_objects() -> None:
+    fs = StarfishFileSystem(store=Compression(MemoryObjectStore(data={}), algorithm="gzip"))
+    fs.pipe_file("a/b", b"x" * 5000)
+    assert fs.find("a", detail=True)["a/b"]["size"] is None
+    assert fs.du("a") == 5000
 
 
 def test_a_folder_is_not_opened_as_a_file() -> None:

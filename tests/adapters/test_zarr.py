@@ -74,6 +74,12 @@ def test_a_chunk_of_a_shard_moves_its_bytes_and_the_index(make: Callable[[Record
     assert [call.name for call in store.calls] == ["stat", "read", "read", "read", "read"]
 
 
+def test_a_mapper_of_an_asynchronous_file_system_holds_arrays() -> None:
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), asynchronous=True)
+    zarr.create_array(fs.get_mapper("data"), shape=(3,), dtype="i4")[:] = 7
+    assert np.asarray(zarr.open_array(fs.get_mapper("data"), mode="r")[:]).tolist() == [7, 7, 7]
+
+
 async def test_of_concurrent_creators_one_wins() -> None:
     store = StarfishStore(MemoryObjectStore(data={}))
     values = bytes_of(*(str(number).encode() for number in range(10)))

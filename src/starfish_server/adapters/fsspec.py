@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
 import aiofiles
@@ -20,6 +24,7 @@ from starfish_server.adapters.slices import SliceReader
 from starfish_server.bulk import scan
 from starfish_server.checks import flag
 from starfish_server.errors import ObjectNotFoundError
+from starfish_server.gather import bounded_gather
 from starfish_server.keys import decode_key, encode_key
 from starfish_server.objects import ANY
 from starfish_server.storage.base import AbstractObjectStore
@@ -158,6 +163,27 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             found[path] = await self._info(path)
         return dict(sorted(found.items())) if kwargs.get("detail") else sorted(found)
 
+    async def _du(
+        self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any
+    ) -> int | dict[str, int]:
+        """Add up the sizes of one listing, where fsspec requests each. Those it lacks are requested."""
+        found: Any = await self._find(path, maxdepth=maxdepth, **kwargs | {"detail": True})
+        sizes = {name: entry["size"] for name, entry in found.items()}
+        unknown = [name for name, size in sizes.items() if size is None]
+        sizes.update(zip(unknown, await self._sizes(unknown), strict=True))
+        return sum(sizes.values()) if total else sizes
+
+    async def _modified(self, path: str) -> datetime:
+        """Return the time of the last write, in UTC."""
+        info = await self._info(path)
+        if info["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if info["mtime"] is None:
+            raise NotImplementedError(f"the store does not record the time of a write: {path}")
+        return datetime.fromtimestamp(info["mtime"], UTC)
+
+    modified = sync_wrapper(_modified)
+
     async def read_object(self, path: str, start: int | None = None, end: int | None = None) -> StoredObject:
         """Return the bytes `start` to `end`, counted as in a Python slice, with the info of the object."""
         with os_errors(path, reading=True):
@@ -217,8 +243,31 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
                     await file.write(chunk)
                     callback.relative_update(len(chunk))
 
+    async def _copy(self, path1: Any, path2: Any, *args: Any, **options: Any) -> None:
+        await super()._copy(*await self._pair(path1, path2, self._isdir), *args, **options)
+
+    async def _get(self, rpath: Any, lpath: Any, *args: Any, **options: Any) -> Any:
+        return await super()._get(*await self._pair(rpath, lpath, aiofiles.os.path.isdir), *args, **options)
+
+    async def _pair(self, source: Any, target: Any, is_folder: Any) -> tuple[Any, Any]:
+        """Append the name of a source in the root to a target folder, which fsspec does for others only."""
+        if not isinstance(source, str) or not isinstance(target, str) or source.endswith("/"):
+            return source, target
+        name = self._strip_protocol(source)
+        if not name or "/" in name:
+            return source, target
+        if has_magic(name):
+            found = await self._glob(name, detail=True)
+            if [entry["type"] for entry in found.values()] == ["file"]:
+                return list(found), [f"{target.rstrip('/')}/{match}" for match in found]
+        elif target.endswith("/") or await is_folder(target):
+            return f"{name}/", f"{target.rstrip('/')}/{name}"
+        return source, target
+
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy an object. A folder, which consists of its objects, needs no copy."""
+        if not self._strip_protocol(path1):
+            return
         with os_errors(path1):
             try:
                 await self.store.copy(self._key(path1), self._key(path2), context=self.context)
@@ -227,18 +276,23 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
                     raise
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
+        await self._require_object(path)
+        with os_errors(path):
+            await self.store.delete(self._key(path), context=self.context)
+
+    async def _require_object(self, path: str) -> None:
         with os_errors(path):
             if await self.store.stat(self._key(path), context=self.context) is None:
                 raise missing(path)
-            await self.store.delete(self._key(path), context=self.context)
 
     async def _rm(
         self, path: Any, recursive: bool = False, batch_size: int | None = None, **kwargs: Any
     ) -> None:
+        """Delete 1,000 objects a request, where fsspec deletes each. Names in `path` may be missing."""
+        paths = await self._expand_path(path, recursive=recursive, **kwargs)
         if not recursive:
-            await super()._rm(path, batch_size=batch_size, **kwargs)
-            return
-        paths = await self._expand_path(path, recursive=True, **kwargs)
+            named = {self._strip_protocol(name) for name in ([path] if isinstance(path, str) else path)}
+            await bounded_gather(self._require_object, named.intersection(paths), limit=64)
         with os_errors(str(path)):
             await self.store.delete_many([self._key(name) for name in paths if name], context=self.context)
 

@@ -22,6 +22,7 @@ _NUMBERS = {
     errors.StoreClosedError: errno.EBADF,
     errors.StoreUnavailableError: errno.EBUSY,
     errors.VersionConflictError: errno.ESTALE,
+    PermissionError: errno.EACCES,  # of several deletions
 }
 
 
@@ -30,6 +31,7 @@ def os_errors(path: str, *, creating: bool = False, reading: bool = False) -> It
     """Raise a `StoreError` as an OSError with the path.
 
     Errors that are an OSError already, and `StoreNotSupportedError`, a `NotImplementedError`, pass unchanged.
+    Several deletions that failed are an OSError of the kind of the first.
 
     creating: a conflict means that the file is there.
     reading: an invalid key means that there is no file, since no object can have it.
@@ -39,12 +41,13 @@ def os_errors(path: str, *, creating: bool = False, reading: bool = False) -> It
     except errors.StoreError as error:
         if isinstance(error, OSError | NotImplementedError):
             raise
-        number = next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), errno.EIO)
+        first = next(iter(error.failures.values())) if isinstance(error, errors.DeleteManyError) else error
+        number = next((number for kind, number in _NUMBERS.items() if isinstance(first, kind)), errno.EIO)
         if creating and number == errno.ESTALE:
             number = errno.EEXIST
         if reading and number == errno.EINVAL:
             number = errno.ENOENT
-        raise OSError(number, error.reason, path) from error
+        raise OSError(number, str(error) if first is not error else error.reason, path) from error
 
 
 def missing(path: str) -> FileNotFoundError:
