@@ -189,7 +189,7 @@ class Copying:
         found = await self.source.read(key, context=self.reading)
         if found is None:
             raise _gone(key)
-        await self._send(key, found.info, found.body)
+        await self._send(found.info, found.body)
         self.tally.moved += len(found.body)
         return found.info, found.body
 
@@ -208,19 +208,13 @@ class Copying:
                 yield chunk
 
         async with reader:
-            await self._send(key, reader.info, chunks())
+            await self._send(reader.info, chunks())
         return replace(reader.info, size=size), digest.digest()
 
-    async def _send(self, key: str, info: ObjectInfo, body: bytes | AsyncIterator[bytes]) -> None:
-        await write_object(
-            self.destination,
-            key,
-            body,
-            content_type=info.content_type,
-            cache_control=info.cache_control,
-            metadata=info.metadata if self.destination.native("write") else None,
-            context=self.writing,
-        )
+    async def _send(self, info: ObjectInfo, body: bytes | AsyncIterator[bytes]) -> None:
+        if not self.destination.native("write"):
+            info = replace(info, metadata={})
+        await write_object(self.destination, info, body, self.writing)
 
     def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
         """Return how each field that both stores keep reads back, if not as wanted."""
