@@ -218,7 +218,8 @@ class Hanging(MemoryObjectStore):
         return None
 
 
-async def test_a_request_that_the_drain_cuts_off_gets_the_form_of_every_error() -> None:
+@pytest.mark.parametrize("query", ["", "?checkpoint=0"])
+async def test_a_request_that_the_drain_cuts_off_gets_the_form_of_every_error(query: str) -> None:
     store = Hanging()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
@@ -227,7 +228,7 @@ async def test_a_request_that_the_drain_cuts_off_gets_the_form_of_every_error() 
             )
         )
         serving = asyncio.create_task(server.serve([listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/pull/notes/a"
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/pull/notes/a{query}"
         async with httpx.AsyncClient(timeout=None) as http:
             request = asyncio.create_task(http.get(url))
             await store.asked.wait()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from router.application import CONFIG, PUBLIC, as_caller, client_of, make_app, push
+from router.application import CONFIG, PUBLIC, as_caller, client_of, make_app, one_collection, push
 from starfish_server import MemoryObjectStore, StoreUnavailableError
 from starfish_server.router import AuthResult, SyncConfig
 from starfish_server.router.batch import MAX_CHARACTERS, MAX_DOCUMENTS
@@ -115,6 +115,16 @@ async def test_an_entry_that_fails_does_not_hide_the_others(
     assert [entry["error"] for entry in entries["notes"][1:]] == ["internal_error"] + ["invalid_path"] * 5
     assert entries["pictures"] == entries["unknown\n"] == [{"error": "not_found"}]
     assert entries["diary"] == [{"error": "forbidden"}]
+
+
+async def test_a_private_path_without_an_identity_is_not_given_that_of_the_caller(
+    store: RecordingStore,
+) -> None:
+    async with client_of(make_app(store, one_collection(readRoles=["member"]))) as client:
+        await push(client, "notes/a", {"n": 1})
+        asked = {"collections": ["notes"], "params": {"notes": [{"id": "a"}]}}
+        response = await client.post("/batch/pull", json=asked, headers=as_caller("alice member"))
+    assert response.json()["collections"]["notes"][0]["data"] == {"n": 1}
 
 
 async def test_collections_that_cannot_be_pulled_are_not_in_a_batch(store: RecordingStore) -> None:

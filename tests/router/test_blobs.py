@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from router.application import client_of, make_app, one_collection
-from starfish_server import AbstractObjectStore, MemoryObjectStore
+from starfish_server import AbstractObjectStore, MemoryObjectStore, ObjectReader
 
 if TYPE_CHECKING:
     import httpx
@@ -61,6 +62,26 @@ async def test_a_type_that_another_program_stored_is_not_served(
     await store.inner.put_bytes("pictures/p", BODY, content_type=content_type)
     response = await client.get("/pull/pictures/p")
     assert (response.content, response.headers["content-type"]) == (BODY, "application/octet-stream")
+
+
+class Unsized(MemoryObjectStore):
+    """Knows no sizes, as behind a server that sends no Content-Length."""
+
+    context_dependent = False
+
+    async def open(self, key: str, **options: Any) -> ObjectReader | None:
+        reader = await super().open(key, **options)
+        return reader and ObjectReader(replace(reader.info, size=None), reader.next_chunk, reader.aclose)
+
+
+@pytest.mark.parametrize("range_", [{}, {"Range": "bytes=1-2"}])
+async def test_a_blob_of_unknown_size_is_sent_whole(range_: dict[str, str]) -> None:
+    store = Unsized(data={})
+    await store.put_bytes("pictures/p", BODY, content_type="image/png")
+    async with client_of(make_app(store)) as client:
+        response = await client.get("/pull/pictures/p", headers=range_)
+    assert (response.status_code, response.content) == (200, BODY)
+    assert "content-length" not in response.headers
 
 
 async def test_the_last_push_wins(client: httpx.AsyncClient) -> None:

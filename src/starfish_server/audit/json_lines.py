@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starfish_server.audit.chain import Link, chained_line, is_chained, link_of
-from starfish_server.audit.log_file import LogFile, LogStream, is_stream
+from starfish_server.audit.log_file import LogFile, is_stream
 from starfish_server.audit.queued import BackgroundSink, WhenFull
 from starfish_server.checks import flag, positive_int, secret_bytes
 from starfish_server.errors import StackError
@@ -75,13 +75,9 @@ class JsonLinesSink(BackgroundSink):
             raise ValueError(f"key must be at least {_SHORTEST_KEY} bytes, and needs chain=True")
         self._chain = flag("chain", chain)
         flag("fsync", fsync)
-        self._file: LogFile | LogStream
-        if is_stream(path):
-            if max_bytes is not None or fsync or chain:
-                raise ValueError(f"{path} is not a regular file: it cannot have max_bytes, fsync or chain")
-            self._file = LogStream(path)
-        else:
-            self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=fsync)
+        if (max_bytes is not None or fsync or chain) and is_stream(path):
+            raise ValueError(f"{path} is not a regular file: it cannot have max_bytes, fsync or chain")
+        self._file = LogFile(path, max_bytes=max_bytes, backups=backups, fsync=fsync)
         self._link = Link()
         try:
             if chain:

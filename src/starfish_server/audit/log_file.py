@@ -1,4 +1,4 @@
-"""`LogFile`: whole lines appended to one file and rotated by size; `LogStream`: lines into a pipe."""
+"""`LogFile`: whole lines appended to one file and rotated by size, or written into a pipe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class LogFile:
 
     A write that failed part way is handled like a crash: whole lines stay, and an unfinished one is moved to
     `path.torn` before the next line is written. If the file is deleted or renamed, the next line begins a new
-    file.
+    file. A stream, such as a pipe or a terminal, is neither locked nor read back; a pipe without a reader is
+    an `OSError`.
     """
 
     _file = _CLOSED
@@ -44,10 +45,12 @@ class LogFile:
         self._backups = backups
         self._fsync = fsync
         self._size = 0
+        self._is_stream = is_stream(path)
         reset_in_child(self)
         numbers = range(_MOST_WORKERS if WORKER in os.fspath(path) else 1)
         for number in numbers:
-            self.path = Path(os.path.realpath(os.fspath(path).replace(WORKER, str(number))))
+            numbered = os.fspath(path).replace(WORKER, str(number))
+            self.path = Path(numbered if self._is_stream else os.path.realpath(numbered))
             try:
                 self.prepare()
             except BaseException as error:
@@ -65,6 +68,11 @@ class LogFile:
 
         Return whether the file was opened. If so, its last line may differ from the last one written.
         """
+        if self._is_stream:
+            if self._file == _CLOSED:
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK)
+                os.set_blocking(self._file, True)
+            return False
         if self._lock != _CLOSED and not _is_at(self._beside("lock"), self._lock):
             self.close()  # another process may have made a new lock file, and be writing
         if self._lock == _CLOSED:
@@ -97,7 +105,8 @@ class LogFile:
 
     def last_line(self) -> bytes | None:
         """Return the last whole line of the log, in the live file or else in the newest rotated one."""
-        for path in (self.path, *reversed(rotated_files(self.path))):
+        files = () if self._is_stream else (self.path, *reversed(rotated_files(self.path)))
+        for path in files:
             with path.open("rb") as file:
                 if size := file.seek(0, os.SEEK_END):
                     return _tail(file.fileno(), size - 1) + b"\n"
@@ -155,7 +164,9 @@ class LogFile:
         _logger.warning("%s: %d bytes of an unfinished line moved aside", self.path.name, len(unfinished))
 
     def _write(self, lines: list[bytes]) -> None:
-        _write_all(self._file, lines)
+        rest = memoryview(b"".join(lines))
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
         if self._fsync:
             os.fsync(self._file)
 
@@ -185,33 +196,6 @@ class LogFile:
         return self.path.with_name(f"{self.path.name}.{ending}")
 
 
-class LogStream:
-    """Lines written to something that is not a regular file, such as a pipe or a terminal.
-
-    Nothing is locked, rotated or read back. A pipe without a reader is an `OSError`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(self._file, True)
-
-    def prepare(self) -> bool:
-        """Return False: there is nothing to open again."""
-        return False
-
-    def append(self, lines: Sequence[bytes]) -> None:
-        """Write `lines`."""
-        _write_all(self._file, lines)
-
-    def last_line(self) -> None:
-        """Return None: a stream cannot be read back."""
-
-    def close(self) -> None:
-        """Close the stream."""
-        os.close(self._file)
-
-
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` names something that is not a regular file."""
     try:
@@ -235,12 +219,6 @@ def _is_at(path: Path, file: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:
         return False
-
-
-def _write_all(file: int, lines: Sequence[bytes]) -> None:
-    rest = memoryview(b"".join(lines))
-    while rest:
-        rest = rest[os.write(file, rest) :]
 
 
 def _tail(file: int, end: int) -> bytes:

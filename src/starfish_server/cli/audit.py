@@ -15,7 +15,7 @@ import typer
 from starfish_server.audit.log_file import rotated_files
 from starfish_server.cli.output import ExitCode, print_cells, print_error, print_json, print_line
 from starfish_server.cli.stores import AsJson
-from starfish_server.layers import AuditVerification, verify_audit_log
+from starfish_server.layers import verify_audit_log
 
 _COLUMNS = {
     "timestamp": 27,
@@ -95,36 +95,25 @@ def verify(
     """
     if last_hash and len(last_hash) != len(files):
         raise typer.BadParameter("--last-hash is given once for each FILE, in the same order, or not at all")
-    key, passed = _key(key_env), True
+    key = None if key_env is None else os.environ.get(key_env)
+    if key_env is not None and not key:
+        raise typer.BadParameter(f"the environment variable {key_env} is not set")
+    passed = True
     for file, known in zip(files, last_hash or repeat(None), strict=False):
         found = verify_audit_log(file, key=key, last_hash=known, missing_start=missing_start)
-        _print_verification(file, found, json)
         passed = passed and found.ok
+        if json:
+            texts = {"files": list(map(str, found.files)), "problems": list(map(str, found.problems))}
+            print_json(asdict(found) | texts)
+        else:
+            verdict = "ok" if found.ok else "BROKEN"
+            print_line(f"{verdict}: {file}, {found.lines} lines in {len(found.files)} files")
+            print_line(f"last hash: {found.last_hash}")
+            if found.unfinished_bytes:
+                print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short were moved aside")
+        for problem in found.problems:
+            print_error(str(problem))
     return ExitCode.OK if passed else ExitCode.FAILED
-
-
-def _print_verification(file: Path, found: AuditVerification, json: bool) -> None:
-    if json:
-        texts = {"files": list(map(str, found.files)), "problems": list(map(str, found.problems))}
-        print_json(asdict(found) | texts)
-    else:
-        print_line(
-            f"{'ok' if found.ok else 'BROKEN'}: {file}, {found.lines} lines in {len(found.files)} files"
-        )
-        print_line(f"last hash: {found.last_hash}")
-        if found.unfinished_bytes:
-            print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short were moved aside")
-    for problem in found.problems:
-        print_error(str(problem))
-
-
-def _key(variable: str | None) -> bytes | None:
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise typer.BadParameter(f"the environment variable {variable} is not set")
-    return value.encode()
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:

@@ -161,20 +161,14 @@ class Copying:
         return 2 * info.size  # what is written and what is read back
 
     async def _copy(self, key: str, streamed: bool, *, compare: bool) -> None:
-        see = _see_digest if streamed else _see_body
         if compare:
-            wanted = await see(self.source, key, self.reading)
-            stored = await see(self.destination, key, self.reading)
-            if (
-                wanted is not None
-                and stored is not None
-                and wanted[1] == stored[1]
-                and not self._changes(wanted[0], stored[0])
-            ):
+            wanted = await self._see(self.source, key, streamed)
+            stored = await self._see(self.destination, key, streamed)
+            if wanted and stored and wanted[1] == stored[1] and not self._changes(wanted[0], stored[0]):
                 self.tally.identical += 1
                 return
         sent = await (self._upload(key) if streamed else self._write(key))
-        stored = await see(self.destination, key, self.reading)
+        stored = await self._see(self.destination, key, streamed)
         if stored is None or stored[1] != sent[1]:
             raise StoreError("reads back different from what was written", operation="write", key=key)
         lost = self._changes(sent[0], stored[0])  # some services guess the type from the key
@@ -186,12 +180,12 @@ class Copying:
         self.tally.size += sent[0].size or 0
 
     async def _write(self, key: str) -> Seen:
-        found = await self.source.read(key, context=self.reading)
+        found = await self._see(self.source, key, streamed=False)
         if found is None:
             raise _gone(key)
-        await self._send(key, found.info, found.body)
-        self.tally.moved += len(found.body)
-        return found.info, found.body
+        await self._send(*found)
+        self.tally.moved += len(found[1])
+        return found
 
     async def _upload(self, key: str) -> Seen:
         reader = await self.source.open(key, context=self.reading)
@@ -208,19 +202,26 @@ class Copying:
                 yield chunk
 
         async with reader:
-            await self._send(key, reader.info, chunks())
+            await self._send(reader.info, chunks())
         return replace(reader.info, size=size), digest.digest()
 
-    async def _send(self, key: str, info: ObjectInfo, body: bytes | AsyncIterator[bytes]) -> None:
-        await write_object(
-            self.destination,
-            key,
-            body,
-            content_type=info.content_type,
-            cache_control=info.cache_control,
-            metadata=info.metadata if self.destination.native("write") else None,
-            context=self.writing,
-        )
+    async def _send(self, info: ObjectInfo, body: bytes | AsyncIterator[bytes]) -> None:
+        if not self.destination.native("write"):
+            info = replace(info, metadata={})
+        await write_object(self.destination, info, body, self.writing)
+
+    async def _see(self, store: AbstractObjectStore, key: str, streamed: bool) -> Seen | None:
+        if not streamed:
+            found = await store.read(key, context=self.reading)
+            return None if found is None else (found.info, found.body)
+        reader = await store.open(key, context=self.reading)
+        if reader is None:
+            return None
+        digest = hashlib.sha256()
+        async with reader:
+            async for chunk in reader:
+                digest.update(chunk)
+        return reader.info, digest.digest()
 
     def _changes(self, wanted: ObjectInfo, stored: ObjectInfo) -> list[str]:
         """Return how each field that both stores keep reads back, if not as wanted."""
@@ -248,22 +249,6 @@ def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
         return None
     # Some services round times to seconds: the source may have changed later in the second of the copy.
     return there.modified - info.modified >= timedelta(seconds=1)
-
-
-async def _see_body(store: AbstractObjectStore, key: str, context: StoreContext | None) -> Seen | None:
-    found = await store.read(key, context=context)
-    return None if found is None else (found.info, found.body)
-
-
-async def _see_digest(store: AbstractObjectStore, key: str, context: StoreContext | None) -> Seen | None:
-    reader = await store.open(key, context=context)
-    if reader is None:
-        return None
-    digest = hashlib.sha256()
-    async with reader:
-        async for chunk in reader:
-            digest.update(chunk)
-    return reader.info, digest.digest()
 
 
 def _gone(key: str) -> StoreError:

@@ -35,9 +35,7 @@ from starfish_server.layers.base import stores_of
 from starfish_server.storage.base import AbstractObjectStore
 
 if TYPE_CHECKING:
-    from starfish_server.layers import Encryption, RotationReport
-
-Entries = Iterable[tuple[int, str]]
+    from starfish_server.layers import Encryption
 
 
 async def repair(
@@ -61,12 +59,14 @@ async def repair(
     left = False
     async with open_source(stack) as store:
         for path, mirror in _mirrors(stack, store).items():
-            pending = mirror.pending()
-            if dry_run:
-                _print_pending(path, pending, json)
-                left |= bool(pending)
+            if not dry_run:
+                await _repair(path, mirror, force, jobs, json)
+            elif json:
+                print_json({"pending_log": path, "pending": _entries(mirror.pending())})
             else:
-                left |= await _repair(path, mirror, force, jobs, json)
+                for number, key in sorted(mirror.pending()):
+                    print_cells([number, key, path], (2, 40))
+            left |= bool(mirror.pending())
     return ExitCode.FAILED if left else ExitCode.OK
 
 
@@ -84,51 +84,36 @@ def _mirrors(stack: str, store: AbstractObjectStore) -> dict[str, Mirror]:
     return {str(path): mirror for path, mirror in found.items()}
 
 
-async def _repair(path: str, mirror: Mirror, force: bool, jobs: int, json: bool) -> bool:
-    """Repair one mirror, report what was done even if interrupted, and return whether anything is left."""
+async def _repair(path: str, mirror: Mirror, force: bool, jobs: int, json: bool) -> None:
+    """Repair one mirror, and report what was done even if interrupted."""
     report, pending = RepairReport(), len(mirror.pending())
     try:
         with ProgressBar("repairing", lambda: (report.done, pending, "")):
             await mirror.repair(force=force, concurrency=jobs, report=report)
     finally:
-        left = mirror.pending()
-        _print_repair(path, pending, report, left, _is_interrupted(), json)
-    return bool(left)
+        left, interrupted = mirror.pending(), _is_interrupted()
+        for number, key in sorted(report.ahead):
+            print_error(f"replica {number}: {key}: ahead, it was written later; --force overwrites it")
+        failed = [(number, key, one_line(error)) for (number, key), error in sorted(report.failed.items())]
+        for number, key, error in failed:
+            print_error(f"replica {number}: {key}: {error}")
+        if interrupted:
+            print_error(f"interrupted, {len(left)} are pending: run it again to continue")
+        done = {name: getattr(report, name) for name in ("repaired", "deleted", "identical", "ahead")}
+        fields = {
+            "pending_log": path,
+            "pending": pending,
+            **{name: _entries(entries) for name, entries in done.items()},
+            "failed": [{"replica": number, "key": key, "error": error} for number, key, error in failed],
+            "still_pending": _entries(left),
+            "interrupted": interrupted,
+        }
+        counts = ", ".join(f"{len(entries)} {name}" for name, entries in done.items())
+        text = f"{path}: {pending} pending, {counts}, {len(failed)} failed, {len(left)} still pending"
+        print_result(json, fields, text)
 
 
-def _print_pending(path: str, pending: Entries, json: bool) -> None:
-    if json:
-        print_json({"pending_log": path, "pending": _entries(pending)})
-        return
-    for number, key in sorted(pending):
-        print_cells([number, key, path], (2, 40))
-
-
-def _print_repair(
-    path: str, pending: int, report: RepairReport, left: set[tuple[int, str]], interrupted: bool, json: bool
-) -> None:
-    for number, key in sorted(report.ahead):
-        print_error(f"replica {number}: {key}: ahead, it was written later; --force overwrites it")
-    failed = [(number, key, one_line(error)) for (number, key), error in sorted(report.failed.items())]
-    for number, key, error in failed:
-        print_error(f"replica {number}: {key}: {error}")
-    if interrupted:
-        print_error(f"interrupted, {len(left)} are pending: run it again to continue")
-    done = {name: getattr(report, name) for name in ("repaired", "deleted", "identical", "ahead")}
-    fields = {
-        "pending_log": path,
-        "pending": pending,
-        **{name: _entries(entries) for name, entries in done.items()},
-        "failed": [{"replica": number, "key": key, "error": error} for number, key, error in failed],
-        "still_pending": _entries(left),
-        "interrupted": interrupted,
-    }
-    counts = ", ".join(f"{len(entries)} {name}" for name, entries in done.items())
-    text = f"{path}: {pending} pending, {counts}, {len(failed)} failed, {len(left)} still pending"
-    print_result(json, fields, text)
-
-
-def _entries(entries: Entries) -> list[dict[str, object]]:
+def _entries(entries: Iterable[tuple[int, str]]) -> list[dict[str, object]]:
     return [{"replica": number, "key": key} for number, key in sorted(entries)]
 
 
@@ -192,29 +177,24 @@ async def _rotate(
         left_out = await list_left_out(layer, prefix, context)
     finally:
         if report.listed or report.all_listed:
-            _print_rotation(report, left_out, _is_interrupted(), time.monotonic() - began, json)
+            interrupted, seconds = _is_interrupted(), time.monotonic() - began
+            fields = {
+                "reencrypted": report.reencrypted,
+                "current": report.current,
+                "gone": report.gone,
+                "failed": print_failures(report.failed),
+                "left_out": print_left_out(left_out),
+                "seconds": round(seconds, 3),
+                "interrupted": interrupted,
+            }
+            if interrupted:
+                print_error("interrupted: run it again to continue")
+            text = (
+                f"{report.reencrypted} re-encrypted, {report.current} already current, {report.gone} gone, "
+                f"{len(report.failed)} failed, {len(left_out)} left out, {seconds:.1f} s"
+            )
+            print_result(json, fields, text)
     return not report.failed and not left_out
-
-
-def _print_rotation(
-    report: "RotationReport", left_out: dict[str, str], interrupted: bool, seconds: float, json: bool
-) -> None:
-    fields = {
-        "reencrypted": report.reencrypted,
-        "current": report.current,
-        "gone": report.gone,
-        "failed": print_failures(report.failed),
-        "left_out": print_left_out(left_out),
-        "seconds": round(seconds, 3),
-        "interrupted": interrupted,
-    }
-    if interrupted:
-        print_error("interrupted: run it again to continue")
-    text = (
-        f"{report.reencrypted} re-encrypted, {report.current} already current, {report.gone} gone, "
-        f"{len(report.failed)} failed, {len(left_out)} left out, {seconds:.1f} s"
-    )
-    print_result(json, fields, text)
 
 
 def _is_interrupted() -> bool:

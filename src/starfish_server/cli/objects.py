@@ -35,7 +35,7 @@ from starfish_server.cli.stores import (
     write_object,
 )
 from starfish_server.errors import StoreNotSupportedError
-from starfish_server.objects import ANY, ObjectReader
+from starfish_server.objects import ANY, ObjectInfo, ObjectReader
 from starfish_server.store_url import open_store
 
 _SPACES = dict.fromkeys(map(ord, "\t\n\r"))
@@ -124,21 +124,12 @@ async def put(
     if create and if_version is not None:
         raise typer.BadParameter("give either --create or --if-version")
     kind = content_type or _guessed_type(key if file == "-" else file)
-    texts = dict(split("--metadata", metadata))
+    sent = ObjectInfo(key, None, kind, cache_control, dict(split("--metadata", metadata)))
     condition = None if create else ANY if if_version is None else if_version
     asked = context_of(context, "push")
     with nullcontext(sys.stdin.buffer) if file == "-" else _open(file, "rb") as source:
         async with open_store(store) as opened:
-            info = await write_object(
-                opened,
-                key,
-                _chunks(source),
-                content_type=kind,
-                cache_control=cache_control,
-                metadata=texts,
-                if_version=condition,
-                context=asked,
-            )
+            info = await write_object(opened, sent, _chunks(source), asked, condition)
     if json:
         print_json({"key": key, "content_type": kind, "size": info.size, "version": info.version})
     elif sys.stdout.isatty():

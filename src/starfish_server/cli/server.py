@@ -11,14 +11,13 @@ import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error
-from starfish_server.cli.serving import configured, embedded
+from starfish_server.cli.serving import served
 from starfish_server.errors import StackError
 from starfish_server.layers import Metrics
 from starfish_server.layers.base import stores_of
@@ -62,8 +61,7 @@ class Settings:
 
 async def serve(settings: Settings, started: Callable[[], None]) -> int:
     """Serve until a signal, close the store, and return an exit code."""
-    path = settings.config
-    options = embedded(workers=settings.workers) if path is None else configured(Path(path))
+    options = served(settings.config, workers=settings.workers)
     stopping = GracefulShutdownOptions(stores=[options.store])
     shutdown = GracefulShutdown(stopping)
     try:

@@ -7,7 +7,7 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starfish_server.errors import StackError
 from starfish_server.router import (
@@ -21,9 +21,6 @@ from starfish_server.router import (
 )
 from starfish_server.stack_file import StackFile, hint, read_stack_file
 from starfish_server.store_url import SERVER_TABLES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TOKEN_OPTIONS = ("identity", "roles", "token")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -60,21 +57,34 @@ token = "${STARFISH_BOB_TOKEN}"
 """
 
 
-def configured(path: Path) -> SyncRouterOptions:
+def served(path: str | None, *, workers: bool = False) -> SyncRouterOptions:
     """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
+
+    None is the default: files under `./starfish-data`, an audit log, and a collection for two callers.
+
+    workers: whether it is for one of several processes, each with an audit log of its own.
 
     Raises `StackError`, which names the line, for anything in it that is not understood.
     """
-    return _options(read_stack_file(path))
-
-
-def embedded(*, workers: bool = False) -> SyncRouterOptions:
-    """Make the default: files under `./starfish-data`, an audit log, and a collection for two callers.
-
-    workers: whether it is for one of several processes, each with an audit log of its own.
-    """
-    text = _EMBEDDED.replace(_AUDIT_LOG, audit_log(workers=workers))
-    return _options(StackFile("embedded default", text, tomllib.loads(text)))
+    if path is None:
+        text = _EMBEDDED.replace(_AUDIT_LOG, audit_log(workers=workers))
+        file = StackFile("embedded default", text, tomllib.loads(text))
+    else:
+        file = read_stack_file(path)
+    sync = file.table.get("sync")
+    with file.errors_at("sync"):
+        if not isinstance(sync, Mapping):
+            raise StackError("a [sync] table is missing; its [[sync.collections]] say what is served")
+    try:
+        config = SyncConfig.model_validate(sync)
+    except ValueError as error:
+        reason = _reason(error)
+        with file.errors_at("sync", *reason[0]):
+            raise StackError(reason[1]) from None
+    tokens = BearerTokens(_callers(file))
+    store = file.build(SERVER_TABLES)
+    shown = ConfigEndpointOptions(auth="role-filtered")
+    return SyncRouterOptions(store, config, tokens.resolve, config_endpoint=shown)
 
 
 def audit_log(*, workers: bool) -> str:
@@ -101,23 +111,6 @@ def embedded_notice(*, workers: bool) -> list[str]:
         "  routes   /pull/notes/NAME, /push/notes/NAME (their own), /list/notes",
         *callers,
     ]
-
-
-def _options(file: StackFile) -> SyncRouterOptions:
-    sync = file.table.get("sync")
-    with file.errors_at("sync"):
-        if not isinstance(sync, Mapping):
-            raise StackError("a [sync] table is missing; its [[sync.collections]] say what is served")
-    try:
-        config = SyncConfig.model_validate(sync)
-    except ValueError as error:
-        reason = _reason(error)
-        with file.errors_at("sync", *reason[0]):
-            raise StackError(reason[1]) from None
-    tokens = BearerTokens(_callers(file))
-    store = file.build(SERVER_TABLES)
-    shown = ConfigEndpointOptions(auth="role-filtered")
-    return SyncRouterOptions(store, config, tokens.resolve, config_endpoint=shown)
 
 
 def _callers(file: StackFile) -> list[tuple[str, AuthResult]]:

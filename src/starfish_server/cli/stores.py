@@ -87,27 +87,24 @@ async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
 
 async def write_object(
     store: AbstractObjectStore,
-    key: str,
+    info: ObjectInfo,
     body: bytes | AsyncIterator[bytes],
-    *,
-    content_type: str | None,
-    cache_control: str | None,
-    metadata: Mapping[str, str] | None,
-    if_version: IfVersion = ANY,
     context: StoreContext | None,
+    if_version: IfVersion = ANY,
 ) -> ObjectInfo:
-    """Write the object; chunks are streamed if the store has native streams.
+    """Write a body with the key, type, cache control and metadata of `info`; chunks are streamed if possible.
 
     A body that is not UTF-8 is a `StoreDecodeError` on a store of text only.
     """
-    options: dict[str, Any] = {"content_type": content_type, "cache_control": cache_control}
-    options |= {"metadata": metadata, "if_version": if_version, "context": context}
+    options: dict[str, Any] = {"if_version": if_version, "context": context}
+    options |= {name: getattr(info, name) for name in ("content_type", "cache_control", "metadata")}
     if not isinstance(body, bytes):
         if store.native("upload"):
-            return await store.upload(key, body, **options)
+            return await store.upload(info.key, body, **options)
         body = b"".join([chunk async for chunk in body])
     takes_bytes = store.native("write") or store.supports("put_bytes")
-    return await store.write(key, body if takes_bytes else decode_text(body, "write", key), **options)
+    text_or_bytes = body if takes_bytes else decode_text(body, "write", info.key)
+    return await store.write(info.key, text_or_bytes, **options)
 
 
 async def list_left_out(

@@ -1,4 +1,4 @@
-"""Authentication and authorisation: the role resolver, bearer tokens, and who is admitted to a collection."""
+"""Authentication: the role resolver, and bearer tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from starfish_server.errors import StoreUnavailableError
 from starfish_server.logs import SafeLogger
 from starfish_server.router.config import is_segment
 from starfish_server.router.responses import HTTPError
+from starfish_server.threads import start_in_thread
 
 _log = SafeLogger(__package__)
 
@@ -90,7 +91,7 @@ def _digest(token: str) -> bytes:
 
 
 class Admission:
-    """Decides who may use a collection, by the roles that `resolver` returns.
+    """Finds the caller of a request by `resolver`.
 
     timeout: seconds for the resolver to answer. A plain function runs in a worker thread, 32 calls at a time.
     challenge: the authentication scheme that a 401 names in its WWW-Authenticate header.
@@ -114,21 +115,14 @@ class Admission:
             raise TypeError(f"role_resolver returned {type(caller).__name__}, not AuthResult or None")
         return caller
 
-    def grant(
-        self, caller: AuthResult, roles: tuple[str, ...], params: Mapping[str, str]
-    ) -> tuple[str, tuple[str, ...]]:
-        """Return the identity and roles of a caller, or raise a 403 if it has none of `roles`."""
-        given = tuple(role for role in caller.roles if role != SELF)
-        if caller.identity == params.get("identity"):
-            given += (SELF,)
-        if not set(given) & set(roles):
-            raise HTTPError(403, "forbidden", f"{caller.identity} has none of the roles of this collection")
-        return caller.identity, given
-
     async def _resolve(self, request: Request) -> object:
         try:
             async with asyncio.timeout(self._timeout):
-                found = self._resolver(request) if self._is_async else await self._call_in_thread(request)
+                if self._is_async:
+                    found = self._resolver(request)
+                else:
+                    run = copy_context().run
+                    found = await start_in_thread(lambda: run(self._resolver, request), self._threads)
                 return await found if inspect.isawaitable(found) else found
         except HTTPException as error:
             if error.status_code == 403:
@@ -139,13 +133,6 @@ class Admission:
                 raise HTTPError(503, "resolver_unavailable", reason) from error
             _log.warning("role_resolver raised; the caller is refused", exc_info=True)
         raise self._unauthorized("the role resolver raised")
-
-    def _call_in_thread(self, request: Request) -> Awaitable[object]:
-        try:
-            call = self._threads.submit(copy_context().run, self._resolver, request)
-        except RuntimeError as error:
-            raise StoreUnavailableError("no thread could be started for the role resolver") from error
-        return asyncio.wrap_future(call)
 
     def _unauthorized(self, reason: str) -> HTTPError:
         return HTTPError(401, "unauthorized", reason, {"WWW-Authenticate": self._challenge})

@@ -18,15 +18,13 @@ from starfish_server.logs import SafeLogger
 from starfish_server.objects import ANY
 from starfish_server.router.requests import accepted_type, body_chunks, declared_length, is_content_type
 from starfish_server.router.responses import HTTPError, JSONResponse, PushedBlob, errors, holds_tag
-from starfish_server.router.routes import Collection, Responses, described
+from starfish_server.router.routes import Collection, Endpoint, Responses, described
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter
     from starlette.types import Receive, Scope, Send
 
     from starfish_server.context import StoreContext
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
-    from starfish_server.storage.base import AbstractObjectStore
 
 _log = SafeLogger(__package__)
 
@@ -185,7 +183,7 @@ class BlobCollection(Collection):
         key, context = await self.admit(request, "push", self.config.path)
         content_type = accepted_type(request, self.config.allowed_mime_types)
         length = declared_length(request, self.config.max_body_bytes)
-        if_version = await _if_version(self.store, key, context, expected)
+        if_version = await self._if_version(key, context, expected)
         chunks = body_chunks(request, self.config.max_body_bytes)
         options: dict[str, Any] = {"content_type": content_type, "if_version": if_version, "context": context}
         try:
@@ -201,12 +199,24 @@ class BlobCollection(Collection):
         tag = tag_of(info)
         return JSONResponse({"hash": None if tag is None else tag.strip('"')})
 
-    def add_to(self, router: APIRouter) -> None:
+    async def _if_version(self, key: str, context: StoreContext, expected: Preconditions) -> IfVersion:
+        """Return the version that a push may replace; raise a 412 if the stored one is another already."""
+        if expected.if_match is None and expected.if_none_match is None:
+            return ANY
+        if expected.if_match is None and expected.if_none_match == "*":
+            return None
+        info = await self.store.stat(key, context=context)
+        tag = None if info is None else tag_of(info)
+        expected.check_match(tag, exists=info is not None)
+        if info is not None and expected.has_none_match(tag):
+            raise _failed()
+        return None if info is None else info.version
+
+    def endpoints(self) -> tuple[Endpoint, Responses, Endpoint, Responses, dict[str, Any]]:
         body = {media_range: {"schema": _BYTES} for media_range in self.config.allowed_mime_types}
         part: Responses = {206: {"description": "The bytes that `Range` asks for.", "content": body}}
         whole = described("The bytes, with the content type of their push.", content=body)
-        self.add_routes(
-            router,
+        return (
             self.pull_blob,
             whole | part | errors(404, 412, 416),
             self.push_blob,
@@ -246,19 +256,3 @@ class StreamedObject(StreamingResponse):
     async def _send(self, send: Send) -> None:
         async with self._reader:
             await self.stream_response(send)
-
-
-async def _if_version(
-    store: AbstractObjectStore, key: str, context: StoreContext, expected: Preconditions
-) -> IfVersion:
-    """Return the version that a push may replace; raise a 412 if the stored one is another already."""
-    if expected.if_match is None and expected.if_none_match is None:
-        return ANY
-    if expected.if_match is None and expected.if_none_match == "*":
-        return None
-    info = await store.stat(key, context=context)
-    tag = None if info is None else tag_of(info)
-    expected.check_match(tag, exists=info is not None)
-    if info is not None and expected.has_none_match(tag):
-        raise _failed()
-    return None if info is None else info.version

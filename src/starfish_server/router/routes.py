@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request, Response
 
 from starfish_server.context import StoreContext
-from starfish_server.router.auth import PUBLIC
+from starfish_server.router.auth import PUBLIC, SELF
 from starfish_server.router.config import JSON_TYPE, is_segment
 from starfish_server.router.documents import MISSING, pulled
 from starfish_server.router.pushes import HashMismatchError
@@ -110,24 +110,23 @@ class Collection:
         self, action: str, params: dict[str, str], roles: tuple[str, ...], caller: AuthResult | None
     ) -> StoreContext:
         """Return the context of store calls; raise a 403 for a caller who has none of `roles`."""
-        identity, given = (None, ()) if caller is None else self.admission.grant(caller, roles, params)
+        if caller is None:
+            return StoreContext(self.config.name, params, None, (), action, self.namespace)
+        identity, given = caller.identity, tuple(role for role in caller.roles if role != SELF)
+        if identity == params.get("identity"):
+            given += (SELF,)
+        if not set(given) & set(roles):
+            raise HTTPError(403, "forbidden", f"{identity} has none of the roles of this collection")
         return StoreContext(self.config.name, params, identity, given, action, self.namespace)
 
-    def add_to(self, router: APIRouter) -> None:
-        """Add the routes of this collection."""
+    def endpoints(self) -> tuple[Endpoint, Responses, Endpoint, Responses, dict[str, Any]]:
+        """Return how to pull and how to push, each with what OpenAPI says of it, and of a push's body."""
         raise NotImplementedError
 
-    def add_routes(
-        self,
-        router: APIRouter,
-        pull: Endpoint,
-        pulled: Responses,
-        push: Endpoint,
-        pushed: Responses,
-        body: dict[str, Any],
-    ) -> None:
-        """Add the routes that the configuration asks for. `body` is what OpenAPI says of a push's body."""
+    def add_to(self, router: APIRouter) -> None:
+        """Add the routes that the configuration asks for."""
         config, path = self.config, self.config.path
+        pull, pulled, push, pushed, body = self.endpoints()
         if not config.push_only:
             not_modified: Responses = {304: {"description": "`If-None-Match` holds the current `ETag`."}}
             self._add(router, "GET", "pull", path, pull, pulled | not_modified)
@@ -206,9 +205,8 @@ class DocumentCollection(Collection):
             raise
         return JSONResponse({"hash": document.hash, "timestamp": document.timestamp})
 
-    def add_to(self, router: APIRouter) -> None:
-        self.add_routes(
-            router,
+    def endpoints(self) -> tuple[Endpoint, Responses, Endpoint, Responses, dict[str, Any]]:
+        return (
             self.pull_document,
             described("The document.", model=PulledDocument),
             self.push_document,
