@@ -123,7 +123,7 @@ class Transport:
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
-        may_be_done: bool | None = False  # by an earlier attempt whose reply was lost
+        may_be_done = False  # by an earlier attempt whose reply was lost
         while True:
             try:
                 return await self.mapped(attempt())
