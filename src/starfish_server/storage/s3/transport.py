@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import aiohttp
 
 from starfish_server.context import note, retries_outside
-from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
+from starfish_server.errors import (
+    StoreError,
+    StoreNotSupportedError,
+    StoreUnavailableError,
+    mark_undetermined,
+)
 from starfish_server.logs import log_failure
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import goes_in_pieces, hex_digest, pieces, read_body, size_of
@@ -181,7 +186,12 @@ class Transport:
         corrections, resent = 0, False
         while True:
             used = self._learnt
-            reply = await self._send(request, used, body, resent)
+            try:
+                reply = await self._send(request, used, body, resent)
+            except Exception as error:
+                if resent:
+                    mark_undetermined(error)
+                raise
             if reply.status < 300:
                 return read(reply)
             fault = read_fault(reply)
