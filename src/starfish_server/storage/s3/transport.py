@@ -244,6 +244,8 @@ class Transport:
                         proxy_headers=self._proxy and self._proxy.tunnel_headers,
                     )
                 except (aiohttp.ServerDisconnectedError, OSError) as error:
+                    if resent:
+                        mark_undetermined(error)
                     if not in_flight.reused or shows_reply(error):
                         raise
                     session.drop_idle_connections()
