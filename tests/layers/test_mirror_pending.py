@@ -136,7 +136,7 @@ async def test_a_file_that_is_damaged_later_refuses_writes_and_repairs(path: Pat
     before = text(path)
     with pytest.raises(StoreIntegrityError, match="line 4") as caught:
         await store.put("k", "v")
-    assert (caught.value.operation, caught.value.key) == ("put", "k")
+    assert (caught.value.operation, caught.value.key, caught.value.undetermined) == ("put", "k", False)
     with pytest.raises(StoreIntegrityError, match="line 4"):
         await store.repair()
     with pytest.raises(StoreIntegrityError, match="line 4"):

@@ -164,10 +164,11 @@ class Mirror(Layer):
         """Add entries to the log before anything is written, or refuse the operation."""
         try:
             return self._pending.add(entries)
-        except StoreError as error:
-            raise operation.error(type(error), error.reason) from error
-        except OSError as error:
-            refused = operation.error(StoreUnavailableError, _log_reason(error))
+        except (StoreError, OSError) as error:
+            if isinstance(error, StoreError):
+                refused = operation.error(type(error), error.reason)
+            else:
+                refused = operation.error(StoreUnavailableError, _log_reason(error))
             refused.undetermined = False
             raise refused from error
 
