@@ -63,6 +63,26 @@ def test_every_error_survives_pickle(cls: type[StoreError]) -> None:
     )
 
 
+REFUSALS = {
+    "InvalidKeyError",
+    "KeyConflictError",
+    "StoreDecodeError",
+    "StoreAccessDeniedError",
+    "BucketNotFoundError",
+    "ObjectNotFoundError",
+    "ObjectTooLargeError",
+    "VersionConflictError",
+    "CircuitOpenError",
+    "ContextRequiredError",
+    "StoreNotSupportedError",
+    "ReadOnlyStoreError",
+}
+
+
+def test_after_any_error_but_a_refusal_a_write_may_have_been_done() -> None:
+    assert {cls.__name__ for cls in CLASSES if not made(cls).undetermined} == REFUSALS
+
+
 def test_an_error_of_a_key_that_is_no_text_can_be_shown() -> None:
     assert str(StoreError("closed", operation="put", key=5)) == "put '5': closed"  # type: ignore[arg-type]
 

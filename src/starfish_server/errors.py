@@ -59,13 +59,13 @@ class StoreError(Exception):
     reason: what went wrong and what to do. It names neither the operation nor the key: `str()` adds them.
     operation: name of the store's method, or None.
     key: the key or prefix that the method was called with, or None.
-    undetermined: whether a write that failed may have been done nevertheless, as by an earlier attempt of
-        `Retry` whose reply was lost; None if the error's class alone tells.
+    undetermined: whether a write that failed may have been done or may still be done, by an earlier attempt
+        for one. False only if nothing was written for certain; of no meaning after a read.
 
     `__cause__` is the backend's own exception.
     """
 
-    undetermined: bool | None = None
+    undetermined = True
 
     def __init__(self, reason: str, *, operation: str | None = None, key: str | None = None) -> None:
         super().__init__(reason)
@@ -89,25 +89,37 @@ _SHOWN = 100  # characters of a key in a message; a key that has not been checke
 class InvalidKeyError(StoreError, ValueError):
     """Raised when a key, prefix or `start_after` breaks the key rules. Nothing was sent or written."""
 
+    undetermined = False
+
 
 class KeyConflictError(StoreError):
     """Raised when a key is also the folder of another (`a` and `a/b`), which a file system cannot hold."""
+
+    undetermined = False
 
 
 class StoreDecodeError(StoreError, ValueError):
     """Raised when stored bytes are not UTF-8, or a text to store has a lone surrogate."""
 
+    undetermined = False
+
 
 class StoreAccessDeniedError(StoreError, PermissionError):
     """Raised when the backend or a layer denies access: bad credentials, no permission, a symbolic link."""
+
+    undetermined = False
 
 
 class BucketNotFoundError(StoreError):
     """Raised when the bucket or container does not exist. A missing object is None instead."""
 
+    undetermined = False
+
 
 class ObjectNotFoundError(StoreError, LookupError):
     """Raised when the object is missing and the operation cannot return None, such as `copy`."""
+
+    undetermined = False
 
 
 class StoreIntegrityError(StoreError):
@@ -116,6 +128,8 @@ class StoreIntegrityError(StoreError):
 
 class ObjectTooLargeError(StoreError, ValueError):
     """Raised when a body is over a limit; a write was not sent. `size` and `max_bytes` are in bytes."""
+
+    undetermined = False
 
     def __init__(
         self,
@@ -138,16 +152,15 @@ class VersionConflictError(StoreError):
     because the object was replaced.
     """
 
+    undetermined = False
+
 
 class StoreUnavailableError(StoreError):
     """Raised after a transient failure: a retry may succeed.
 
     retry_after: seconds that the server asked to wait, or None.
-    undetermined: whether a write may have been done. False if nothing was written for certain: a
-        `VersionConflictError` of the retry then cannot be caused by the earlier attempt.
+    undetermined: if False, a `VersionConflictError` of the retry cannot be caused by the earlier attempt.
     """
-
-    undetermined = True
 
     def __init__(
         self,
@@ -198,37 +211,54 @@ class DeleteManyError(StoreError):
 class ContextRequiredError(StoreError):
     """Raised when a layer needs a `StoreContext` and the operation has none."""
 
+    undetermined = False
+
 
 class StoreClosedError(StoreError, RuntimeError):
-    """Raised when an operation reaches a closed store, or is cut off by `close`; make a new store.
-
-    undetermined: whether a write that was cut off may have been done; None if the store cannot tell.
-    """
+    """Raised when an operation reaches a closed store, or is cut off by `close`; make a new store."""
 
 
 class StoreNotSupportedError(StoreError, NotImplementedError):
     """Raised when the store does not support the operation."""
 
+    undetermined = False
+
 
 class ReadOnlyStoreError(StoreError, PermissionError):
     """Raised when a write reaches a read-only store."""
+
+    undetermined = False
 
 
 class StackError(StoreError):
     """Raised when a stack cannot be built as written; never while it runs."""
 
 
-_REFUSALS = (
+NOT_THE_BACKEND = (
     ContextRequiredError,
     InvalidKeyError,
     ObjectTooLargeError,
     ReadOnlyStoreError,
+    StoreClosedError,
     StoreNotSupportedError,
 )
-NOT_THE_BACKEND = (*_REFUSALS, StoreClosedError)
 """Errors of the caller or this library. They say nothing about the backend's health; a retry cannot help."""
-NOTHING_WRITTEN = (*_REFUSALS, ObjectNotFoundError, StoreDecodeError, VersionConflictError)
-"""Errors after which a write has not been done, unless their `undetermined` says otherwise."""
+
+
+def is_undetermined(error: BaseException) -> bool:
+    """Return whether a write that raised `error` may have been done or may still be done: yes, if in doubt.
+
+    Of a `DeleteManyError`, ask about the failure of each key. Checks of arguments raise exactly `TypeError`
+    or `ValueError`; a subclass may come from a reply that could not be read.
+    """
+    undetermined: bool | None = getattr(error, "undetermined", None)
+    return type(error) not in (TypeError, ValueError) if undetermined is None else undetermined
+
+
+def mark_undetermined(error: Exception) -> None:
+    """Make `error`, of whatever class, say that a write may have been done."""
+    vars(error)["undetermined"] = True
+
 
 _BY_STATUS: dict[int, type[StoreError]] = {
     401: StoreAccessDeniedError,

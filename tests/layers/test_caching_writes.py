@@ -10,7 +10,9 @@ import pytest
 
 from layers.gated import GatedStore, Held, until
 from starfish_server.errors import (
+    BucketNotFoundError,
     DeleteManyError,
+    KeyConflictError,
     StoreAccessDeniedError,
     StoreError,
     StoreOverloadedError,
@@ -263,6 +265,18 @@ async def test_write_that_the_backend_was_never_sent_does_not_keep_the_key_out()
     store = Caching(leaf)
     leaf.failure = OpenError("the breaker is open")
     with pytest.raises(OpenError):
+        await store.put("k", "new")
+    await store.get_string("k")
+    await store.get_string("k")
+    assert store.stats().hits == 1
+
+
+@pytest.mark.parametrize("refusal", [StoreAccessDeniedError, BucketNotFoundError, KeyConflictError])
+async def test_write_that_the_backend_refused_does_not_keep_the_key_out(refusal: type[StoreError]) -> None:
+    leaf = GatedStore({"k": "body"})
+    store = Caching(leaf)
+    leaf.failure = refusal("no")
+    with pytest.raises(refusal):
         await store.put("k", "new")
     await store.get_string("k")
     await store.get_string("k")

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starfish_server.errors import (
     BucketNotFoundError,
     CircuitOpenError,
+    DeleteManyError,
     InvalidKeyError,
     StoreAccessDeniedError,
     StoreClosedError,
@@ -21,6 +22,7 @@ from starfish_server.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     VersionConflictError,
+    is_undetermined,
 )
 from starfish_server.explain import explain
 from starfish_server.layers.access_log import AccessLog
@@ -192,6 +194,24 @@ async def test_a_write_sent_to_the_backup_is_recorded_as_such() -> None:
     store, _ = made(writes=True)
     await AccessLog(store, sink=records.append).put("k", "new")
     assert [record.source for record in records] == ["backup"]
+
+
+@pytest.mark.parametrize(("error", "undetermined"), [(StoreTimeoutError, True), (CircuitOpenError, False)])
+async def test_a_write_that_the_backup_refuses_may_have_been_done_in_the_first(
+    error: type[StoreError], undetermined: bool
+) -> None:
+    refused = DeleteManyError({"k": StoreAccessDeniedError("no")})
+    first = FaultyStore(MemoryObjectStore(data={}), {"put": [Fault(error)], "delete_many": [Fault(error)]})
+    backup = FaultyStore(
+        MemoryObjectStore(data={}),
+        {"put": [Fault(StoreAccessDeniedError)], "delete_many": [Fault(lambda _: refused)]},
+    )
+    store = Fallback(first, backup, writes=True)
+    with pytest.raises(StoreAccessDeniedError) as caught:
+        await store.put("k", "v")
+    with pytest.raises(DeleteManyError):
+        await store.delete_many(["k"])
+    assert [is_undetermined(each) for each in (caught.value, refused.failures["k"])] == [undetermined] * 2
 
 
 async def test_the_operation_reaches_the_backup_as_it_is() -> None:

@@ -136,7 +136,7 @@ async def test_a_file_that_is_damaged_later_refuses_writes_and_repairs(path: Pat
     before = text(path)
     with pytest.raises(StoreIntegrityError, match="line 4") as caught:
         await store.put("k", "v")
-    assert (caught.value.operation, caught.value.key) == ("put", "k")
+    assert (caught.value.operation, caught.value.key, caught.value.undetermined) == ("put", "k", False)
     with pytest.raises(StoreIntegrityError, match="line 4"):
         await store.repair()
     with pytest.raises(StoreIntegrityError, match="line 4"):
@@ -356,7 +356,19 @@ async def test_a_write_that_the_first_store_refused_is_not_pending(error: type[E
     assert store.pending() == set()
 
 
-@pytest.mark.parametrize("error", [StoreUnavailableError, StoreClosedError, OSError, RuntimeError])
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailableError,
+        StoreClosedError,
+        StoreIntegrityError,
+        OSError,
+        RuntimeError,
+        UnicodeError,
+        ValueError,
+        TypeError,
+    ],
+)
 async def test_a_write_that_the_first_store_may_have_done_is_pending(error: type[Exception]) -> None:
     def put(key: str, body: str) -> None:
         data[key] = body
@@ -400,10 +412,19 @@ async def test_a_key_that_is_written_after_its_repair_is_not_pending() -> None:
     assert store.pending() == set()
 
 
+async def test_a_write_that_a_closed_first_store_refused_is_not_pending() -> None:
+    first = memory()
+    store = Mirror(first, memory())
+    await first.close()
+    with pytest.raises(StoreClosedError):
+        await store.put("k", "v")
+    assert store.pending() == set()
+
+
 LOST = Fault(StoreTimeoutError, after=True)
 
 
-@pytest.mark.parametrize("error", [StoreAccessDeniedError, CircuitOpenError, InvalidKeyError])
+@pytest.mark.parametrize("error", [StoreAccessDeniedError, CircuitOpenError, InvalidKeyError, TypeError])
 async def test_a_write_that_was_refused_after_an_attempt_whose_reply_was_lost_is_pending(
     error: type[Exception],
 ) -> None:

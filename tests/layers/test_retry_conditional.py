@@ -83,7 +83,7 @@ async def test_the_same_body_of_another_writer_is_a_conflict_after_failures_that
 
 
 async def test_a_conflict_says_whether_an_earlier_attempt_may_have_written() -> None:
-    for refused, undetermined in ((certain(), None), (REFUSED, True)):
+    for refused, undetermined in ((certain(), False), (REFUSED, True)):
         store = Versioned(refused=[refused])
         await store.inner.put("k", "theirs")
         with pytest.raises(VersionConflictError) as caught:
@@ -95,6 +95,12 @@ async def test_an_error_says_that_an_earlier_attempt_may_have_written() -> None:
     with pytest.raises(StoreUnavailableError) as caught:
         await retry(Versioned(refused=[LOST, certain(), certain()])).put("k", "ours")
     assert caught.value.undetermined is True
+
+
+async def test_an_error_that_is_retried_is_not_taken_for_a_check_of_arguments() -> None:
+    store = Versioned(lost=[ValueError("unreadable reply")])
+    written = await Retry(store, initial=1e-6, retry_on=[ValueError]).write("k", "ours", if_version=None)
+    assert written == await store.stat("k")
 
 
 async def test_one_undetermined_failure_among_others_is_enough_to_look() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from starfish_server.errors import StoreUnavailableError
+from starfish_server.errors import DeleteManyError, StoreUnavailableError, is_undetermined
 from starfish_server.storage.filesystem.os_errors import ERROR_OF_ERRNO
 from storage.filesystem_support import (
     make_store,
@@ -239,6 +239,29 @@ async def test_a_put_that_cannot_be_made_durable_raises_and_leaves_a_whole_objec
         with pytest.raises(StoreUnavailableError):
             await store.put_bytes("d/k", b"new", content_type="new/type")
         assert await store.get_bytes("d/k") == (b"new", "new/type")
+
+
+@pytest.mark.parametrize("fault", [errno.EROFS, errno.EACCES])
+async def test_a_change_that_cannot_be_made_durable_was_done_whatever_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    def fail_for_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(fault, os.strerror(fault))
+
+    async with make_store(tmp_path, fsync=True) as store:
+        for key in ("d/put", "d/deleted", "d/also"):
+            await store.put(key, "old")
+        monkeypatch.setattr(os, "fsync", fail_for_folders)
+        with pytest.raises(PermissionError) as put:
+            await store.put("d/put", "new")
+        with pytest.raises(PermissionError) as deleted:
+            await store.delete("d/deleted")
+        with pytest.raises(DeleteManyError) as many:
+            await store.delete_many(["d/also"])
+        assert (await store.list_keys(""), await store.get_string("d/put")) == (["d/put"], "new")
+    errors = (put.value, deleted.value, many.value.failures["d/also"])
+    assert [is_undetermined(error) for error in errors] == [True] * 3
 
 
 @pytest.mark.parametrize("chunks", [[b"new"], [b"new" * 2**20] * 4], ids=["one batch", "several"])

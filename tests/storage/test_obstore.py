@@ -197,6 +197,39 @@ async def test_obstore_makes_one_attempt_under_a_retry_layer(seaweedfs: S3Server
     assert "after" not in str(caught.value.__cause__)  # obstore says so after retries
 
 
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("412 Precondition Failed", VersionConflictError),
+        ("403 Forbidden", StoreAccessDeniedError),
+        ("404 Not Found", StoreError),
+    ],
+)
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_refusal_of_obstores_second_attempt_says_that_the_first_may_have_written(
+    reply: str, expected: type[StoreError], lost: bool
+) -> None:
+    replies = [b""] * lost + [f"HTTP/1.1 {reply}\r\nContent-Length: 0\r\n\r\n".encode()]
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(replies.pop(0))
+
+    with server(answer) as endpoint:
+        client = S3Store(
+            "bucket",
+            endpoint=endpoint,
+            access_key_id="a",
+            secret_access_key="s",
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 1},
+        )
+        async with ObstoreObjectStore(client) as store:
+            with pytest.raises(expected) as caught:
+                await store.put("k", "v")
+    assert caught.value.undetermined is lost
+
+
 async def test_a_backend_that_ignores_conditions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     put = obstore.put_async
 

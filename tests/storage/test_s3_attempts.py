@@ -227,6 +227,15 @@ async def test_a_host_that_refuses_or_is_unknown_is_unavailable(seaweedfs: S3Ser
         assert caught.value.__cause__ is not None
 
 
+async def test_a_write_for_which_no_connection_is_made_was_not_done(
+    seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint="http://127.0.0.1:1", max_attempts=2)
+    with pytest.raises(StoreUnavailableError) as caught:
+        await store.put("k", "v")
+    assert caught.value.undetermined is False
+
+
 async def test_a_host_that_refuses_is_named_with_its_reason_and_without_talk_of_tls(
     seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:

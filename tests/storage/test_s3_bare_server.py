@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bare_server import FOUND, STORED, read_request, server, store_at
-from starfish_server import StoreClosedError, StoreError, StoreTimeoutError
+from starfish_server import StoreClosedError, StoreError, StoreTimeoutError, StoreUnavailableError
 from starfish_server.storage.s3 import sessions
 from waiting import turns
 
@@ -37,6 +37,25 @@ class ReadsNothing:
             while connection.recv(65536):
                 pass
         self.ended.release()
+
+
+async def test_a_write_that_was_sent_before_the_server_went_away_may_have_been_done() -> None:
+    """It is sent on a reused connection that breaks, and no other one can be made."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"old")
+        writer.write(STORED)
+        await reader.readuntil(b"new")
+        listener.close()
+        writer.transport.abort()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with store_at(f"http://127.0.0.1:{port}") as store:
+        await store.put("k", "old")
+        with pytest.raises(StoreUnavailableError, match="no connection could be made") as caught:
+            await store.put("k", "new")
+    assert caught.value.undetermined is True
 
 
 async def test_a_reply_that_was_not_asked_for_is_not_taken_for_the_next_one() -> None:

@@ -24,12 +24,14 @@ from faulty_proxy import (
     passed_on,
     reply,
     reset,
+    s3_error,
     stalled,
     trickled,
 )
 from starfish_server.context import retries_outside
 from starfish_server.errors import StoreClosedError, StoreError, StoreUnavailableError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions, sessions, transport
+from waiting import turns
 
 if TYPE_CHECKING:
     from servers import S3Server
@@ -271,6 +273,29 @@ async def test_a_write_whose_body_is_hashed_when_the_store_closes_was_not_done(
     with pytest.raises(StoreClosedError) as refused:
         await put
     assert not refused.value.undetermined
+
+
+@pytest.mark.parametrize("reply_lost", [True, False])
+async def test_a_write_that_close_keeps_from_being_corrected_was_not_done_unless_a_reply_was_lost(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, reply_lost: bool
+) -> None:
+    """Its first reply is lost on a reused connection, and the second corrects this machine's clock."""
+
+    async def skewed(request: web.Request, forward: Forward) -> web.StreamResponse:
+        closing.append(asyncio.create_task(store.close()))
+        await turns()
+        return await s3_error(403, "RequestTimeTooSkewed")(request, forward)
+
+    closing: list[asyncio.Task[None]] = []
+    bucket = seaweedfs.make_bucket()
+    store = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint)
+    await store.put("k", "old")
+    proxy.next_faults += [lost_reply, skewed] if reply_lost else [skewed]
+    with pytest.raises(StoreClosedError) as caught:
+        await store.put("k", "new")
+    await closing[0]
+    assert caught.value.undetermined is reply_lost
+    assert await make_s3(seaweedfs, bucket=bucket).get_string("k") == ("new" if reply_lost else "old")
 
 
 async def test_another_error_of_a_request_that_close_waits_for_is_that_error(

@@ -491,6 +491,16 @@ async def test_a_service_of_roles_that_does_not_answer_is_unavailable(
         await make_s3(seaweedfs, bucket="b", max_attempts=1, **CHAIN).get_string("k")
 
 
+async def test_a_write_without_credentials_to_sign_it_was_not_done(
+    seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+    with pytest.raises(StoreUnavailableError) as caught:
+        await make_s3(seaweedfs, bucket="b", max_attempts=1, **CHAIN).put("k", "v")
+    assert caught.value.undetermined is False
+
+
 async def test_a_container_that_does_not_answer_is_unavailable(
     seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,20 @@ async def test_a_service_without_delete_objects_is_asked_for_one_key_at_a_time(
     assert await store.list_keys("") == []
 
 
+async def test_a_key_refused_by_itself_after_a_lost_batch_may_have_been_deleted(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.next_faults += [lost_reply, s3_error(501, "NotImplemented"), s3_error(403, "AccessDenied")]
+    with pytest.raises(DeleteManyError) as lost:
+        await store.delete_many(["a"])
+    proxy.next_faults += [s3_error(501, "NotImplemented"), s3_error(403, "AccessDenied")]
+    with pytest.raises(DeleteManyError) as refused:
+        await store.delete_many(["a"])
+    caught = [failures_of(lost.value)[0][1], failures_of(refused.value)[0][1]]
+    assert [type(error) for error in caught] == [StoreAccessDeniedError] * 2
+    assert [error.undetermined for error in caught] == [True, False]
+
+
 async def test_a_batch_with_keys_that_xml_cannot_hold_is_deleted_key_by_key(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:

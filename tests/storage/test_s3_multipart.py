@@ -171,6 +171,18 @@ async def test_an_error_after_the_200_and_blanks_is_that_error(
         await store.put_bytes("k", LARGE, content_type="a/b")
 
 
+async def test_a_write_without_all_of_its_parts_was_not_done(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.fault = only("PUT", "partNumber=2", lost_reply)
+    with pytest.raises(StoreUnavailableError) as part_lost:
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    proxy.fault = only("POST", "uploadId=", lost_reply, times=2)
+    with pytest.raises(StoreUnavailableError) as end_lost:
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    assert (part_lost.value.undetermined, end_lost.value.undetermined) == (False, True)
+
+
 async def test_a_lost_confirmation_is_no_permanent_error(
     proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
 ) -> None:

@@ -6,7 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import flag
-from starfish_server.errors import StoreUnavailableError
+from starfish_server.errors import (
+    DeleteManyError,
+    StoreUnavailableError,
+    is_undetermined,
+    mark_undetermined,
+)
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.logs import SafeLogger
 from starfish_server.operations import OPERATIONS, Bodies
@@ -66,7 +71,14 @@ class Fallback(Layer):
             message = "%(operation)s: the backup is used: %(failure)s"
             _log.failure(logging.DEBUG, message, error, operation=operation.name)
             operation.note("source", "backup")
-            return await self._backup.perform(operation)
+            try:
+                return await self._backup.perform(operation)
+            except Exception as failure:
+                if is_undetermined(error):
+                    by_key = failure.failures if isinstance(failure, DeleteManyError) else {"": failure}
+                    for each in by_key.values():
+                        mark_undetermined(each)
+                raise
         if operation.notes is not None:
             operation.notes["source"] = "primary"
         return result

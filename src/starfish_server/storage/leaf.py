@@ -83,7 +83,9 @@ class Leaf(NamedMethods):
     def _check(self, call: Operation[Any]) -> None:
         """Raise if the store is closed or an argument invalid; the leaf checks the keys of `delete_many`."""
         if self._closed:
-            raise StoreClosedError(f"this {type(self).__name__} was closed")
+            error = StoreClosedError(f"this {type(self).__name__} was closed")
+            error.undetermined = False
+            raise error
         for check in _CHECKS.get(type(call), ()):
             check(self, call)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import check_page, positive_int, positive_number
 from starfish_server.context import StoreContext
-from starfish_server.errors import NOTHING_WRITTEN, DeleteManyError, StackError, StoreUnavailableError
+from starfish_server.errors import DeleteManyError, StackError, StoreUnavailableError, is_undetermined
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
 from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, is_whole, own_list
@@ -218,16 +218,10 @@ def _written(operation: Any) -> Keys:
 
 
 def _undetermined(keys: Keys, error: BaseException) -> Collection[str | None]:
-    """Return the keys that a write that failed with `error` may still change."""
+    """Return the keys that a write that failed with `error` may still change: none that it has deleted."""
     if isinstance(error, DeleteManyError):
-        return [key for key, failure in error.failures.items() if _undetermined(keys, failure)]
-    undetermined: bool | None = getattr(error, "undetermined", None)
-    if undetermined is not None:
-        return keys if undetermined else ()
-    # Checks of arguments raise exactly these two. A subclass may come from a reply that could not be read.
-    if isinstance(error, NOTHING_WRITTEN) or type(error) in (TypeError, ValueError):
-        return ()
-    return keys
+        return [key for key, failure in error.failures.items() if is_undetermined(failure)]
+    return keys if is_undetermined(error) else ()
 
 
 def _variant(vary_by: VaryBy) -> Callable[[StoreContext | None], Hashable]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from starfish_server.checks import check_keys, check_text, positive_int
 from starfish_server.errors import (
     DeleteManyError,
-    StoreClosedError,
     StoreError,
     StoreNotSupportedError,
     StoreUnavailableError,
+    is_undetermined,
 )
 from starfish_server.gather import bounded_gather
 from starfish_server.layers.base import Layer, Operation, Slot, T
@@ -113,7 +113,7 @@ class Mirror(Layer):
             try:
                 result = await self._inner.perform(operation)
             except Exception as error:
-                refused = {entry: previous[entry] for entry in missed if _is_refusal(error, entry[1])}
+                refused = {entry: previous[entry] for entry in missed if not _may_be_done(error, entry[1])}
                 self._pending.change(refused)
                 raise
             failures = await self._replicate(operation, keys)
@@ -164,10 +164,11 @@ class Mirror(Layer):
         """Add entries to the log before anything is written, or refuse the operation."""
         try:
             return self._pending.add(entries)
-        except StoreError as error:
-            raise operation.error(type(error), error.reason) from error
-        except OSError as error:
-            refused = operation.error(StoreUnavailableError, _log_reason(error))
+        except (StoreError, OSError) as error:
+            if isinstance(error, StoreError):
+                refused = operation.error(type(error), error.reason)
+            else:
+                refused = operation.error(StoreUnavailableError, _log_reason(error))
             refused.undetermined = False
             raise refused from error
 
@@ -225,16 +226,11 @@ class Mirror(Layer):
             raise operation.error(StoreUnavailableError, reason) from error
 
 
-def _is_refusal(error: Exception, key: str) -> bool:
-    """Return whether an error of the first store means that it did not write this key."""
+def _may_be_done(error: Exception, key: str) -> bool:
+    """Return whether the first store may have changed this key. It deleted those without a failure."""
     if isinstance(error, DeleteManyError):
-        failure = error.failures.get(key)
-        return failure is not None and _is_refusal(failure, key)
-    if isinstance(error, StoreError) and error.undetermined is not None:
-        return not error.undetermined
-    # A store that is closed gives up operations in flight, too.
-    known = isinstance(error, StoreError) and type(error) not in (StoreError, StoreClosedError)
-    return known or isinstance(error, TypeError | ValueError)
+        return key not in error.failures or is_undetermined(error.failures[key])
+    return is_undetermined(error)
 
 
 def _log_reason(error: OSError) -> str:

@@ -14,6 +14,7 @@ from starfish_server.errors import (
     StoreError,
     StoreUnavailableError,
     VersionConflictError,
+    is_undetermined,
 )
 from starfish_server.forks import reset_in_child
 from starfish_server.redis import check_limits
@@ -64,15 +65,9 @@ class Policy:
         return isinstance(error, self.transient) and not isinstance(error, PERMANENT)
 
 
-def is_undetermined(error: Exception) -> bool:
-    """Return whether the failed attempt may have changed what is stored."""
-    return not isinstance(error, StoreUnavailableError) or error.undetermined is not False
-
-
-def mark_undetermined(error: Exception) -> None:
-    """Mark an error as undetermined: even if its own attempt wrote nothing, an earlier one may have."""
-    if isinstance(error, StoreError):
-        error.undetermined = True
+def may_have_written(error: Exception) -> bool:
+    """Return whether a failed attempt may have written; what `retry_on` names is no check of arguments."""
+    return not isinstance(error, StoreError) or is_undetermined(error)
 
 
 def retry_after(error: Exception) -> float:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
 
 from starfish_server.context import retries_outside
+from starfish_server.errors import mark_undetermined
 from starfish_server.layers.base import Operation, T
-from starfish_server.layers.retry.policy import RetryEvent, is_undetermined, mark_undetermined, retry_after
+from starfish_server.layers.retry.policy import RetryEvent, may_have_written, retry_after
 from starfish_server.logs import SafeLogger
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Recovery(Generic[T]):
         self._started = started
         self._first = self._failure = failure
         self._error: BaseException | None = None
-        self._undetermined = failure if is_undetermined(failure) else None
+        self._undetermined = failure if may_have_written(failure) else None
         self._result = cast("T", None)
         self._made = 0
         self._paid = 0
@@ -124,7 +125,7 @@ class Recovery(Generic[T]):
             self._error = error
             if isinstance(error, Exception):
                 earlier, self._failure = self._undetermined, error
-                self._undetermined = error if is_undetermined(error) else earlier
+                self._undetermined = error if may_have_written(error) else earlier
                 if earlier is not None and self._operation.writes:
                     mark_undetermined(error)
         finally:

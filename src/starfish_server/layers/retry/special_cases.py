@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from starfish_server.checks import check_metadata, encode_body, type_or_default
-from starfish_server.errors import DeleteManyError, VersionConflictError
-from starfish_server.layers.retry.policy import is_undetermined, mark_undetermined
+from starfish_server.errors import DeleteManyError, VersionConflictError, mark_undetermined
+from starfish_server.layers.retry.policy import may_have_written
 from starfish_server.layers.retry.recovery import Recovery
 from starfish_server.layers.retry.streams import ResumableReader, StreamRecovery, UploadRecovery
 from starfish_server.operations import Read, Write
@@ -110,7 +110,7 @@ class _DeletionRecovery(Recovery[None]):
 
     def _still_failed(self, tried: list[str], failed: dict[str, Exception]) -> DeleteManyError:
         for key, error in failed.items():
-            if is_undetermined(self._failures.get(key, self._failure)):
+            if may_have_written(self._failures.get(key, self._failure)):
                 mark_undetermined(error)
         failures = {key: error for key, error in self._failures.items() if key not in tried} | failed
         in_order = dict.fromkeys((*self._operation.keys, *failures))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from inspect import BoundArguments, Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
+from starfish_server.errors import mark_undetermined
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -86,8 +88,13 @@ class Callback:
         """Call the function with these arguments, and await what it returns if that is awaitable."""
         args = [values[arg] if isinstance(arg, _Argument) else arg for arg in self._args]
         kwargs = {name: values[arg] for name, arg in self._kwargs.items()}
-        result = self._function(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            result = self._function(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        except (TypeError, ValueError) as error:
+            if type(error) in (TypeError, ValueError):  # perhaps of a reply, after a write was done
+                mark_undetermined(error)
+            raise
 
 
 def _plan(function: Callable[..., Any], signature: Signature, shape: Shape) -> BoundArguments:

@@ -14,7 +14,7 @@ from starfish_server.storage.filesystem.legacy import legacy_content_type, remov
 from starfish_server.storage.filesystem.listing import Listing
 from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
-from starfish_server.storage.filesystem.os_errors import typed_errors
+from starfish_server.storage.filesystem.os_errors import after_change, typed_errors
 from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
 from starfish_server.storage.filesystem.staging import KeyLock, not_durable, prepare
@@ -189,7 +189,7 @@ class Directory:
 
     def _tidy(self, base: int, folder: str) -> None:
         """Make a removal from `folder` durable, and remove the folders that it left empty."""
-        with nearest_folder(base, folder) as nearest:
+        with after_change(), nearest_folder(base, folder) as nearest:
             self._sync(nearest)
         prune(base, folder)
 

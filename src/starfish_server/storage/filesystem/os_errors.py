@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from starfish_server.errors import (
     InvalidKeyError,
@@ -13,7 +15,11 @@ from starfish_server.errors import (
     StoreAccessDeniedError,
     StoreError,
     StoreUnavailableError,
+    mark_undetermined,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     # ENXIO: a socket, or a device without a driver.
@@ -75,4 +81,16 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
             if isinstance(error.filename, str) and error.filename.startswith("/"):
                 place = error.filename
             reason = f"{reason}, at {place!r}"
-        raise kind(reason, operation=self.operation, key=self.key) from error
+        failure = kind(reason, operation=self.operation, key=self.key)
+        failure.undetermined = getattr(error, "undetermined", failure.undetermined)
+        raise failure from error
+
+
+@contextmanager
+def after_change() -> Iterator[None]:
+    """Mark an `OSError` of the block, which makes a change durable that has been done already."""
+    try:
+        yield
+    except OSError as error:
+        mark_undetermined(error)
+        raise

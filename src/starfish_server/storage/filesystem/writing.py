@@ -24,6 +24,7 @@ from starfish_server.storage.filesystem.open_files import (
     version_of_file,
     write_all,
 )
+from starfish_server.storage.filesystem.os_errors import after_change
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
     entry_status,
@@ -206,7 +207,8 @@ class Draft(StagedFile):
                     if not on_file:
                         write_side_file(base, path, self.descriptor, current, self._attributes, sync)
                     self.move(name, parent)
-                    sync(parent)
+                    with after_change():
+                        sync(parent)
                     return
                 finally:
                     os.close(parent)

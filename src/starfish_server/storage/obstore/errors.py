@@ -76,6 +76,8 @@ _NO_BUCKET = re.compile(
     r"<Code>(?:NoSuchBucket|ContainerNotFound|ContainerBeingDeleted)</Code>|container does not exist"
 )
 _AROUND_KEY = (("location ", " "), ("path ", ":"), ("key ", ":"))
+# Of a request whose earlier attempts, made by obstore, may have been done.
+_REPEATED = re.compile(r"after [1-9]\d* retr")
 _RANGE = re.compile("Invalid range|Wanted range")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -117,6 +119,7 @@ def store_error(error: Exception, key: str | None) -> StoreError:
                 kind, reason = other, why
                 break
     failure = kind(reason)
+    failure.undetermined = failure.undetermined or _REPEATED.search(text) is not None
     # No URL, which may be signed, and nothing that the server sent.
     text = str(error).partition("\n\nDebug source")[0]
     failure.__cause__ = type(error)(_URL.sub("<url>", _AFTER_STATUS.sub(r"\1", text)))

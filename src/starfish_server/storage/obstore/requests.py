@@ -120,11 +120,12 @@ async def put(
     try:
         return await change(key, obstore.put_async, client, key, body, **options)
     except ObjectNotFoundError as error:
+        failure: StoreError = BucketNotFoundError("the bucket does not exist")
         if isinstance(mode, dict):
             reason = "the object no longer exists, nothing was written; read it and try again"
-            raise VersionConflictError(reason) from error.__cause__
-        reason = "the bucket does not exist"
-        raise BucketNotFoundError(reason) from error.__cause__
+            failure = VersionConflictError(reason)
+        failure.undetermined = error.undetermined
+        raise failure from error.__cause__
 
 
 async def delete_one(client: Any, key: str) -> None:

@@ -42,7 +42,7 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
     """
     transport = writes.transport
     refused: ObjectInfo | None = None
-    may_be_done: bool | None = False  # by an attempt whose reply was lost
+    may_be_done = False  # by an attempt whose reply was lost
     try:
         for _ in range(_REPLACED):
             info = await stat_object(transport, source)

@@ -97,8 +97,10 @@ class CredentialChain(CredentialSource):
             if lookup.cancelled():  # by `drop` or `close`
                 continue
             found = lookup.result()
-            if isinstance(found, StoreError):  # each request raises an error of its own
-                raise type(found)(found.reason) from found.__cause__
+            if isinstance(found, StoreError):
+                failure = type(found)(found.reason)  # each request raises an error of its own
+                failure.undetermined = False  # nothing was sent
+                raise failure from found.__cause__
             return found
         return self._current
 

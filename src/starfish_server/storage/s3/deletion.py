@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -41,18 +40,23 @@ async def delete_many(transport: Transport, keys: Iterable[str], check: Callable
     unique = await _checked(keys, check)
     failures: dict[str, Exception] = {}
 
-    async def singly(key: str) -> None:
-        try:
-            await delete_one(transport, key)
-        except StoreError as error:
-            error.operation, error.key = "delete_many", key
-            failures[key] = error
-
     async def batch(keys: list[str]) -> None:
-        with suppress(StoreNotSupportedError):
+        may_be_done = False  # by a batch whose reply was lost
+        try:
             if not _NOT_IN_XML.search("".join(keys)):
                 failures.update(await _delete_batch(transport, keys))
                 return
+        except StoreNotSupportedError as error:
+            may_be_done = error.undetermined
+
+        async def singly(key: str) -> None:
+            try:
+                await delete_one(transport, key)
+            except StoreError as error:
+                error.operation, error.key = "delete_many", key
+                error.undetermined = may_be_done or error.undetermined
+                failures[key] = error
+
         await bounded_gather(singly, keys, limit=_IN_FLIGHT)
 
     batches = [unique[start : start + _BATCH] for start in range(0, len(unique), _BATCH)]

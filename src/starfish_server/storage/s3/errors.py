@@ -178,6 +178,8 @@ def store_error(error: Exception, bucket: str) -> StoreError | None:
                 reason = f"{reason}: {detail}"
             failure = meaning(reason)
             failure.__cause__ = None if shows_reply(error) else error
+            nothing_sent = isinstance(error, aiohttp.ClientConnectorError)
+            failure.undetermined = getattr(error, "undetermined", not nothing_sent)
             return failure
     return None
 

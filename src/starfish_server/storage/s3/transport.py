@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import aiohttp
 
 from starfish_server.context import note, retries_outside
-from starfish_server.errors import StoreError, StoreNotSupportedError, StoreUnavailableError
+from starfish_server.errors import (
+    StoreError,
+    StoreNotSupportedError,
+    StoreUnavailableError,
+    mark_undetermined,
+)
 from starfish_server.logs import SafeLogger
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import goes_in_pieces, hex_digest, pieces, read_body, size_of
@@ -123,7 +128,7 @@ class Transport:
         """
         maximum = 1 if retries_outside.get() else self._max_attempts
         made = 0
-        may_be_done: bool | None = False  # by an earlier attempt whose reply was lost
+        may_be_done = False  # by an earlier attempt whose reply was lost
         while True:
             try:
                 return await self.mapped(attempt())
@@ -181,7 +186,12 @@ class Transport:
         corrections, resent = 0, False
         while True:
             used = self._learnt
-            reply = await self._send(request, used, body, resent)
+            try:
+                reply = await self._send(request, used, body, resent)
+            except Exception as error:
+                if resent:
+                    mark_undetermined(error)
+                raise
             if reply.status < 300:
                 return read(reply)
             fault = read_fault(reply)
@@ -234,6 +244,8 @@ class Transport:
                         proxy_headers=self._proxy and self._proxy.tunnel_headers,
                     )
                 except (aiohttp.ServerDisconnectedError, OSError) as error:
+                    if resent:
+                        mark_undetermined(error)
                     if not in_flight.reused or shows_reply(error):
                         raise
                     session.drop_idle_connections()

@@ -72,6 +72,8 @@ async def multipart_upload(
             reason = "the upload has ended, and whether it was completed is undetermined"
             raise StoreUnavailableError(reason) from error
         except BaseException as error:
+            if isinstance(error, StoreError) and not upload.completing:
+                error.undetermined = False  # without its completion there is no object
             removal = session.background(upload.remove())
             if isinstance(error, Exception):  # a cancelled caller does not wait
                 await asyncio.shield(removal)
@@ -83,12 +85,14 @@ class MultipartUpload:
 
     etags: those of the parts that were sent, by the part's number.
     size: bytes of the parts that were sent.
+    completing: whether its completion was requested.
     """
 
     def __init__(self, transport: Transport, session: Session, key: str) -> None:
         self.key = key
         self.etags: dict[int, str] = {}
         self.size = 0
+        self.completing = False
         self._transport = transport
         self._session = session
         self._query = ""
@@ -156,6 +160,7 @@ class MultipartUpload:
 
         With a condition it makes one attempt: a second could not tell its own first write from another's.
         """
+        self.completing = True
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
             for number, etag in sorted(self.etags.items())
