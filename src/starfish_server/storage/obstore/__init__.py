@@ -18,10 +18,8 @@ import starfish_server.storage.derived as derived
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     check_keys,
-    copy_bytes,
     decode_text,
     encode_body,
-    encode_text,
     flag,
     is_any_key,
     is_key,
@@ -158,13 +156,10 @@ class ObstoreObjectStore(Leaf):
         found = await self._read(Read(call.key))
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
-    async def _put(self, call: Put) -> None:
-        encode_text(call.body, "put", call.key)
-        await self._write(Write(call.key, call.body, call.content_type, call.cache_control))
+    async def _put(self, call: Put | PutBytes) -> None:
+        await self._write(call)
 
-    async def _put_bytes(self, call: PutBytes) -> None:
-        body = copy_bytes(call.body, "put_bytes")
-        await self._write(Write(call.key, body, call.content_type, call.cache_control))
+    _put_bytes = _put
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return [meta["path"] for meta in await self._list(call)]
@@ -190,9 +185,9 @@ class ObstoreObjectStore(Leaf):
         found = await get_range(self._client(), call.key, call.start, call.stop)
         return None if found is None else make_reader(*found, self._downloads)
 
-    async def _write(self, call: Write) -> ObjectInfo:
+    async def _write(self, call: Put | PutBytes | Write) -> ObjectInfo:
         client, key = self._client(), call.key
-        content = encode_body(call.body, "write", key)
+        content = encode_body(call.body, call.name, key)
         kind = type_or_default(call.content_type, call.body)
         attributes = attributes_of(client, kind, call.cache_control, call.metadata)
         if call.if_version is ANY:
