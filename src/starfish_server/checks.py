@@ -277,8 +277,8 @@ def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
     return copy_bytes(body, operation)
 
 
-def type_or_default(content_type: str | None, body: str | bytes) -> str:
-    """Return the content type to store: one for text or bytes where none is given."""
+def type_or_default(content_type: str | None, body: str | bytes | None) -> str:
+    """Return the content type to store: where none is given, that of text or of bytes; None is an upload."""
     if content_type is not None:
         return content_type
     return DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         ListKeys,
         ListObjects,
         Open,
+        Put,
+        PutBytes,
         Read,
         Stat,
         Write,
@@ -49,8 +51,9 @@ if TYPE_CHECKING:
 class Directory:
     """Reads, writes, deletes and lists the objects below `path`, from any thread.
 
-    A change holds the lock of its key while it becomes visible; a reader takes no lock. An `OSError` is
-    raised unchanged, and mapped to an error of this library where the operation is awaited.
+    Each operation has a method of its name. A change holds the lock of its key while it becomes visible; a
+    reader takes no lock. An `OSError` is raised unchanged, and mapped to an error of this library where the
+    operation is awaited.
     """
 
     def __init__(self, path: str, *, fsync: bool, names: Names, inline: InlineReads) -> None:
@@ -116,17 +119,19 @@ class Directory:
             os.close(base)
             raise
 
-    def put(self, commit: Commit, key: str, body: bytes, attributes: Attributes) -> None:
-        with self.draft(key, attributes) as draft:
+    def put(self, call: Put | PutBytes, commit: Commit, body: bytes, attributes: Attributes) -> None:
+        with self.draft(call.key, attributes) as draft:
             draft.append(body)
             draft.put_in_place(commit, lambda _: None)
 
-    def write(self, commit: Commit, call: Write, body: bytes, attributes: Attributes) -> ObjectInfo:
+    put_bytes = put
+
+    def write(self, call: Write, commit: Commit, body: bytes, attributes: Attributes) -> ObjectInfo:
         with self.draft(call.key, attributes, call.if_version) as draft:
             draft.append(body)
             return draft.put_with_info(commit)
 
-    def copy(self, commit: Commit, call: Copy) -> ObjectInfo:
+    def copy(self, call: Copy, commit: Commit) -> ObjectInfo:
         source, target = call.source, call.target
         with typed_errors(self.path, "copy", source), self._open(source) as found:
             if found is None:
@@ -153,14 +158,14 @@ class Directory:
         with self._existing() as base:
             return [] if base is None else unlistable(base, prefix, self._names)
 
-    def delete(self, commit: Commit, call: Delete) -> None:
+    def delete(self, call: Delete, commit: Commit) -> None:
         """Remove the object and the folders that it leaves empty."""
         with self._existing() as base:
             path = to_path(call.key)
             if base is not None and _remove(base, path, commit):
                 self._tidy(base, path.rpartition("/")[0])
 
-    def delete_many(self, commit: Commit, call: DeleteMany) -> None:
+    def delete_many(self, call: DeleteMany, commit: Commit) -> None:
         """Remove each object; a folder is made durable once for all its keys."""
         keys = check_keys(call.keys, self._names.check_key)
         failures: dict[str, Exception] = {}
