@@ -23,7 +23,6 @@ from starfish_server.checks import (
     flag,
     is_any_key,
     is_key,
-    type_or_default,
 )
 from starfish_server.chunks import grouped
 from starfish_server.context import retries_outside
@@ -188,8 +187,7 @@ class ObstoreObjectStore(Leaf):
     async def _write(self, call: Put | PutBytes | Write) -> ObjectInfo:
         client, key = self._client(), call.key
         content = encode_body(call.body, call.name, key)
-        kind = type_or_default(call.content_type, call.body)
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
+        attributes = attributes_of(client, call)
         if call.if_version is ANY:
             result = await put(client, key, content, attributes)
         else:
@@ -199,8 +197,7 @@ class ObstoreObjectStore(Leaf):
     async def _upload(self, call: Upload) -> ObjectInfo:
         """Store the chunks in parts of 8 MiB, four in flight. A conditional upload is gathered in memory."""
         client, key = self._client(), call.key
-        kind = type_or_default(call.content_type, b"")
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
+        attributes = attributes_of(client, call)
         if call.if_version is not ANY:
             return await derived.upload(self, call)
         async with aclosing(grouped(call.chunks, PART_BYTES)) as parts:
