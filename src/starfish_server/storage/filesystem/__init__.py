@@ -20,10 +20,10 @@ from starfish_server.errors import StoreClosedError
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
+from starfish_server.storage.filesystem.listing import Unlistable
 from starfish_server.storage.filesystem.names import Names
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.streams import BatchUpload
-from starfish_server.storage.filesystem.unlistable import Unlistable
 from starfish_server.storage.filesystem.writing import Commit
 from starfish_server.storage.leaf import Leaf
 from starfish_server.threads import start_in_thread
@@ -111,8 +111,7 @@ class FilesystemObjectStore(Leaf):
         super().__init__(portable_keys=opts.portable_keys)
         self._base_dir = os.fspath(opts.base_dir)
         self._names = Names(portable=opts.portable_keys)
-        if not opts.portable_keys:  # a segment is the name of a file, too
-            self._check_key, self._check_prefix = self._names.check_key, self._names.check_prefix
+        self._check_key, self._check_prefix = self._names.check_key, self._names.check_prefix
         self._streams: WeakSet[FileStream] = WeakSet()
         self._inline = InlineReads(self._base_dir, enabled=opts.inline_reads)
         self._directory = Directory(self._base_dir, fsync=opts.fsync, names=self._names, inline=self._inline)
@@ -155,13 +154,10 @@ class FilesystemObjectStore(Leaf):
         They are files whose names break the key rules, links, pipes, sockets and devices, and folders that
         cannot be read, with a closing slash. `prefix` is any text that their paths begin with.
         """
-        if self._closed:
-            raise StoreClosedError(
-                "this FilesystemObjectStore was closed", operation="unlistable", key=prefix
-            )
-        work = partial(self._directory.unlistable, prefix)
         with typed_errors(self._base_dir, "unlistable", prefix):
-            return await start_in_thread(work, operation="unlistable", key=prefix)
+            if self._closed:
+                raise StoreClosedError("this FilesystemObjectStore was closed")
+            return await start_in_thread(partial(self._directory.unlistable, prefix))
 
     async def close(self) -> None:
         """Refuse further operations and end open readers; the rest in flight ends as it would have."""

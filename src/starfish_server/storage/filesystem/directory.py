@@ -11,15 +11,14 @@ from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreEr
 from starfish_server.objects import ANY, ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
-from starfish_server.storage.filesystem.listing import Listing
+from starfish_server.storage.filesystem.listing import Listing, Unlistable, unlistable
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
+from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range, write_all
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
 from starfish_server.storage.filesystem.staging import KeyLock, not_durable, prepare
 from starfish_server.storage.filesystem.streams import FileStream
-from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
 from starfish_server.storage.filesystem.writing import Draft, DurableSync, is_file
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Directory:
                 end = size if stop is None else min(stop, size)
                 body = read_range(found.file, min(start, end), end)
                 info = found.info(call.key)
-            check_unedited(found.file, found.status, "read", call.key)
+            check_unedited(found.file, found.status)
             return StoredObject(info, body)
 
     def open(self, call: Open) -> FileStream | None:
@@ -121,14 +120,14 @@ class Directory:
 
     def put(self, call: Put | PutBytes, commit: Commit, body: bytes, attributes: Attributes) -> None:
         with self.draft(call.key, attributes) as draft:
-            draft.append(body)
+            write_all(draft.descriptor, body)
             draft.put_in_place(commit, lambda _: None)
 
     put_bytes = put
 
     def write(self, call: Write, commit: Commit, body: bytes, attributes: Attributes) -> ObjectInfo:
         with self.draft(call.key, attributes, call.if_version) as draft:
-            draft.append(body)
+            write_all(draft.descriptor, body)
             return draft.put_with_info(commit)
 
     def copy(self, call: Copy, commit: Commit) -> ObjectInfo:
@@ -141,7 +140,7 @@ class Directory:
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
                 draft.fill_from(found.file, commit)
-                check_unedited(found.file, found.status, "copy", source)
+                check_unedited(found.file, found.status, source)
                 return draft.put_with_info(commit)
 
     def list_keys(self, call: ListKeys) -> list[str]:
