@@ -140,7 +140,8 @@ class Directory:
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
                 draft.fill_from(found.file, commit)
-                check_unedited(found.file, found.status, source)
+                with typed_errors(self.path, "copy", source):
+                    check_unedited(found.file, found.status)
                 return draft.put_with_info(commit)
 
     def list_keys(self, call: ListKeys) -> list[str]:

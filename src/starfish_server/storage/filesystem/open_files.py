@@ -128,12 +128,12 @@ def modified(status: os.stat_result) -> datetime | None:
         return None
 
 
-def check_unedited(file: int, status: os.stat_result, key: str | None = None) -> None:
+def check_unedited(file: int, status: os.stat_result) -> None:
     """Raise `VersionConflictError` if another program changed the open file in place since `status`.
 
-    One that was replaced or removed stays as it was. `key` is for an error of a `copy`, which has two keys.
+    One that was replaced or removed stays as it was.
     """
     now = os.fstat(file)
     if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
         reason = "another program changed the file in place while it was read; read it again"
-        raise VersionConflictError(reason, operation=key and "copy", key=key)
+        raise VersionConflictError(reason)
