@@ -152,7 +152,7 @@ def header_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else None
 
 
-def encode_text(body: str, operation: str, key: str) -> bytes:
+def encode_text(body: str | bytes, operation: str, key: str) -> bytes:
     """Return the UTF-8 of `body`; a lone surrogate is `StoreDecodeError`, anything but a str `TypeError`.
 
     `operation` and `key` are those of the error.
@@ -181,7 +181,7 @@ def decode_text(body: bytes, operation: str, key: str) -> str:
         ) from error
 
 
-def copy_bytes(body: bytes, operation: str) -> bytes:
+def copy_bytes(body: str | bytes, operation: str) -> bytes:
     """Return `body` as bytes of its own: a bytearray changed later does not change what is stored."""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
@@ -271,14 +271,14 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
-    """Return the bytes to store for a str or bytes body."""
-    if isinstance(body, str):
+    """Return the bytes to store: of a str for `put`, of bytes for `put_bytes`, of either for the others."""
+    if operation == "put" or (isinstance(body, str) and operation != "put_bytes"):
         return encode_text(body, operation, key)
     return copy_bytes(body, operation)
 
 
-def type_or_default(content_type: str | None, body: str | bytes) -> str:
-    """Return the content type to store: one for text or bytes where none is given."""
+def type_or_default(content_type: str | None, body: str | bytes | None) -> str:
+    """Return the content type to store: where none is given, that of text or of bytes; None is an upload."""
     if content_type is not None:
         return content_type
     return DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE

@@ -76,9 +76,26 @@ async def test_a_reader_of_a_file_that_is_changed_in_place_fails(
     reader = await _opened(store, "k")
     await reader.next_chunk()
     os.truncate(tmp_path / "k", MIB)
-    with pytest.raises(VersionConflictError):
+    with pytest.raises(VersionConflictError) as caught:
         await reader.read()
+    assert (caught.value.operation, caught.value.key) == ("open", "k")
     assert _open_files(tmp_path / "k") == 0
+
+
+async def test_a_copy_of_a_file_that_is_changed_in_place_fails_and_names_the_source(
+    tmp_path: Path, store: FilesystemObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put("source", "some text")
+
+    def edit(*_: object) -> int:
+        os.truncate(tmp_path / "source", 4)
+        raise OSError(errno.ENOSYS, "copied by hand")
+
+    monkeypatch.setattr(os, "copy_file_range", edit, raising=False)
+    with pytest.raises(VersionConflictError) as caught:
+        await store.copy("source", "target")
+    assert (caught.value.operation, caught.value.key) == ("copy", "source")
+    assert await store.get_string("target") is None
 
 
 @pytest.mark.parametrize("end", ["aclose", "garbage collection", "cancellation"])

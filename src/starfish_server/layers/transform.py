@@ -9,10 +9,8 @@ from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     check_header,
     check_range,
-    copy_bytes,
     decode_text,
     encode_body,
-    encode_text,
     type_or_default,
 )
 from starfish_server.errors import StoreError, StoreNotSupportedError, VersionConflictError
@@ -171,10 +169,8 @@ async def _write(layer: Transform, operation: Write) -> ObjectInfo:
 
 
 async def _put(layer: Transform, operation: Put | PutBytes) -> None:
-    if isinstance(operation, Put):
-        plain = encode_text(operation.body, "put", operation.key)
-    else:
-        plain = copy_bytes(operation.body, "put_bytes")
+    plain = encode_body(operation.body, operation.name, operation.key)
+    if isinstance(operation, PutBytes):
         check_header("content_type", operation.content_type)
     content_type = type_or_default(operation.content_type, operation.body)
     given = (operation.key, plain, content_type, operation.cache_control)

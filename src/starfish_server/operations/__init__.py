@@ -218,10 +218,6 @@ class Write(Operation["ObjectInfo"]):
     context: StoreContext | None = None
     notes: Notes | None = None
 
-    @property
-    def idempotent(self) -> bool:
-        return self.if_version is ANY
-
 
 @slotted
 class Upload(Operation["ObjectInfo"]):
@@ -260,10 +256,6 @@ class Copy(Operation["ObjectInfo"]):
     if_version: IfVersion = ANY
     context: StoreContext | None = None
     notes: Notes | None = None
-
-    @property
-    def idempotent(self) -> bool:
-        return self.if_version is ANY
 
     @property
     def keys(self) -> tuple[str, ...]:

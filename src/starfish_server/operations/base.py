@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreError, StoreNotSupportedError
+from starfish_server.objects import ANY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 
+    from starfish_server.objects import IfVersion
     from starfish_server.storage.base import AbstractObjectStore
 
 T = TypeVar("T")
@@ -99,6 +101,10 @@ class Operation(Generic[T]):
     """The chunks to upload; empty for other operations."""
     body: str | bytes | None = None
     """The body to write; None for an operation that writes none."""
+    metadata: Mapping[str, str] | None = None
+    """The metadata to write; None for an operation that writes none."""
+    if_version: IfVersion = ANY
+    """The version that may be replaced; `ANY` for an operation without a condition."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         """abstract: the class only holds the fields of several operations."""
@@ -126,7 +132,7 @@ class Operation(Generic[T]):
     @property
     def idempotent(self) -> bool:
         """Whether performing it twice is the same as performing it once."""
-        return True
+        return self.if_version is ANY
 
     def send(self, store: AbstractObjectStore) -> Coroutine[Any, Any, T]:
         """Call the store's named method; raise `StoreNotSupportedError` if it has none."""
@@ -192,15 +198,13 @@ def slotted(cls: type[Op]) -> type[Op]:
     body = {name: value for name, value in vars(cls).items() if name not in names}
     del body["__dict__"], body["__weakref__"]
     lines = [f"def __init__(self, {', '.join(names)}):", *(f" self.{name} = {name}" for name in names)]
-    if "context" in names:
-        lines.append(
-            " if context is not None and context.__class__ is not StoreContext: check_context(context)"
-        )
+    lines.append(" if context is not None and context.__class__ is not StoreContext: check_context(context)")
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
     exec("\n".join(lines), globals(), body)  # noqa: S102 - as `dataclass` does
     body["__init__"].__defaults__ = tuple(vars(cls)[name] for name in names if name in vars(cls))
-    made: Any = type(cls.__name__, cls.__bases__, body | {"__slots__": names})
+    abstract = not hasattr(cls, "name")
+    made: Any = type(cls.__name__, cls.__bases__, body | {"__slots__": names}, abstract=abstract)
     return made  # type: ignore[no-any-return]  # the same class with slots
 
 
@@ -222,44 +226,27 @@ def rename_key(operation: Op, change: Callable[[str], str]) -> Op:
     return renamed
 
 
+@slotted
 class KeyFields(Operation[T], abstract=True):
     """The fields of an operation that has only a key."""
 
-    __slots__ = ("context", "key", "notes")
     key: str
-
-    def __init__(self, key: str, context: StoreContext | None = None, notes: Notes | None = None) -> None:
-        if context is not None and context.__class__ is not StoreContext:
-            check_context(context)
-        self.key = key
-        self.context = context
-        self.notes = notes
+    context: StoreContext | None = None
+    notes: Notes | None = None
 
     def rename(self, change: Callable[[str], str]) -> Self:
         return type(self)(change(self.key), self.context, self.notes)
 
 
+@slotted
 class RangeFields(Operation[T], abstract=True):
     """The fields of an operation on a range of an object."""
 
-    __slots__ = ("context", "key", "notes", "start", "stop")
     key: str
-
-    def __init__(
-        self,
-        key: str,
-        start: int = 0,
-        stop: int | None = None,
-        context: StoreContext | None = None,
-        notes: Notes | None = None,
-    ) -> None:
-        if context is not None and context.__class__ is not StoreContext:
-            check_context(context)
-        self.key = key
-        self.start = start
-        self.stop = stop
-        self.context = context
-        self.notes = notes
+    start: int = 0
+    stop: int | None = None
+    context: StoreContext | None = None
+    notes: Notes | None = None
 
     def rename(self, change: Callable[[str], str]) -> Self:
         return type(self)(change(self.key), self.start, self.stop, self.context, self.notes)

@@ -19,12 +19,13 @@ from starfish_server.checks import (
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, ObjectTooLargeError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, StoredObject, one_level, reader_of
+from starfish_server.operations import Put, PutBytes, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starfish_server.objects import ObjectReader
-    from starfish_server.operations import Copy, ListObjects, Open, Read, Stat, Upload, Write
+    from starfish_server.operations import Copy, ListObjects, Open, Read, Stat, Upload
     from starfish_server.storage.base import AbstractObjectStore, Result
 
 MAX_GATHERED_BYTES = 64 * 2**20
@@ -76,15 +77,14 @@ async def write(store: AbstractObjectStore, call: Write) -> ObjectInfo:
         what = "metadata" if call.if_version is ANY else "if_version"
         reason = f"{type(store).__name__} has no write of its own, which {what} needs"
         raise call.error(StoreNotSupportedError, reason)
-    key, body, cache_control, context = call.key, call.body, call.cache_control, call.context
+    key, body = call.key, call.body
     kind = type_or_default(call.content_type, body)
     content = encode_body(body, "write", key)
     if isinstance(body, str):
-        content_type = call.content_type
-        await store.put(key, body, content_type=content_type, cache_control=cache_control, context=context)
+        await store.perform(Put(key, body, call.content_type, call.cache_control, call.context))
     else:
-        await store.put_bytes(key, content, content_type=kind, cache_control=cache_control, context=context)
-    return ObjectInfo(key, len(content), kind, cache_control)
+        await store.perform(PutBytes(key, content, kind, call.cache_control, call.context))
+    return ObjectInfo(key, len(content), kind, call.cache_control)
 
 
 async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
@@ -97,15 +97,8 @@ async def upload(store: AbstractObjectStore, call: Upload) -> ObjectInfo:
                 most = f"at most {MAX_GATHERED_BYTES} bytes"
                 reason = f"{type(store).__name__} gathers an upload in memory, {most}"
                 raise call.error(ObjectTooLargeError, reason, max_bytes=MAX_GATHERED_BYTES)
-    return await store.write(
-        call.key,
-        bytes(body),
-        content_type=call.content_type,
-        cache_control=call.cache_control,
-        metadata=call.metadata,
-        if_version=call.if_version,
-        context=call.context,
-    )
+    fields = (call.content_type, call.cache_control, call.metadata, call.if_version, call.context)
+    return await store.perform(Write(call.key, bytes(body), *fields))
 
 
 async def copy(store: AbstractObjectStore, call: Copy) -> ObjectInfo:
@@ -114,15 +107,9 @@ async def copy(store: AbstractObjectStore, call: Copy) -> ObjectInfo:
     found = await store.read(call.source, context=call.context)
     if found is None:
         raise ObjectNotFoundError("there is no object to copy", operation="copy", key=call.source)
-    return await store.write(
-        call.target,
-        found.body,
-        content_type=found.info.content_type,
-        cache_control=found.info.cache_control,
-        metadata=found.info.metadata,
-        if_version=call.if_version,
-        context=call.context,
-    )
+    info = found.info
+    fields = (info.content_type, info.cache_control, info.metadata, call.if_version, call.context)
+    return await store.perform(Write(call.target, found.body, *fields))
 
 
 async def list_objects(store: AbstractObjectStore, call: ListObjects) -> ObjectList:

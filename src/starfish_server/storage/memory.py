@@ -14,16 +14,13 @@ from starfish_server.checks import (
     check_keys,
     check_metadata,
     check_unchanged,
-    copy_bytes,
     decode_text,
     encode_body,
-    encode_text,
     type_or_default,
     version_of,
 )
 from starfish_server.forks import reset_in_child
 from starfish_server.objects import ObjectInfo, ObjectList, StoredObject, one_level
-from starfish_server.operations import Write
 from starfish_server.storage.custom import CustomObjectStore
 from starfish_server.storage.leaf import Leaf
 
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
         Put,
         PutBytes,
         Read,
+        Write,
     )
 
 __all__ = ["CustomObjectStore", "MemoryObjectStore"]
@@ -108,9 +106,10 @@ class MemoryObjectStore(Leaf):
         # Not `str(body)`: a subclass of str may define another `__str__`.
         return None if body is None else str.__str__(body)
 
-    async def _put(self, call: Put) -> None:
-        content = encode_text(call.body, "put", call.key)
-        self._store(Write(call.key, call.body, call.content_type, call.cache_control), content)
+    async def _put(self, call: Put | PutBytes) -> None:
+        self._store(call)
+
+    _put_bytes = _put
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return self._list(call)[: call.limit]
@@ -126,16 +125,12 @@ class MemoryObjectStore(Leaf):
         found = self._find(call.key)
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
-    async def _put_bytes(self, call: PutBytes) -> None:
-        content = copy_bytes(call.body, "put_bytes")
-        self._store(Write(call.key, content, call.content_type, call.cache_control), content)
-
     async def _read(self, call: Read) -> StoredObject | None:
         found = self._find(call.key)
         return None if found is None else StoredObject(found.info, found.body[call.start : call.stop])
 
     async def _write(self, call: Write) -> ObjectInfo:
-        return self._store(call, encode_body(call.body, "write", call.key))
+        return self._store(call)
 
     async def _list_objects(self, call: ListObjects) -> ObjectList:
         infos = [_info(key, body) for key in self._list(call) if (body := self._data.get(key)) is not None]
@@ -159,8 +154,9 @@ class MemoryObjectStore(Leaf):
         content = body.encode() if isinstance(body, str) else bytes(body)
         return StoredObject(_info(key, body), content)
 
-    def _store(self, call: Write, content: bytes) -> ObjectInfo:
+    def _store(self, call: Put | PutBytes | Write) -> ObjectInfo:
         key, body = call.key, call.body
+        content = encode_body(body, call.name, key)
         kept = check_metadata(call.metadata)
         stored = _Text(content, "utf-8") if isinstance(body, str) else _Bytes(content)
         kind = type_or_default(call.content_type, body)

@@ -11,9 +11,7 @@ from starfish_server.checks import (
     check_keys,
     check_metadata,
     check_text,
-    copy_bytes,
     encode_body,
-    encode_text,
     header_or_none,
 )
 from starfish_server.chunks import checked_chunks
@@ -21,7 +19,6 @@ from starfish_server.errors import DeleteManyError, StoreError, StoreNotSupporte
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.operations import (
     OPERATIONS,
-    Copy,
     DeleteMany,
     GetBytes,
     ListKeys,
@@ -218,23 +215,18 @@ def _values(callback: Callback, call: Operation[Any]) -> dict[str, Any]:
     A callback that does not take a condition or metadata cannot perform the write.
     """
     values: dict[str, Any] = {name: getattr(call, name) for name in callback.takes}
-    if isinstance(call, Put):
-        encode_text(call.body, call.name, call.key)  # for its checks
-    elif isinstance(call, PutBytes):
-        values["body"] = copy_bytes(call.body, call.name)
-    elif isinstance(call, Write | Upload | Copy):
-        if call.if_version is not ANY and "if_version" not in values:
-            raise StoreNotSupportedError(f"{callback.name} takes no if_version")
-        metadata = {} if isinstance(call, Copy) else check_metadata(call.metadata)
-        if "metadata" in values:
-            values["metadata"] = metadata
-        elif metadata:
-            raise StoreNotSupportedError(f"{callback.name} takes no metadata")
-        if isinstance(call, Upload):
-            values["chunks"] = checked_chunks(call.chunks)
-        elif isinstance(call, Write):
-            content = encode_body(call.body, call.name, call.key)
-            values["body"] = call.body if isinstance(call.body, str) else content
+    if call.if_version is not ANY and "if_version" not in values:
+        raise StoreNotSupportedError(f"{callback.name} takes no if_version")
+    metadata = check_metadata(call.metadata)
+    if "metadata" in values:
+        values["metadata"] = metadata
+    elif metadata:
+        raise StoreNotSupportedError(f"{callback.name} takes no metadata")
+    if isinstance(call, Upload):
+        values["chunks"] = checked_chunks(call.chunks)
+    elif isinstance(call, Put | PutBytes | Write):
+        content = encode_body(call.body, call.name, call.key)
+        values["body"] = call.body if isinstance(call.body, str) else content
     return values
 
 

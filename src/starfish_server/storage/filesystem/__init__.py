@@ -7,17 +7,12 @@ import os
 import sys
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from starfish_server.checks import (
-    DEFAULT_BYTES_TYPE,
-    DEFAULT_TEXT_TYPE,
     check_metadata,
-    copy_bytes,
-    decode_text,
     encode_body,
-    encode_text,
     flag,
     type_or_default,
 )
@@ -25,26 +20,19 @@ from starfish_server.errors import StoreClosedError
 from starfish_server.storage.filesystem.attributes import Attributes
 from starfish_server.storage.filesystem.directory import Directory
 from starfish_server.storage.filesystem.inline import UNDETERMINED, InlineReads
-from starfish_server.storage.filesystem.names import Names, to_path
+from starfish_server.storage.filesystem.listing import Unlistable
+from starfish_server.storage.filesystem.names import Names
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.streams import BatchUpload
-from starfish_server.storage.filesystem.unlistable import Unlistable
 from starfish_server.storage.filesystem.writing import Commit
 from starfish_server.storage.leaf import Leaf
 from starfish_server.threads import start_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starfish_server.objects import ObjectInfo, ObjectList, ObjectReader, StoredObject
+    from starfish_server.objects import ObjectInfo, ObjectReader
     from starfish_server.operations import (
-        Copy,
-        Delete,
-        DeleteMany,
         GetBytes,
         GetString,
-        ListKeys,
-        ListObjects,
         Open,
         Operation,
         Put,
@@ -57,9 +45,6 @@ if TYPE_CHECKING:
     from starfish_server.storage.filesystem.streams import FileStream
 
 __all__ = ["FilesystemObjectStore", "FilesystemStorageOptions", "Unlistable"]
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True)
@@ -126,8 +111,7 @@ class FilesystemObjectStore(Leaf):
         super().__init__(portable_keys=opts.portable_keys)
         self._base_dir = os.fspath(opts.base_dir)
         self._names = Names(portable=opts.portable_keys)
-        if not opts.portable_keys:  # a segment is the name of a file, too
-            self._check_key, self._check_prefix = self._names.check_key, self._names.check_prefix
+        self._check_key, self._check_prefix = self._names.check_key, self._names.check_prefix
         self._streams: WeakSet[FileStream] = WeakSet()
         self._inline = InlineReads(self._base_dir, enabled=opts.inline_reads)
         self._directory = Directory(self._base_dir, fsync=opts.fsync, names=self._names, inline=self._inline)
@@ -140,32 +124,14 @@ class FilesystemObjectStore(Leaf):
     def __repr__(self) -> str:
         return f"FilesystemObjectStore({self._base_dir!r})"
 
-    async def _get_string(self, call: GetString) -> str | None:
-        found = self._inline.read_text(to_path(call.key))
-        if found is UNDETERMINED:
-            return await self._in_thread(call, self._directory.get_string, call)
-        return None if found is None else decode_text(found, "get_string", call.key)
+    async def _find(self, call: GetString | GetBytes | Stat | Read) -> Any:
+        found = self._inline.read(call)
+        return await self._in_thread(call) if found is UNDETERMINED else found
 
-    async def _get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        found = self._inline.read_bytes(to_path(call.key))
-        if found is UNDETERMINED:
-            return await self._in_thread(call, self._directory.get_bytes, call)
-        return found
-
-    async def _stat(self, call: Stat) -> ObjectInfo | None:
-        found = self._inline.read_object(call.key, to_path(call.key), 0, 0)
-        if found is UNDETERMINED:
-            return await self._in_thread(call, self._directory.stat, call)
-        return None if found is None else found.info
-
-    async def _read(self, call: Read) -> StoredObject | None:
-        found = self._inline.read_object(call.key, to_path(call.key), call.start, call.stop)
-        if found is UNDETERMINED:
-            return await self._in_thread(call, self._directory.read, call)
-        return found
+    _get_string = _get_bytes = _stat = _read = _find
 
     async def _open(self, call: Open) -> ObjectReader | None:
-        stream = await self._in_thread(call, self._directory.open, call)
+        stream: FileStream | None = await self._in_thread(call)
         if stream is None:
             return None
         if self._closed:
@@ -173,41 +139,14 @@ class FilesystemObjectStore(Leaf):
         self._streams.add(stream)
         return stream.reader()
 
-    async def _list_keys(self, call: ListKeys) -> list[str]:
-        return await self._in_thread(call, self._directory.list_keys, call)
+    async def _store(self, call: Put | PutBytes | Write) -> Any:
+        body = encode_body(call.body, call.name, call.key)
+        return await self._change(call, body, _attributes(call))
 
-    async def _list_objects(self, call: ListObjects) -> ObjectList:
-        return await self._in_thread(call, self._directory.list_objects, call)
-
-    async def _put(self, call: Put) -> None:
-        body = encode_text(call.body, "put", call.key)
-        attributes = Attributes(call.content_type or DEFAULT_TEXT_TYPE, call.cache_control)
-        await self._change(call, self._directory.put, call.key, body, attributes)
-
-    async def _put_bytes(self, call: PutBytes) -> None:
-        body = copy_bytes(call.body, "put_bytes")
-        attributes = Attributes(call.content_type, call.cache_control)
-        await self._change(call, self._directory.put, call.key, body, attributes)
-
-    async def _write(self, call: Write) -> ObjectInfo:
-        body = encode_body(call.body, "write", call.key)
-        kind = type_or_default(call.content_type, call.body)
-        attributes = Attributes(kind, call.cache_control, check_metadata(call.metadata))
-        return await self._change(call, self._directory.write, call, body, attributes)
+    _put = _put_bytes = _write = _store
 
     async def _upload(self, call: Upload) -> ObjectInfo:
-        kind = DEFAULT_BYTES_TYPE if call.content_type is None else call.content_type
-        attributes = Attributes(kind, call.cache_control, check_metadata(call.metadata))
-        return await BatchUpload(self._directory, call, attributes).run()
-
-    async def _copy(self, call: Copy) -> ObjectInfo:
-        return await self._change(call, self._directory.copy, call)
-
-    async def _delete(self, call: Delete) -> None:
-        await self._change(call, self._directory.delete, call)
-
-    async def _delete_many(self, call: DeleteMany) -> None:
-        await self._change(call, self._directory.delete_many, call)  # which checks keys; that may take long
+        return await BatchUpload(self._directory, call, _attributes(call)).run()
 
     async def unlistable(self, prefix: str = "") -> list[Unlistable]:
         """Return the files that `list_keys` leaves out, each with its path and the reason, in order of paths.
@@ -215,13 +154,10 @@ class FilesystemObjectStore(Leaf):
         They are files whose names break the key rules, links, pipes, sockets and devices, and folders that
         cannot be read, with a closing slash. `prefix` is any text that their paths begin with.
         """
-        if self._closed:
-            raise StoreClosedError(
-                "this FilesystemObjectStore was closed", operation="unlistable", key=prefix
-            )
-        work = partial(self._directory.unlistable, prefix)
         with typed_errors(self._base_dir, "unlistable", prefix):
-            return await start_in_thread(work, operation="unlistable", key=prefix)
+            if self._closed:
+                raise StoreClosedError("this FilesystemObjectStore was closed")
+            return await start_in_thread(partial(self._directory.unlistable, prefix))
 
     async def close(self) -> None:
         """Refuse further operations and end open readers; the rest in flight ends as it would have."""
@@ -229,18 +165,29 @@ class FilesystemObjectStore(Leaf):
         for stream in list(self._streams):
             stream.cut_off()
 
-    async def _in_thread(self, call: Operation[Any], work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    async def _in_thread(self, call: Operation[Any], *arguments: object) -> Any:
+        """Perform the operation in a thread, by the method of `Directory` that has its name."""
+        work = getattr(self._directory, call.name)
         try:
-            return await start_in_thread(partial(work, *arguments))
+            return await start_in_thread(partial(work, call, *arguments))
         except Exception:
             with typed_errors(self._base_dir, call.name, call.error_key):
                 raise
 
-    async def _change(self, call: Operation[Any], work: Callable[[Commit, *Ts], T], *arguments: *Ts) -> T:
+    _list_keys = _list_objects = _in_thread
+
+    async def _change(self, call: Operation[Any], *arguments: object) -> Any:
         """Make a change in a thread. If cancelled, return once it can no longer take effect."""
         commit = Commit()
         try:
-            return await self._in_thread(call, work, commit, *arguments)
+            return await self._in_thread(call, commit, *arguments)
         except asyncio.CancelledError:
             await commit.withdraw()
             raise
+
+    _copy = _delete = _delete_many = _change
+
+
+def _attributes(call: Put | PutBytes | Write | Upload) -> Attributes:
+    kind = type_or_default(call.content_type, call.body)
+    return Attributes(kind, call.cache_control, check_metadata(call.metadata))

@@ -11,15 +11,14 @@ from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreEr
 from starfish_server.objects import ANY, ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
-from starfish_server.storage.filesystem.listing import Listing
+from starfish_server.storage.filesystem.listing import Listing, Unlistable, unlistable
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range
+from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range, write_all
 from starfish_server.storage.filesystem.os_errors import after_change, typed_errors
 from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
 from starfish_server.storage.filesystem.staging import KeyLock, not_durable, prepare
 from starfish_server.storage.filesystem.streams import FileStream
-from starfish_server.storage.filesystem.unlistable import Unlistable, unlistable
 from starfish_server.storage.filesystem.writing import Draft, DurableSync, is_file
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
         ListKeys,
         ListObjects,
         Open,
+        Put,
+        PutBytes,
         Read,
         Stat,
         Write,
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 class Directory:
     """Reads, writes, deletes and lists the objects below `path`, from any thread.
 
-    A change holds the lock of its key while it becomes visible; a reader takes no lock. An `OSError` is
-    raised unchanged, and mapped to an error of this library where the operation is awaited.
+    Each operation has a method of its name. A change holds the lock of its key while it becomes visible; a
+    reader takes no lock. An `OSError` is raised unchanged, and mapped to an error of this library where the
+    operation is awaited.
     """
 
     def __init__(self, path: str, *, fsync: bool, names: Names, inline: InlineReads) -> None:
@@ -95,7 +97,7 @@ class Directory:
                 end = size if stop is None else min(stop, size)
                 body = read_range(found.file, min(start, end), end)
                 info = found.info(call.key)
-            check_unedited(found.file, found.status, "read", call.key)
+            check_unedited(found.file, found.status)
             return StoredObject(info, body)
 
     def open(self, call: Open) -> FileStream | None:
@@ -116,17 +118,19 @@ class Directory:
             os.close(base)
             raise
 
-    def put(self, commit: Commit, key: str, body: bytes, attributes: Attributes) -> None:
-        with self.draft(key, attributes) as draft:
-            draft.append(body)
+    def put(self, call: Put | PutBytes, commit: Commit, body: bytes, attributes: Attributes) -> None:
+        with self.draft(call.key, attributes) as draft:
+            write_all(draft.descriptor, body)
             draft.put_in_place(commit, lambda _: None)
 
-    def write(self, commit: Commit, call: Write, body: bytes, attributes: Attributes) -> ObjectInfo:
+    put_bytes = put
+
+    def write(self, call: Write, commit: Commit, body: bytes, attributes: Attributes) -> ObjectInfo:
         with self.draft(call.key, attributes, call.if_version) as draft:
-            draft.append(body)
+            write_all(draft.descriptor, body)
             return draft.put_with_info(commit)
 
-    def copy(self, commit: Commit, call: Copy) -> ObjectInfo:
+    def copy(self, call: Copy, commit: Commit) -> ObjectInfo:
         source, target = call.source, call.target
         with typed_errors(self.path, "copy", source), self._open(source) as found:
             if found is None:
@@ -136,7 +140,8 @@ class Directory:
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
                 draft.fill_from(found.file, commit)
-                check_unedited(found.file, found.status, "copy", source)
+                with typed_errors(self.path, "copy", source):
+                    check_unedited(found.file, found.status)
                 return draft.put_with_info(commit)
 
     def list_keys(self, call: ListKeys) -> list[str]:
@@ -153,14 +158,14 @@ class Directory:
         with self._existing() as base:
             return [] if base is None else unlistable(base, prefix, self._names)
 
-    def delete(self, commit: Commit, call: Delete) -> None:
+    def delete(self, call: Delete, commit: Commit) -> None:
         """Remove the object and the folders that it leaves empty."""
         with self._existing() as base:
             path = to_path(call.key)
             if base is not None and _remove(base, path, commit):
                 self._tidy(base, path.rpartition("/")[0])
 
-    def delete_many(self, commit: Commit, call: DeleteMany) -> None:
+    def delete_many(self, call: DeleteMany, commit: Commit) -> None:
         """Remove each object; a folder is made durable once for all its keys."""
         keys = check_keys(call.keys, self._names.check_key)
         failures: dict[str, Exception] = {}

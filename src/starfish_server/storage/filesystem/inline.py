@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
+from starfish_server.checks import decode_text
 from starfish_server.objects import StoredObject
 from starfish_server.storage.filesystem.attributes import attributes_on_file, type_on_file
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX
+from starfish_server.storage.filesystem.names import to_path
 from starfish_server.storage.filesystem.open_files import make_info, version_of_status
 from starfish_server.storage.filesystem.paths import (
     BENEATH,
@@ -26,6 +27,9 @@ from starfish_server.storage.filesystem.paths import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starfish_server.objects import ObjectInfo
+    from starfish_server.operations import GetBytes, GetString, Read, Stat
+
 MAX_INLINE_BYTES = 64 * 1024
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # Raised where openat2, RESOLVE_CACHED or, on this file system, RWF_NOWAIT is missing.
@@ -36,15 +40,8 @@ _open_cached_base = opener(DIRECTORY, CACHED)
 _open_cached_beneath = opener(FILE, NO_LINKS | BENEATH | CACHED)
 
 
-class Undetermined(Enum):
-    """Returned by a read that would have to wait for the disk; a thread then reads the object."""
-
-    UNDETERMINED = 0
-
-
-UNDETERMINED: Final = Undetermined.UNDETERMINED
-T = TypeVar("T")
-Found: TypeAlias = "T | Literal[Undetermined.UNDETERMINED] | None"
+UNDETERMINED: Final = object()
+"""Returned by a read that would have to wait for the disk; a thread then reads the object."""
 
 
 class InlineReads:
@@ -73,20 +70,9 @@ class InlineReads:
                     os.preadv(file, [bytearray(1)], 0, _NO_WAIT)
                 self._enabled = True
 
-    def read_text(self, path: str) -> Found[bytes]:
-        """Return the body of the object, or None, or `UNDETERMINED`."""
-        return self._read(path, _text)
-
-    def read_bytes(self, path: str) -> Found[tuple[bytes, str]]:
-        """Return body and content type of the object, or None, or `UNDETERMINED`."""
-        return self._read(path, _bytes_and_type)
-
-    def read_object(self, key: str, path: str, start: int, stop: int | None) -> Found[StoredObject]:
-        """Return the range with the info of the object, or None, or `UNDETERMINED`."""
-        return self._read(path, lambda file, status: _object(file, status, key, start, stop))
-
-    def _read(self, path: str, read: Callable[[int, os.stat_result], T | None]) -> Found[T]:
-        """Return what `read` makes of the open file and its status; its None is `UNDETERMINED`."""
+    def read(self, call: GetString | GetBytes | Stat | Read) -> Any:
+        """Return the result of the operation, or `UNDETERMINED`."""
+        path = to_path(call.key)
         if not self._enabled or path.endswith(LEGACY_SUFFIX):
             return UNDETERMINED
         try:
@@ -96,7 +82,7 @@ class InlineReads:
                 return None
             try:
                 status = os.fstat(file)
-                found = read(file, status) if stat.S_ISREG(status.st_mode) else None
+                found = _READS[call.name](file, status, call) if stat.S_ISREG(status.st_mode) else None
                 return UNDETERMINED if found is None else found
             finally:
                 os.close(file)
@@ -122,25 +108,34 @@ class InlineReads:
         return file
 
 
-def _text(file: int, status: os.stat_result) -> bytes | None:
-    return _read_cached(file, 0, status.st_size, at_end=True)
+def _text(file: int, status: os.stat_result, call: GetString) -> str | None:
+    body = _read_cached(file, 0, status.st_size, at_end=True)
+    return None if body is None else decode_text(body, "get_string", call.key)
 
 
-def _bytes_and_type(file: int, status: os.stat_result) -> tuple[bytes, str] | None:
+def _bytes_and_type(file: int, status: os.stat_result, _: GetBytes) -> tuple[bytes, str] | None:
     content_type = type_on_file(file)
     body = None if content_type is None else _read_cached(file, 0, status.st_size, at_end=True)
     return None if content_type is None or body is None else (body, content_type)
 
 
-def _object(file: int, status: os.stat_result, key: str, start: int, stop: int | None) -> StoredObject | None:
+def _info(file: int, status: os.stat_result, call: Stat | Read) -> ObjectInfo | None:
     version = version_of_status(status)
     attributes = attributes_on_file(file)
     if version is None or attributes is None:
         return None
-    end = status.st_size if stop is None else min(stop, status.st_size)
-    at_end = stop is None or status.st_size == 0  # a size of 0 may be unknown, as in /proc
-    body = _read_cached(file, min(start, end), end, at_end=at_end)
-    return None if body is None else StoredObject(make_info(key, status, attributes, version), body)
+    if status.st_size == 0 and os.preadv(file, [bytearray(1)], 0, _NO_WAIT):
+        return None  # of unknown size, as in /proc
+    return make_info(call.key, status, attributes, version)
+
+
+def _object(file: int, status: os.stat_result, call: Read) -> StoredObject | None:
+    info = _info(file, status, call)
+    if info is None:
+        return None
+    end = status.st_size if call.stop is None else min(call.stop, status.st_size)
+    body = _read_cached(file, min(call.start, end), end, at_end=call.stop is None)
+    return None if body is None else StoredObject(info, body)
 
 
 def _read_cached(file: int, start: int, stop: int, *, at_end: bool) -> bytes | None:
@@ -152,3 +147,12 @@ def _read_cached(file: int, start: int, stop: int, *, at_end: bool) -> bytes | N
     if body and os.preadv(file, [body], start, _NO_WAIT) != size:
         return None
     return bytes(body[:size])
+
+
+# By the names of the operations; each returns None for `UNDETERMINED`.
+_READS: dict[str, Callable[[int, os.stat_result, Any], object]] = {
+    "get_string": _text,
+    "get_bytes": _bytes_and_type,
+    "stat": _info,
+    "read": _object,
+}

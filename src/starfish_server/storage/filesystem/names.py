@@ -7,9 +7,13 @@ one `~`, directly below the base directory, is the store's own. Only keys that a
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from starfish_server.checks import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, is_any_key, is_key, key_checks
 from starfish_server.errors import InvalidKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NOT_PORTABLE = re.compile(r"[^A-Za-z0-9._:@-]")
 # Control characters, and the surrogates that stand for bytes that are not UTF-8.
@@ -26,20 +30,11 @@ class Names:
 
     def __init__(self, *, portable: bool) -> None:
         self.portable = portable
-        self._check_key, self._check_prefix = key_checks(portable)
+        self.check_key, self.check_prefix = key_checks(portable)
+        if not portable:
+            self.check_key = _with_segments("key", self.check_key)
+            self.check_prefix = _with_segments("prefix", self.check_prefix)
         self._forbidden = _NOT_PORTABLE if portable else _IN_NO_KEY
-
-    def check_key(self, key: str, operation: str) -> None:
-        """Raise `InvalidKeyError` unless `key` follows the rules and each segment can be a file's name."""
-        self._check_key(key, operation)
-        if not self.portable:
-            _check_segments("key", key, operation)
-
-    def check_prefix(self, prefix: str, operation: str) -> None:
-        """Raise `InvalidKeyError` unless a key that `check_key` accepts could begin with `prefix`."""
-        self._check_prefix(prefix, operation)
-        if not self.portable:
-            _check_segments("prefix", prefix, operation)
 
     def usable(self, names: list[str], joined: str, folder: str) -> list[str]:
         """Return the names, of entries of `folder`, that are segments of keys; `joined` is all of them."""
@@ -76,11 +71,16 @@ def _is_reserved(path: str) -> bool:
     return path[:1] == "~" and path[1:2] != "~"
 
 
-def _check_segments(what: str, text: str, operation: str) -> None:
-    if len(text) > _SHORT and any(
-        len(name.encode()) > MAX_SEGMENT_BYTES for name in to_path(text).split("/")
-    ):
-        reason = (
-            f"invalid {what}: a segment has at most {MAX_SEGMENT_BYTES} bytes, a leading '~' counted twice"
-        )
-        raise InvalidKeyError(reason, operation=operation, key=text)
+def _with_segments(what: str, check: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """Return a check that also raises `InvalidKeyError` for a segment too long for the name of a file."""
+
+    def check_too(text: str, operation: str) -> None:
+        check(text, operation)
+        if len(text) > _SHORT and any(
+            len(name.encode()) > MAX_SEGMENT_BYTES for name in to_path(text).split("/")
+        ):
+            most = f"{MAX_SEGMENT_BYTES} bytes, a leading '~' counted twice"
+            reason = f"invalid {what}: a segment has at most {most}"
+            raise InvalidKeyError(reason, operation=operation, key=text)
+
+    return check_too

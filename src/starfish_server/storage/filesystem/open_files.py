@@ -128,7 +128,7 @@ def modified(status: os.stat_result) -> datetime | None:
         return None
 
 
-def check_unedited(file: int, status: os.stat_result, operation: str, key: str) -> None:
+def check_unedited(file: int, status: os.stat_result) -> None:
     """Raise `VersionConflictError` if another program changed the open file in place since `status`.
 
     One that was replaced or removed stays as it was.
@@ -136,4 +136,4 @@ def check_unedited(file: int, status: os.stat_result, operation: str, key: str) 
     now = os.fstat(file)
     if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
         reason = "another program changed the file in place while it was read; read it again"
-        raise VersionConflictError(reason, operation=operation, key=key)
+        raise VersionConflictError(reason)

@@ -16,7 +16,7 @@ from starfish_server.storage.filesystem.legacy import (
     legacy_type_in,
 )
 from starfish_server.storage.filesystem.open_files import make_info, version_of_file
-from starfish_server.storage.filesystem.paths import ATTEMPTS, open_file, parent_of
+from starfish_server.storage.filesystem.paths import ATTEMPTS, entry_status, open_file, parent_of
 
 if TYPE_CHECKING:
     from starfish_server.objects import ObjectInfo
@@ -86,10 +86,7 @@ def open_body(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
 def _is_current(base: int, path: str, file: int, status: os.stat_result) -> bool:
     """Return whether the open file is still at `path`."""
     with parent_of(base, path) as (parent, name):
-        try:
-            now = None if parent is None else os.lstat(name, dir_fd=parent)
-        except FileNotFoundError:
-            now = None
+        now = None if parent is None else entry_status(name, parent)
     if now is None:
         return False
     if os.fstat(file).st_ino != status.st_ino:  # inode numbers mean nothing on this file system

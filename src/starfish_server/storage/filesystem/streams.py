@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import StoreClosedError, StoreUnavailableError
 from starfish_server.objects import ObjectReader
-from starfish_server.storage.filesystem.open_files import check_unedited
+from starfish_server.storage.filesystem.open_files import check_unedited, write_all
 from starfish_server.storage.filesystem.os_errors import typed_errors
 from starfish_server.storage.filesystem.writing import Commit
 from starfish_server.threads import start_in_thread, wait_to_end
@@ -33,6 +33,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
 _BATCH_BYTES = 4 * 1024 * 1024  # the same of an upload
 _MAX_WRITES = 64  # of a batch; more chunks are joined into one
+_STORE_CLOSED = "this FilesystemObjectStore was closed"
 _LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # of a system call
 
 
@@ -48,7 +49,6 @@ class FileStream:
         self._close_file = weakref.finalize(self, os.close, found.file)
         self._close_file.atexit = False
         self._status = found.status
-        self._key = call.key
         self._typed = typed_errors(base_dir, "open", call.key)
         self._at = min(call.start, _LAST_OFFSET)
         self._stop = call.stop
@@ -62,13 +62,14 @@ class FileStream:
         """Return the reader that iterates over the chunks. While one is in use, the next one is read."""
 
         async def fetch() -> bytes:
-            if self._cut_off:
-                raise self._store_closed()
-            reading, self._ahead = self._ahead, None
-            chunk = await (reading or self._start_reading())
-            if chunk and not self._closed:
-                self._ahead = self._start_reading()
-            return chunk
+            with self._typed:
+                if self._cut_off:
+                    raise StoreClosedError(_STORE_CLOSED)
+                reading, self._ahead = self._ahead, None
+                chunk = await (reading or self._start_reading())
+                if chunk and not self._closed:
+                    self._ahead = self._start_reading()
+                return chunk
 
         async def close() -> None:
             self.close()
@@ -89,26 +90,22 @@ class FileStream:
         self.close()
 
     def _start_reading(self) -> asyncio.Future[bytes]:
-        return _unreported(start_in_thread(self._read_chunk, operation="open", key=self._key))
+        return _unreported(start_in_thread(self._read_chunk))
 
     def _read_chunk(self) -> bytes:
         try:
             with self._reading:
                 if self._closed:
-                    raise self._store_closed()
-                with self._typed:
-                    # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
-                    size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
-                    chunk = os.pread(self._file, size, self._at) if size > 0 else b""
-                    check_unedited(self._file, self._status, "open", self._key)
-                    self._at += len(chunk)
-                    return chunk
+                    raise StoreClosedError(_STORE_CLOSED)
+                # To the end of the file, not to its size: that is 0 where it is unknown, as in /proc.
+                size = CHUNK_BYTES if self._stop is None else min(CHUNK_BYTES, self._stop - self._at)
+                chunk = os.pread(self._file, size, self._at) if size > 0 else b""
+                check_unedited(self._file, self._status)
+                self._at += len(chunk)
+                return chunk
         finally:
             if self._closed:
                 self.close()
-
-    def _store_closed(self) -> StoreClosedError:
-        return StoreClosedError("this FilesystemObjectStore was closed", operation="open", key=self._key)
 
 
 class BatchUpload:
@@ -179,7 +176,7 @@ class BatchUpload:
             if self._draft is None:
                 self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
             for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
-                self._draft.append(chunk)
+                write_all(self._draft.descriptor, chunk)
             return self._draft
 
     def _finish(self, last: list[bytes]) -> ObjectInfo:

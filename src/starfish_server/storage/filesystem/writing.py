@@ -22,7 +22,6 @@ from starfish_server.storage.filesystem.open_files import (
     make_info,
     stamp,
     version_of_file,
-    write_all,
 )
 from starfish_server.storage.filesystem.os_errors import after_change
 from starfish_server.storage.filesystem.paths import (
@@ -138,10 +137,6 @@ class Draft(StagedFile):
             super().close()
         finally:
             os.close(self._base)
-
-    def append(self, body: bytes) -> None:
-        """Write the next bytes of the body."""
-        write_all(self.descriptor, body)
 
     def fill_from(self, file: int, commit: Commit) -> None:
         """Copy the body of an open file, until the caller is cancelled."""

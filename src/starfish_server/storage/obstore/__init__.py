@@ -18,14 +18,11 @@ import starfish_server.storage.derived as derived
 from starfish_server.checks import (
     DEFAULT_BYTES_TYPE,
     check_keys,
-    copy_bytes,
     decode_text,
     encode_body,
-    encode_text,
     flag,
     is_any_key,
     is_key,
-    type_or_default,
 )
 from starfish_server.chunks import grouped
 from starfish_server.context import retries_outside
@@ -158,13 +155,10 @@ class ObstoreObjectStore(Leaf):
         found = await self._read(Read(call.key))
         return None if found is None else (found.body, found.info.content_type or DEFAULT_BYTES_TYPE)
 
-    async def _put(self, call: Put) -> None:
-        encode_text(call.body, "put", call.key)
-        await self._write(Write(call.key, call.body, call.content_type, call.cache_control))
+    async def _put(self, call: Put | PutBytes) -> None:
+        await self._write(call)
 
-    async def _put_bytes(self, call: PutBytes) -> None:
-        body = copy_bytes(call.body, "put_bytes")
-        await self._write(Write(call.key, body, call.content_type, call.cache_control))
+    _put_bytes = _put
 
     async def _list_keys(self, call: ListKeys) -> list[str]:
         return [meta["path"] for meta in await self._list(call)]
@@ -190,11 +184,10 @@ class ObstoreObjectStore(Leaf):
         found = await get_range(self._client(), call.key, call.start, call.stop)
         return None if found is None else make_reader(*found, self._downloads)
 
-    async def _write(self, call: Write) -> ObjectInfo:
+    async def _write(self, call: Put | PutBytes | Write) -> ObjectInfo:
         client, key = self._client(), call.key
-        content = encode_body(call.body, "write", key)
-        kind = type_or_default(call.content_type, call.body)
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
+        content = encode_body(call.body, call.name, key)
+        attributes = attributes_of(client, call)
         if call.if_version is ANY:
             result = await put(client, key, content, attributes)
         else:
@@ -204,8 +197,7 @@ class ObstoreObjectStore(Leaf):
     async def _upload(self, call: Upload) -> ObjectInfo:
         """Store the chunks in parts of 8 MiB, four in flight. A conditional upload is gathered in memory."""
         client, key = self._client(), call.key
-        kind = type_or_default(call.content_type, b"")
-        attributes = attributes_of(client, kind, call.cache_control, call.metadata)
+        attributes = attributes_of(client, call)
         if call.if_version is not ANY:
             return await derived.upload(self, call)
         async with aclosing(grouped(call.chunks, PART_BYTES)) as parts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import obstore
 from obstore.store import GCSStore, LocalStore
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_metadata, header_or_none, type_or_default
 from starfish_server.errors import (
     BucketNotFoundError,
     DeleteManyError,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from obstore import GetResult, ObjectMeta, PutMode, PutResult
+
+    from starfish_server.operations import Put, PutBytes, Upload, Write
 
 # More bytes than an object can have. obstore accepts no number over 2**64.
 _MOST_BYTES = 2**60
@@ -175,24 +177,19 @@ def version_of(client: Any, meta: ObjectMeta | PutResult) -> str | None:
     return version if version is not None and is_version(client, version) else None
 
 
-def attributes_of(
-    client: Any,
-    content_type: str,
-    cache_control: str | None,
-    metadata: Mapping[str, str] | None,
-) -> dict[str, str] | None:
+def attributes_of(client: Any, call: Put | PutBytes | Write | Upload) -> dict[str, str] | None:
     """Return the attributes to store. A LocalStore has none: it drops content types and refuses the rest."""
-    checked = check_metadata(metadata)
+    checked = check_metadata(call.metadata)
     if isinstance(client, LocalStore):
-        if checked or cache_control is not None:
+        if checked or call.cache_control is not None:
             reason = "a LocalStore of obstore holds bodies only, no metadata and no cache control"
             raise StoreNotSupportedError(reason)
         return None
     if taken := _HEADERS & checked.keys():
         raise ValueError(f"metadata name {min(taken)!r} is that of a header")
-    headers = {"Content-Type": content_type}
-    if cache_control is not None:
-        headers["Cache-Control"] = cache_control
+    headers = {"Content-Type": type_or_default(call.content_type, call.body)}
+    if call.cache_control is not None:
+        headers["Cache-Control"] = call.cache_control
     return headers | checked
 
 
