@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import aiohttp
 
-from starfish_server.forks import reset_in_child
 from starfish_server.storage.s3.errors import IncompleteReplyError, MalformedReplyError
 from starfish_server.threads import start_in_thread, wake
 
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import AsyncIterator, Callable
 
     from starfish_server.storage.s3.sessions import InFlight
 
 _SMALL_BYTES = 48 * 1024
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 512 * 1024
 # Error replies are short; the rest of a longer one is not waited for.
 _FAULT_BYTES = 64 * 1024
 _HASHED_INLINE_BYTES = 2**20
@@ -31,7 +31,27 @@ _RECEIVED_BYTES = range(2**18, 2**30)
 _HUGE_BYTES = 4 * 2**20
 _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
-Blocks = list[memoryview]
+
+class Blocks(list[memoryview]):
+    """Consecutive blocks of a body.
+
+    sha256: their digest, where it was made as they came; else None.
+    """
+
+    sha256: hashlib._Hash | None = None
+
+    def add(self, block: memoryview) -> None:
+        """Append a block, and hash it unless that would hold the event loop for long.
+
+        It is still in the processor's cache now, and no thread is needed.
+        """
+        self.append(block)
+        if len(block) > _HASHED_INLINE_BYTES:
+            self.sha256 = None
+        elif self.sha256 is not None:
+            self.sha256.update(block)
+
+
 Body = bytes | Blocks
 """The body of a request: whole, or in consecutive blocks."""
 
@@ -46,7 +66,7 @@ def goes_in_pieces(body: Body | None) -> TypeGuard[Body]:
     return isinstance(body, list) or (body is not None and len(body) > _SMALL_BYTES)
 
 
-def _blocks(body: Body) -> Blocks:
+def _blocks(body: Body) -> list[memoryview]:
     return [memoryview(body)] if isinstance(body, bytes) else body
 
 
@@ -59,25 +79,11 @@ async def pieces(body: Body, request: InFlight) -> AsyncIterator[memoryview]:
     request.progress()
 
 
-class _Threads:
-    """Threads for digests, kept for the next ones; a forked child starts its own.
-
-    Not those of the event loop's executor: all of these may be waiting for the request.
-    """
-
-    def __init__(self) -> None:
-        self.reset_after_fork()
-        reset_in_child(self)
-
-    def reset_after_fork(self) -> None:
-        self.executor = ThreadPoolExecutor(thread_name_prefix="starfish-s3-hash")
-
-
-_threads = _Threads()
-
-
 async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
-    """Return a digest of `body`, of a long one made in a thread."""
+    """Return a digest of `body`, of a long one in a thread of its own.
+
+    Not in the event loop's executor: all its threads may be waiting for this request.
+    """
 
     def digest() -> str:
         digest = algorithm(usedforsecurity=False)
@@ -87,7 +93,11 @@ async def hex_digest(body: Body, algorithm: Callable[..., Any]) -> str:
 
     if size_of(body) <= _HASHED_INLINE_BYTES:
         return digest()
-    return await start_in_thread(digest, _threads.executor)
+    threads = ThreadPoolExecutor(1, "starfish-s3-hash")
+    try:
+        return await start_in_thread(digest, threads)
+    finally:
+        threads.shutdown(wait=False)
 
 
 async def read_body(response: aiohttp.ClientResponse, request: InFlight) -> bytes:

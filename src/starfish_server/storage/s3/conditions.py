@@ -15,7 +15,7 @@ from starfish_server.errors import (
     VersionConflictError,
 )
 from starfish_server.objects import ANY
-from starfish_server.storage.s3.bodies import size_of
+from starfish_server.storage.s3.bodies import Blocks, size_of
 from starfish_server.storage.s3.errors import InvalidPartError, NoSuchKeyError, NoSuchUploadError
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
     from starfish_server.objects import IfVersion
-    from starfish_server.storage.s3.bodies import Blocks
+    from starfish_server.storage.s3.bodies import Body
     from starfish_server.storage.s3.transport import Transport
     from starfish_server.storage.s3.writing import MultipartUpload
 
@@ -55,13 +55,15 @@ class Writes:
             self._supported = {(way, condition): True for way in (_PUT, _COMPLETION) for condition in _NEVER}
         self._trials: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    async def put(self, key: str, body: bytes, headers: Headers, if_version: IfVersion = ANY) -> str:
+    async def put(self, key: str, body: Body, headers: Headers, if_version: IfVersion = ANY) -> str:
         """Store `body`, whole or not at all, if the object has this version; return the new ETag.
 
         A long one goes in parts, with a condition only where the service is known to support it for parts.
         """
-        if len(body) > MULTIPART_OVER_BYTES and (
-            if_version is ANY or self._supported.get((_COMPLETION, _condition(if_version)))
+        if (
+            isinstance(body, bytes)
+            and len(body) > MULTIPART_OVER_BYTES
+            and (if_version is ANY or self._supported.get((_COMPLETION, _condition(if_version))))
         ):
             async with multipart_upload(self.transport, key, headers) as upload:
                 await upload.send_body(body)
@@ -89,10 +91,11 @@ class Writes:
         Holds the part that is gathered and those in flight, 40 MiB. All parts but the last are of one size,
         which Cloudflare R2 demands.
         """
-        async with aclosing(parts_of(chunks)) as parts:
-            first: Blocks = await anext(parts, [])
+        hashed = not self.transport.address.secure
+        async with aclosing(parts_of(chunks, hashed=hashed)) as parts:
+            first = await anext(parts, Blocks())
             if (size := size_of(first)) < PART_BYTES:
-                return await self.put(key, b"".join(first), headers, if_version), size
+                return await self.put(key, first, headers, if_version), size
             if if_version is not ANY:  # before all parts are sent in vain
                 condition_headers(if_version)  # for its check
                 self._check_supported((_COMPLETION, _condition(if_version)))

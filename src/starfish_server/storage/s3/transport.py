@@ -24,7 +24,7 @@ from starfish_server.errors import (
 )
 from starfish_server.logs import SafeLogger
 from starfish_server.storage.s3.address import Address, find_proxy
-from starfish_server.storage.s3.bodies import goes_in_pieces, hex_digest, pieces, read_body, size_of
+from starfish_server.storage.s3.bodies import Blocks, goes_in_pieces, hex_digest, pieces, read_body, size_of
 from starfish_server.storage.s3.errors import (
     Fault,
     WriteRaceError,
@@ -278,7 +278,9 @@ class Transport:
             headers["Content-MD5"] = b64encode(bytes.fromhex(digest)).decode()
         if credentials is not None:
             payload_hash = _UNSIGNED_PAYLOAD if address.secure else _SHA256_OF_NOTHING
-            if body and not address.secure:
+            if isinstance(body, Blocks) and body.sha256 is not None:
+                payload_hash = body.sha256.hexdigest()
+            elif body and not address.secure:
                 payload_hash = await hex_digest(body, hashlib.sha256)
             signer = self._signer
             if signer is None or signer.credentials is not credentials or signer.region != address.region:

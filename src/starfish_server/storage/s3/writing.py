@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from starfish_server.chunks import grouped
 from starfish_server.errors import ObjectTooLargeError, StoreError, StoreUnavailableError
 from starfish_server.gather import bounded_gather
-from starfish_server.storage.s3.bodies import size_of
+from starfish_server.storage.s3.bodies import Blocks, size_of
 from starfish_server.storage.s3.errors import NoSuchUploadError
 from starfish_server.storage.s3.replies import read_upload_id, read_written, require_deleted, require_stored
 from starfish_server.storage.s3.transport import Request
@@ -18,7 +19,6 @@ from starfish_server.storage.s3.transport import Request
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 
-    from starfish_server.storage.s3.bodies import Blocks
     from starfish_server.storage.s3.sessions import Session
     from starfish_server.storage.s3.transport import Transport
 
@@ -32,23 +32,30 @@ _BLOCK_BYTES = 64 * 1024
 REMOVAL_SECONDS = 5.0
 
 
-async def parts_of(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[Blocks, None]:
-    """Yield the chunks as parts of `PART_BYTES`, the last one shorter.
+async def parts_of(
+    chunks: Iterable[bytes] | AsyncIterable[bytes], *, hashed: bool
+) -> AsyncGenerator[Blocks, None]:
+    """Yield the chunks as parts of `PART_BYTES`, the last one shorter, hashed as they come if `hashed`.
 
     Only a long chunk that is cut is copied: otherwise each of its parts would hold all of it.
     """
-    part: Blocks = []
-    missing = PART_BYTES
+
+    def new_part() -> Blocks:
+        part = Blocks()
+        part.sha256 = hashlib.sha256(usedforsecurity=False) if hashed else None
+        return part
+
+    part, missing = new_part(), PART_BYTES
     async with aclosing(grouped(chunks, _BLOCK_BYTES)) as blocks:
         async for block in blocks:
             view = memoryview(block)
             while view:
                 taken, view = view[:missing], view[missing:]
-                part.append(taken if len(taken) == len(block) else memoryview(bytes(taken)))
+                part.add(taken if len(taken) == len(block) else memoryview(bytes(taken)))
                 missing -= len(taken)
                 if not missing:
                     yield part
-                    part, missing = [], PART_BYTES
+                    part, missing = new_part(), PART_BYTES
     if part:
         yield part
 
@@ -122,7 +129,7 @@ class MultipartUpload:
         """Send a body in parts, a few concurrently."""
         size = max(PART_BYTES, -(-len(body) // MOST_PARTS))
         view = memoryview(body)
-        parts = ((at // size + 1, [view[at : at + size]]) for at in range(0, len(body), size))
+        parts = ((at // size + 1, Blocks([view[at : at + size]])) for at in range(0, len(body), size))
         await bounded_gather(self._send, parts, limit=PARTS_IN_FLIGHT)
 
     async def send_parts(self, gathered: list[Blocks], others: AsyncIterator[Blocks]) -> None:
