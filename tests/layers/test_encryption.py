@@ -6,6 +6,7 @@ import base64
 import os
 import pickle
 import random
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from starfish_server import (
     CustomObjectStore,
+    FilesystemObjectStore,
+    FilesystemStorageOptions,
     MemoryObjectStore,
     StackError,
     StoreBuilder,
@@ -21,6 +24,7 @@ from starfish_server import (
 )
 from starfish_server.errors import (
     InvalidKeyError,
+    ObjectNotFoundError,
     StoreIntegrityError,
     StoreNotSupportedError,
     VersionConflictError,
@@ -179,6 +183,33 @@ async def test_an_object_moved_to_another_key_is_refused(operation: str) -> None
     await leaf.copy("alice/salary", "bob/salary")
     with pytest.raises(StoreIntegrityError):
         await getattr(store, operation)("bob/salary")
+
+
+async def test_a_large_copy_holds_a_bounded_part_of_the_body(tmp_path: Path) -> None:
+    store = Encryption(FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path)), keys=RING)
+    body = random.Random(1).randbytes(32 * 2**20)
+    stored = await store.write("k", body, content_type="a/b", cache_control="no-store", metadata={"a": "b"})
+    tracemalloc.start()
+    try:
+        copied = await store.copy("k", "copy", if_version=None)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < len(body) / 2
+    found = await store.read("copy")
+    assert found is not None
+    assert (found.body, found.info.content_type, found.info.cache_control, dict(found.info.metadata)) == (
+        body,
+        "a/b",
+        "no-store",
+        {"a": "b"},
+    )
+    assert copied.size == stored.size
+    with pytest.raises(VersionConflictError):
+        await store.copy("k", "copy", if_version=None)
+    with pytest.raises(ObjectNotFoundError) as missing:
+        await store.copy("missing", "copy")
+    assert (missing.value.operation, missing.value.key) == ("copy", "missing")
 
 
 async def test_the_content_type_comes_from_the_sealed_header() -> None:

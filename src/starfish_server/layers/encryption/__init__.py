@@ -6,12 +6,12 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_text, flag
+from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_if_version, check_text, flag
 from starfish_server.chunks import checked_chunks
-from starfish_server.errors import StoreIntegrityError
+from starfish_server.errors import ObjectNotFoundError, StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import KeyProvider, KeyRing, LegacyKey, UnknownKeyError
-from starfish_server.layers.encryption.rotation import Rotation, RotationReport
+from starfish_server.layers.encryption.rotation import Rotation, RotationReport, store_read
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
     SEGMENT,
@@ -27,13 +27,13 @@ from starfish_server.layers.encryption.sealed import (
 )
 from starfish_server.layers.transform import Transform, same_object, work_on
 from starfish_server.objects import ObjectInfo, ObjectReader, StoredObject, reader_of
-from starfish_server.operations import Read
+from starfish_server.operations import Open, Read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starfish_server.context import StoreContext
-    from starfish_server.operations import Open, Stat, Upload, Write
+    from starfish_server.operations import Copy, Stat, Upload, Write
     from starfish_server.storage.base import AbstractObjectStore
 
     _Reads = Open | Read | Stat
@@ -152,6 +152,14 @@ class Encryption(Transform):
 
         info = await self._inner.perform(operation.replace(chunks=sealed(), content_type=content_type))
         return info.resized(size, content_type)
+
+    async def copy_plain(self, operation: Copy) -> ObjectInfo:
+        check_if_version(operation.if_version)
+        source = Open(operation.source, 0, None, operation.context, operation.notes)
+        reader = await self.open_plain(source)
+        if reader is None:
+            raise source.error(ObjectNotFoundError, "there is no object to copy")
+        return await store_read(self, operation.target, reader, operation.if_version, operation.context)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         found = await self._find(operation)

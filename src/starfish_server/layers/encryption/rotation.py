@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starfish_server.bulk import scan
 from starfish_server.checks import flag, positive_int
@@ -11,7 +11,7 @@ from starfish_server.errors import StoreNotSupportedError, VersionConflictError
 from starfish_server.gather import bounded_gather
 from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, integrity, parse_header
 from starfish_server.objects import ANY
-from starfish_server.operations import Read
+from starfish_server.operations import Read, Upload, Write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starfish_server.context import StoreContext
     from starfish_server.layers.encryption import Encryption
     from starfish_server.layers.encryption.key_ring import KeyProvider
+    from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
 
 _WHOLE = 8 * 2**20  # bytes up to which an object is written whole, with its length in the header
 _ATTEMPTS = 3  # for an object that is written during the rotation
@@ -122,17 +123,19 @@ class Rotation:
         reader = await self.layer.open(key, context=self.context)
         if reader is None:
             return False
-        async with reader:
-            info = reader.info
-            options: dict[str, Any] = {
-                "content_type": info.content_type,
-                "cache_control": info.cache_control,
-                "metadata": info.metadata if self.layer.native("write") else None,
-                "if_version": ANY if self.exclusive else info.version,
-                "context": self.context,
-            }
-            if info.size is None or info.size <= _WHOLE or not self.layer.native("upload"):
-                await self.layer.write(key, await reader.read(), **options)
-            else:
-                await self.layer.upload(key, reader, **options)
+        if_version = ANY if self.exclusive else reader.info.version
+        await store_read(self.layer, key, reader, if_version, self.context)
         return True
+
+
+async def store_read(
+    layer: Encryption, key: str, reader: ObjectReader, if_version: IfVersion, context: StoreContext | None
+) -> ObjectInfo:
+    """Store the object that `reader` reads under `key`, a long one chunk by chunk; close the reader."""
+    async with reader:
+        info = reader.info
+        metadata = info.metadata if layer.native("write") else None
+        fields = (info.content_type, info.cache_control, metadata, if_version, context)
+        if info.size is None or info.size <= _WHOLE or not layer.native("upload"):
+            return await layer.perform(Write(key, await reader.read(), *fields))
+        return await layer.perform(Upload(key, reader, *fields))
