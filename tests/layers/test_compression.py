@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import random
 import struct
 import tracemalloc
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.test_encryption import Sizeless
-from starfish_server import MemoryObjectStore, StackError, StoreBuilder, explain, load_stack
+from starfish_server import (
+    FilesystemObjectStore,
+    FilesystemStorageOptions,
+    MemoryObjectStore,
+    StackError,
+    StoreBuilder,
+    explain,
+    load_stack,
+)
 from starfish_server.errors import (
     ObjectTooLargeError,
     StoreIntegrityError,
@@ -31,7 +40,7 @@ from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from starfish_server import AbstractObjectStore
@@ -246,27 +255,26 @@ async def test_a_bomb_stops_at_the_stated_size_and_at_the_limit(stated: int, chu
         tracemalloc.stop()
 
 
-async def test_a_large_upload_is_stored_as_it_is_in_bounded_memory() -> None:
-    leaf = MemoryObjectStore(data={})
+async def test_a_large_upload_is_stored_as_it_is_in_bounded_memory(tmp_path: Path) -> None:
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
     store = Compression(leaf)
-    chunk = bytes(2**20)
 
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(40):
-            yield chunk
+    def chunks() -> Iterator[bytes]:
+        for _ in range(80):
+            yield bytes(2**20)
 
-    info = await store.upload("k", chunks())
-    assert info.size == 40 * 2**20
+    tracemalloc.start()
+    try:
+        info = await store.upload("k", chunks())
+        assert tracemalloc.get_traced_memory()[1] < 48 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert info.size == 80 * 2**20
     assert (await raw(leaf, "k"))[:10] == bytes(10)
     assert await read(store, "k", 5, 8) == bytes(3)
 
-    async def misleading() -> AsyncIterator[bytes]:
-        yield MAGIC
-        async for more in chunks():
-            yield more
-
     with pytest.raises(ObjectTooLargeError):
-        await store.upload("other", misleading())
+        await store.upload("other", itertools.chain([MAGIC], chunks()))
 
 
 class Replaces(Layer):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from starfish_server.checks import positive_int
-from starfish_server.chunks import checked_chunks
+from starfish_server.chunks import grouped
 from starfish_server.errors import ObjectTooLargeError, StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.compression.frame import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
 _GATHERED = 32 * 2**20  # bytes of an upload that are gathered to be compressed
+_BLOCK = 64 * 1024  # shorter chunks of an upload are joined to this many bytes
 _CHUNK = 2**20
 _DAMAGED = "the compressed object is damaged"
 
@@ -152,34 +154,33 @@ class Compression(Transform):
         return ObjectReader(found.info, fetch, close)
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
-        async with aclosing(checked_chunks(operation.chunks)) as chunks:
-            gathered = bytearray()
-            async for chunk in chunks:
-                gathered += chunk
-                if len(gathered) > _GATHERED:
-                    return await self._upload_large(operation, gathered, chunks)
-        body = await self.encode(bytes(gathered), operation.key)
+        gathered, size = deque[bytes](), 0
+        async with aclosing(grouped(operation.chunks, _BLOCK)) as blocks:
+            async for block in blocks:
+                gathered.append(block)
+                size += len(block)
+                if size > _GATHERED:
+                    return await self._upload_large(operation, gathered, blocks)
+        body = await self.encode(b"".join(gathered), operation.key)
         info = await self._inner.perform(operation.replace(chunks=[body]))
-        return info.resized(len(gathered))
+        return info.resized(size)
 
     async def _upload_large(
-        self, operation: Upload, gathered: bytearray, chunks: AsyncIterator[bytes]
+        self, operation: Upload, gathered: deque[bytes], others: AsyncIterator[bytes]
     ) -> ObjectInfo:
-        """Store the gathered bytes and the chunks behind them as they are, unless they look like a frame."""
+        """Store the gathered blocks and those behind them as they are, unless they look like a frame."""
         reason = (
             f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
         )
         looks_framed = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
-        if gathered.startswith(MAGIC):
+        if gathered[0].startswith(MAGIC):
             raise looks_framed
 
         async def unchanged() -> AsyncIterator[bytes]:
-            end = bytes(gathered[-EDGE:])
-            yield bytes(gathered)
-            gathered.clear()
-            async for chunk in chunks:
-                end = (end + chunk[-EDGE:])[-EDGE:]
-                yield chunk
+            end = b""
+            while block := gathered.popleft() if gathered else await anext(others, b""):
+                end = (end + block[-EDGE:])[-EDGE:]
+                yield block
             if parse_edge(end) is not None:
                 raise looks_framed
 
