@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from faulty_proxy import FaultyProxy, reply
+from faulty_proxy import FaultyProxy, reply, stalled
 from starfish_server.errors import StoreError
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
@@ -188,6 +188,22 @@ async def test_pages_that_lead_nowhere_are_an_error(
     proxy.next_faults += [reply(200, body) for body in pages]
     with pytest.raises(StoreError, match=r"do not end|outside the prefix"):
         await store.list_keys("a")
+
+
+@pytest.mark.parametrize("key", ["outside", "a"], ids=["an error in the first page", "a cancellation"])
+async def test_a_list_that_ends_early_ends_the_request_for_the_next_page(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, key: str
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_connections=1)
+    proxy.next_faults += [reply(200, page(key, token="t")), stalled, reply(200, page())]
+    listing = asyncio.create_task(store.list_keys("a"))
+    if key == "a":
+        await proxy.arrived(2)
+        listing.cancel()
+    with pytest.raises((StoreError, asyncio.CancelledError)):
+        await listing
+    async with asyncio.timeout(10.0):  # the only connection is free
+        assert await store.list_keys("a") == []
 
 
 @pytest.mark.parametrize(

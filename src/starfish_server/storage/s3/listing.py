@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
 
@@ -14,7 +16,7 @@ from starfish_server.storage.s3.replies import quoted, read_result, read_time, t
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
     from xml.etree import ElementTree as ET
 
     from starfish_server.operations import ListKeys, ListObjects
@@ -37,12 +39,12 @@ _PLAIN_OBJECT = re.compile(
 class Page(NamedTuple):
     """One page of a list; `token` leads to the next one, None on the last.
 
-    names: the keys, and the folders.
-    infos: those of the keys, where they were asked for.
+    names: the keys, and behind them the folders.
+    fields: the times, ETags and sizes of the keys, where they were asked for.
     """
 
     names: list[str]
-    infos: dict[str, ObjectInfo]
+    fields: list[list[str]]
     token: str | None
 
 
@@ -75,49 +77,80 @@ async def _entries(
     found: list[str] = []
     infos: dict[str, ObjectInfo] = {}
     after, limit = call.start_after or "", call.limit
-    tokens: set[str] = set()
-    empty = 0
     query = {"encoding-type": "url", "list-type": "2", "prefix": call.prefix}
     query["max-keys"] = str(_PAGE if limit is None else min(_PAGE, limit))
     if delimiter is not None:
         query["delimiter"] = delimiter
     if after:
         query["start-after"] = after
-    while limit is None or len(found) < limit:
-        request = Request("GET", query=urlencode(query, quote_via=quote, safe="~"))
-        page = await transport.run(request, read)
-        if [name for name in page.names if not name.startswith(call.prefix)]:
-            raise StoreError("the server lists keys outside the prefix")
-        found += [
-            name
-            for name in page.names
-            if name > after
-            and is_valid(name if delimiter is None or name in page.infos else name.removesuffix("/"))
-        ]
-        infos |= page.infos
-        if page.token is None:
-            break
-        empty = 0 if page.names else empty + 1
-        if page.token in tokens or empty > _EMPTY_PAGES:
-            raise StoreError("the server's pages do not end")
-        tokens.add(page.token)
-        # Only the first page is cut to the limit: many of those that follow would hold what is left out.
-        query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
-        query.pop("start-after", None)
+    if limit == 0:
+        return [], {}
+    async with aclosing(_pages(transport, query, read, ahead=limit is None)) as pages:
+        async for page in pages:
+            if [name for name in page.names if not name.startswith(call.prefix)]:
+                raise StoreError("the server lists keys outside the prefix")
+            infos |= infos_of(page)
+            found += [
+                name
+                for name in page.names
+                if name > after
+                and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
+            ]
+            if limit is not None and len(found) >= limit:
+                break
     # In order already, unless the service lists folder by folder.
     return sorted(dict.fromkeys(found))[:limit], infos
+
+
+async def _pages(
+    transport: Transport, query: dict[str, str], read: Callable[[Reply], Page], *, ahead: bool
+) -> AsyncGenerator[Page, None]:
+    """Yield the pages; with `ahead` the server makes the next one while the caller works on one."""
+    tokens: set[str] = set()
+    empty = 0
+    following: asyncio.Task[Page] | None = None
+
+    def ask() -> Coroutine[None, None, Page]:
+        return transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
+
+    try:
+        page = await ask()
+        while page.token is not None:
+            empty = 0 if page.names else empty + 1
+            if page.token in tokens or empty > _EMPTY_PAGES:
+                raise StoreError("the server's pages do not end")
+            tokens.add(page.token)
+            # Only the first page is cut to the limit: many of those that follow would hold what is left out.
+            query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
+            query.pop("start-after", None)
+            if ahead:
+                following = asyncio.create_task(ask())
+                await asyncio.sleep(0)  # for it to be sent
+            yield page
+            page = await (following or ask())
+        yield page
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 def read_key_page(reply: Reply) -> Page:
     """Return the keys of a ListBucketResult, decoded, in the order of the reply."""
     root, (keys,) = _columns(reply, _PLAIN_KEY)
-    return Page(_decoded(keys, root), {}, _next_token(root))
+    return Page(_decoded(keys, root), [], _next_token(root))
 
 
 def read_object_page(reply: Reply) -> Page:
-    """Return the page with the info of each object, and with the folders among them."""
-    root, (keys, times, etags, sizes) = _columns(reply, _PLAIN_OBJECT, "LastModified", "ETag", "Size")
-    infos = {
+    """Return the page with the fields of each object, and with the folders."""
+    root, (keys, *fields) = _columns(reply, _PLAIN_OBJECT, "LastModified", "ETag", "Size")
+    folders = [text_of(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
+    return Page([*_decoded(keys, root), *_decoded(folders, root)], fields, _next_token(root))
+
+
+def infos_of(page: Page) -> dict[str, ObjectInfo]:
+    """Return the info of each key."""
+    return {
         key: ObjectInfo(
             key,
             int(size) if size and len(size) < 20 and size.isdecimal() else None,  # of 64 bits
@@ -127,10 +160,9 @@ def read_object_page(reply: Reply) -> Page:
             quoted(etag) if etag else None,
             read_time(time) if time else None,
         )
-        for key, time, etag, size in zip(_decoded(keys, root), times, etags, sizes, strict=True)
+        # No fields were asked for, or the names behind those of the keys are folders.
+        for key, (time, etag, size) in zip(page.names, zip(*page.fields, strict=True), strict=False)
     }
-    folders = [text_of(entry, "Prefix") for entry in root.iterfind("{*}CommonPrefixes")]
-    return Page([*infos, *_decoded(folders, root)], infos, _next_token(root))
 
 
 def _columns(reply: Reply, plain: re.Pattern[str], *names: str) -> tuple[ET.Element, list[list[str]]]:
