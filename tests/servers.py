@@ -206,7 +206,7 @@ def start_seaweedfs(certificate: Certificate | None = None) -> Iterator[S3Server
             f"-volume.port={volume}", f"-filer.port={filer}", f"-admin.port={admin}",
             f"-metricsPort={metrics}", "-metricsIp=127.0.0.1",
             "-volume.max=5000",  # each bucket takes one; by default there are as many as the disk could fill
-            "-master.volumeSizeLimitMB=30000",  # whoever fills one waits a second for the next
+            "-master.volumeSizeLimitMB=30000",  # filling a volume delays the next write by a second
         ]  # fmt: skip
         if certificate:
             command += [f"-s3.{name}.file={certificate.chain}" for name in ("cert", "key")]

@@ -79,7 +79,7 @@ REFUSALS = {
 }
 
 
-def test_after_any_error_but_a_refusal_a_write_may_have_been_done() -> None:
+def test_only_a_refusal_says_that_nothing_was_written() -> None:
     assert {cls.__name__ for cls in CLASSES if not made(cls).undetermined} == REFUSALS
 
 

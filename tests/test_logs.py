@@ -1,4 +1,4 @@
-"""A log handler or filter that raises costs its message, and nothing else."""
+"""A log handler that raises loses its message, and no operation fails because of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Broken(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def broken() -> Iterator[Broken]:
-    """The handler of every message of the package."""
+    """A handler that raises for every message of the package."""
     logger, handler = logging.getLogger("starfish_server"), Broken()
     level = logger.level
     logger.setLevel(logging.DEBUG)
@@ -96,20 +96,20 @@ async def test_a_shutdown_runs_its_steps(broken: Broken) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_what_ends_the_program_goes_on(broken: Broken, error: type[BaseException]) -> None:
+def test_a_handler_can_end_the_program(broken: Broken, error: type[BaseException]) -> None:
     broken.error = error()
     with pytest.raises(error):
         SafeLogger("starfish_server.any").warning("lost")
 
 
-def test_it_is_shown_on_stderr_as_logging_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exception_of_a_handler_is_printed_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     SafeLogger("starfish_server.any").warning("lost")
     shown = capsys.readouterr().err
     assert shown.startswith("--- Logging error ---\nTraceback")
     assert shown.endswith("OSError: the log is broken\n")
 
 
-def test_it_is_not_shown_where_logging_shows_none(
+def test_no_exception_is_printed_if_logging_raises_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -117,7 +117,7 @@ def test_it_is_not_shown_where_logging_shows_none(
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_stderr_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stderr_raises_no_exception_either(monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def write(self, text: str) -> int:
             raise ValueError("I/O operation on closed file")

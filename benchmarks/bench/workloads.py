@@ -110,7 +110,7 @@ async def get_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
 async def put_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large put, and the memory it takes while the caller holds the body."""
     body = os.urandom(plan.size)
-    os.sync()  # or writing back what others wrote falls into the time
+    os.sync()  # so that the disk is not still busy with earlier writes
     with timed_with_memory() as sample:
         await objects.put_bytes(f"{plan.prefix}large", body)
     return sample
@@ -149,8 +149,8 @@ async def stream(objects: Objects, plan: Plan, run: int) -> Sample:
 async def upload(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large body stored from chunks of 1 MiB, and the memory that this takes."""
     chunk = bytearray(os.urandom(MIB))
-    chunks = (bytes(chunk) for _ in range(plan.size // MIB))  # each takes memory of its own
-    os.sync()  # or writing back what others wrote falls into the time
+    chunks = (bytes(chunk) for _ in range(plan.size // MIB))  # each has its own memory
+    os.sync()  # so that the disk is not still busy with earlier writes
     with timed_with_memory() as sample:
         await objects.upload(f"{plan.prefix}large", chunks)
     return sample

@@ -271,14 +271,14 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
-    """Return the bytes to store: of a str for `put`, of bytes for `put_bytes`, of either for the others."""
+    """Return the bytes to store. `put` takes only a str and `put_bytes` only bytes; others take both."""
     if operation == "put" or (isinstance(body, str) and operation != "put_bytes"):
         return encode_text(body, operation, key)
     return copy_bytes(body, operation)
 
 
 def type_or_default(content_type: str | None, body: str | bytes | None) -> str:
-    """Return the content type to store: where none is given, that of text or of bytes; None is an upload."""
+    """Return the content type to store; the default is that of text or of bytes. An upload has no `body`."""
     if content_type is not None:
         return content_type
     return DEFAULT_TEXT_TYPE if isinstance(body, str) else DEFAULT_BYTES_TYPE

@@ -59,8 +59,8 @@ class StoreError(Exception):
     reason: what went wrong and what to do. It names neither the operation nor the key: `str()` adds them.
     operation: name of the store's method, or None.
     key: the key or prefix that the method was called with, or None.
-    undetermined: whether a write that failed may have been done or may still be done, by an earlier attempt
-        for one. False only if nothing was written for certain; of no meaning after a read.
+    undetermined: whether a write that failed may have been done, or may still be done, perhaps by an earlier
+        attempt. False only if it is certain that nothing was written. Means nothing after a read.
 
     `__cause__` is the backend's own exception.
     """
@@ -246,17 +246,17 @@ NOT_THE_BACKEND = (
 
 
 def is_undetermined(error: BaseException) -> bool:
-    """Return whether a write that raised `error` may have been done or may still be done: yes, if in doubt.
+    """Return whether a write that raised `error` may have been done, or may still be done; True if in doubt.
 
-    Of a `DeleteManyError`, ask about the failure of each key. Checks of arguments raise exactly `TypeError`
-    or `ValueError`; a subclass may come from a reply that could not be read.
+    For a `DeleteManyError`, pass the failure of one key. Checks of arguments raise exactly `TypeError` or
+    `ValueError`; a subclass may come from a reply that could not be read.
     """
     undetermined: bool | None = getattr(error, "undetermined", None)
     return type(error) not in (TypeError, ValueError) if undetermined is None else undetermined
 
 
 def mark_undetermined(error: Exception) -> None:
-    """Make `error`, of whatever class, say that a write may have been done."""
+    """Make `error`, which may be of any class, say that a write may have been done."""
     vars(error)["undetermined"] = True
 
 

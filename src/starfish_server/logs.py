@@ -13,9 +13,9 @@ from starfish_server.printable import printable
 
 
 class SafeLogger(logging.LoggerAdapter[logging.Logger]):
-    """The logger `name`. A handler or filter that raises cannot fail the operation that logs.
+    """The logger `name`, except that a handler or filter that raises cannot fail the operation that logs.
 
-    Its exception is printed to stderr if `logging.raiseExceptions` is on, as `Handler.handleError` does.
+    The exception is printed to stderr if `logging.raiseExceptions` is on, as `Handler.handleError` does.
     """
 
     def __init__(self, name: str | None) -> None:

@@ -20,7 +20,6 @@ def start_in_thread(
     work: Callable[[], T],
     executor: Executor | None = None,
     *,
-    operation: str | None = None,
     key: str | None = None,
 ) -> asyncio.Future[T]:
     """Begin `work` in a thread of `executor`, by default the event loop's.
@@ -36,8 +35,7 @@ def start_in_thread(
         # The executor keeps what it was given before it failed to start a thread for it.
         with suppress(IndexError):
             waiting.pop()
-            reason = f"no thread is available: {error}"
-            raise StoreUnavailableError(reason, operation=operation, key=key) from error
+            raise StoreUnavailableError(f"no thread is available: {error}", key=key) from error
         return loop.create_task(_outcome(ended))  # another of its threads has taken it already
 
 

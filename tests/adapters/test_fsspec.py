@@ -78,7 +78,7 @@ def test_file_systems_over_different_stores_are_different() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["simplecache", "filecache", "dir"])
-def test_what_wraps_a_file_system_reads_its_store(protocol: str) -> None:
+def test_a_file_system_that_wraps_another_reads_the_store_of_that_one(protocol: str) -> None:
     for body in (b"first", b"second"):
         _, fs = made_of(("folder/a", body))
         options = {"path": "folder"} if protocol == "dir" else {}
@@ -131,7 +131,7 @@ def test_a_tree_is_found_by_one_flat_listing() -> None:
 
 
 def test_many_objects_are_removed_by_one_request() -> None:
-    """The objects of a list, which may be missing, are requested first, those of a pattern not."""
+    """Objects named by the caller are looked up first; those that a pattern finds are not."""
     names = [f"a/{number}" for number in range(100)]
     store, fs = made_of(*((name, b"") for name in [*names, "a/folder/b"]))
     fs.rm(names[2:10])
@@ -247,8 +247,8 @@ def test_a_folder_is_moved() -> None:
     assert fs.find("") == ["z/b", "z/c/d"]
 
 
-def test_a_name_of_the_root_goes_into_a_folder(tmp_path: Path) -> None:
-    """As a name of any other folder does; fsspec would write to the key of the folder, or nothing at all."""
+def test_a_name_of_the_root_is_copied_into_a_folder(tmp_path: Path) -> None:
+    """As names of other folders do. fsspec alone would write to the key of the folder, or write nothing."""
     _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"), ("folder/c", b"3"))
     fs.cp("top.txt", "folder/")
     fs.cp("top.t*", "new")
@@ -277,7 +277,7 @@ def test_the_whole_store_is_copied_into_a_folder() -> None:
     assert fs.find("copy") == ["copy/a/b", "copy/top.txt"]
 
 
-def test_the_time_of_the_last_write_is_known() -> None:
+def test_modified_is_the_time_of_the_last_write() -> None:
     store, fs = made_of(("a/b", b""))
     assert fs.modified("a/b") == sync(fs.loop, store.stat, "a/b").modified
     with pytest.raises(FileNotFoundError):
@@ -286,7 +286,7 @@ def test_the_time_of_the_last_write_is_known() -> None:
         fs.modified("a")
 
 
-def test_a_store_without_times_has_no_time_of_the_last_write() -> None:
+def test_modified_is_not_implemented_for_a_store_without_times() -> None:
     fs = StarfishFileSystem(store=CustomObjectStore(on_get={"a": "text"}.get))
     with pytest.raises(NotImplementedError, match="time"):
         fs.modified("a")
@@ -299,7 +299,7 @@ def test_sizes_are_added_up_from_one_flat_listing() -> None:
     assert [call.name for call in store.calls] == ["list_objects"] * 2
 
 
-def test_sizes_that_a_listing_does_not_have_are_those_of_the_objects() -> None:
+def test_sizes_missing_from_a_listing_are_requested_from_the_objects() -> None:
     fs = StarfishFileSystem(store=Compression(MemoryObjectStore(data={}), algorithm="gzip"))
     fs.pipe_file("a/b", b"x" * 5000)
     assert fs.find("a", detail=True)["a/b"]["size"] is None

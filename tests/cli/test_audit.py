@@ -85,7 +85,7 @@ def test_rotated_files_are_read_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["all kept", "old ones deleted"])
-def test_a_log_that_is_rotated_meanwhile_is_shown_to_its_end(tmp_path: Path, deleted: bool) -> None:
+def test_a_log_that_is_rotated_while_it_is_shown_is_shown_to_its_end(tmp_path: Path, deleted: bool) -> None:
     """Its oldest file fills the pipe, which is read after the rotation."""
     path = tmp_path / "audit.jsonl"
     lines = [json.dumps({"timestamp": f"{number:05}"}) + "\n" for number in range(20_002)]
@@ -108,7 +108,7 @@ def test_a_log_that_is_rotated_meanwhile_is_shown_to_its_end(tmp_path: Path, del
 
 
 def test_a_file_that_is_rotated_after_it_was_opened_is_shown_once(log: str, tmp_path: Path) -> None:
-    (tmp_path / "audit.jsonl.1").hardlink_to(log)  # as it is then, open by its old name and listed by its new
+    (tmp_path / "audit.jsonl.1").hardlink_to(log)  # open under its old name, listed under the new one
     assert len(starfish("audit", "show", log).out.splitlines()) == 5
 
 

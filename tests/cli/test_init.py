@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, present: dict[s
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_cannot_be_replaced_costs_none_of_the_others(name: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_replaced_removes_none_of_the_others(name: str, tmp_path: Path) -> None:
     for other in FILES:
         (tmp_path / other).write_text("mine")
     (tmp_path / name).unlink()

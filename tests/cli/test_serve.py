@@ -18,7 +18,7 @@ import pytest
 from cli.program import running, starfish
 from docs.snippets import snippets
 from starfish_server import StackError
-from starfish_server.cli.serving import served
+from starfish_server.cli.serving import load_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,8 +240,8 @@ class Hung(MemoryObjectStore):
         await anext(self.held)
         asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
 
-served = server.served
-server.served = lambda path, **options: dataclasses.replace(served(path, **options), store=Hung())
+load = server.load_options
+server.load_options = lambda path, **options: dataclasses.replace(load(path, **options), store=Hung())
 main()
 """
 
@@ -297,7 +297,7 @@ def test_a_file_that_is_not_understood_is_refused(
     path = tmp_path / "server.toml"
     path.write_text(CONFIG.replace(old, new))
     with pytest.raises(StackError, match=message) as raised:
-        served(str(path))
+        load_options(str(path))
     assert str(raised.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
     assert not re.search(f"a-token-in-the-file|short$|{ALICE}", str(raised.value))
 
@@ -305,7 +305,7 @@ def test_a_file_that_is_not_understood_is_refused(
 def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     path = tmp_path / "server.toml"
     path.write_text("# schön\n" + CONFIG, encoding="utf-8")
-    code = "from starfish_server.cli.serving import served; served('server.toml')"
+    code = "from starfish_server.cli.serving import load_options; load_options('server.toml')"
     subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code],
         cwd=tmp_path,
@@ -316,7 +316,7 @@ def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_once_so_it_may_be_a_pipe(tmp_path: Path) -> None:
-    code = "from starfish_server.cli.serving import served; served('/dev/stdin')"
+    code = "from starfish_server.cli.serving import load_options; load_options('/dev/stdin')"
     subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -262,9 +262,9 @@ def test_settings_show_what_is_recorded() -> None:
     assert repr(store) == "Tracing(per_attempt=True, record_key='hashed', MemoryObjectStore(0 objects))"
 
 
-@pytest.mark.parametrize("fails_at", ["on_start", "on_end"])
+@pytest.mark.parametrize(("fails_at", "word"), [("on_start", "started"), ("on_end", "ended")])
 async def test_a_span_processor_that_fails_does_not_fail_the_operation(
-    fails_at: str, caplog: pytest.LogCaptureFixture
+    fails_at: str, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(SpanProcessor):
         pass
@@ -277,5 +277,4 @@ async def test_a_span_processor_that_fails_does_not_fail_the_operation(
     provider.add_span_processor(Broken())
     store = Tracing(MemoryObjectStore({"k": "text"}), tracer_provider=provider)
     assert await store.get_string("k") == "text"
-    (record,) = caplog.records
-    assert record.message in {"the span could not be started", "the span could not be ended"}
+    assert [record.message for record in caplog.records] == [f"the span could not be {word}"]

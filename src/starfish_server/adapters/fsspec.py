@@ -166,7 +166,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _du(
         self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any
     ) -> int | dict[str, int]:
-        """Add up the sizes of one listing, where fsspec requests each. Those it lacks are requested."""
+        """Add up the sizes in one listing; request only those that it lacks. fsspec requests every size."""
         found: Any = await self._find(path, maxdepth=maxdepth, **kwargs | {"detail": True})
         sizes = {name: entry["size"] for name, entry in found.items()}
         unknown = [name for name, size in sizes.items() if size is None]
@@ -250,7 +250,10 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         return await super()._get(*await self._pair(rpath, lpath, aiofiles.os.path.isdir), *args, **options)
 
     async def _pair(self, source: Any, target: Any, is_folder: Any) -> tuple[Any, Any]:
-        """Append the name of a source in the root to a target folder, which fsspec does for others only."""
+        """Append the name of a source in the root folder to a target folder.
+
+        fsspec appends a name only if a slash precedes it, and would write to the key of the folder itself.
+        """
         if not isinstance(source, str) or not isinstance(target, str) or source.endswith("/"):
             return source, target
         name = self._strip_protocol(source)
@@ -261,7 +264,7 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             if [entry["type"] for entry in found.values()] == ["file"]:
                 return list(found), [f"{target.rstrip('/')}/{match}" for match in found]
         elif target.endswith("/") or await is_folder(target):
-            return f"{name}/", f"{target.rstrip('/')}/{name}"
+            return f"{name}/", f"{target.rstrip('/')}/{name}"  # the slash keeps fsspec from appending, too
         return source, target
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
@@ -288,9 +291,9 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _rm(
         self, path: Any, recursive: bool = False, batch_size: int | None = None, **kwargs: Any
     ) -> None:
-        """Delete 1,000 objects a request, where fsspec deletes each. Names in `path` may be missing."""
+        """Delete 1,000 objects a request, where fsspec sends a request for each object."""
         paths = await self._expand_path(path, recursive=recursive, **kwargs)
-        if not recursive:
+        if not recursive:  # what a listing found exists, but what the caller named may not
             named = {self._strip_protocol(name) for name in ([path] if isinstance(path, str) else path)}
             await bounded_gather(self._require_object, named.intersection(paths), limit=64)
         with os_errors(str(path)):

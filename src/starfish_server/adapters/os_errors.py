@@ -22,7 +22,7 @@ _NUMBERS = {
     errors.StoreClosedError: errno.EBADF,
     errors.StoreUnavailableError: errno.EBUSY,
     errors.VersionConflictError: errno.ESTALE,
-    PermissionError: errno.EACCES,  # of several deletions
+    PermissionError: errno.EACCES,  # inside a DeleteManyError; elsewhere it passes unchanged
 }
 
 
@@ -31,7 +31,7 @@ def os_errors(path: str, *, creating: bool = False, reading: bool = False) -> It
     """Raise a `StoreError` as an OSError with the path.
 
     Errors that are an OSError already, and `StoreNotSupportedError`, a `NotImplementedError`, pass unchanged.
-    Several deletions that failed are an OSError of the kind of the first.
+    A `DeleteManyError` becomes an OSError of the kind of its first failure.
 
     creating: a conflict means that the file is there.
     reading: an invalid key means that there is no file, since no object can have it.

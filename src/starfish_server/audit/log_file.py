@@ -31,8 +31,8 @@ class LogFile:
 
     A write that failed part way is handled like a crash: whole lines stay, and an unfinished one is moved to
     `path.torn` before the next line is written. If the file is deleted or renamed, the next line begins a new
-    file. A stream, such as a pipe or a terminal, is neither locked nor read back; a pipe without a reader is
-    an `OSError`.
+    file. A stream, such as a pipe or a terminal, is not locked, rotated or read back; a pipe without a reader
+    is an `OSError`.
     """
 
     _file = _CLOSED

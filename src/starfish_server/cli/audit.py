@@ -128,16 +128,16 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 
 def _opened(live: Path) -> Iterator[tuple[Path, TextIO]]:
-    """Yield the files of a log, oldest first. It may be rotated meanwhile."""
+    """Yield the files of a log, each open, oldest first. The log may be rotated meanwhile."""
     with ExitStack() as opened:
         newest = None
         if live.exists() or not rotated_files(live):
             newest = opened.enter_context(live.open(encoding="utf-8", errors="replace"))
-        # Listed after the newest one is open, so that none between them is missed.
+        # Listed only now that the live file is open: if it is rotated meanwhile, no file is missed.
         for path in rotated_files(live):
             with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as rotated:
                 if newest is not None and os.path.sameopenfile(rotated.fileno(), newest.fileno()):
-                    break
+                    break  # the live file, rotated since it was opened
                 yield path, rotated
         if newest is not None:
             yield live, newest

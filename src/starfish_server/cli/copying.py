@@ -211,6 +211,7 @@ class Copying:
         await write_object(self.destination, info, body, self.writing)
 
     async def _see(self, store: AbstractObjectStore, key: str, streamed: bool) -> Seen | None:
+        """Read an object; return its body or, if `streamed`, the digest."""
         if not streamed:
             found = await store.read(key, context=self.reading)
             return None if found is None else (found.info, found.body)

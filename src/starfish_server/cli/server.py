@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from starfish_server.cli.output import ExitCode, exit_code_of, one_line, print_error
-from starfish_server.cli.serving import served
+from starfish_server.cli.serving import load_options
 from starfish_server.errors import StackError
 from starfish_server.layers import Metrics
 from starfish_server.layers.base import stores_of
@@ -61,7 +61,7 @@ class Settings:
 
 async def serve(settings: Settings, started: Callable[[], None]) -> int:
     """Serve until a signal, close the store, and return an exit code."""
-    options = served(settings.config, workers=settings.workers)
+    options = load_options(settings.config, workers=settings.workers)
     stopping = GracefulShutdownOptions(stores=[options.store])
     shutdown = GracefulShutdown(stopping)
     try:

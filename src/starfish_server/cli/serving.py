@@ -57,14 +57,14 @@ token = "${STARFISH_BOB_TOKEN}"
 """
 
 
-def served(path: str | None, *, workers: bool = False) -> SyncRouterOptions:
-    """Read a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`.
+def load_options(path: str | None, *, workers: bool = False) -> SyncRouterOptions:
+    """Return the options of the router that a file describes.
 
-    None is the default: files under `./starfish-data`, an audit log, and a collection for two callers.
+    path: of a file with a stack (`[leaf]`, `[[layer]]`), `[sync]` and `[[auth.token]]`. None for the default:
+        files under `./starfish-data`, an audit log, and a collection for two callers.
+    workers: whether this is one of several processes, each with an audit log of its own in the default.
 
-    workers: whether it is for one of several processes, each with an audit log of its own.
-
-    Raises `StackError`, which names the line, for anything in it that is not understood.
+    Raises `StackError`, which names the line, for anything in the file that is not understood.
     """
     if path is None:
         text = _EMBEDDED.replace(_AUDIT_LOG, audit_log(workers=workers))

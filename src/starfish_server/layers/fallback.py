@@ -74,9 +74,9 @@ class Fallback(Layer):
             try:
                 return await self._backup.perform(operation)
             except Exception as failure:
-                if is_undetermined(error):
-                    by_key = failure.failures if isinstance(failure, DeleteManyError) else {"": failure}
-                    for each in by_key.values():
+                if is_undetermined(error):  # the first store may have done the write
+                    many = failure.failures.values() if isinstance(failure, DeleteManyError) else [failure]
+                    for each in many:
                         mark_undetermined(each)
                 raise
         if operation.notes is not None:

@@ -147,8 +147,8 @@ class Session:
                 elif not waiting.done():
                     waiting.set_result(RedisDownError("the connection has ended"))
         except BaseException as error:
-            # Of uvloop, if the connection was lost a moment ago. In any case a later reply could be taken for
-            # that of this command.
+            # uvloop raises if the connection was lost a moment ago. After any error the command may not have
+            # been sent, and the next reply would be taken for its own.
             self.fail(RedisDownError("a command was not sent"))
             if not isinstance(error, Exception):
                 raise

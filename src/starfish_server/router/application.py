@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, InstanceOf
 from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
 
-from starfish_server.router.auth import Admission, RoleResolver
+from starfish_server.router.auth import Authenticator, RoleResolver
 from starfish_server.router.batch import BatchPull
 from starfish_server.router.blobs import BlobCollection
 from starfish_server.router.config import API_PREFIX, ConfigEndpointOptions, SyncConfig
@@ -95,7 +95,7 @@ def sync_application(opts: SyncRouterOptions) -> FastAPI:
 
 def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
     """Add the routes to each router. The routers share the locks of pushes and the state of the probes."""
-    admission = Admission(
+    authenticator = Authenticator(
         options.role_resolver, timeout=options.role_resolver_timeout, challenge=options.challenge
     )
     pushes = Pushes(options.store)
@@ -103,14 +103,14 @@ def _add_routes(options: SyncRouterOptions, *routers: APIRouter) -> None:
     parts: list[Probes | Collection | BatchPull | ConfigEndpoint] = [Probes(options.store)]
     for namespace, configs in ({None: options.config.collections} | mounts).items():
         collections = [
-            DocumentCollection(config, namespace, options.store, admission, pushes)
+            DocumentCollection(config, namespace, options.store, authenticator, pushes)
             if config.holds_documents
-            else BlobCollection(config, namespace, options.store, admission)
+            else BlobCollection(config, namespace, options.store, authenticator)
             for config in configs
         ]
         parts += [*collections, BatchPull(collections, namespace)]
     if options.config_endpoint is not None:
-        parts.append(ConfigEndpoint(options.config_endpoint, options.config, admission))
+        parts.append(ConfigEndpoint(options.config_endpoint, options.config, authenticator))
     for router in routers:
         for part in parts:
             part.add_to(router)

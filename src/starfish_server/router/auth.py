@@ -90,8 +90,8 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-class Admission:
-    """Finds the caller of a request by `resolver`.
+class Authenticator:
+    """Finds the caller of a request by calling `resolver`.
 
     timeout: seconds for the resolver to answer. A plain function runs in a worker thread, 32 calls at a time.
     challenge: the authentication scheme that a 401 names in its WWW-Authenticate header.

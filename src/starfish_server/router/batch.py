@@ -143,7 +143,7 @@ class BatchPull:
             collection = self._collections[name]
             if PUBLIC not in collection.config.read_roles:
                 try:  # once, because a resolver may accept the same credentials only once
-                    pull.caller = await collection.admission.find_caller(request)
+                    pull.caller = await collection.authenticator.find_caller(request)
                 except Exception as error:  # noqa: BLE001 - public collections are pulled nevertheless
                     pull.caller = logged_error(request.scope, error)
                 break

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastapi import APIRouter
 
-    from starfish_server.router.auth import Admission
+    from starfish_server.router.auth import Authenticator
     from starfish_server.router.config import CollectionConfig, ConfigEndpointOptions, SyncConfig
 
 
@@ -49,10 +49,12 @@ class Manifest(ShownMount):
 class ConfigEndpoint:
     """The route `GET /config`, as `ConfigEndpointOptions` say."""
 
-    def __init__(self, options: ConfigEndpointOptions, config: SyncConfig, admission: Admission) -> None:
+    def __init__(
+        self, options: ConfigEndpointOptions, config: SyncConfig, authenticator: Authenticator
+    ) -> None:
         self._filtered = options.auth == "role-filtered"
         self._config = config
-        self._admission = admission
+        self._authenticator = authenticator
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route."""
@@ -75,7 +77,7 @@ class ConfigEndpoint:
 
     async def _roles(self, request: Request) -> set[str]:
         try:
-            caller = await self._admission.find_caller(request)
+            caller = await self._authenticator.find_caller(request)
         except HTTPError as error:
             if error.status not in (401, 403):  # an outage must not pass for a server without collections
                 raise

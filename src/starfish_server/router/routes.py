@@ -36,7 +36,7 @@ from starfish_server.router.responses import (
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from starfish_server.router.auth import Admission, AuthResult
+    from starfish_server.router.auth import Authenticator, AuthResult
     from starfish_server.router.config import CollectionConfig, PathTemplate
     from starfish_server.router.pushes import Pushes
     from starfish_server.storage.base import AbstractObjectStore
@@ -60,7 +60,7 @@ class Collection:
     config: CollectionConfig
     namespace: str | None
     store: AbstractObjectStore
-    admission: Admission
+    authenticator: Authenticator
 
     @cached_property
     def cache_headers(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ class Collection:
         """
         key, params = requested_key(request, action, path)
         roles = self.config.write_roles if action == "push" else self.config.read_roles
-        caller = None if PUBLIC in roles else await self.admission.find_caller(request)
+        caller = None if PUBLIC in roles else await self.authenticator.find_caller(request)
         return key, self.context(action, params, roles, caller)
 
     def context(
@@ -120,7 +120,7 @@ class Collection:
         return StoreContext(self.config.name, params, identity, given, action, self.namespace)
 
     def endpoints(self) -> tuple[Endpoint, Responses, Endpoint, Responses, dict[str, Any]]:
-        """Return how to pull and how to push, each with what OpenAPI says of it, and of a push's body."""
+        """Return the endpoint of a pull and its OpenAPI responses, those of a push, and a push's body."""
         raise NotImplementedError
 
     def add_to(self, router: APIRouter) -> None:

@@ -11,7 +11,7 @@ from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import KeyProvider, KeyRing, LegacyKey, UnknownKeyError
-from starfish_server.layers.encryption.rotation import Rotation, RotationReport, store_read
+from starfish_server.layers.encryption.rotation import Rotation, RotationReport, write_from
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
     SEGMENT,
@@ -55,7 +55,8 @@ class Encryption(Transform):
         encrypted with another secret is refused even with `allow_plain`, so that `rotate` does not encrypt
         it twice.
 
-    `copy` encrypts again, for the target's key. `signed_url` is refused, and lists have no sizes.
+    `copy` encrypts again, for the target's key, a large object chunk by chunk. `signed_url` is refused, and
+    lists have no sizes.
     """
 
     slot = Slot.ENCRYPTION
@@ -159,7 +160,7 @@ class Encryption(Transform):
         reader = await self.open_plain(source)
         if reader is None:
             raise source.error(ObjectNotFoundError, "there is no object to copy")
-        return await store_read(self, operation.target, reader, operation.if_version, operation.context)
+        return await write_from(self, operation.target, reader, operation.if_version, operation.context)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         found = await self._find(operation)

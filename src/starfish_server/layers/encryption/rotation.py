@@ -124,14 +124,14 @@ class Rotation:
         if reader is None:
             return False
         if_version = ANY if self.exclusive else reader.info.version
-        await store_read(self.layer, key, reader, if_version, self.context)
+        await write_from(self.layer, key, reader, if_version, self.context)
         return True
 
 
-async def store_read(
+async def write_from(
     layer: Encryption, key: str, reader: ObjectReader, if_version: IfVersion, context: StoreContext | None
 ) -> ObjectInfo:
-    """Store the object that `reader` reads under `key`, a long one chunk by chunk; close the reader."""
+    """Write the object of `reader` under `key`, chunk by chunk if it is large, and close the reader."""
     async with reader:
         info = reader.info
         metadata = info.metadata if layer.native("write") else None

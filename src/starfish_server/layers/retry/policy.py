@@ -66,7 +66,11 @@ class Policy:
 
 
 def may_have_written(error: Exception) -> bool:
-    """Return whether a failed attempt may have written; what `retry_on` names is no check of arguments."""
+    """Return whether a failed attempt may have written.
+
+    Yes for any error of another library: a `ValueError` that `retry_on` names may come from a reply that
+    could not be read.
+    """
     return not isinstance(error, StoreError) or is_undetermined(error)
 
 

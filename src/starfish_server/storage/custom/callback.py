@@ -92,7 +92,8 @@ class Callback:
             result = self._function(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
         except (TypeError, ValueError) as error:
-            if type(error) in (TypeError, ValueError):  # perhaps of a reply, after a write was done
+            # Not a check of arguments: perhaps a reply could not be read, after the write was done.
+            if type(error) in (TypeError, ValueError):
                 mark_undetermined(error)
             raise
 

@@ -48,7 +48,7 @@ class InlineReads:
     """Reads on the event loop, by calls that fail rather than wait for the disk.
 
     They find up to 64 KiB of objects below `base_dir` whose folders, file and pages are all in memory.
-    Anything else, errors included, is `UNDETERMINED`, and a thread reads again. Nothing stays open.
+    Anything else, an `OSError` included, is `UNDETERMINED`, and a thread reads again. Nothing stays open.
 
     Nothing is opened on the event loop until a thread has read an object here without waiting. On a file
     system of another process (FUSE) or machine (NFS) that fails, and even an `open` may wait for long.
@@ -149,7 +149,7 @@ def _read_cached(file: int, start: int, stop: int, *, at_end: bool) -> bytes | N
     return bytes(body[:size])
 
 
-# By the names of the operations; each returns None for `UNDETERMINED`.
+# By the name of the operation. None means that a thread must read the object.
 _READS: dict[str, Callable[[int, os.stat_result, Any], object]] = {
     "get_string": _text,
     "get_bytes": _bytes_and_type,

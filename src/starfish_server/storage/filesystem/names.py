@@ -74,7 +74,7 @@ def _is_reserved(path: str) -> bool:
 def _with_segments(what: str, check: Callable[[str, str], None]) -> Callable[[str, str], None]:
     """Return a check that also raises `InvalidKeyError` for a segment too long for the name of a file."""
 
-    def check_too(text: str, operation: str) -> None:
+    def check_all(text: str, operation: str) -> None:
         check(text, operation)
         if len(text) > _SHORT and any(
             len(name.encode()) > MAX_SEGMENT_BYTES for name in to_path(text).split("/")
@@ -83,4 +83,4 @@ def _with_segments(what: str, check: Callable[[str, str], None]) -> Callable[[st
             reason = f"invalid {what}: a segment has at most {most}"
             raise InvalidKeyError(reason, operation=operation, key=text)
 
-    return check_too
+    return check_all

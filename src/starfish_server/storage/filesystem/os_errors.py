@@ -51,7 +51,8 @@ _REASONS = {
 class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands in
     """Turn an `OSError` or `MemoryError` of the block into a `StoreError` with the operation and the key.
 
-    When permission is denied, the reason names the file or folder.
+    A `StoreError` without an operation gets both. When permission is denied, the reason names the file or
+    folder.
     """
 
     __slots__ = ("_base_dir", "key", "operation")
@@ -88,7 +89,7 @@ class typed_errors:  # noqa: N801 - reads as the `with` statement that it stands
 
 @contextmanager
 def after_change() -> Iterator[None]:
-    """Mark an `OSError` of the block, which makes a change durable that has been done already."""
+    """Mark an `OSError` of the block as undetermined: the change was done, but may not be durable."""
     try:
         yield
     except OSError as error:

@@ -152,7 +152,7 @@ class BatchUpload:
         return finished.result()
 
     def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
-        return _unreported(start_in_thread(step, operation="upload", key=self._call.key))
+        return _unreported(start_in_thread(step))
 
     async def _written(self) -> None:
         """Wait until the batch in flight is written."""

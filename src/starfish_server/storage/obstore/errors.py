@@ -76,7 +76,7 @@ _NO_BUCKET = re.compile(
     r"<Code>(?:NoSuchBucket|ContainerNotFound|ContainerBeingDeleted)</Code>|container does not exist"
 )
 _AROUND_KEY = (("location ", " "), ("path ", ":"), ("key ", ":"))
-# Of a request whose earlier attempts, made by obstore, may have been done.
+# In the message of a request that obstore repeated: an earlier attempt may have been done.
 _REPEATED = re.compile(r"after [1-9]\d* retr")
 _RANGE = re.compile("Invalid range|Wanted range")
 _STATUS = re.compile(r"status code: (\d{3})")

@@ -35,15 +35,15 @@ _HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 class Blocks(list[memoryview]):
     """Consecutive blocks of a body.
 
-    sha256: their digest, where it was made as they came; else None.
+    sha256: the hash of the blocks so far; None if the body is hashed later, or not at all.
     """
 
     sha256: hashlib._Hash | None = None
 
     def add(self, block: memoryview) -> None:
-        """Append a block, and hash it unless that would hold the event loop for long.
+        """Append a block, and hash it while it is still in the processor's cache.
 
-        It is still in the processor's cache now, and no thread is needed.
+        A long block, which would hold the event loop, leaves the body to be hashed later in a thread.
         """
         self.append(block)
         if len(block) > _HASHED_INLINE_BYTES:

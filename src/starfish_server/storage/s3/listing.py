@@ -39,8 +39,8 @@ _PLAIN_OBJECT = re.compile(
 class Page(NamedTuple):
     """One page of a list; `token` leads to the next one, None on the last.
 
-    names: the keys, and behind them the folders.
-    fields: the times, ETags and sizes of the keys, where they were asked for.
+    names: the keys, followed by the folders.
+    fields: three lists, of the keys' times, ETags and sizes; empty in a list of keys only.
     """
 
     names: list[str]
@@ -105,16 +105,16 @@ async def _entries(
 async def _pages(
     transport: Transport, query: dict[str, str], read: Callable[[Reply], Page], *, ahead: bool
 ) -> AsyncGenerator[Page, None]:
-    """Yield the pages; with `ahead` the server makes the next one while the caller works on one."""
+    """Yield the pages. With `ahead`, request the next one before the caller works on one."""
     tokens: set[str] = set()
     empty = 0
     following: asyncio.Task[Page] | None = None
 
-    def ask() -> Coroutine[None, None, Page]:
+    def fetch() -> Coroutine[None, None, Page]:
         return transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
 
     try:
-        page = await ask()
+        page = await fetch()
         while page.token is not None:
             empty = 0 if page.names else empty + 1
             if page.token in tokens or empty > _EMPTY_PAGES:
@@ -124,10 +124,10 @@ async def _pages(
             query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
             query.pop("start-after", None)
             if ahead:
-                following = asyncio.create_task(ask())
-                await asyncio.sleep(0)  # for it to be sent
+                following = asyncio.create_task(fetch())
+                await asyncio.sleep(0)  # so that it is sent
             yield page
-            page = await (following or ask())
+            page = await (following or fetch())
         yield page
     finally:
         if following is not None:
@@ -160,7 +160,7 @@ def infos_of(page: Page) -> dict[str, ObjectInfo]:
             quoted(etag) if etag else None,
             read_time(time) if time else None,
         )
-        # No fields were asked for, or the names behind those of the keys are folders.
+        # Not strict: folders, and the keys of a list of keys only, have no fields.
         for key, (time, etag, size) in zip(page.names, zip(*page.fields, strict=True), strict=False)
     }
 
@@ -200,7 +200,7 @@ def _decoded(keys: list[str], root: ET.Element) -> list[str]:
     """Return the keys as text. One that is not UTF-8 has surrogates, and so is not valid by any rule."""
     if "" in keys:
         raise MalformedReplyError("the list holds an entry without a key")
-    together = "".join(keys)  # looked through once: most keys hold nothing that is encoded
+    together = "".join(keys)  # searched once, since most lists have no encoded key
     if text_of(root, "EncodingType") != "url" or not ("%" in together or "+" in together):
         return keys
     return [unquote_plus(key, errors="surrogateescape") for key in keys]

@@ -35,7 +35,7 @@ REMOVAL_SECONDS = 5.0
 async def parts_of(
     chunks: Iterable[bytes] | AsyncIterable[bytes], *, hashed: bool
 ) -> AsyncGenerator[Blocks, None]:
-    """Yield the chunks as parts of `PART_BYTES`, the last one shorter, hashed as they come if `hashed`.
+    """Yield the chunks as parts of `PART_BYTES`, the last one shorter. If `hashed`, hash them on the way.
 
     Only a long chunk that is cut is copied: otherwise each of its parts would hold all of it.
     """
