@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import pickle
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from servers import S3Server
     from starfish_server import AbstractObjectStore
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
+    from starfish_server.storage.s3 import S3ObjectStore
 
 NEW, OLD = b"n" * 32, b"o" * 32
 RING = KeyRing({"2026": NEW, "2025": OLD}, active="2026")
@@ -208,6 +211,17 @@ async def test_a_copy_of_a_missing_object_names_the_source() -> None:
     with pytest.raises(ObjectNotFoundError) as missing:
         await Encryption(MemoryObjectStore(data={}), RING).copy("missing", "copy")
     assert (missing.value.operation, missing.value.key) == ("copy", "missing")
+
+
+async def test_large_copies_end_though_there_are_no_more_connections_than_copies(
+    seaweedfs: S3Server, make_s3: Callable[..., S3ObjectStore]
+) -> None:
+    store = Encryption(make_s3(seaweedfs, max_connections=2), keys=RING)
+    body = random.Random(2).randbytes(9 * 2**20)
+    await store.write("k", body)
+    async with asyncio.timeout(30):
+        await asyncio.gather(store.copy("k", "a"), store.copy("k", "b"))
+    assert [await store.get_bytes(key) for key in ("a", "b")] == [(body, "application/octet-stream")] * 2
 
 
 async def test_the_content_type_comes_from_the_sealed_header() -> None:

@@ -11,7 +11,7 @@ from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, StoreIntegrityError
 from starfish_server.layers.base import Slot
 from starfish_server.layers.encryption.key_ring import KeyProvider, KeyRing, LegacyKey, UnknownKeyError
-from starfish_server.layers.encryption.rotation import Rotation, RotationReport, write_from
+from starfish_server.layers.encryption.rotation import WHOLE, Rotation, RotationReport, write_from
 from starfish_server.layers.encryption.sealed import (
     MAX_HEADER,
     SEGMENT,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from starfish_server.storage.base import AbstractObjectStore
 
     _Reads = Open | Read | Stat
+
+_TOGETHER = 16  # segments of a large copy that are read in one request
 
 
 class Encryption(Transform):
@@ -157,7 +159,7 @@ class Encryption(Transform):
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         check_if_version(operation.if_version)
         source = Open(operation.source, 0, None, operation.context, operation.notes)
-        reader = await self.open_plain(source)
+        reader = await self._open_in_ranges(source)
         if reader is None:
             raise source.error(ObjectNotFoundError, "there is no object to copy")
         return await write_from(self, operation.target, reader, operation.if_version, operation.context)
@@ -219,6 +221,30 @@ class Encryption(Transform):
             return opened[max(0, operation.start - begin) : end] or await fetch()
 
         return ObjectReader(found.info, fetch, reader.aclose)
+
+    async def _open_in_ranges(self, operation: Open) -> ObjectReader | None:
+        """Open a whole object. Its reader holds no connection between chunks, which storing them needs."""
+        if not self._inner.native("read"):
+            return await self.open_plain(operation)
+        found = await self._find(operation)
+        if found is None:
+            return None
+        if isinstance(found, StoredObject):
+            return reader_of(found.info, found.body)
+        at, stop, last = found.segments(0, None)
+        together = stop if found.size <= WHOLE else _TOGETHER
+
+        async def fetch() -> bytes:
+            nonlocal at
+            first, at = at, min(at + together, stop)
+            if first == stop:
+                return b""
+            sealed = await self._read_segments(operation, found, first, at)
+            with integrity(operation):
+                work = partial(found.sealer.open_all, sealed, first, last)
+                return await work_on(len(sealed), work, operation.key)
+
+        return ObjectReader(found.info, fetch)
 
     async def _sealed(self, body: bytes, key: str, content_type: str) -> bytes:
         data_key = await self._keys.wrap()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.encryption.key_ring import KeyProvider
     from starfish_server.objects import IfVersion, ObjectInfo, ObjectReader
 
-_WHOLE = 8 * 2**20  # bytes up to which an object is written whole, with its length in the header
+WHOLE = 8 * 2**20  # bytes up to which an object is written whole, with its length in the header
 _ATTEMPTS = 3  # for an object that is written during the rotation
 
 
@@ -136,6 +136,6 @@ async def write_from(
         info = reader.info
         metadata = info.metadata if layer.native("write") else None
         fields = (info.content_type, info.cache_control, metadata, if_version, context)
-        if info.size is None or info.size <= _WHOLE or not layer.native("upload"):
+        if info.size is None or info.size <= WHOLE or not layer.native("upload"):
             return await layer.perform(Write(key, await reader.read(), *fields))
         return await layer.perform(Upload(key, reader, *fields))
