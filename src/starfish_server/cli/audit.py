@@ -128,12 +128,12 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 
 def _opened(live: Path) -> Iterator[tuple[Path, TextIO]]:
-    """Yield the files of a log, each open, oldest first. The log may be rotated meanwhile."""
+    """Yield the files of a log, each open, oldest first. The log may be rotated while they are read."""
     with ExitStack() as opened:
         newest = None
         if live.exists() or not rotated_files(live):
             newest = opened.enter_context(live.open(encoding="utf-8", errors="replace"))
-        # Listed only now that the live file is open: if it is rotated meanwhile, no file is missed.
+        # Listed only now that the live file is open: a rotation between the two hides no file.
         for path in rotated_files(live):
             with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as rotated:
                 if newest is not None and os.path.sameopenfile(rotated.fileno(), newest.fileno()):
