@@ -158,8 +158,9 @@ class VersionConflictError(StoreError):
 class StoreUnavailableError(StoreError):
     """Raised after a transient failure: a retry may succeed.
 
+    If `undetermined` is False, a `VersionConflictError` of the retry cannot be caused by the earlier attempt.
+
     retry_after: seconds that the server asked to wait, or None.
-    undetermined: if False, a `VersionConflictError` of the retry cannot be caused by the earlier attempt.
     """
 
     def __init__(
