@@ -48,7 +48,7 @@ serve: .venv/ready  ## leave the embedded server running: files and audit log in
 test: lint types unit  ## linter, formatter check, type checks and all tests
 
 test-full: .venv/ready .venv/azurite/ready $(PUBLIC)  ## the tests again, with the reliability runs at full size
-	$(BIN)/python -m pytest --full --timeout 1800
+	$(BIN)/python -m pytest --full --timeout 1800 --override-ini faulthandler_timeout=2000
 
 bench: .venv/ready .venv-peers/starfish/ready .venv-peers/shared/ready .venv-peers/newest/ready  ## this library beside its peers; ROWS="s3-get file-get" for some rows
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m bench $(foreach row,$(ROWS),'$(row)')

@@ -681,23 +681,27 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("error", [MemoryError, Stop])
-async def test_a_command_that_cannot_be_sent_ends_the_connection(
+def test_a_command_that_cannot_be_sent_ends_the_connection(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     """Else Redis would not be used for long, or a later reply would be taken for that of this command."""
-    async with Processes(server.url) as process:
-        store = process(MemoryObjectStore(data={"k": "v"}))
-        await settled(store)
-        transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
-        with monkeypatch.context() as patched:
-            patched.setattr(transport, "write", Mock(side_effect=error))
-            if error is Stop:
-                with pytest.raises(Stop):
-                    await store.get_string("k")
-            else:
-                assert await store.get_string("k") == "v"
-            await eventually(lambda: not connected(store))
-        await eventually(lambda: connected(store))
-        await settled(store)
-        await store.get_string("k")
-        assert await process(MemoryObjectStore(data={})).get_string("k") == "v"
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+
+    async def run() -> None:
+        async with Processes(server.url) as process:
+            store = process(MemoryObjectStore(data={"k": "v"}))
+            await settled(store)
+            with monkeypatch.context() as patched:
+                patched.setattr(transport, "write", Mock(side_effect=error))
+                if error is Stop:
+                    with pytest.raises(Stop):
+                        await store.get_string("k")
+                else:
+                    assert await store.get_string("k") == "v"
+                await eventually(lambda: not connected(store))
+            await eventually(lambda: connected(store))
+            await settled(store)
+            await store.get_string("k")
+            assert await process(MemoryObjectStore(data={})).get_string("k") == "v"
+
+    asyncio.run(run())  # even where the others have loops of uvloop, whose transports cannot be patched
