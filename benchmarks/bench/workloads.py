@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -110,10 +111,20 @@ async def get_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
 async def put_bytes(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large put, and the memory it takes while the caller holds the body."""
     body = os.urandom(plan.size)
-    os.sync()  # so that the disk is not still busy with earlier writes
+    _settle(plan.size)
     with timed_with_memory() as sample:
         await objects.put_bytes(f"{plan.prefix}large", body)
     return sample
+
+
+def _settle(size: int) -> None:
+    """Let the disk finish earlier writes, and make sure that this machine has memory for a file of this size.
+
+    A virtual machine that has to ask its host for it takes seconds for a gigabyte, whoever writes the file.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.writelines(itertools.repeat(bytes(MIB), size // MIB))
+    os.sync()
 
 
 async def read(objects: Objects, plan: Plan, run: int) -> Sample:
@@ -150,7 +161,7 @@ async def upload(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large body stored from chunks of 1 MiB, and the memory that this takes."""
     chunk = bytearray(os.urandom(MIB))
     chunks = (bytes(chunk) for _ in range(plan.size // MIB))  # each has its own memory
-    os.sync()  # so that the disk is not still busy with earlier writes
+    _settle(plan.size)
     with timed_with_memory() as sample:
         await objects.upload(f"{plan.prefix}large", chunks)
     return sample
@@ -160,7 +171,7 @@ async def copy_out(objects: Objects, plan: Plan, run: int) -> Sample:
     """One large object copied to a file on disk."""
     (key,) = plan.keys()
     path = _file_beside(objects)
-    os.sync()
+    _settle(plan.size)
     with timed_with_memory() as sample:
         await objects.copy_out(key, path)
     assert os.path.getsize(path) == plan.size  # noqa: ASYNC240 - nothing else runs
@@ -173,7 +184,7 @@ async def copy_in(objects: Objects, plan: Plan, run: int) -> Sample:
     if not os.path.exists(path):  # noqa: ASYNC240 - nothing else runs
         with open(path, "wb") as file:  # noqa: ASYNC230 - nothing else runs
             file.writelines(itertools.repeat(os.urandom(MIB), plan.size // MIB))
-    os.sync()
+    _settle(plan.size)
     with timed_with_memory() as sample:
         await objects.copy_in(f"{plan.prefix}large", path)
     return sample

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
+from collections import deque
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -125,7 +126,7 @@ class BatchUpload:
 
     async def run(self) -> ObjectInfo:
         """Write the chunks, put the object in place, and return its info."""
-        batch: list[bytes] = []
+        batch = deque[bytes]()
         size = 0
         try:
             async with aclosing(checked_chunks(self._call.chunks)) as source:
@@ -135,7 +136,7 @@ class BatchUpload:
                     if size >= _BATCH_BYTES:
                         await self._written()
                         self._writing = self._start(partial(self._append, batch))
-                        batch, size = [], 0
+                        batch, size = deque(), 0
             await self._written()
             finished = self._start(partial(self._finish, batch))
         except BaseException:
@@ -171,15 +172,17 @@ class BatchUpload:
             return cancelled
         return await wait_to_end(discarding) or cancelled
 
-    def _append(self, batch: list[bytes]) -> Draft:
+    def _append(self, batch: deque[bytes]) -> Draft:
         with self._typed:
             if self._draft is None:
                 self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
-            for chunk in batch if len(batch) <= _MAX_WRITES else [b"".join(batch)]:
-                write_all(self._draft.descriptor, chunk)
+            if len(batch) > _MAX_WRITES:
+                batch = deque((b"".join(batch),))
+            while batch:  # the memory of what is written is free at once for the chunks that come
+                write_all(self._draft.descriptor, batch.popleft())
             return self._draft
 
-    def _finish(self, last: list[bytes]) -> ObjectInfo:
+    def _finish(self, last: deque[bytes]) -> ObjectInfo:
         with self._typed:
             try:
                 return self._append(last).put_with_info(self._commit)
