@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -250,6 +251,12 @@ async def test_what_a_plain_callback_returns_is_awaited_on_the_loop() -> None:
 def test_a_time_limit_that_cannot_be_kept_is_refused(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be more than 0 and finite"):
         GracefulShutdownOptions(timeout_s=timeout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, 0, 1000, "TERM"])
+def test_a_signal_that_cannot_be_handled_is_refused(number: signal.Signals) -> None:
+    with pytest.raises(ValueError, match=r"no process can handle SIG|not a valid Signals"):
+        GracefulShutdownOptions(signals=[signal.SIGTERM, number])
 
 
 def test_a_callback_that_cannot_be_called_is_refused() -> None:

@@ -27,6 +27,7 @@ __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "Sh
 _logger = SafeLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
 _WAKE_SECONDS = 0.1
+_UNHANDLED = frozenset((signal.SIGKILL, signal.SIGSTOP))
 
 Callback = Callable[[], Awaitable[object] | object]
 
@@ -73,6 +74,8 @@ class GracefulShutdownOptions:
             raise TypeError("stores is a list of stores; write [store]")
         object.__setattr__(self, "stores", tuple(self.stores))
         object.__setattr__(self, "signals", tuple(signal.Signals(number) for number in self.signals))
+        if never := _UNHANDLED.intersection(self.signals):
+            raise ValueError(f"no process can handle {min(never).name}: the system ends or stops it at once")
         for stage in _stages(self):
             for name, callback in stage.items():
                 if not callable(callback):

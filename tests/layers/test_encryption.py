@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from faulty_proxy import passed_on, stalled
 from starfish_server import (
     CustomObjectStore,
     FilesystemObjectStore,
@@ -46,9 +47,12 @@ from starfish_server.operations import Read
 from starfish_server.testing import RecordingStore, check_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from aiohttp import web
+
+    from faulty_proxy import FaultyProxy, Forward
     from servers import S3Server
     from starfish_server import AbstractObjectStore
     from starfish_server.layers.base import T
@@ -205,6 +209,137 @@ async def test_a_large_copy_holds_a_bounded_part_of_the_body(tmp_path: Path) -> 
     assert await store.read("copy") == StoredObject(info, body)
     with pytest.raises(VersionConflictError):
         await store.copy("k", "copy", if_version=None)
+
+
+class BetweenRanges(Layer):
+    """Calls `happens` before the seventh range of a copy is read, when others are written."""
+
+    context_dependent = False
+
+    def __init__(self, inner: AbstractObjectStore, happens: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(inner)
+        self._happens = happens
+        self._ranges = 0
+
+    async def perform(self, operation: Operation[T]) -> T:
+        if isinstance(operation, Read) and (operation.stop or 0) > 2 * SEGMENT:
+            self._ranges += 1
+            if self._ranges == 7:
+                await self._happens()
+        return await self._inner.perform(operation)
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A body that is copied chunk by chunk."""
+    return random.Random(3).randbytes(9 * 2**20)
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files but the locks, which stay."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.parent.name != "~locks")
+
+
+@pytest.mark.parametrize("uploaded", [False, True])
+@pytest.mark.parametrize(
+    "size", [0, 1, SEGMENT, SEGMENT + 1, 16 * SEGMENT, 8 * 2**20, 8 * 2**20 + 1, 9 * 2**20]
+)
+async def test_a_copy_has_the_whole_body_whatever_its_size(
+    tmp_path: Path, large: bytes, size: int, uploaded: bool
+) -> None:
+    store = Encryption(FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path)), keys=RING)
+    body = large[:size]
+    await (store.upload("k", [body]) if uploaded else store.write("k", body))
+    copied = await store.copy("k", "copy")
+    assert (copied.size, await store.get_bytes("copy")) == (size, (body, "application/octet-stream"))
+
+
+async def test_a_large_copy_that_is_cancelled_leaves_nothing(tmp_path: Path, large: bytes) -> None:
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
+    await Encryption(leaf, RING).write("k", large)
+    before, reached = asyncio.all_tasks(), asyncio.Event()
+
+    async def waits() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    copying = asyncio.create_task(Encryption(BetweenRanges(leaf, waits), RING).copy("k", "copy"))
+    await reached.wait()
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert (await leaf.list_keys(""), files_below(tmp_path)) == (["k"], ["k"])
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_large_copy_on_s3_that_is_cancelled_leaves_nothing_and_gives_its_connections_back(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: Callable[..., S3ObjectStore], large: bytes
+) -> None:
+    bucket, stopped = seaweedfs.make_bucket(), asyncio.Event()
+    leaf = make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_connections=2)
+    store = Encryption(leaf, RING)
+    await store.write("k", large)
+
+    async def stops_at_a_part(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method != "PUT":
+            return await passed_on(request, forward)
+        stopped.set()
+        return await stalled(request, forward)
+
+    proxy.fault = stops_at_a_part
+    copying = asyncio.create_task(store.copy("k", "copy"))
+    await stopped.wait()
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    proxy.fault = None
+    async with asyncio.timeout(30):
+        bodies = await asyncio.gather(*(store.get_bytes(key) for key in ("k", "k", "copy")))
+    assert bodies == [(large, "application/octet-stream")] * 2 + [None]
+    await leaf.close()
+    assert "Uploads" not in seaweedfs.ask("list_multipart_uploads", Bucket=bucket)
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted", "damaged"])
+async def test_a_large_copy_of_an_object_that_changes_meanwhile_writes_nothing(
+    tmp_path: Path, large: bytes, change: str
+) -> None:
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
+    await Encryption(leaf, RING).write("k", large)
+    await Encryption(leaf, RING).put("copy", "old")
+
+    async def happens() -> None:
+        if change == "deleted":
+            await leaf.delete("k")
+        elif change == "replaced":
+            await Encryption(leaf, RING).write("k", large)
+
+    if change == "damaged":
+        sealed = bytearray(await raw(leaf, "k"))
+        sealed[6 * 2**20] ^= 1
+        await leaf.write("k", bytes(sealed))
+    store = Encryption(BetweenRanges(leaf, happens), RING)
+    with pytest.raises(StoreIntegrityError if change == "damaged" else VersionConflictError) as caught:
+        await store.copy("k", "copy")
+    assert (caught.value.operation, caught.value.key) == ("copy", "k")
+    assert await store.get_string("copy") == "old"
+    assert files_below(tmp_path) == sorted(await leaf.list_keys(""))
+
+
+@pytest.mark.parametrize("target", ["new", "replaced"])
+async def test_a_large_copy_whose_target_is_written_meanwhile_overwrites_nothing(
+    tmp_path: Path, large: bytes, target: str
+) -> None:
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
+    theirs = Encryption(leaf, RING)
+    await theirs.write("k", large)
+    version = None if target == "new" else (await theirs.write("copy", "old")).version
+    store = Encryption(BetweenRanges(leaf, lambda: theirs.put("copy", "theirs")), RING)
+    with pytest.raises(VersionConflictError) as caught:
+        await store.copy("k", "copy", if_version=version)
+    assert (caught.value.operation, caught.value.key) == ("copy", "copy")
+    assert await store.get_string("copy") == "theirs"
+    assert files_below(tmp_path) == ["copy", "k"]
 
 
 async def test_a_copy_of_a_missing_object_names_the_source() -> None:

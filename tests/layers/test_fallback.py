@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,6 +135,36 @@ async def test_writes_go_to_the_backup_where_asked_for(
     store, backup = made(writes=True)
     await getattr(store, name)(*arguments, **options)
     assert [call.name for call in backup.calls] == [name]
+
+
+@pytest.mark.parametrize(
+    ("second", "sent"), [(StoreOverloadedError, ["delete_many"]), (StoreAccessDeniedError, [])]
+)
+async def test_keys_that_could_not_be_deleted_go_to_the_backup_if_the_first_store_was_unavailable_for_each(
+    second: type[StoreError], sent: list[str]
+) -> None:
+    """A leaf of S3 reports an outage key by key."""
+    failed = DeleteManyError({"a": StoreTimeoutError("no reply"), "b": second("no")})
+    first = FaultyStore(MemoryObjectStore(data={}), {"delete_many": [Fault(lambda _: failed)] * 2})
+    backup = RecordingStore(MemoryObjectStore(data={}))
+    with nullcontext() if sent else pytest.raises(DeleteManyError):
+        await Fallback(first, backup, writes=True).delete_many(["a", "b", "c"])
+    assert [call.name for call in backup.calls] == sent
+    with pytest.raises(DeleteManyError):
+        await Fallback(first, backup).delete_many(["a", "b", "c"])
+
+
+async def test_a_key_that_the_backup_refuses_to_delete_may_have_been_deleted_in_the_first() -> None:
+    failed = DeleteManyError({"a": CircuitOpenError("open")})
+    refused = DeleteManyError({key: StoreAccessDeniedError("no") for key in "ab"})
+    first = FaultyStore(MemoryObjectStore(data={}), {"delete_many": [Fault(lambda _: failed)]})
+    backup = FaultyStore(MemoryObjectStore(data={}), {"delete_many": [Fault(lambda _: refused)]})
+    with pytest.raises(DeleteManyError) as caught:
+        await Fallback(first, backup, writes=True).delete_many(["a", "b"])
+    assert {key: is_undetermined(error) for key, error in caught.value.failures.items()} == {
+        "a": True,
+        "b": True,
+    }
 
 
 @pytest.mark.parametrize(("name", "arguments", "options"), NEVER_SENT)

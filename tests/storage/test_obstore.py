@@ -20,6 +20,7 @@ from starfish_server import (
     DeleteManyError,
     InvalidKeyError,
     KeyConflictError,
+    ObjectNotFoundError,
     StackError,
     StoreAccessDeniedError,
     StoreError,
@@ -32,6 +33,7 @@ from starfish_server import (
     open_store,
 )
 from starfish_server.context import retries_outside
+from starfish_server.errors import is_undetermined
 from starfish_server.storage.obstore import ObstoreObjectStore
 from starfish_server.storage.obstore.errors import BY_TYPE, store_error
 
@@ -216,18 +218,75 @@ async def test_a_refusal_of_obstores_second_attempt_says_that_the_first_may_have
         connection.sendall(replies.pop(0))
 
     with server(answer) as endpoint:
-        client = S3Store(
-            "bucket",
-            endpoint=endpoint,
-            access_key_id="a",
-            secret_access_key="s",
-            client_options={"allow_http": True},
-            retry_config={"max_retries": 1},
-        )
-        async with ObstoreObjectStore(client) as store:
+        async with ObstoreObjectStore(s3_at(endpoint, retries=1)) as store:
             with pytest.raises(expected) as caught:
                 await store.put("k", "v")
     assert caught.value.undetermined is lost
+
+
+def s3_at(endpoint: str, *, retries: int = 0) -> S3Store:
+    return S3Store(
+        "bucket",
+        endpoint=endpoint,
+        access_key_id="a",
+        secret_access_key="s",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": retries},
+    )
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_source_missing_at_the_second_attempt_says_that_the_first_may_have_copied(lost: bool) -> None:
+    replies = [b""] * lost + [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(replies.pop(0))
+
+    with server(answer) as endpoint:
+        async with ObstoreObjectStore(s3_at(endpoint, retries=1)) as store:
+            with pytest.raises(ObjectNotFoundError) as caught:
+                await store.copy("k", "copy")
+    assert (caught.value.key, caught.value.undetermined) == ("k", lost)
+
+
+@pytest.mark.parametrize("end", ["denied", "deleted"])
+async def test_a_copy_whose_info_cannot_be_read_says_that_it_was_done(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    async def denied(*_: Any, **__: Any) -> Any:
+        raise exceptions.PermissionDeniedError("HEAD is not allowed")
+
+    async def deleted(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError
+
+    async with ObstoreObjectStore(MemoryStore()) as store:
+        await store.put("k", "v")
+        with monkeypatch.context() as patch:
+            patch.setattr(obstore, "get_async", denied if end == "denied" else deleted)
+            with pytest.raises(StoreError) as caught:
+                await store.copy("k", "copy")
+        assert (await store.get_string("copy"), caught.value.undetermined) == ("v", True)
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_refused_deletion_says_whether_the_request_for_many_may_have_done_it(done: bool) -> None:
+    denied = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    unread = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nwhat"
+    first = unread if done else denied
+    replies = [first, denied, denied]
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(replies.pop(0))
+
+    with server(answer) as endpoint:
+        async with ObstoreObjectStore(s3_at(endpoint)) as store:
+            with pytest.raises(DeleteManyError) as caught:
+                await store.delete_many(["a", "b"])
+    assert [(type(error), bool(is_undetermined(error))) for error in caught.value.failures.values()] == [
+        (StoreAccessDeniedError, done)
+    ] * 2
 
 
 async def test_a_backend_that_ignores_conditions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from faulty_proxy import FaultyProxy, reply, stalled
-from starfish_server.errors import StoreError
+from starfish_server.errors import StoreClosedError, StoreError, StoreTimeoutError
+from starfish_server.layers import Timeout
 from starfish_server.storage.s3 import S3ObjectStore, S3StorageOptions
 
 if TYPE_CHECKING:
@@ -202,6 +203,32 @@ async def test_a_list_that_ends_early_ends_the_request_for_the_next_page(
         listing.cancel()
     with pytest.raises((StoreError, asyncio.CancelledError)):
         await listing
+    async with asyncio.timeout(10.0):  # the only connection is free
+        assert await store.list_keys("a") == []
+
+
+async def test_closing_the_store_ends_a_list_that_waits_for_its_next_page(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starfish_server.storage.s3.sessions.CLOSE_GRACE_SECONDS", 0.01)
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    proxy.next_faults += [reply(200, page("a", token="t")), stalled]
+    listing = asyncio.create_task(store.list_keys("a"))
+    await proxy.arrived(2)
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await listing
+
+
+async def test_a_time_limit_ends_the_request_for_the_next_page(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint, max_connections=1)
+    proxy.next_faults += [reply(200, page("a", token="t")), stalled]
+    with pytest.raises(StoreTimeoutError, match=r"longer than 0.2 s"):
+        await Timeout(store, seconds=0.2).list_keys("a")
+    proxy.next_faults.clear()
+    proxy.fault = reply(200, page())
     async with asyncio.timeout(10.0):  # the only connection is free
         assert await store.list_keys("a") == []
 

@@ -200,6 +200,15 @@ async def test_a_lost_confirmation_is_no_permanent_error(
     assert await store.get_bytes("k") == (LARGE, "a/b")
 
 
+async def test_an_upload_that_the_service_ended_before_its_completion_was_not_done(
+    proxy: FaultyProxy, store: S3ObjectStore
+) -> None:
+    proxy.fault = only("PUT", "partNumber=2", s3_error(404, "NoSuchUpload"))
+    with pytest.raises(StoreUnavailableError, match="was not completed") as caught:
+        await store.put_bytes("k", LARGE, content_type="a/b")
+    assert (await store.get_bytes("k"), caught.value.undetermined) == (None, False)
+
+
 async def test_an_error_after_the_200_of_a_completion_sent_again_says_that_it_may_have_been_done(
     proxy: FaultyProxy, store: S3ObjectStore
 ) -> None:

@@ -34,10 +34,10 @@ class Fallback(Layer):
         never sent, since the backup has versions of its own, nor are uploads, whose chunks can be read only
         once.
 
-    Only a `StoreUnavailableError` of the first store leads to the backup. A miss, a denial or a conflict is
-    returned or raised. A stream that has begun does not switch stores. An error of the backup is raised, with
-    the error of the first store as its `__context__`; an object missing from the backup is a miss.
-    `signed_url` signs for the first store only.
+    Only a `StoreUnavailableError` of the first store leads to the backup; for `delete_many`, also one for
+    each key that failed. A miss, a denial or a conflict is returned or raised. A stream that has begun does
+    not switch stores. An error of the backup is raised, with the error of the first store as its
+    `__context__`; an object missing from the backup is a miss. `signed_url` signs for the first store only.
 
     The note `source` says which store was used: "primary" or "backup".
     """
@@ -65,8 +65,8 @@ class Fallback(Layer):
     async def perform(self, operation: Operation[T]) -> T:
         try:
             result = await self._inner.perform(operation)
-        except StoreUnavailableError as error:
-            if not self._may_use_backup(operation):
+        except (StoreUnavailableError, DeleteManyError) as error:
+            if not self._may_use_backup(operation) or not _is_outage(error):
                 raise
             message = "%(operation)s: the backup is used: %(failure)s"
             _log.failure(logging.DEBUG, message, error, operation=operation.name)
@@ -87,3 +87,8 @@ class Fallback(Layer):
         if operation.writes:
             return self._writes and operation.idempotent
         return operation.bodies is not Bodies.URL
+
+
+def _is_outage(error: StoreUnavailableError | DeleteManyError) -> bool:
+    failures = error.failures.values() if isinstance(error, DeleteManyError) else [error]
+    return all(isinstance(failure, StoreUnavailableError) for failure in failures)

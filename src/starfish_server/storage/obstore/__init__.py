@@ -26,7 +26,7 @@ from starfish_server.checks import (
 )
 from starfish_server.chunks import grouped
 from starfish_server.context import retries_outside
-from starfish_server.errors import ObjectNotFoundError, StoreNotSupportedError
+from starfish_server.errors import ObjectNotFoundError, StoreError, StoreNotSupportedError
 from starfish_server.objects import ANY, ObjectInfo, ObjectList, ObjectReader, StoredObject
 from starfish_server.operations import Read, Write
 from starfish_server.storage.leaf import Leaf
@@ -214,11 +214,17 @@ class ObstoreObjectStore(Leaf):
         if source != target:
             try:
                 await change(source, obstore.copy_async, client, source, target)
-            except ObjectNotFoundError:
+            except ObjectNotFoundError as error:
+                missing.undetermined = error.undetermined
                 raise missing from None
-        info = await get_info(client, target)
-        if info is None:
-            raise missing
+        try:
+            info = await get_info(client, target)
+            if info is None:
+                raise missing
+        except StoreError as error:
+            if source != target:
+                error.undetermined = True  # the copy was done
+            raise
         return info
 
     async def _list_objects(self, call: ListObjects) -> ObjectList:

@@ -145,12 +145,14 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
     that request are then deleted one by one, so that each key has its own error.
     """
     failures: dict[str, Exception] = {}
+    may_be_done = False  # by the request for many
 
     async def delete(key: str) -> None:
         try:
             await delete_one(client, key)
         except StoreError as error:
             error.operation, error.key = "delete_many", key
+            error.undetermined = may_be_done or error.undetermined
             failures[key] = error
 
     for start in range(0, len(keys), _KEYS_IN_REQUEST):
@@ -160,7 +162,8 @@ async def delete_many(client: Any, keys: Sequence[str]) -> None:
         except (StoreUnavailableError, BucketNotFoundError) as error:
             error.operation = "delete_many"
             failures |= dict.fromkeys(some, error)
-        except StoreError:
+        except StoreError as error:
+            may_be_done = error.undetermined
             await bounded_gather(delete, some, limit=_IN_FLIGHT)
     if failures:
         raise DeleteManyError({key: failures[key] for key in keys if key in failures})

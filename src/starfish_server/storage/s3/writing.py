@@ -76,8 +76,10 @@ async def multipart_upload(
             await upload.begin(headers)
             yield upload
         except NoSuchUploadError as error:  # also the reply to a repeated request, its first one lost
-            reason = "the upload has ended, and whether it was completed is undetermined"
-            raise StoreUnavailableError(reason) from error
+            end = "whether it was completed is undetermined" if upload.completing else "it was not completed"
+            failure = StoreUnavailableError(f"the upload has ended, and {end}")
+            failure.undetermined = upload.completing
+            raise failure from error
         except BaseException as error:
             if isinstance(error, StoreError) and not upload.completing:
                 error.undetermined = False  # without its completion there is no object
