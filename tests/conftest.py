@@ -26,6 +26,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionstart() -> None:
+    """Remove what colours, widens or narrows the output that tests compare; pytest itself has read it."""
+    for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"):
+        os.environ.pop(name, None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the reliability tests at full size")
     parser.addoption(

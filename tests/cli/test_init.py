@@ -155,7 +155,10 @@ def test_force_replaces_files_and_their_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("present", [{}, dict.fromkeys(FILES, "mine")], ids=["new", "replaced"])
-def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, present: dict[str, str]) -> None:
+def test_a_full_disk_leaves_the_folder_as_it_was(
+    tmp_path: Path, present: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # half a file would break later imports
     for name, text in present.items():
         (tmp_path / name).write_text(text)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -166,7 +166,7 @@ def test_ctrl_c_after_ctrl_d_in_the_middle_of_a_line_deletes_nothing(store: str,
         wait_until(is_read)
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(60) == ExitCode.INTERRUPTED
+            assert process.wait() == ExitCode.INTERRUPTED
         finally:
             process.kill()
             os.close(slave)

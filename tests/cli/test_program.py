@@ -94,7 +94,7 @@ def test_closed_streams_lose_nothing_in_silence(tmp_path: Path, command: str, co
     (tmp_path / "1").write_text("body")
     assert starfish("put", "data", "k", "1", cwd=tmp_path).code == 0
     ended = subprocess.run(
-        ["bash", "-c", f"'{PROGRAM}' {command}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        ["bash", "-c", f"'{PROGRAM}' {command}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stdout, "unexpected" in ended.stderr) == (code, "", False)
     assert (tmp_path / "data/new").exists() == (command.startswith("put") and code == 0)
@@ -103,7 +103,7 @@ def test_closed_streams_lose_nothing_in_silence(tmp_path: Path, command: str, co
 def test_a_full_disk_under_the_output_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "k").touch()
     command = f"'{PROGRAM}' ls . >/dev/full"
-    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (1, "starfish: No space left on device\n")
 
 

@@ -311,7 +311,6 @@ def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "STARFISH_ALICE_TOKEN": ALICE},
         check=True,
-        timeout=60,
     )
 
 
@@ -323,5 +322,4 @@ def test_a_file_is_read_once_so_it_may_be_a_pipe(tmp_path: Path) -> None:
         env={"STARFISH_ALICE_TOKEN": ALICE},
         input=CONFIG.encode(),
         check=True,
-        timeout=60,
     )

@@ -54,11 +54,12 @@ class Workers(Server):
 
 
 def alive(pid: int) -> bool:
+    """Whether it runs. One that has ended stays listed until its exit code is read, if by init or by none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    return state not in "ZX"
 
 
 @contextmanager

@@ -31,9 +31,7 @@ def public(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
     def run(script: str, *arguments: str) -> Any:
         command = [folder / "bin" / "python", HERE / script, *arguments]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environment(None), timeout=60
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment(None))
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 

@@ -9,16 +9,14 @@ import sys
 import time
 from bisect import bisect_left
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redis_server import RedisServer
 from reliability.racing_caches import KEYS, MAX_DELAY, TTL
 from starfish_server import FilesystemObjectStore, FilesystemStorageOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from waiting import eventually
 
 PROCESSES = 4
 
@@ -69,12 +67,6 @@ class Staleness:
         return over > 0 and self._latest_begin[over - 1] > self._ended.get(value, float("inf"))
 
 
-async def wait_for(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60.0):
-        while not condition():  # noqa: ASYNC110 - of other processes
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.timeout(300)
 async def test_no_process_reads_what_was_overwritten(tmp_path: Path, full: bool) -> None:
     operations = 100_000 if full else 8_000
@@ -96,9 +88,9 @@ async def test_no_process_reads_what_was_overwritten(tmp_path: Path, full: bool)
         def done() -> int:
             return sum(racer.operations for racer in racers)
 
-        await wait_for(all_connected)
+        await eventually(all_connected)
         for part in range(1, 4):
-            await wait_for(lambda part=part: done() >= part * operations // 5)  # type: ignore[misc]
+            await eventually(lambda part=part: done() >= part * operations // 5)  # type: ignore[misc]
             if part == 2:
                 racers[0].process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(1.5 * MAX_DELAY)
@@ -106,13 +98,13 @@ async def test_no_process_reads_what_was_overwritten(tmp_path: Path, full: bool)
                 continue
             began = time.monotonic()
             redis.kill()
-            await wait_for(lambda: not any(racer.connected for racer in racers))
+            await eventually(lambda: not any(racer.connected for racer in racers))
             await asyncio.sleep(0.3)
             redis.start()
-            await wait_for(all_connected)
+            await eventually(all_connected)
             outages.append((began, time.monotonic()))
         end = done() + operations // 5
-        await wait_for(lambda: done() >= max(end, operations))
+        await eventually(lambda: done() >= max(end, operations))
         for racer in racers:
             await racer.end()
     logs: list[dict[str, Any]] = [json.loads(racer.log.read_text()) for racer in racers]

@@ -16,7 +16,7 @@ from starfish_server.router import AuthResult, SyncConfig, SyncRouterOptions, cr
 from starfish_server.testing import RecordingStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from starfish_server import AbstractObjectStore
 
@@ -101,9 +101,11 @@ async def pull(client: httpx.AsyncClient, path: str, **params: Any) -> dict[str,
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(app: FastAPI, socket_options: Sequence[tuple[int, int, int]] = ()) -> AsyncIterator[str]:
     """Serve the application with uvicorn and yield the URL without the prefix."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        for option in socket_options:
+            listener.setsockopt(*option)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         task = asyncio.create_task(server.serve([listener]))
         try:

@@ -7,7 +7,6 @@ import errno
 import functools
 import socket
 import threading
-import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -155,14 +154,10 @@ async def hanging(request: Request) -> None:
 def test_a_request_does_not_wait_for_a_thread_that_hangs(store: RecordingStore) -> None:
     released = threading.Event()
     try:
-        before = time.monotonic()
         # In a loop of its own, that waits for its own threads before it ends.
         with asyncio.Runner() as runner:
-            answer = runner.run(
-                answer_of(lambda request: released.wait(30), store, role_resolver_timeout=0.05)
-            )
+            answer = runner.run(answer_of(lambda request: released.wait(), store, role_resolver_timeout=0.05))
         assert answer == UNAVAILABLE
-        assert time.monotonic() - before < 10
     finally:
         released.set()
 
@@ -170,7 +165,7 @@ def test_a_request_does_not_wait_for_a_thread_that_hangs(store: RecordingStore) 
 async def test_public_routes_work_while_every_resolver_thread_hangs(tmp_path: Path) -> None:
     released = threading.Event()
     store = FilesystemObjectStore(FilesystemStorageOptions(base_dir=tmp_path))
-    app = make_app(store, role_resolver=lambda request: released.wait(30), role_resolver_timeout=0.05)
+    app = make_app(store, role_resolver=lambda request: released.wait(), role_resolver_timeout=0.05)
     try:
         async with client_of(app) as client:
             private = await asyncio.gather(*(client.get("/pull/users/alice/profile") for _ in range(40)))

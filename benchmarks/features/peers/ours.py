@@ -64,7 +64,7 @@ async def timeout(lab: Lab) -> None:
     async with s3(lab.faulty) as leaf:
         await leaf.put("k", TEXT)
         lab.next_replies(lab.no_reply)
-        assert await layers.Retry(layers.Timeout(leaf, seconds=0.3), initial=0.01).get_string("k") == TEXT
+        assert await layers.Retry(layers.Timeout(leaf, seconds=3.0), initial=0.01).get_string("k") == TEXT
 
 
 async def breaker(lab: Lab) -> None:
