@@ -102,13 +102,11 @@ class StarfishStore(Store):
         return await super().getsize(key) if info.size is None else info.size
 
     async def getsize_prefix(self, prefix: str) -> int:
-        prefix = prefix.strip("/")
-        folder = f"{prefix}/" if prefix else ""
-        sizes = []
-        async for info in scan(self.store, self._root + folder, context=self._context):
+        total = 0
+        async for info in scan(self.store, self._folder(prefix), context=self._context):
             key = info.key.removeprefix(self._root)
-            sizes.append(await self.getsize(key) if info.size is None else info.size)
-        return sum(sizes)
+            total += await self.getsize(key) if info.size is None else info.size
+        return total
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()

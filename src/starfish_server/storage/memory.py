@@ -163,7 +163,7 @@ class MemoryObjectStore(Leaf):
         with _changes.lock:
             before = self._data.get(key)
             found = None if before is None else _info(key, before).version
-            check_unchanged(call.if_version, found, "write", key)
+            check_unchanged(call.if_version, found)
             version, now = str(next(_versions)), datetime.now(UTC)
             stored.info = ObjectInfo(key, len(content), kind, call.cache_control, kept, version, now)
             self._data[key] = stored
