@@ -191,16 +191,6 @@ def copy_bytes(body: str | bytes, operation: str) -> bytes:
     raise TypeError(f"{operation} takes a {hint}, not {type(body).__name__}")
 
 
-def version_of(body: bytes) -> str:
-    """Return the version of an object with this body, for leaves whose backend has no versions.
-
-    The same body has the same version, as with the ETag of S3.
-    """
-    import hashlib  # here, because every program imports this module and few need it
-
-    return hashlib.sha256(body).hexdigest()
-
-
 def check_if_version(if_version: IfVersion) -> None:
     """Raise `TypeError` unless `if_version` is `ANY`, a str, or None for no object."""
     if if_version is not ANY and if_version is not None and not isinstance(if_version, str):
