@@ -92,7 +92,10 @@ def key_checks(portable_keys: bool) -> tuple[Callable[[str, str], None], Callabl
 
 
 def check_text(what: str, text: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless `text` is a str of at most 1,024 UTF-8 bytes, and not an empty key."""
+    """Raise `InvalidKeyError` unless `text` is a str of at most 1,024 UTF-8 bytes, and not an empty key.
+
+    what: "key", "prefix" or "start_after", for the message.
+    """
     if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
         raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
 
@@ -184,7 +187,7 @@ def decode_text(body: bytes, operation: str, key: str) -> str:
 
 
 def copy_bytes(body: str | bytes, operation: str) -> bytes:
-    """Return `body` as bytes of its own: a bytearray changed later does not change what is stored."""
+    """Return a copy of `body`, which no later change of a bytearray reaches; `TypeError` for other types."""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
     hint = "bytes body" if operation == "put_bytes" else "str or bytes body"

@@ -29,7 +29,7 @@ def start_in_thread(
     try:
         return loop.run_in_executor(executor, _work, waiting, ended)
     except RuntimeError as error:
-        # The executor keeps what it was given before it failed to start a thread for it.
+        # The executor queued the work before it failed to start a thread for it: take it back.
         with suppress(IndexError):
             waiting.pop()
             raise StoreUnavailableError(f"no thread is available: {error}", key=key) from error

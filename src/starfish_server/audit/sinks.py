@@ -111,7 +111,7 @@ def shown_sink(sink: Sink) -> object:
 class Delivery:
     """Hands each record to every sink; a sink's failure is logged and returned, never raised.
 
-    keep: wait until each sink that has a `keep` method has the record safe.
+    keep: call the sinks' `keep` where they have one, which returns only once the record is written.
     timeout: seconds after which an async sink has failed.
 
     A sink may be shared: it is closed when the last open delivery that has it is closed. Raises `StackError`

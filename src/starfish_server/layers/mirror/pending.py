@@ -24,7 +24,7 @@ Changes = Mapping[Entry, float | None]
 """Entries with the time of the write; None for those that are not pending."""
 
 _log = SafeLogger(__package__)
-_MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
+_MAX_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 
 class PendingLog:
@@ -134,7 +134,7 @@ class PendingLog:
     def _append(self, changes: Changes) -> None:
         if self._path is None or self._lock_file is None:
             return  # after `close`, another process may own the file, and entries stay in it
-        if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
+        if self._file_is_behind or self._lines > max(_MAX_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return
         self._file_is_behind = True  # unless all of it is written: a full disk leaves part of a line
