@@ -1,4 +1,7 @@
-"""Checks of arguments, made before any I/O, so that every store gives the same verdict on the same input."""
+"""Checks of arguments, made before any I/O, so that every store gives the same verdict on the same input.
+
+Leaves outside this package call some of them, as `docs/write-your-own-leaf.md` shows.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,17 @@ DEFAULT_BYTES_TYPE = "application/octet-stream"
 
 # Possessive (`+` after a count): a segment ends only where its characters do, so backtracking finds nothing.
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._:@-]{1,255}+"
-is_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
-"""Whether a text consists of valid key segments; its length is checked by `check_key`."""
+_segments = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+", re.ASCII).fullmatch
 # Complete segments, then the start of one: whatever a key may begin with.
-_PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII)
-_METADATA_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
-_WEEK = 604_800
-_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
-_ANY = r"[^/\x00-\x1f\x7f-\x9f]"
-_ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_ANY}++"
+_prefix = re.compile(rf"(?:{_SEGMENT}/)*(?!\.\.\Z)[A-Za-z0-9._:@-]{{0,255}}", re.ASCII).fullmatch
+# The same for stores with `portable_keys=False`, which accept almost any text.
+_CHARACTER = r"[^/\x00-\x1f\x7f-\x9f]"
+_ANY_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z)){_CHARACTER}++"
 _any_segments = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*+").fullmatch
-_any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_ANY}*+").fullmatch
+_any_prefix = re.compile(rf"(?:{_ANY_SEGMENT}/)*+(?!\.\.\Z){_CHARACTER}*+").fullmatch
+_metadata_name = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
+_header_value = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?").fullmatch
+_WEEK = 604_800  # seconds
 _ANY_RULE = (
     f"a key is at most {MAX_KEY_BYTES} bytes of UTF-8, without control characters, in '/'-separated "
     "segments, none empty, '.' or '..'"
@@ -46,13 +49,13 @@ _RULE = (
 
 def check_key(key: str, operation: str) -> None:
     """Raise `InvalidKeyError`, as an error of `operation`, unless `key` follows the portable key rules."""
-    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not is_segments(key):
+    if not isinstance(key, str) or len(key) > MAX_KEY_BYTES or not _segments(key):
         raise _invalid("key", key, _RULE, operation)
 
 
 def is_key(text: str) -> bool:
     """Return whether `text` follows the portable key rules."""
-    return len(text) <= MAX_KEY_BYTES and is_segments(text) is not None
+    return len(text) <= MAX_KEY_BYTES and _segments(text) is not None
 
 
 def check_prefix(prefix: str, operation: str) -> None:
@@ -60,7 +63,7 @@ def check_prefix(prefix: str, operation: str) -> None:
 
     Every key begins with `""`.
     """
-    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
+    if not isinstance(prefix, str) or len(prefix) > MAX_KEY_BYTES or not _prefix(prefix):
         raise _invalid("prefix", prefix, _RULE, operation)
 
 
@@ -89,7 +92,10 @@ def key_checks(portable_keys: bool) -> tuple[Callable[[str, str], None], Callabl
 
 
 def check_text(what: str, text: str, operation: str) -> None:
-    """Raise `InvalidKeyError` unless `text` is a str of at most 1,024 UTF-8 bytes, and not an empty key."""
+    """Raise `InvalidKeyError` unless `text` is a str of at most 1,024 UTF-8 bytes, and not an empty key.
+
+    what: "key", "prefix" or "start_after", for the message.
+    """
     if not isinstance(text, str) or not _fits(text) or (what == "key" and not text):
         raise _invalid(what, text, f"it is not text of 1 to {MAX_KEY_BYTES} UTF-8 bytes", operation)
 
@@ -114,9 +120,8 @@ def check_page(
 def check_keys(keys: Iterable[str], check: Callable[[str, str], None] = check_key) -> list[str]:
     """Return the `keys` of a `delete_many`, without duplicates, in the order given.
 
-    Each is checked by `check`, `check_key` by default, which raises `InvalidKeyError`.
-
-    One invalid key refuses the whole call before anything is deleted; a single str is a `TypeError`.
+    Each is checked by `check`, `check_key` by default, which raises `InvalidKeyError`. One invalid key
+    refuses the whole call before anything is deleted; a single str is a `TypeError`.
     """
     if isinstance(keys, str | bytes):
         raise TypeError("delete_many takes a list of keys, not one key; delete takes one")
@@ -141,7 +146,7 @@ def check_header(name: str, value: str) -> None:
     """Check one value as `check_headers` does; None is a `TypeError`."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not _HEADER_VALUE.fullmatch(value):
+    if not _header_value(value):
         raise ValueError(
             f"{name} must be one line of 1 to 1,024 printable ASCII characters, not {shown_text(value)}"
         )
@@ -149,7 +154,7 @@ def check_header(name: str, value: str) -> None:
 
 def header_or_none(value: object) -> str | None:
     """Return `value`, or None if `check_header` would refuse it: another program may have stored anything."""
-    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else None
+    return value if isinstance(value, str) and _header_value(value) else None
 
 
 def encode_text(body: str | bytes, operation: str, key: str) -> bytes:
@@ -182,21 +187,11 @@ def decode_text(body: bytes, operation: str, key: str) -> str:
 
 
 def copy_bytes(body: str | bytes, operation: str) -> bytes:
-    """Return `body` as bytes of its own: a bytearray changed later does not change what is stored."""
+    """Return a copy of `body`, which no later change of a bytearray reaches; `TypeError` for other types."""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
     hint = "bytes body" if operation == "put_bytes" else "str or bytes body"
     raise TypeError(f"{operation} takes a {hint}, not {type(body).__name__}")
-
-
-def version_of(body: bytes) -> str:
-    """Return the version of an object with this body, for leaves whose backend has no versions.
-
-    The same body has the same version, as with the ETag of S3.
-    """
-    import hashlib  # here, because every program imports this module and few need it
-
-    return hashlib.sha256(body).hexdigest()
 
 
 def check_if_version(if_version: IfVersion) -> None:
@@ -205,9 +200,7 @@ def check_if_version(if_version: IfVersion) -> None:
         raise TypeError(f"if_version is ANY, a version (str) or None, not {type(if_version).__name__}")
 
 
-def check_unchanged(
-    if_version: IfVersion, found: str | None, operation: str | None = None, key: str | None = None
-) -> None:
+def check_unchanged(if_version: IfVersion, found: str | None) -> None:
     """Raise `VersionConflictError` unless a write may replace the version `found`; None is no object."""
     if if_version is ANY or if_version == found:
         return
@@ -216,7 +209,7 @@ def check_unchanged(
     else:
         why = "no longer exists" if found is None else "has changed"
         reason = f"the object {why}, nothing was written; read it and try again"
-    raise VersionConflictError(reason, operation=operation, key=key)
+    raise VersionConflictError(reason)
 
 
 def check_range(start: int, stop: int | None) -> None:
@@ -256,10 +249,10 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(value, str):
             kinds = f"{type(name).__name__} to {type(value).__name__}"
             raise TypeError(f"metadata must map str to str, not {kinds}")
-        if not _METADATA_NAME(name):
+        if not _metadata_name(name):
             rule = "1 to 128 ASCII letters, digits, '-' or '_'"
             raise ValueError(f"metadata name {shown_text(name)} must be {rule}")
-        if value and not _HEADER_VALUE.fullmatch(value):
+        if value and not _header_value(value):
             rule = "one line of at most 1,024 printable ASCII characters, without a space at either end"
             raise ValueError(f"metadata {name!r} must be {rule}, not {shown_text(value)}")
         if name.lower() in checked:

@@ -17,14 +17,11 @@ _POLL_SECONDS = 0.01
 
 
 def start_in_thread(
-    work: Callable[[], T],
-    executor: Executor | None = None,
-    *,
-    key: str | None = None,
+    work: Callable[[], T], executor: Executor | None = None, *, key: str | None = None
 ) -> asyncio.Future[T]:
     """Begin `work` in a thread of `executor`, by default the event loop's.
 
-    Raises `StoreUnavailableError` if no thread can be started; the work is then never done.
+    Raises `StoreUnavailableError`, with `key`, if no thread can be started; the work is then never done.
     """
     loop = asyncio.get_running_loop()
     waiting = [work]  # empty once it was taken
@@ -32,7 +29,7 @@ def start_in_thread(
     try:
         return loop.run_in_executor(executor, _work, waiting, ended)
     except RuntimeError as error:
-        # The executor keeps what it was given before it failed to start a thread for it.
+        # The executor queued the work before it failed to start a thread for it: take it back.
         with suppress(IndexError):
             waiting.pop()
             raise StoreUnavailableError(f"no thread is available: {error}", key=key) from error
@@ -60,7 +57,7 @@ def _work(waiting: list[Callable[[], T]], ended: list[T | BaseException]) -> T:
     try:
         work = waiting.pop()
     except IndexError:
-        raise asyncio.CancelledError from None
+        raise asyncio.CancelledError from None  # `start_in_thread` took it back
     try:
         result = work()
     except BaseException as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from starfish_server.adapters.fsspec import StarfishFileSystem
 
-_LEAST_READ = 64 * 2**10
+_MIN_READ_BYTES = 64 * 2**10
 
 
 class GrowingReadAhead(ReadAheadCache):  # type: ignore[misc]  # fsspec has no types
@@ -38,7 +38,7 @@ class GrowingReadAhead(ReadAheadCache):  # type: ignore[misc]  # fsspec has no t
     def _fetch(self, start: int, end: int) -> bytes:
         if not self.start <= start <= end <= self.end:
             follows = start == self._next
-            ahead = max(_LEAST_READ, 2 * self.blocksize) if follows else _LEAST_READ - (end - start)
+            ahead = max(_MIN_READ_BYTES, 2 * self.blocksize) if follows else _MIN_READ_BYTES - (end - start)
             self.blocksize = max(0, min(ahead, self._most))
         self._next = end
         fetched: bytes = super()._fetch(start, end)
@@ -58,14 +58,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
     fs: StarfishFileSystem
 
     def __init__(
-        self,
-        fs: StarfishFileSystem,
-        path: str,
-        mode: str = "rb",
-        block_size: int | None = None,
-        *,
-        cache_type: str = "starfish",
-        **kwargs: Any,
+        self, fs: StarfishFileSystem, path: str, mode: str, *, cache_type: str = "starfish", **kwargs: Any
     ) -> None:
         if mode not in {"rb", "wb", "xb"}:
             raise NotImplementedError(
@@ -75,7 +68,7 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         if mode == "xb" and fs.exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         self._upload: asyncio.Task[None] | None = None
-        super().__init__(fs, path, mode, block_size, cache_type=cache_type, **kwargs)
+        super().__init__(fs, path, mode, cache_type=cache_type, **kwargs)
         if mode == "rb" and self.details["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from starfish_server.objects import StoredObject
     from starfish_server.storage.base import AbstractObjectStore
 
-_MOST_SIZES = 10_000
+_MAX_SIZES = 10_000
 
 
 class SliceReader:
@@ -48,7 +48,7 @@ class SliceReader:
             if found is None:
                 return None
             if found.info.size == size:
-                if len(self._sizes) >= _MOST_SIZES:
+                if len(self._sizes) >= _MAX_SIZES:
                     self._sizes.clear()
                 self._sizes[key] = size
                 return found

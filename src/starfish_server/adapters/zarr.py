@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 try:
@@ -40,6 +41,8 @@ class StarfishStore(Store):
     context: the `StoreContext` of every operation, for layers that need one; None by default.
     """
 
+    supports_writes = supports_deletes = supports_listing = True
+
     def __init__(
         self,
         store: AbstractObjectStore,
@@ -64,18 +67,6 @@ class StarfishStore(Store):
 
     def __hash__(self) -> int:
         return hash(self._identity())
-
-    @property
-    def supports_writes(self) -> bool:
-        return True
-
-    @property
-    def supports_deletes(self) -> bool:
-        return True
-
-    @property
-    def supports_listing(self) -> bool:
-        return True
 
     def with_read_only(self, read_only: bool = False) -> StarfishStore:
         return StarfishStore(self.store, self._root, read_only=read_only, context=self._context)
@@ -102,13 +93,11 @@ class StarfishStore(Store):
         return await super().getsize(key) if info.size is None else info.size
 
     async def getsize_prefix(self, prefix: str) -> int:
-        prefix = prefix.strip("/")
-        folder = f"{prefix}/" if prefix else ""
-        sizes = []
-        async for info in scan(self.store, self._root + folder, context=self._context):
+        total = 0
+        async for info in scan(self.store, self._folder(prefix), context=self._context):
             key = info.key.removeprefix(self._root)
-            sizes.append(await self.getsize(key) if info.size is None else info.size)
-        return sum(sizes)
+            total += await self.getsize(key) if info.size is None else info.size
+        return total
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
@@ -120,10 +109,8 @@ class StarfishStore(Store):
         if not self.store.supports("conditional_write"):
             await super().set_if_not_exists(key, value)
             return
-        try:
+        with suppress(VersionConflictError):
             await self.store.write(self._root + key, value.to_bytes(), if_version=None, context=self._context)
-        except VersionConflictError:
-            return
 
     async def delete(self, key: str) -> None:
         self._check_writable()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starfish_server.audit.records import AccessRecord
 
-_SHORTEST_KEY = 16
+_MIN_KEY_BYTES = 16
 
 
 class JsonLinesSink(BackgroundSink):
@@ -71,8 +71,8 @@ class JsonLinesSink(BackgroundSink):
         if backups:
             positive_int("backups", backups)
         self._key = None if key is None else secret_bytes("key", key)
-        if self._key is not None and (not chain or len(self._key) < _SHORTEST_KEY):
-            raise ValueError(f"key must be at least {_SHORTEST_KEY} bytes, and needs chain=True")
+        if self._key is not None and (not chain or len(self._key) < _MIN_KEY_BYTES):
+            raise ValueError(f"key must be at least {_MIN_KEY_BYTES} bytes, and needs chain=True")
         self._chain = flag("chain", chain)
         flag("fsync", fsync)
         if (max_bytes is not None or fsync or chain) and is_stream(path):

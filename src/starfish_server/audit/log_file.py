@@ -20,14 +20,14 @@ _logger = SafeLogger(__package__)
 _BLOCK = 2**16
 _CLOSED = -1
 WORKER = "{worker}"
-_MOST_WORKERS = 1_000
+_MAX_WORKERS = 1_000
 _APPEND = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 class LogFile:
     """The one writer of `path`, held by a lock on `path.lock` until `close()`.
 
-    `{worker}` in `path` becomes the lowest number, from 0, whose log no other sink or process writes.
+    The options, and `{worker}` in `path`, are those of `JsonLinesSink`.
 
     A write that failed part way is handled like a crash: whole lines stay, and an unfinished one is moved to
     `path.torn` before the next line is written. If the file is deleted or renamed, the next line begins a new
@@ -47,7 +47,7 @@ class LogFile:
         self._size = 0
         self._is_stream = is_stream(path)
         reset_in_child(self)
-        numbers = range(_MOST_WORKERS if WORKER in os.fspath(path) else 1)
+        numbers = range(_MAX_WORKERS if WORKER in os.fspath(path) else 1)
         for number in numbers:
             numbered = os.fspath(path).replace(WORKER, str(number))
             self.path = Path(numbered if self._is_stream else os.path.realpath(numbered))

@@ -111,7 +111,7 @@ def shown_sink(sink: Sink) -> object:
 class Delivery:
     """Hands each record to every sink; a sink's failure is logged and returned, never raised.
 
-    keep: wait until each sink that has a `keep` method has the record safe.
+    keep: call the sinks' `keep` where they have one, which returns only once the record is written.
     timeout: seconds after which an async sink has failed.
 
     A sink may be shared: it is closed when the last open delivery that has it is closed. Raises `StackError`
@@ -128,7 +128,7 @@ class Delivery:
         self._hand_to: list[Sink] = [getattr(sink, "keep", sink) if keep else sink for sink in sinks]
         self._timeout = timeout
         self._running: set[asyncio.Task[Exception | None]] = set()
-        _open[id(self)] = self
+        _open_deliveries[id(self)] = self
 
     async def deliver(self, record: AccessRecord) -> list[Exception]:
         """Hand `record` over, wait for async sinks and return the failures.
@@ -173,8 +173,8 @@ class Delivery:
         loop = asyncio.get_running_loop()
         if running := [task for task in self._running if task.get_loop() is loop]:
             await asyncio.wait(running)
-        _open.pop(id(self), None)
-        others = [delivery for ref in _open.valuerefs() if (delivery := ref()) is not None]
+        _open_deliveries.pop(id(self), None)
+        others = [delivery for ref in _open_deliveries.valuerefs() if (delivery := ref()) is not None]
         shared = {id(sink) for delivery in others for sink in delivery.sinks}
         failures: list[Exception] = []
         for sink in self.sinks:
@@ -191,7 +191,7 @@ class Delivery:
 
 
 # Weak, so that a store that was dropped without `close()` keeps no sink open.
-_open: WeakValueDictionary[int, Delivery] = WeakValueDictionary()
+_open_deliveries: WeakValueDictionary[int, Delivery] = WeakValueDictionary()
 
 
 def _logged(sink: Sink, error: Exception) -> Exception:

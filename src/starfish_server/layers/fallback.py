@@ -56,11 +56,10 @@ class Fallback(Layer):
         return {"writes": True} if self._writes else {}
 
     def supports(self, operation: str) -> bool:
-        kind = OPERATIONS.get(operation)
-        uses_backup = kind is not None and (self._writes or not kind.writes)
-        if uses_backup and operation not in ("signed_url", "upload"):
-            return super().supports(operation)
-        return self._inner.supports(operation)
+        kind = OPERATIONS.get(operation)  # None for "conditional_write"
+        if kind is None or (kind.writes and not self._writes) or operation in ("signed_url", "upload"):
+            return self._inner.supports(operation)
+        return super().supports(operation)
 
     async def perform(self, operation: Operation[T]) -> T:
         try:

@@ -28,9 +28,9 @@ class Link:
     """Keeps a session of the running event loop up, in the background, until it is closed.
 
     session: the session in use; None while there is none.
-    what: the name in the log of what uses Redis.
+    what: names the user of Redis in the log, as in "shared cache".
     scripts: Lua by name.
-    interval: seconds between the replies that prove that the connection works.
+    interval: seconds between the commands whose replies prove that the connection works.
 
     A subclass overrides the methods that the session calls; here they do nothing.
     """
@@ -85,7 +85,7 @@ class Link:
         await asyncio.wait([self._task])
 
     def abandon(self) -> None:
-        """Close it from another thread."""
+        """End the link from another thread, without waiting."""
         with suppress(RuntimeError):  # the loop is closed, and the task with it
             self.loop.call_soon_threadsafe(self._task.cancel)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _UNANSWERED_TICKS = 20  # intervals without a reply after which a session ends
 _MAX_PENDING = 10_000  # commands that wait for a reply, and the bytes that they take; more end a session
 _MAX_PENDING_BYTES = 64 * 2**20
-_CROWDED_BYTES = 16 * 2**20
+_BACKLOG_BYTES = 16 * 2**20  # with more waiting, optional commands are skipped
 _PUSHES = (b"message", b"subscribe", b"unsubscribe")
 # If possible a clock that runs while the machine sleeps: messages may be missed in that time, too.
 _now: Callable[[], float] = (
@@ -100,13 +100,13 @@ class Session:
         return _now() - self._began
 
     @property
-    def crowded(self) -> bool:
+    def backlogged(self) -> bool:
         """Whether the connection is so far behind that optional commands should be skipped."""
-        return self.stalled or self._pending_bytes > _CROWDED_BYTES
+        return self.stalled or self._pending_bytes > _BACKLOG_BYTES
 
-    def heard_all_until(self, seconds: float) -> bool:
-        """Return whether every message published more than `seconds` ago has been handled."""
-        return _now() - self._proved < seconds
+    def has_heard_all(self, older_than: float) -> bool:
+        """Return whether every message published more than `older_than` seconds ago has been handled."""
+        return _now() - self._proved < older_than
 
     def earliest_time(self) -> float:
         """Return the least that the server's clock can show now, in seconds."""

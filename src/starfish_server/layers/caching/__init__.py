@@ -1,4 +1,4 @@
-"""`Caching`: recent reads answered from memory, with one backend read for concurrent callers."""
+"""`Caching`: serves recent reads from memory, and concurrent reads by one backend read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starfish_server.context import StoreContext
 from starfish_server.errors import DeleteManyError, StackError, StoreUnavailableError, is_undetermined
 from starfish_server.layers.base import Layer, Operation, Slot, T
 from starfish_server.layers.caching.cache import Cache, CacheStats, Keys
-from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, answer, is_whole, own_list
+from starfish_server.layers.caching.entries import NEEDS, TEXT, WHOLE, copy_list, is_whole, result_from
 from starfish_server.layers.fields import TEXT_FIELDS, context_fields
 from starfish_server.logs import SafeLogger
 from starfish_server.operations import Copy, DeleteMany, ListKeys, ListObjects
@@ -158,11 +158,11 @@ class Caching(Layer):
                 operation.note("cache", "hit")
             if entry.knows == needed != WHOLE:
                 return entry.value  # type: ignore[no-any-return]  # of the same kind of operation
-            return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
+            return result_from(entry.value, operation)  # type: ignore[no-any-return]  # a T
         try:
             if not is_whole(operation):
                 return await self._cache.read_uncached(operation, self._read, counted=True)
-            return own_list(await self._cache.read(entry_key, operation, self._read))  # type: ignore[no-any-return]  # a copy
+            return copy_list(await self._cache.read(entry_key, operation, self._read))  # type: ignore[no-any-return]  # a T
         except StoreUnavailableError as error:
             entry = self._cache.find_stale(entry_key, needed)
             if entry is None:
@@ -170,7 +170,7 @@ class Caching(Layer):
             message = "%(operation)s: an expired result is returned: %(failure)s"
             _log.failure(logging.DEBUG, message, error, operation=operation.name)
         operation.note("cache", "stale")
-        return answer(operation, entry.value)  # type: ignore[no-any-return]  # see `answer`
+        return result_from(entry.value, operation)  # type: ignore[no-any-return]  # a T
 
     async def _write(self, operation: Operation[T]) -> T:
         keys = _written(operation)
@@ -213,7 +213,7 @@ def _written(operation: Any) -> Keys:
     """Return the keys that a write may change."""
     keys = (operation.target,) if isinstance(operation, Copy) else operation.keys
     if not keys and type(operation) is not DeleteMany:
-        return {None}  # a write that does not tell its keys may change any
+        return {None}  # a write that does not name its keys may change any
     return {key for key in keys if isinstance(key, str)}
 
 

@@ -1,4 +1,4 @@
-"""The entries of `Caching`, bounded by bytes, and the results that they can answer."""
+"""The entries of `Caching`, bounded by bytes, and the results made from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Subject = str | tuple[str]
 EntryKey = tuple[Subject, Hashable, Hashable]
 """A subject, the page of a list or None, and the `vary_by` value of the caller."""
 
-# How much of an object an entry knows. It answers every operation that needs no more.
+# How much of an object an entry knows. It serves every operation that needs no more.
 TEXT, BODY, WHOLE = range(3)
 NEEDS: dict[type[Operation[Any]], int] = {
     GetString: TEXT,
@@ -97,11 +97,11 @@ class Entries(LRUCache[EntryKey, Entry]):
                 del self.by_subject[key[0]]
 
 
-def answer(operation: Any, value: Any) -> Any:
-    """Return the result of an operation from a cached value that knows enough."""
+def result_from(value: Any, operation: Any) -> Any:
+    """Return the result of `operation` from a cached value that knows enough."""
     kind = type(operation)
     if value is None or isinstance(value, str) or kind not in NEEDS:
-        return own_list(value)
+        return copy_list(value)
     if not isinstance(value, StoredObject):
         return decode_text(value[0], operation.name, operation.key) if kind is GetString else value
     info, body = value.info, value.body
@@ -124,7 +124,7 @@ def is_whole(operation: Any) -> bool:
     return type(operation) not in (Stat, Open)
 
 
-def own_list(result: Any) -> Any:
+def copy_list(result: Any) -> Any:
     """Return a copy of a list, which its caller may change, or any other result unchanged."""
     if isinstance(result, list):
         return result.copy()

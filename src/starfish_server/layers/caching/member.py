@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starfish_server.layers.caching import protocol
-from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, answer, is_whole
+from starfish_server.layers.caching.entries import NEEDS, WHOLE, Aged, is_whole, result_from
 from starfish_server.layers.caching.protocol import LEASED, WRITER, Run
 from starfish_server.redis.link import Link
 from starfish_server.redis.session import RedisDownError
@@ -39,15 +39,15 @@ class SharedWrite:
     """A write that is announced to other processes.
 
     parts: the keys of each message, by the message's token.
-    patience: seconds that it may still wait for Redis.
-    told: when it was announced last, by `time.monotonic`.
+    wait_left: seconds that it may still wait for Redis.
+    announced: when it was announced last, by `time.monotonic`.
     ended: the undetermined keys among its keys; None while it is in flight.
     """
 
     member: Member
     parts: dict[str, list[str | None]]
-    patience: float
-    told: float = 0.0
+    wait_left: float
+    announced: float = 0.0
     ended: Collection[str | None] | None = None
     replies: list[asyncio.Future[Any]] = field(default_factory=list)
 
@@ -56,16 +56,16 @@ class SharedWrite:
         return sum(map(len, self.parts.values()))
 
     async def confirmed(self) -> None:
-        """Wait until Redis has what was sent for this write, while there is patience left."""
+        """Wait until Redis has confirmed what was sent for this write, but not longer than `wait_left`."""
         session = self.member.session
-        if session is not None and not session.stalled and self.patience > 0:
+        if session is not None and not session.stalled and self.wait_left > 0:
             now = asyncio.get_running_loop().time
             began = now()
-            await session.wait(self.replies, self.patience)
-            self.patience -= now() - began
+            await session.wait(self.replies, self.wait_left)
+            self.wait_left -= now() - began
 
     def end(self, undetermined: Collection[str | None]) -> None:
-        """Tell the other processes that it ended."""
+        """Announce to the other processes that it ended."""
         self.ended = frozenset(undetermined)
         self.member.end(self)
 
@@ -108,7 +108,7 @@ class Member(Link):
         if found is not None and found.knows >= NEEDS[kind]:
             self._level.cache.count("remote_hits")
             operation.note("cache", "remote-hit")
-            result = answer(operation, found.value)
+            result = result_from(found.value, operation)
             return Aged(result, session.latest_time() - found.read) if whole else result
         if whole and not session.stalled:
             return await self._read_and_fill(session, key, operation, deadline)
@@ -147,7 +147,7 @@ class Member(Link):
             result = await self._level.inner.perform(operation)
             if reply == WRITER:
                 return Aged(result, NOT_CACHED)
-            if isinstance(reply, int) and reply >= 0 and not session.crowded:
+            if isinstance(reply, int) and reply >= 0 and not session.backlogged:
                 generation = reply
                 entry = codec.encode(key, result, read=read, generation=generation)
                 left = min(self._level.ttl, protocol.LONGEST_TTL) - (session.latest_time() - read)
@@ -169,34 +169,34 @@ class Member(Link):
             session.send("UNLINK", *names)
 
     async def begin(self, keys: Keys) -> SharedWrite:
-        """Tell the other processes that a write begins."""
+        """Announce to the other processes that a write begins."""
         deadline = self.deadline()
         await self.usable(deadline)
         ordered = list(keys)
         starts = range(0, len(ordered), MAX_MESSAGE_KEYS)
         parts = {self._level.token(): ordered[start : start + MAX_MESSAGE_KEYS] for start in starts}
         write = SharedWrite(self, parts, deadline - self.loop.time())
-        self._tell(write)
+        self._announce(write)
         self._in_flight.add(write)
         return write
 
     def end(self, write: SharedWrite) -> None:
         self._in_flight.discard(write)
         self._level.ended(write, merge=self.session is None)
-        self._tell(write)
+        self._announce(write)
 
     def _ended(self) -> list[SharedWrite]:
         """Return the ended writes to announce again: those of this event loop and of closed ones."""
         ended = self._level.unconfirmed()
         return [write for write in ended if write.member is self or write.member.loop.is_closed()]
 
-    def _tell(self, write: SharedWrite) -> None:
+    def _announce(self, write: SharedWrite) -> None:
         """Announce that a write is in flight, or that it has ended."""
         session = self.session
         if session is None or self.loop.is_closed():
             return  # the next session announces it, or another member
         ended = write.ended
-        write.member, write.told = self, time.monotonic()
+        write.member, write.announced = self, time.monotonic()
         write.replies = [self._send(session, token, keys, ended) for token, keys in write.parts.items()]
         left = len(write.replies)
 
@@ -234,7 +234,7 @@ class Member(Link):
     async def prepare(self, session: Session) -> None:
         found = re.search(rb"^run_id:(\w+)", await session.ask("INFO", "server"), re.MULTILINE)
         if found is None:
-            raise RedisDownError("INFO tells no run_id")
+            raise RedisDownError("INFO shows no run_id")
         run = Run(self._channel, found[1].decode())
         await session.subscribe(self._channel)
         # Last: a message before this reply is about what this process has not cached yet.
@@ -244,7 +244,7 @@ class Member(Link):
     def began(self) -> None:
         self._level.cache.drop({None})  # messages may be missing
         for write in [*self._in_flight, *self._ended()]:
-            self._tell(write)
+            self._announce(write)
 
     def lost(self) -> None:
         self._level.cache.drop({None})
@@ -270,8 +270,8 @@ class Member(Link):
         now = time.monotonic()
         self._level.remote.give_up(now)
         for write in [*self._in_flight, *self._ended()]:
-            if write.told < now - RENEW_SECONDS or write.member is not self:
-                self._tell(write)
+            if write.announced < now - RENEW_SECONDS or write.member is not self:
+                self._announce(write)
 
 
 def _keys(keys: Any) -> Keys:

@@ -66,15 +66,16 @@ class SharedLevel:
         self._lock = threading.RLock()  # reentrant: the garbage collector may end a write anywhere
 
     def trusted(self, subject: Subject) -> bool:
-        """Return whether what the first level has may be returned.
+        """Return whether the first level has missed no message that is older than `max_delay`.
 
-        If not, a read of the subject that began too long ago is not shared either.
+        If it has, its entries may be outdated, and in-flight reads of the subject that began earlier than
+        that are no longer shared.
         """
         member = self._members.get()
         if member is None:
             return False  # the first read through Redis makes one
         session = member.session
-        if session is None or session.heard_all_until(self.options.max_delay):
+        if session is None or session.has_heard_all(self.options.max_delay):
             return True
         self.cache.unshare(subject, self.options.max_delay)
         return False
@@ -84,13 +85,13 @@ class SharedLevel:
         return any(member.session is not None for member in self._members)
 
     async def read(self, operation: Operation[Any]) -> Any:
-        """Return the result of a read, from Redis if it has it; `Aged` for one that may be cached."""
+        """Return the result of a read, from Redis if it is there; `Aged` if that limits its caching."""
         if self._closed:
             return await self.inner.perform(operation)
         return await self._members.get_or_make().read(operation)
 
     async def open_write(self, keys: Keys) -> SharedWrite | None:
-        """Tell the other processes that a write of `keys` begins."""
+        """Announce to the other processes that a write of `keys` begins."""
         return None if self._closed else await self._members.get_or_make().begin(keys)
 
     def token(self) -> str:
@@ -145,7 +146,7 @@ class RemoteWrites:
                 keys, _ = self._writes[token]
             else:
                 if self._size + len(keys) > MAX_REMOTE_KEYS:
-                    raise RedisDownError("it tells of too many writes")
+                    raise RedisDownError("too many writes of other processes are in flight")
                 self._size += len(keys)
                 self._cache.begin_write(keys)
             self._writes[token] = (keys, time.monotonic() + protocol.WRITER_SECONDS)

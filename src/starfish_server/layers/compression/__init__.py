@@ -172,9 +172,9 @@ class Compression(Transform):
         reason = (
             f"it begins or ends like a compressed object and is over {_GATHERED} bytes; write it in one piece"
         )
-        looks_framed = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
+        refusal = operation.error(ObjectTooLargeError, reason, max_bytes=_GATHERED)
         if gathered[0].startswith(MAGIC):
-            raise looks_framed
+            raise refusal
 
         async def unchanged() -> AsyncIterator[bytes]:
             end = b""
@@ -182,7 +182,7 @@ class Compression(Transform):
                 end = (end + block[-EDGE:])[-EDGE:]
                 yield block
             if parse_edge(end) is not None:
-                raise looks_framed
+                raise refusal
 
         return await self._inner.perform(operation.replace(chunks=unchanged()))
 

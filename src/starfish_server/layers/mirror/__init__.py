@@ -227,8 +227,8 @@ class Mirror(Layer):
 
 
 def _may_be_done(error: Exception, key: str) -> bool:
-    """Return whether the first store may have changed this key. It deleted those without a failure."""
-    if isinstance(error, DeleteManyError):
+    """Return whether the first store may have changed this key, in spite of the error."""
+    if isinstance(error, DeleteManyError):  # it deleted the keys that have no failure
         return key not in error.failures or is_undetermined(error.failures[key])
     return is_undetermined(error)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """keys: what it holds or waits for. ready: done when it holds all. missing: how many others hold."""
+    """A request for locks. keys: those wanted. ready: done when it holds all. missing: how many it lacks."""
 
     keys: Collection[str]
     ready: asyncio.Future[None]

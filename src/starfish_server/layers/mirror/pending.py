@@ -24,7 +24,7 @@ Changes = Mapping[Entry, float | None]
 """Entries with the time of the write; None for those that are not pending."""
 
 _log = SafeLogger(__package__)
-_MOST_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
+_MAX_LINES = 10_000  # of the file, before it is rewritten with the pending entries only
 
 
 class PendingLog:
@@ -34,7 +34,7 @@ class PendingLog:
     change and held until `close`, so a stack that only reads can be opened at any time. Thread-safe.
     """
 
-    _lock: int | None = None
+    _lock_file: int | None = None
 
     def __init__(self, path: str | os.PathLike[str] | None, clock: Callable[[], float]) -> None:
         self._path = None if path is None else Path(path)
@@ -54,13 +54,13 @@ class PendingLog:
         self._unlock()  # a stack that was refused does not keep the file
 
     def reset_after_fork(self) -> None:
-        self._threads = threading.Lock()
+        self._lock = threading.Lock()
         self._unlock()  # the parent keeps its lock
 
     def entries(self) -> Mapping[Entry, float]:
         """Return the pending entries, read anew from the file while another process may change it."""
-        with self._threads:
-            if self._path is not None and self._lock is None:
+        with self._lock:
+            if self._path is not None and self._lock_file is None:
                 self._entries = _read(self._path)
             return dict(self._entries)
 
@@ -70,13 +70,13 @@ class PendingLog:
 
     def hold(self) -> None:
         """Become the only writer of the file. Raises `OSError` if another one is."""
-        with self._threads:
+        with self._lock:
             self._hold()
 
     def add(self, entries: Iterable[Entry]) -> Changes:
         """Add entries with the current time; return the previous ones, for `change`. Raises `OSError`."""
         now = self._clock()
-        with self._threads:
+        with self._lock:
             self._hold()
             previous = {entry: self._entries.get(entry) for entry in entries}
             added = dict.fromkeys(previous, now)
@@ -90,7 +90,7 @@ class PendingLog:
 
     def change(self, changes: Changes) -> None:
         """Change entries that are pending, or remove them."""
-        with self._threads:
+        with self._lock:
             changes = {entry: since for entry, since in changes.items() if entry in self._entries}
             self._apply(changes)
             try:
@@ -100,14 +100,14 @@ class PendingLog:
 
     def close(self) -> None:
         """Release the file. Later additions raise, and later removals do not reach the file."""
-        with self._threads:
+        with self._lock:
             self._closed = True
             self._unlock()
 
     def _hold(self) -> None:
         if self._closed:
             raise StoreClosedError("the store is closed")
-        if self._path is None or self._lock is not None:
+        if self._path is None or self._lock_file is not None:
             return
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -122,7 +122,7 @@ class PendingLog:
         except BaseException:
             os.close(lock)
             raise
-        self._lock = lock
+        self._lock_file = lock
 
     def _apply(self, changes: Changes) -> None:
         for entry, since in changes.items():
@@ -132,9 +132,9 @@ class PendingLog:
                 self._entries[entry] = since
 
     def _append(self, changes: Changes) -> None:
-        if self._path is None or self._lock is None:
+        if self._path is None or self._lock_file is None:
             return  # after `close`, another process may own the file, and entries stay in it
-        if self._file_is_behind or self._lines > max(_MOST_LINES, 4 * len(self._entries)):
+        if self._file_is_behind or self._lines > max(_MAX_LINES, 4 * len(self._entries)):
             self._rewrite(self._path)
             return
         self._file_is_behind = True  # unless all of it is written: a full disk leaves part of a line
@@ -152,7 +152,7 @@ class PendingLog:
         self._file_is_behind = False
 
     def _unlock(self) -> None:
-        lock, self._lock = self._lock, None
+        lock, self._lock_file = self._lock_file, None
         if lock is not None:
             os.close(lock)
 

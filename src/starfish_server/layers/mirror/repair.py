@@ -135,19 +135,16 @@ async def _identical(
 
 
 async def _equal_bodies(one: AbstractObjectStore, other: AbstractObjectStore, key: str) -> bool:
-    first, second = await one.perform(Open(key)), None
-    try:
-        second = await other.perform(Open(key))
-        if first is None or second is None:
+    if (first := await one.perform(Open(key))) is None:
+        return False
+    async with first:
+        if (second := await other.perform(Open(key))) is None:
             return False
-        ahead, behind = b"", b""
-        while True:
-            ahead, behind = ahead or await first.next_chunk(), behind or await second.next_chunk()
-            length = min(len(ahead), len(behind))
-            if ahead[:length] != behind[:length] or not length:
-                return not ahead and not behind
-            ahead, behind = ahead[length:], behind[length:]
-    finally:
-        for reader in (first, second):
-            if reader is not None:
-                await reader.aclose()
+        async with second:
+            ahead, behind = b"", b""
+            while True:
+                ahead, behind = ahead or await first.next_chunk(), behind or await second.next_chunk()
+                length = min(len(ahead), len(behind))
+                if ahead[:length] != behind[:length] or not length:
+                    return not ahead and not behind
+                ahead, behind = ahead[length:], behind[length:]
