@@ -9,6 +9,7 @@ import pytest
 from layers.limits import Fleet
 from layers.processes import Processes
 from redis_server import RedisServer
+from starfish_server.redis import link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -22,7 +23,13 @@ def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
 
 
 @pytest.fixture
-def server(lasting_server: RedisServer) -> RedisServer:
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt to connect may take as long as it needs, so that a slow machine makes no difference."""
+    monkeypatch.setattr(link, "_CONNECT_SECONDS", 50.0)
+
+
+@pytest.fixture
+def server(lasting_server: RedisServer, _patient: None) -> RedisServer:
     """A redis-server that the test leaves running; empty."""
     with lasting_server.client() as client:
         client.flushall()
@@ -37,7 +44,7 @@ async def process(server: RedisServer) -> AsyncIterator[Processes]:
 
 
 @pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[RedisServer]:
+def fragile(tmp_path: Path, _patient: None) -> Iterator[RedisServer]:
     """A redis-server that the test may kill, stop and start again."""
     with RedisServer(tmp_path) as running:
         yield running

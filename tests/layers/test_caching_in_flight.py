@@ -269,7 +269,7 @@ async def test_loop_of_another_thread_does_not_wait_for_this_ones_read(store: Ca
     open_gate = asyncio.Event()
     open_gate.set()
     closed, leaf.gate = leaf.gate, open_gate
-    assert await asyncio.to_thread(lambda: asyncio.run(asyncio.wait_for(_get(store), 10.0))) == "body"
+    assert await asyncio.to_thread(lambda: asyncio.run(asyncio.wait_for(_get(store), 100.0))) == "body"
     closed.set()
     assert await task == "body"
 

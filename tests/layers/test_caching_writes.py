@@ -401,6 +401,6 @@ def test_an_abandoned_write_may_be_collected_while_the_cache_is_at_work() -> Non
     async def reads() -> list[str | None]:
         return [await store.get_string("other") for _ in range(3)]
 
-    asyncio.run(asyncio.wait_for(reads(), 10.0))
+    asyncio.run(asyncio.wait_for(reads(), 100.0))
     assert collected == [True]
     assert store.stats().hits == 2

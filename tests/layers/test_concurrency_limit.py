@@ -218,7 +218,7 @@ async def test_an_upload_from_a_reader_of_the_same_store_needs_no_second_permit(
     layer = ConcurrencyLimit(leaf, max_in_flight=1)
     reader = await layer.open("k")
     assert reader is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         await layer.upload("copy", reader)
     assert await layer.get_string("copy") == "text"
 
@@ -316,7 +316,7 @@ async def test_an_upload_whose_source_fails_keeps_no_permit() -> None:
 
 
 def test_event_loops_are_counted_apart() -> None:
-    both_inside = threading.Barrier(2, timeout=10)
+    both_inside = threading.Barrier(2, timeout=100)
 
     class Meets(Layer):
         async def perform(self, operation: Operation[Any]) -> Any:

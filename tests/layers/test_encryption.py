@@ -354,7 +354,7 @@ async def test_large_copies_end_though_there_are_no_more_connections_than_copies
     store = Encryption(make_s3(seaweedfs, max_connections=2), keys=RING)
     body = random.Random(2).randbytes(9 * 2**20)
     await store.write("k", body)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         await asyncio.gather(store.copy("k", "a"), store.copy("k", "b"))
     assert [await store.get_bytes(key) for key in ("a", "b")] == [(body, "application/octet-stream")] * 2
 

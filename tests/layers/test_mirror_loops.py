@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.base import T
     from starfish_server.operations import Operation
 
-TIMEOUT = 10.0
+TIMEOUT = 50.0
 
 
 class Held(Layer):
@@ -244,7 +244,7 @@ store = Mirror(first, MemoryObjectStore(data={}))
 
 async def write():
     first.stalls = False
-    await asyncio.wait_for(store.put("k", "child"), 10)
+    await asyncio.wait_for(store.put("k", "child"), 50)
 
 def fork():
     child = os.fork()

@@ -177,8 +177,8 @@ async def test_a_sink_that_raises_no_ordinary_exception_costs_its_own_record_onl
 
     sink = QueuedSink(exiting)
     with pytest.raises(RuntimeError, match=r"SystemExit\('refused'\)"):
-        await asyncio.wait_for(sink.keep(record("bad")), 10)
-    await asyncio.wait_for(sink.keep(record("good")), 10)
+        await asyncio.wait_for(sink.keep(record("bad")), 100)
+    await asyncio.wait_for(sink.keep(record("good")), 100)
     await sink.close()
     assert taken == ["good"]
 
@@ -213,7 +213,7 @@ async def test_a_logging_filter_that_raises_costs_no_record(caplog: pytest.LogCa
     logger.addFilter(raising)
     try:
         sink(record("bad"))
-        await asyncio.wait_for(sink.keep(record("good")), 10)
+        await asyncio.wait_for(sink.keep(record("good")), 100)
     finally:
         logger.removeFilter(raising)
     await sink.close()

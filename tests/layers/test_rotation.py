@@ -323,7 +323,7 @@ async def test_large_objects_are_rotated_over_a_concurrency_limit() -> None:
     for key in ("a", "b"):
         await Encryption(leaf, BEFORE).put_bytes(key, body, content_type="a/b")
     limited = ConcurrencyLimit(leaf, max_in_flight=2)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         assert counts(await Encryption(limited, BOTH).rotate()) == {"reencrypted": 2}
     assert await Encryption(leaf, AFTER).get_bytes("b") == (body, "a/b")
 

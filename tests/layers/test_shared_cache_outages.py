@@ -587,7 +587,7 @@ def test_a_write_in_one_event_loop_shows_in_another_immediately(server: RedisSer
     async def reader() -> None:
         found.append(await store.get_string("k"))
         read.set()
-        await asyncio.to_thread(written.wait, 10.0)
+        await asyncio.to_thread(written.wait, 50.0)
         found.append(await store.get_string("k"))
 
     async def writer() -> None:
@@ -595,7 +595,7 @@ def test_a_write_in_one_event_loop_shows_in_another_immediately(server: RedisSer
 
     thread = threading.Thread(target=lambda: asyncio.run(reader()))
     thread.start()
-    assert read.wait(10.0)
+    assert read.wait(50.0)
     asyncio.run(writer())
     written.set()
     thread.join()

@@ -23,8 +23,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         internals: Any = self
-        if not internals._ready and internals._scheduled:
-            self._now = max(self._now, internals._scheduled[0]._when)
+        if not internals._ready:
+            due = [timer._when for timer in internals._scheduled if not timer._cancelled]
+            self._now = max(self._now, min(due, default=self._now))
         super()._run_once()  # type: ignore[misc]  # not in typeshed
 
 

@@ -84,7 +84,7 @@ async def test_a_put_cancelled_before_a_thread_is_free_does_nothing(
     busy = threading.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
-    blocked = loop.run_in_executor(None, busy.wait, 10)
+    blocked = loop.run_in_executor(None, busy.wait, 100)
     put = asyncio.create_task(store.put("k", "cancelled"))
     await asyncio.sleep(0)
     put.cancel()

@@ -322,21 +322,20 @@ def test_body_and_type_are_of_one_write_while_writers_race(tmp_path: Path) -> No
                 await store.put_bytes("d/k", body, content_type=f"type/{number}")
         written.set()
 
-    async def read() -> int:
+    async def read() -> None:
+        """Read until all is written, and until a read was inline: the kernel may refuse any of them."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(executor := CountingExecutor(1))
         reads = 0
         async with make_store(tmp_path) as store:
-            while not written.is_set():
+            while not written.is_set() or reads == executor.hops:
                 found = await store.get_bytes("d/k")
                 reads += 1
                 if found is not None:
                     number = int(found[1].removeprefix("type/"))
                     assert found[0] == b"%d;" % number * (1 + number % 900)
-        return reads - executor.hops
 
     with ThreadPoolExecutor(1) as thread:
         writing = thread.submit(asyncio.run, write())
-        inline = asyncio.run(read())
+        asyncio.run(read())
         writing.result()
-    assert inline > 0

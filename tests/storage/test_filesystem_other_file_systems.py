@@ -246,7 +246,7 @@ async def test_a_deletion_and_the_first_write_of_a_key_exclude_each_other(
         if operation == fcntl.LOCK_EX and "~staging" not in path:
             locked.append(path)
             waiting.release()
-            assert held.wait(10)
+            assert held.wait(100)
         flock(file, operation)
 
     async with make_store(tmp_path) as store:

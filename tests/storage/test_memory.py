@@ -18,13 +18,13 @@ begun, end = threading.Event(), threading.Event()
 class Slow(dict):
     def __setitem__(self, key, value):
         begun.set()
-        assert end.wait(10.0)
+        assert end.wait(100.0)
         super().__setitem__(key, value)
 
 put = MemoryObjectStore(data=Slow()).put("k", "v")
 thread = threading.Thread(target=asyncio.run, args=(put,))
 thread.start()
-assert begun.wait(10.0)
+assert begun.wait(100.0)
 child = os.fork()
 if child == 0:
     signal.alarm(40)
@@ -112,7 +112,7 @@ def test_a_store_can_be_made_over_a_dict_to_which_another_thread_writes() -> Non
     sys.setswitchinterval(1e-6)
     thread.start()
     try:
-        assert writing.wait(10.0)
+        assert writing.wait(100.0)
         for _ in range(50):
             MemoryObjectStore(data)
     finally:

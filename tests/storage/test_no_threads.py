@@ -47,7 +47,7 @@ class _Busy(ThreadPoolExecutor):
     def __init__(self) -> None:
         super().__init__(2)
         self._shut_down = threading.Event()
-        self.submit(self._shut_down.wait, 10)
+        self.submit(self._shut_down.wait, 100)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._shut_down.set()

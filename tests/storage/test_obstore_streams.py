@@ -73,7 +73,7 @@ async def test_a_long_upload_that_fails_leaves_nothing_and_no_task(seaweedfs: S3
         (result,) = await asyncio.gather(upload, return_exceptions=True)
         assert type(result) is (LookupError if end == "raises" else asyncio.CancelledError)
         left = asyncio.all_tasks() - tasks - {upload}
-        await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 10)
+        await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 100)
         assert await store.list_keys("") == []
     assert "Uploads" not in seaweedfs.ask("list_multipart_uploads", Bucket=bucket)  # no hidden parts
 
@@ -85,7 +85,7 @@ async def test_an_upload_whose_requests_fail_ends_before_its_source(seaweedfs: S
 
     async with ObstoreObjectStore(obstore_s3(seaweedfs, bucket="no-such-bucket")) as store:
         with pytest.raises(BucketNotFoundError):
-            await asyncio.wait_for(store.upload("k", endless()), 60)
+            await asyncio.wait_for(store.upload("k", endless()), 100)
 
 
 async def test_closing_the_store_ends_open_readers(seaweedfs: S3Server) -> None:

@@ -114,7 +114,7 @@ def test_a_store_works_in_two_concurrent_threads(seaweedfs: S3Server) -> None:
     failures: list[BaseException] = []
 
     async def work(name: str) -> None:
-        together.wait(10.0)
+        together.wait(100.0)
         for n in range(20):
             await store.put(f"{name}/{n}", name)
             assert await store.get_string(f"{name}/{n}") == name
@@ -129,7 +129,7 @@ def test_a_store_works_in_two_concurrent_threads(seaweedfs: S3Server) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30.0)
+        thread.join(100.0)
     assert failures == []
     assert len(asyncio.run(store.list_keys(""))) == 40
     asyncio.run(store.close())
@@ -144,12 +144,12 @@ async def test_close_closes_the_sessions_of_other_threads_loops(
     async def use_and_wait() -> None:
         await store.put("k", "v")
         used.set()
-        await asyncio.to_thread(closed.wait, 10.0)
+        await asyncio.to_thread(closed.wait, 100.0)
         with pytest.raises(StoreClosedError):
             await store.get_string("k")
 
     other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(use_and_wait())))
-    assert await asyncio.to_thread(used.wait, 10.0)
+    assert await asyncio.to_thread(used.wait, 100.0)
     assert proxy.open_connections == 1
     await store.close()
     await no_connection_is_left(proxy)
@@ -378,7 +378,7 @@ async def test_a_session_made_while_another_thread_closes_the_store_is_closed(
     def open_client(*_: object) -> aiohttp.ClientSession:
         clients.append(aiohttp.ClientSession())
         closing.start()
-        closing.join(10.0)
+        closing.join(100.0)
         return clients[0]
 
     monkeypatch.setattr(sessions, "open_client", open_client)
@@ -386,7 +386,7 @@ async def test_a_session_made_while_another_thread_closes_the_store_is_closed(
     closing = threading.Thread(target=lambda: asyncio.run(made.close()))
     with pytest.raises(StoreClosedError):
         await made.current()
-    await asyncio.to_thread(closing.join, 10.0)
+    await asyncio.to_thread(closing.join, 100.0)
     assert [client.closed for client in clients] == [True]
 
 

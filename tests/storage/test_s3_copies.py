@@ -208,7 +208,12 @@ async def test_a_large_object_is_copied_by_parts(
 
 
 async def test_a_large_copy_that_is_refused_leaves_nothing(
-    store: S3ObjectStore, proxy: FaultyProxy, by_parts: None, seaweedfs: S3Server, bucket: str
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    by_parts: None,
+    unhurried: None,
+    seaweedfs: S3Server,
+    bucket: str,
 ) -> None:
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         if "partNumber=2" in request.raw_path:

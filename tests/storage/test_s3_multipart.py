@@ -35,7 +35,9 @@ def bucket(seaweedfs: S3Server) -> str:
 
 
 @pytest.fixture
-def store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, bucket: str) -> S3ObjectStore:
+def store(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, bucket: str, unhurried: None
+) -> S3ObjectStore:
     """One attempt a request, through the proxy."""
     return make_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint, max_attempts=1)
 

@@ -82,12 +82,12 @@ async def test_a_closed_or_forgotten_stream_frees_its_connection() -> None:
             for _ in range(2):
                 async with await opened(store) as reader:
                     assert await reader.next_chunk()
-                assert await asyncio.to_thread(endless.hung_up.acquire, timeout=10.0)
+                assert await asyncio.to_thread(endless.hung_up.acquire, timeout=100.0)
                 reader = await opened(store)
                 assert await reader.next_chunk()
                 del reader
                 gc.collect()
-                assert await asyncio.to_thread(endless.hung_up.acquire, timeout=10.0)
+                assert await asyncio.to_thread(endless.hung_up.acquire, timeout=100.0)
 
 
 async def test_a_reader_that_waits_holds_the_server_back() -> None:

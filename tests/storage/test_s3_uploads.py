@@ -51,7 +51,9 @@ def store(proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3, bucket: str)
 
 
 @pytest.fixture
-def nothing_left(seaweedfs: S3Server, bucket: str, store: S3ObjectStore) -> Callable[[], bool]:
+def nothing_left(
+    seaweedfs: S3Server, bucket: str, store: S3ObjectStore, unhurried: None
+) -> Callable[[], bool]:
     """Whether there is neither an object nor an upload that was not finished."""
 
     def check() -> bool:
@@ -378,7 +380,7 @@ async def test_an_upload_cut_off_by_close_leaves_nothing(
     assert nothing_left()
 
 
-async def test_an_upload_that_ends_soon_is_finished_by_close(store: S3ObjectStore) -> None:
+async def test_an_upload_that_ends_soon_is_finished_by_close(store: S3ObjectStore, unhurried: None) -> None:
     closing: asyncio.Task[None] | None = None
 
     async def goes_on() -> AsyncIterator[bytes]:
