@@ -133,22 +133,36 @@ def test_a_tree_is_found_by_one_flat_listing() -> None:
 def test_many_objects_are_removed_by_one_request() -> None:
     """Objects named by the caller are looked up first; those that a pattern finds are not."""
     names = [f"a/{number}" for number in range(100)]
-    store, fs = made_of(*((name, b"") for name in [*names, "a/folder/b"]))
+    store, fs = made_of(*((name, b"") for name in [*names, "b"]))
     fs.rm(names[2:10])
     assert [call.name for call in store.calls] == ["stat"] * 8 + ["delete_many"]
     store.calls.clear()
     fs.rm("a/*")
     assert [call.name for call in store.calls if call.writes] == ["delete_many"]
     assert len(store.calls) < 10
-    assert fs.find("") == ["a/folder/b"]
+    assert fs.find("") == ["b"]
 
 
-@pytest.mark.parametrize("path", [["ab", "missing"], ["ab", "a"], "a", "missing*"])
+@pytest.mark.parametrize("path", [["ab", "missing"], ["ab", "missing*"], "missing*"])
 def test_nothing_is_removed_if_a_name_has_no_object(path: str | list[str]) -> None:
     _, fs = made_of(("a/b", b""), ("ab", b""))
     with pytest.raises(FileNotFoundError):
         fs.rm(path)
     assert fs.find("") == ["a/b", "ab"]
+
+
+@pytest.mark.parametrize("path", [["ab", "a"], "a", "a/", "a*", ["ab", "a*"], ""])
+def test_nothing_is_removed_if_a_name_or_pattern_matches_a_folder(path: str | list[str]) -> None:
+    _, fs = made_of(("a/b", b""), ("ab", b""))
+    with pytest.raises(IsADirectoryError, match="recursive=True"):
+        fs.rm(path)
+    assert fs.find("") == ["a/b", "ab"]
+
+
+def test_a_pattern_removes_an_object_named_like_a_folder() -> None:
+    _, fs = made_of(("a", b""), ("a/b", b""))
+    fs.rm("a*")
+    assert fs.find("") == ["a/b"]
 
 
 def test_a_deletion_that_is_denied_is_a_permission_error() -> None:

@@ -362,6 +362,24 @@ def test_a_missing_source_is_an_error(command: tuple[str, ...], tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [("cp", "file", "to"), ("ls", "file")])
+def test_a_source_that_is_a_file_is_an_error_that_says_so(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    ended = starfish(*command, cwd=tmp_path)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == f"starfish: '{tmp_path}/file' is a file, not a folder; put stores one file\n"
+
+
+def test_options_after_a_path_that_is_not_a_url_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    ended = starfish("ls", "data?portable_keys=false", cwd=tmp_path)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        f"starfish: there is no folder '{tmp_path}/data?portable_keys=false'; "
+        f"options need a URL, as in 'file://{tmp_path}/data?portable_keys=false'\n"
+    )
+
+
 def test_an_interrupted_copy_prints_its_summary(tmp_path: Path) -> None:
     for number in range(3):
         starfish("put", "from", f"k{number}", cwd=tmp_path, stdin=b"x")

@@ -92,6 +92,12 @@ def test_a_store_without_signed_urls_says_so(store: str) -> None:
     assert "this store has no signed URLs" in ended.err
 
 
+def test_a_url_to_read_with_a_content_type_is_a_usage_error(store: str) -> None:
+    ended = starfish("url", store, "k", "--content-type", "text/plain")
+    assert (ended.code, ended.out) == (2, b"")
+    assert "--content-type is for --method put" in ended.err
+
+
 @pytest.mark.parametrize("options", [("--method", "DELETE"), ("--expires", "0"), ("--expires", "604801")])
 def test_a_url_of_another_method_or_time_is_a_usage_error(store: str, options: tuple[str, str]) -> None:
     assert starfish("url", store, "k", *options).code == 2

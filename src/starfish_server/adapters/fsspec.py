@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from glob import has_magic
 from typing import TYPE_CHECKING, Any
@@ -283,21 +283,36 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         with os_errors(path):
             await self.store.delete(self._key(path), context=self.context)
 
-    async def _require_object(self, path: str) -> None:
-        with os_errors(path):
-            if await self.store.stat(self._key(path), context=self.context) is None:
-                raise missing(path)
-
     async def _rm(
         self, path: Any, recursive: bool = False, batch_size: int | None = None, **kwargs: Any
     ) -> None:
         """Delete 1,000 objects a request, where fsspec sends a request for each object."""
-        paths = await self._expand_path(path, recursive=recursive, **kwargs)
-        if not recursive:  # what a listing found exists, but what the caller named may not
-            named = {self._strip_protocol(name) for name in ([path] if isinstance(path, str) else path)}
-            await bounded_gather(self._require_object, named.intersection(paths), limit=64)
+        if recursive:
+            names = await self._expand_path(path, recursive=True, **kwargs)
+        else:
+            names = await self._require_objects([path] if isinstance(path, str) else path)
         with os_errors(str(path)):
-            await self.store.delete_many([self._key(name) for name in paths if name], context=self.context)
+            await self.store.delete_many([self._key(name) for name in names if name], context=self.context)
+
+    async def _require_objects(self, paths: Iterable[str]) -> set[str]:
+        """Return the objects at paths and patterns. Raise if one has no match, or matches a folder."""
+        named = {self._strip_protocol(path) for path in paths}
+        patterns = {path for path in named if has_magic(path)}
+        unchecked = named - patterns
+        objects = set(unchecked)
+        for pattern in patterns:
+            found = await self._glob(pattern, detail=True)
+            if not found:
+                raise missing(pattern)
+            objects.update(found)
+            # A listing shows an object and a folder of the same name as a folder.
+            unchecked.update(name for name, entry in found.items() if entry["type"] == "directory")
+        await bounded_gather(self._require_object, unchecked, limit=64)
+        return objects
+
+    async def _require_object(self, path: str) -> None:
+        if (await self._info(path))["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "a folder is deleted only with recursive=True", path)
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> StarfishFile:
         return StarfishFile(self, path, mode, **kwargs)

@@ -173,6 +173,8 @@ async def url(
     json: AsJson = False,
 ) -> int:
     """Print a URL that lets anyone read or write one object until it expires. Folders have no such URLs."""
+    if method == "GET" and content_type is not None:
+        raise typer.BadParameter("--content-type is for --method put")
     asked = context_of(context, "pull" if method == "GET" else "push")
     async with open_store(store) as opened:
         if not opened.supports("signed_url"):

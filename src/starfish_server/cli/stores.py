@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,8 +82,15 @@ async def open_source(url: str) -> AsyncIterator[AbstractObjectStore]:
     async with open_store(url) as store:
         for part in stores_of(store):
             if isinstance(part, FilesystemObjectStore) and not os.path.isdir(part.base_dir):  # noqa: ASYNC240, PTH112 - once, at the start
-                raise BucketNotFoundError(f"there is no folder {part.base_dir!r}")
+                raise BucketNotFoundError(_no_folder(part.base_dir))
         yield store
+
+
+def _no_folder(path: str) -> str:
+    if Path(path).exists():
+        return f"{path!r} is a file, not a folder; put stores one file"
+    advice = f"; options need a URL, as in {f'file://{path}'!r}" if "?" in path else ""
+    return f"there is no folder {path!r}{advice}"
 
 
 async def write_object(

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from starfish_server.checks import MAX_KEY_BYTES
 from starfish_server.objects import ObjectInfo, ObjectList
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
-from starfish_server.storage.filesystem.names import to_key, to_path
+from starfish_server.storage.filesystem.names import Names, to_key, to_path
 from starfish_server.storage.filesystem.open_files import modified, version_of_status
 from starfish_server.storage.filesystem.paths import open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from starfish_server.storage.filesystem.names import Names
 
 # Entries that one system call returns, whatever the length of their names: libc asks for 32 KiB.
 _IN_ONE_PIECE = 100
@@ -282,8 +281,9 @@ def _reason(names: Names, path: str, entry: os.DirEntry[str]) -> str | None:
         return "a FIFO, socket or device"
     if names.is_key_at(path + entry.name):
         return None
+    advice = "; portable_keys=False allows it" if Names(portable=False).is_key_at(path + entry.name) else ""
     if not names.usable([entry.name], entry.name, path):
-        return "its name breaks the key rules"
+        return f"its name breaks the key rules{advice}"
     if len(os.fsencode(path + entry.name)) > MAX_KEY_BYTES:
         return f"its path is over {MAX_KEY_BYTES} bytes"
-    return "the name of a folder above it breaks the key rules"
+    return f"the name of a folder above it breaks the key rules{advice}"
