@@ -41,8 +41,6 @@ class StarfishStore(Store):
     context: the `StoreContext` of every operation, for layers that need one; None by default.
     """
 
-    supports_writes = supports_deletes = supports_listing = True
-
     def __init__(
         self,
         store: AbstractObjectStore,
@@ -67,6 +65,18 @@ class StarfishStore(Store):
 
     def __hash__(self) -> int:
         return hash(self._identity())
+
+    @property
+    def supports_writes(self) -> bool:
+        return True
+
+    @property
+    def supports_deletes(self) -> bool:
+        return True
+
+    @property
+    def supports_listing(self) -> bool:
+        return True
 
     def with_read_only(self, read_only: bool = False) -> StarfishStore:
         return StarfishStore(self.store, self._root, read_only=read_only, context=self._context)
