@@ -39,6 +39,7 @@ from starfish_server.storage.obstore.errors import BY_TYPE, store_error
 
 if TYPE_CHECKING:
     import socket
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from servers import AzureServer, S3Server
@@ -211,17 +212,22 @@ async def test_obstore_makes_one_attempt_under_a_retry_layer(seaweedfs: S3Server
 async def test_a_refusal_of_obstores_second_attempt_says_that_the_first_may_have_written(
     reply: str, expected: type[StoreError], lost: bool
 ) -> None:
+    with refusing(reply, lost=lost) as endpoint:
+        async with ObstoreObjectStore(s3_at(endpoint, retries=1)) as store:
+            with pytest.raises(expected) as caught:
+                await store.put("k", "v")
+    assert caught.value.undetermined is lost
+
+
+def refusing(reply: str, *, lost: bool) -> AbstractContextManager[str]:
+    """A server that answers `reply`; if `lost`, it breaks the first connection without an answer."""
     replies = [b""] * lost + [f"HTTP/1.1 {reply}\r\nContent-Length: 0\r\n\r\n".encode()]
 
     def answer(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(replies.pop(0))
 
-    with server(answer) as endpoint:
-        async with ObstoreObjectStore(s3_at(endpoint, retries=1)) as store:
-            with pytest.raises(expected) as caught:
-                await store.put("k", "v")
-    assert caught.value.undetermined is lost
+    return server(answer)
 
 
 def s3_at(endpoint: str, *, retries: int = 0) -> S3Store:
@@ -237,13 +243,7 @@ def s3_at(endpoint: str, *, retries: int = 0) -> S3Store:
 
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_source_missing_at_the_second_attempt_says_that_the_first_may_have_copied(lost: bool) -> None:
-    replies = [b""] * lost + [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
-
-    def answer(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(replies.pop(0))
-
-    with server(answer) as endpoint:
+    with refusing("404 Not Found", lost=lost) as endpoint:
         async with ObstoreObjectStore(s3_at(endpoint, retries=1)) as store:
             with pytest.raises(ObjectNotFoundError) as caught:
                 await store.copy("k", "copy")
