@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from starfish_server.checks import MAX_KEY_BYTES
+from starfish_server.frozen import NOTHING
 from starfish_server.objects import ObjectInfo, ObjectList
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import Names, to_key, to_path
@@ -200,14 +201,16 @@ class Listing:
                     continue
                 raise
             with directory:
+                name = slice(len(folder), None)
                 for path in group:
                     try:
-                        status = os.lstat(path[len(folder) :], dir_fd=directory)
+                        status = os.lstat(path[name], dir_fd=directory)
                     except FileNotFoundError:
                         continue
                     if stat.S_ISREG(status.st_mode):
                         version, at = version_of_status(status), modified(status)
-                        yield ObjectInfo(to_key(path), status.st_size, version=version, modified=at)
+                        # By position: names take a fifth longer.
+                        yield ObjectInfo(to_key(path), status.st_size, None, None, NOTHING, version, at)
 
 
 def _read(directory: int) -> tuple[list[str], list[str]]:

@@ -99,7 +99,8 @@ def version_of_status(status: os.stat_result) -> str | None:
     """Return the version of the file with this status; None where its times are too coarse to tell."""
     if status.st_ctime_ns % COARSE_NS == 0:
         return None
-    return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"
+    times_and_size = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return "%x-%x-%x" % times_and_size  # noqa: UP031 - an f-string takes nearly twice as long
 
 
 def version_of_file(file: int, status: os.stat_result) -> str:
