@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_keys, decode_text
 from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreError
-from starfish_server.objects import ANY, ObjectList, StoredObject
+from starfish_server.objects import ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
 from starfish_server.storage.filesystem.listing import Listing, Unlistable, unlistable
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range, write_all
+from starfish_server.storage.filesystem.open_files import (
+    check_unedited,
+    copy_body,
+    read_all,
+    read_range,
+    write_all,
+)
 from starfish_server.storage.filesystem.os_errors import after_change, typed_errors
 from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
@@ -106,7 +112,7 @@ class Directory:
             found = None if base is None else open_object(base, to_path(call.key))
             return None if found is None else FileStream(found, call, self.path)
 
-    def draft(self, key: str, attributes: Attributes, if_version: IfVersion = ANY) -> Draft:
+    def draft(self, key: str, attributes: Attributes, if_version: IfVersion) -> Draft:
         """Begin an object; the base directory is made where it is missing."""
         base = open_base(self.path, self._sync)
         try:
@@ -119,7 +125,7 @@ class Directory:
             raise
 
     def put(self, call: Put | PutBytes, commit: Commit, body: bytes, attributes: Attributes) -> None:
-        with self.draft(call.key, attributes) as draft:
+        with self.draft(call.key, attributes, call.if_version) as draft:
             write_all(draft.descriptor, body)
             draft.put_in_place(commit, lambda _: None)
 
@@ -139,7 +145,7 @@ class Directory:
                 typed_errors(self.path, "copy", target),
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
-                draft.fill_from(found.file, commit)
+                copy_body(found.file, draft.descriptor, commit.check)
                 with typed_errors(self.path, "copy", source):
                     check_unedited(found.file, found.status)
                 return draft.put_with_info(commit)
