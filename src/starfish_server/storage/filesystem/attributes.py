@@ -86,20 +86,15 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
 
 
 def type_on_file(file: int) -> str | None:
-    """Return the content type in the extended attribute, None if invalid. Raises `OSError` without one."""
-    return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
+    """Return the content type in the extended attribute; None if there is none, or an invalid one."""
+    return header_or_none(_text_on_file(file, _TYPE))
 
 
 def attributes_on_file(file: int) -> Attributes | None:
     """Return the attributes in extended attributes; None if there is no content type among them."""
     if not hasattr(os, "getxattr"):
         return None
-    try:
-        content_type = type_on_file(file)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return None
-        raise
+    content_type = type_on_file(file)
     if content_type is None:
         return None
     with contextlib.suppress(OSError):  # a file system that cannot list them
