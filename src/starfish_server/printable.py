@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Patterns are texts, which `re` compiles and keeps at their first use: most programs never need them.
+# Patterns are str, which `re` compiles on first use and caches: most programs never need them.
 # `record_key`, an option of `Tracing`, says how keys are shown.
 _NAMES = (
     r"(?:secret|passw|passphrase|pwd|token|credential|private|hmac|auth(?!or(?!i))|cookie|signature|\bsig\b"

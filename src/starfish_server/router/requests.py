@@ -181,7 +181,7 @@ def _plain_push(body: bytes) -> PushRequest | None:
         return None
     for text in (pushed.base_hash, pushed.author_signature):
         quotes += 0 if text is None else 2 + text.count('"')
-    # A key that stands twice in one object loses one of its values, and so the quotes of the other key.
+    # The parser drops a duplicate key, so its canonical JSON would have fewer quotes than the body.
     return pushed if quotes == body.count(b'"') else None
 
 

@@ -147,7 +147,7 @@ def _place(others: list[Parameter], left: list[_Argument], shape: Shape) -> dict
 
 
 def _is_python(function: Callable[..., Any]) -> bool:
-    """Return whether a function, the method of an object, or what these wrap is written in Python."""
+    """Return whether a callable is written in Python; what a wrapper or a partial calls counts."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)

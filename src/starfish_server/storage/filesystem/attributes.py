@@ -116,10 +116,10 @@ def _text_on_file(file: int, name: str) -> str | None:
 def write_side_file(
     base: int, path: str, file: int, current: os.stat_result | None, attributes: Attributes, sync: Sync
 ) -> None:
-    """Write the attributes of the body to come, in the open file, into the side file of `path`.
+    """Add the attributes of a new body, which is in the open `file`, to the side file of `path`.
 
     Those of the current body, whose status is `current`, are kept. The caller holds the lock of `path`, and
-    renames the file after this.
+    renames `file` after this.
     """
     status = os.fstat(file)
     entry = _Entry(

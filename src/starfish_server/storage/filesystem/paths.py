@@ -85,7 +85,7 @@ def _missing(_folder: int, _path: str) -> int:
 def open_base(path: str, make: Sync | None = None) -> Descriptor:
     """Open the base directory, the only one that may be reached through links.
 
-    make: makes it and its parents where they are missing, each made durable by this function.
+    make: if given, missing folders are made, and it is called with the parent of each to make it durable.
     """
     try:
         return Descriptor(os.open(path, DIRECTORY))
@@ -108,8 +108,7 @@ def open_base(path: str, make: Sync | None = None) -> Descriptor:
 def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
     """Open the folder at `path` below the open folder `start`; `start` itself, opened again, if it is empty.
 
-    make: makes missing folders, each made durable by this function. None, the default, makes none. With
-        `make`, a `FileNotFoundError` means that a deletion pruned a folder.
+    make: that of `open_base`. If given, a `FileNotFoundError` means that a deletion pruned a folder.
     """
     if not path:
         return Descriptor(os.dup(start))

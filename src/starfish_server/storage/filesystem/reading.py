@@ -32,7 +32,7 @@ class OpenObject:
     attributes: Attributes
 
     def info(self, key: str, size: int | None = None) -> ObjectInfo:
-        """Return the info of the object, under its key. `size`: that of the body, where it was read."""
+        """Return the info of the object. `size` is that of the body, if the caller has read it."""
         info = make_info(key, self.status, self.attributes, self.version())
         if size is not None:
             return info.resized(size)

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
-_BATCH_BYTES = 4 * 1024 * 1024  # the same of an upload
-_MAX_WRITES = 64  # of a batch; more chunks are joined into one
+# Each chunk of a reader, and each batch of an upload, is one hop to a thread. Two at a time are in memory.
+CHUNK_BYTES = 2 * 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
+_MAX_WRITES = 64  # a batch of more chunks is joined, and written at once
 _STORE_CLOSED = "this FilesystemObjectStore was closed"
-_LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # of a system call
+_LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # `pread` takes no larger one
 
 
 class FileStream:
@@ -166,7 +167,7 @@ class BatchUpload:
                 self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
             if len(batch) > _MAX_WRITES:
                 batch = deque((b"".join(batch),))
-            while batch:  # the memory of what is written is free at once for the chunks that come
+            while batch:  # popped, so that the memory of each chunk is freed once it is written
                 write_all(self._draft.descriptor, batch.popleft())
             return self._draft
 
