@@ -80,20 +80,25 @@ class Directory:
             return decode_text(body, "get_string", call.key)
 
     def get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        with self._open(call.key) as found:
-            if found is None:
-                return None
+        found = self._open(call.key)
+        if found is None:
+            return None
+        with found:
             return read_all(found.file, found.status.st_size), found.attributes.content_type
 
     def stat(self, call: Stat) -> ObjectInfo | None:
-        with self._open(call.key) as found:
-            return None if found is None else found.info(call.key)
+        found = self._open(call.key)
+        if found is None:
+            return None
+        with found:
+            return found.info(call.key)
 
     def read(self, call: Read) -> StoredObject | None:
+        found = self._open(call.key)
+        if found is None:
+            return None
         start, stop = call.start, call.stop
-        with self._open(call.key) as found:
-            if found is None:
-                return None
+        with found:
             size = found.status.st_size
             if size == 0 or (start == 0 and stop is None):  # 0: empty, or of unknown size, as in /proc
                 body = read_all(found.file, size)
@@ -108,9 +113,8 @@ class Directory:
 
     def open(self, call: Open) -> FileStream | None:
         """Open the object; the stream holds its file."""
-        with self._existing() as base:
-            found = None if base is None else open_object(base, to_path(call.key))
-            return None if found is None else FileStream(found, call, self.path)
+        found = self._open(call.key)
+        return None if found is None else FileStream(found, call, self.path)
 
     def draft(self, key: str, attributes: Attributes, if_version: IfVersion) -> Draft:
         """Begin an object; the base directory is made where it is missing."""
@@ -138,10 +142,12 @@ class Directory:
 
     def copy(self, call: Copy, commit: Commit) -> ObjectInfo:
         source, target = call.source, call.target
-        with typed_errors(self.path, "copy", source), self._open(source) as found:
+        with typed_errors(self.path, "copy", source):
+            found = self._open(source)
             if found is None:
                 raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
             with (
+                found,
                 typed_errors(self.path, "copy", target),
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
@@ -215,17 +221,13 @@ class Directory:
         with base:
             yield base
 
-    @contextlib.contextmanager
-    def _open(self, key: str) -> Iterator[OpenObject | None]:
-        """Open the object of `key`; yield None if there is none."""
+    def _open(self, key: str) -> OpenObject | None:
+        """Open the object of `key`, or return None if there is none."""
         with self._existing() as base:
             found = None if base is None else open_object(base, to_path(key))
-            if found is None:
-                yield None
-                return
-            with found:
-                self._inline.learn(found.file)
-                yield found
+        if found is not None:
+            self._inline.learn(found.file)
+        return found
 
     def _listing(self, base: int, call: ListKeys | ListObjects) -> Listing:
         return Listing(base, self.path, self._names, to_path(call.prefix))
