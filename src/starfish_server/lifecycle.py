@@ -273,7 +273,7 @@ async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
 
 
 async def _attempt(callback: Callback) -> BaseException | None:
-    """Call a step and return what it raised: raised by a task, SystemExit would end the event loop."""
+    """Call a step and return what it raised. A SystemExit that a task raises would end the event loop."""
     try:
         result = callback() if iscoroutinefunction(callback) else await _in_thread(callback)
         if isawaitable(result):

@@ -77,7 +77,7 @@ class Document:
         return f'{{"v":1,"timestamps":{times.decode()},"crc32":{zlib.crc32(sent)},{sent.decode()}'
 
     def version(self) -> dict[str, object]:
-        """Return what a pull sends beside the data."""
+        """Return the fields that a pull sends besides `data`."""
         version: dict[str, object] = {"hash": self.hash, "timestamp": self.timestamp}
         if self.author_signature is not None:
             version["authorPubkey"] = self.author_pubkey

@@ -167,7 +167,7 @@ def parse_push(body: bytes) -> PushRequest:
 
 
 def _plain_push(body: bytes) -> PushRequest | None:
-    """Return what `parse_body` would return, or None if the body needs its closer look."""
+    """Return what `parse_body` would return, or None if only `parse_body` can judge the body."""
     if (b"\\" in body and b"\\u" in body) or b"__proto__" in body:
         return None
     if _LONG_NUMBER in body.translate(_ANY_DIGIT):

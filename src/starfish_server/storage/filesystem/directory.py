@@ -1,4 +1,4 @@
-"""The objects below one directory, by plain system calls: what `FilesystemObjectStore` does in a thread."""
+"""`Directory`: what `FilesystemObjectStore` does in a thread, by plain system calls."""
 
 from __future__ import annotations
 

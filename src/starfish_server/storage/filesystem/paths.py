@@ -175,7 +175,7 @@ def open_file(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
 
 @contextlib.contextmanager
 def parent_of(base: int, path: str) -> Iterator[tuple[int | None, str]]:
-    """Open the folder of `path`, None if there is none; with it comes the last segment of `path`."""
+    """Yield the open folder of `path`, or None if there is none, and the last segment of `path`."""
     folder, _, name = path.rpartition("/")
     try:
         parent = open_folder(base, folder)

@@ -212,6 +212,6 @@ class Draft(StagedFile):
 
 
 def is_file(name: str, parent: int) -> bool:
-    """Return whether there is a regular file, and not nothing or a folder; ELOOP for anything else."""
+    """Return whether `name` is a regular file. Anything but that, a folder or nothing raises ELOOP."""
     status = entry_status(name, parent)
     return status is not None and stat.S_ISREG(status.st_mode)
