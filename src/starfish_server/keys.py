@@ -27,7 +27,7 @@ def encode_key(text: str) -> str:
 
 
 def decode_key(key: str) -> str:
-    """Return the text that `encode_key` made `key` of. Raises `InvalidKeyError` for any other key."""
+    """Return the text that `encode_key` turned into `key`. Raises `InvalidKeyError` for any other key."""
     check_key(key, "decode_key")
     segments = ["" if segment == _EMPTY else segment.replace(":", "%") for segment in key.split("/")]
     try:

@@ -114,9 +114,10 @@ class ShutdownResult:
 class GracefulShutdown:
     """Runs every step of a shutdown once: the replica manager, the queue, the callbacks, then the stores.
 
-    A step that fails is logged and returned, and the next one runs. A step that hangs delays the next one by
-    an equal share of the time left, then both run; at the time limit it is cancelled. Only an async callback
-    that blocks the event loop itself can stop the others: a second signal ends that too.
+    A step that fails is logged and returned, and the next one runs. The steps to come share the time left
+    equally: a step that takes longer than its share runs on beside the next one, and is cancelled at the time
+    limit. Only an async callback that blocks the event loop can stop the others; a second signal ends even
+    that.
 
     opts: a `GracefulShutdownOptions`; by default it has no steps.
     """
@@ -272,7 +273,7 @@ async def _settle(tasks: Iterable[asyncio.Task[Any]], until: float) -> None:
 
 
 async def _attempt(callback: Callback) -> BaseException | None:
-    """Call a step and return what it raised: raised by a task, SystemExit would end the event loop."""
+    """Call a step and return what it raised. A SystemExit that a task raises would end the event loop."""
     try:
         result = callback() if iscoroutinefunction(callback) else await _in_thread(callback)
         if isawaitable(result):
@@ -285,7 +286,7 @@ async def _attempt(callback: Callback) -> BaseException | None:
 def _in_thread(callback: Callback) -> asyncio.Future[object]:
     """Call it in a daemon thread, which cannot keep the process alive as an executor's thread would."""
     outcome: Future[object] = Future()
-    outcome.set_running_or_notify_cancel()  # from now on it can be abandoned and not cancelled
+    outcome.set_running_or_notify_cancel()  # so that a task that stops waiting for it does not cancel it
 
     def call() -> None:
         try:

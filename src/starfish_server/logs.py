@@ -31,7 +31,7 @@ class SafeLogger(logging.LoggerAdapter[logging.Logger]):
                     traceback.print_exc()
 
     def failure(self, level: int, message: str, error: Exception, **fields: object) -> None:
-        """Log what is done about `error`, in one line and with `fields` as `extra`; free if the level is off.
+        """Log in one line how `error` was handled, with `fields` as `extra`; free if the level is off.
 
         message: with `%(name)s` for a field; `%(failure)s` is the error's type and reason. Only errors of
             this library show their reason, since the text of another one may hold a secret.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Patterns are texts, which `re` compiles and keeps at their first use: most programs never need them.
+# Patterns are str, which `re` compiles on first use and caches: most programs never need them.
 # `record_key`, an option of `Tracing`, says how keys are shown.
 _NAMES = (
     r"(?:secret|passw|passphrase|pwd|token|credential|private|hmac|auth(?!or(?!i))|cookie|signature|\bsig\b"
@@ -14,7 +14,7 @@ _NAMES = (
 # The user part of a URL. A password may hold any character, but after a port nothing more is a password.
 _USER = r"(?<=://)(?:[^\s/?#@:]*:(?!\d+[/?#])\S*|[^\s/?#]*)@"
 # `name=value` or `name: value` with a name that says it is a secret, as in a query or the repr of an object.
-# Each word is tried once, from its beginning and as a whole: else a long one would take minutes.
+# Each word is matched once, as a whole: backtracking into a long one would take minutes.
 _PAIR = (
     rf"(?<![\w-])(?=[\w-]*{_NAMES})([\w-]++['\"]?(?:=|:\s*))(?!True\b|False\b|None\b)"
     r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?:Bearer |Basic )?[^\s&;,)}\]]+)"
@@ -37,7 +37,7 @@ def name_of(function: object) -> str:
 
 
 def shown_setting(name: str, value: object) -> str:
-    """Return the `repr` of a setting, with `***` for what its name, or a name in it, calls a secret."""
+    """Return the `repr` of a setting, with `***` for each value that is named like a secret."""
     if value is None or isinstance(value, bool):
         return repr(value)
     if re.search(_NAMES, name, re.IGNORECASE):

@@ -206,14 +206,15 @@ def _variable(match: re.Match[str]) -> str:
 
 
 def _line_of(text: str, at: Keys) -> str:
-    """Return ":" and the line, from 1, on which the value at `at` begins, or the last table on the way to it.
+    """Return ":" and the number of the line on which the value at `at` begins.
 
-    Parse growing parts of the text: the value begins with the first line that is needed to have it.
+    If there is no such value, return that of the last table on the way to it. A binary search parses growing
+    parts of the text, and finds the first line that the value needs.
     """
     lines = text.split("\n")  # not splitlines, which knows more ends of lines than TOML
 
     def depth(count: int) -> int:
-        """How many of `at` there are in the first `count` lines, with those that complete the last value."""
+        """Return how many steps of `at` exist in the first `count` lines, completed to valid TOML."""
         for end in range(count, len(lines) + 1):
             with suppress(tomllib.TOMLDecodeError):
                 return _depth(tomllib.loads("\n".join(lines[:end])), at)

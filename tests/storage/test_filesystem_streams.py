@@ -191,6 +191,25 @@ async def test_close_of_the_store_ends_open_readers(tmp_path: Path) -> None:
             await ended.next_chunk()
 
 
+async def test_a_chunk_that_was_read_ahead_is_not_returned_after_close(
+    store: FilesystemObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_bytes("k", b"x" * 3 * MIB, content_type="a/b")
+    pread, read = os.pread, list[bytes]()
+
+    def recorded(file: int, size: int, at: int) -> bytes:
+        read.append(pread(file, size, at))
+        return read[-1]
+
+    monkeypatch.setattr(os, "pread", recorded)
+    reader = await _opened(store, "k")
+    await reader.next_chunk()
+    await eventually(lambda: len(read) == 2)
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await reader.next_chunk()
+
+
 async def test_streams_hold_little_in_memory(store: FilesystemObjectStore) -> None:
     piece = b"x" * MIB
     tracemalloc.start()

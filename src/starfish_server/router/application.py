@@ -229,7 +229,7 @@ def _drained(scope: Scope) -> Response:
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what no route of the router serves: an unknown path, or a method on `/openapi.json`."""
+    """Answer a request that no route serves: an unknown path, or a method on `/openapi.json`."""
     status = getattr(error, "status_code", 404)
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
     reason = "no route serves this path" if status == 404 else "no route serves it like this"

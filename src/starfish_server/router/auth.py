@@ -53,8 +53,8 @@ RoleResolver = Callable[[Request], Awaitable[AuthResult | None] | AuthResult | N
 class BearerTokens:
     """Finds callers by the bearer token in their Authorization header; use `resolve` as a `role_resolver`.
 
-    tokens: pairs of a token and its caller. A token has at least 16 characters, all of them visible ASCII (a
-        header can carry nothing else unchanged, a trailing newline least of all), and belongs to one caller.
+    tokens: pairs of a token and its caller. A token has at least 16 characters, all of them visible ASCII,
+        since a header carries nothing else unchanged, and belongs to one caller.
 
     Raises `ValueError` or `TypeError`, which name the caller and never the token. Keeps SHA-256 digests only.
     """

@@ -226,7 +226,7 @@ class BlobCollection(Collection):
 
 
 class StreamedObject(StreamingResponse):
-    """Sends what a reader reads, as fast as the client takes it, and closes the reader however that ends.
+    """Sends the chunks of a reader as fast as the client takes them, and closes the reader in any case.
 
     If the store fails midway, the connection is cut, since the status has already been sent.
     """

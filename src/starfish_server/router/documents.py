@@ -44,7 +44,7 @@ class Document:
     timestamp: the document's own clock: milliseconds since 1970 of its last change, or one more than before
         if clocks disagree. It grows with every change, so a reader can use it as a checkpoint.
     author_pubkey, author_signature: identity and signature of the caller who signed this version, or None.
-    seg: never true, as it is in a 3.x pre-release's log whose items are in other objects.
+    seg: always False. A 3.x pre-release has true there for a log, whose items are in other objects.
 
     A 3.x pre-release has `ts` in place of both kinds of timestamps.
     """
@@ -77,7 +77,7 @@ class Document:
         return f'{{"v":1,"timestamps":{times.decode()},"crc32":{zlib.crc32(sent)},{sent.decode()}'
 
     def version(self) -> dict[str, object]:
-        """Return what a pull sends beside the data."""
+        """Return the fields that a pull sends besides `data`."""
         version: dict[str, object] = {"hash": self.hash, "timestamp": self.timestamp}
         if self.author_signature is not None:
             version["authorPubkey"] = self.author_pubkey
@@ -133,8 +133,10 @@ def next_version(
     now: int,
     author: tuple[str | None, str | None] = (None, None),
 ) -> Document:
-    """Return the document after `data`, of that hash, was pushed over `previous` at `now` (milliseconds).
+    """Return the document that a push of `data` makes of `previous`; None is no document.
 
+    hash_: the hash of `data`.
+    now: the time of the push, in milliseconds since 1970.
     author: identity and signature of the caller, if the push was signed.
     """
     if previous is None:

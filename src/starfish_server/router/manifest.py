@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response  # noqa: TC002 - FastAPI evaluates the annotations
@@ -46,15 +47,13 @@ class Manifest(ShownMount):
     namespaces: dict[str, ShownMount] = {}
 
 
+@dataclass(frozen=True)
 class ConfigEndpoint:
     """The route `GET /config`, as `ConfigEndpointOptions` say."""
 
-    def __init__(
-        self, options: ConfigEndpointOptions, config: SyncConfig, authenticator: Authenticator
-    ) -> None:
-        self._filtered = options.auth == "role-filtered"
-        self._config = config
-        self._authenticator = authenticator
+    options: ConfigEndpointOptions
+    config: SyncConfig
+    authenticator: Authenticator
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route."""
@@ -65,11 +64,11 @@ class ConfigEndpoint:
 
     async def show(self, request: Request) -> Response:
         """Return the collections that the caller may know of."""
-        roles = await self._roles(request) if self._filtered else None
-        shown = {"collections": _shown(self._config.collections, roles)}
+        roles = await self._roles(request) if self.options.auth == "role-filtered" else None
+        shown = {"collections": _shown(self.config.collections, roles)}
         mounts = {
             name: {"collections": collections}
-            for name, mount in self._config.namespaces.items()
+            for name, mount in self.config.namespaces.items()
             if (collections := _shown(mount.collections, roles))
         }
         content = shown | ({"namespaces": mounts} if mounts else {})
@@ -77,7 +76,7 @@ class ConfigEndpoint:
 
     async def _roles(self, request: Request) -> set[str]:
         try:
-            caller = await self._authenticator.find_caller(request)
+            caller = await self.authenticator.find_caller(request)
         except HTTPError as error:
             if error.status not in (401, 403):  # an outage must not pass for a server without collections
                 raise

@@ -167,7 +167,7 @@ def parse_push(body: bytes) -> PushRequest:
 
 
 def _plain_push(body: bytes) -> PushRequest | None:
-    """Return what `parse_body` would return, or None if the body needs its closer look."""
+    """Return what `parse_body` would return, or None if only `parse_body` can judge the body."""
     if (b"\\" in body and b"\\u" in body) or b"__proto__" in body:
         return None
     if _LONG_NUMBER in body.translate(_ANY_DIGIT):
@@ -181,7 +181,7 @@ def _plain_push(body: bytes) -> PushRequest | None:
         return None
     for text in (pushed.base_hash, pushed.author_signature):
         quotes += 0 if text is None else 2 + text.count('"')
-    # A key that stands twice in one object loses one of its values, and so the quotes of the other key.
+    # The parser drops a duplicate key, so its canonical JSON would have fewer quotes than the body.
     return pushed if quotes == body.count(b'"') else None
 
 

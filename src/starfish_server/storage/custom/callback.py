@@ -137,7 +137,7 @@ def _plan(function: Callable[..., Any], signature: Signature, shape: Shape) -> B
 
 
 def _place(others: list[Parameter], left: list[_Argument], shape: Shape) -> dict[str, _Argument]:
-    """Assign what is left to parameters of other names, in order; a single optional one gets the context."""
+    """Assign what is left, in order, to parameters of other names. A single optional one gets the context."""
     page = [argument for argument in left if argument != "context"]
     if len(others) == 1 and others[0].default is None:
         left = left[len(page) :]
@@ -147,7 +147,7 @@ def _place(others: list[Parameter], left: list[_Argument], shape: Shape) -> dict
 
 
 def _is_python(function: Callable[..., Any]) -> bool:
-    """Return whether a function, the method of an object, or what these wrap is written in Python."""
+    """Return whether a callable is written in Python; what a wrapper or a partial calls counts."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)

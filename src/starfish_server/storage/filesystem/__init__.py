@@ -135,7 +135,7 @@ class FilesystemObjectStore(Leaf):
         if stream is None:
             return None
         if self._closed:
-            stream.cut_off()
+            stream.close()
         self._streams.add(stream)
         return stream.reader()
 
@@ -163,7 +163,7 @@ class FilesystemObjectStore(Leaf):
         """Refuse further operations and end open readers; the rest in flight ends as it would have."""
         self._closed = True
         for stream in list(self._streams):
-            stream.cut_off()
+            stream.close()
 
     async def _in_thread(self, call: Operation[Any], *arguments: object) -> Any:
         """Perform the operation in a thread, by the method of `Directory` that has its name."""

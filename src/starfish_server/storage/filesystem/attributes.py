@@ -86,20 +86,15 @@ def set_on_file(file: int, attributes: Attributes) -> bool:
 
 
 def type_on_file(file: int) -> str | None:
-    """Return the content type in the extended attribute, None if invalid. Raises `OSError` without one."""
-    return header_or_none(os.getxattr(file, _TYPE).decode("ascii", "replace"))
+    """Return the content type in the extended attribute; None if there is none, or an invalid one."""
+    return header_or_none(_text_on_file(file, _TYPE))
 
 
 def attributes_on_file(file: int) -> Attributes | None:
     """Return the attributes in extended attributes; None if there is no content type among them."""
     if not hasattr(os, "getxattr"):
         return None
-    try:
-        content_type = type_on_file(file)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return None
-        raise
+    content_type = type_on_file(file)
     if content_type is None:
         return None
     with contextlib.suppress(OSError):  # a file system that cannot list them
@@ -121,10 +116,10 @@ def _text_on_file(file: int, name: str) -> str | None:
 def write_side_file(
     base: int, path: str, file: int, current: os.stat_result | None, attributes: Attributes, sync: Sync
 ) -> None:
-    """Write the attributes of the body to come, in the open file, into the side file of `path`.
+    """Add the attributes of a new body, which is in the open `file`, to the side file of `path`.
 
     Those of the current body, whose status is `current`, are kept. The caller holds the lock of `path`, and
-    renames the file after this.
+    renames `file` after this.
     """
     status = os.fstat(file)
     entry = _Entry(

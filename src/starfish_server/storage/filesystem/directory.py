@@ -1,4 +1,4 @@
-"""The objects below one directory, by plain system calls: what `FilesystemObjectStore` does in a thread."""
+"""`Directory`: what `FilesystemObjectStore` does in a thread, by plain system calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 from starfish_server.checks import check_keys, decode_text
 from starfish_server.errors import DeleteManyError, ObjectNotFoundError, StoreError
-from starfish_server.objects import ANY, ObjectList, StoredObject
+from starfish_server.objects import ObjectList, StoredObject
 from starfish_server.storage.filesystem.attributes import remove_side_file
 from starfish_server.storage.filesystem.legacy import legacy_content_type, remove_legacy
 from starfish_server.storage.filesystem.listing import Listing, Unlistable, unlistable
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.open_files import check_unedited, read_all, read_range, write_all
+from starfish_server.storage.filesystem.open_files import (
+    check_unedited,
+    copy_body,
+    read_all,
+    read_range,
+    write_all,
+)
 from starfish_server.storage.filesystem.os_errors import after_change, typed_errors
 from starfish_server.storage.filesystem.paths import nearest_folder, open_base, parent_of, prune
 from starfish_server.storage.filesystem.reading import open_body, open_object
@@ -74,20 +80,25 @@ class Directory:
             return decode_text(body, "get_string", call.key)
 
     def get_bytes(self, call: GetBytes) -> tuple[bytes, str] | None:
-        with self._open(call.key) as found:
-            if found is None:
-                return None
+        found = self._open(call.key)
+        if found is None:
+            return None
+        with found:
             return read_all(found.file, found.status.st_size), found.attributes.content_type
 
     def stat(self, call: Stat) -> ObjectInfo | None:
-        with self._open(call.key) as found:
-            return None if found is None else found.info(call.key)
+        found = self._open(call.key)
+        if found is None:
+            return None
+        with found:
+            return found.info(call.key)
 
     def read(self, call: Read) -> StoredObject | None:
+        found = self._open(call.key)
+        if found is None:
+            return None
         start, stop = call.start, call.stop
-        with self._open(call.key) as found:
-            if found is None:
-                return None
+        with found:
             size = found.status.st_size
             if size == 0 or (start == 0 and stop is None):  # 0: empty, or of unknown size, as in /proc
                 body = read_all(found.file, size)
@@ -102,11 +113,10 @@ class Directory:
 
     def open(self, call: Open) -> FileStream | None:
         """Open the object; the stream holds its file."""
-        with self._existing() as base:
-            found = None if base is None else open_object(base, to_path(call.key))
-            return None if found is None else FileStream(found, call, self.path)
+        found = self._open(call.key)
+        return None if found is None else FileStream(found, call, self.path)
 
-    def draft(self, key: str, attributes: Attributes, if_version: IfVersion = ANY) -> Draft:
+    def draft(self, key: str, attributes: Attributes, if_version: IfVersion) -> Draft:
         """Begin an object; the base directory is made where it is missing."""
         base = open_base(self.path, self._sync)
         try:
@@ -119,7 +129,7 @@ class Directory:
             raise
 
     def put(self, call: Put | PutBytes, commit: Commit, body: bytes, attributes: Attributes) -> None:
-        with self.draft(call.key, attributes) as draft:
+        with self.draft(call.key, attributes, call.if_version) as draft:
             write_all(draft.descriptor, body)
             draft.put_in_place(commit, lambda _: None)
 
@@ -132,14 +142,16 @@ class Directory:
 
     def copy(self, call: Copy, commit: Commit) -> ObjectInfo:
         source, target = call.source, call.target
-        with typed_errors(self.path, "copy", source), self._open(source) as found:
+        with typed_errors(self.path, "copy", source):
+            found = self._open(source)
             if found is None:
                 raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
             with (
+                found,
                 typed_errors(self.path, "copy", target),
                 self.draft(target, found.attributes, call.if_version) as draft,
             ):
-                draft.fill_from(found.file, commit)
+                copy_body(found.file, draft.descriptor, commit.check)
                 with typed_errors(self.path, "copy", source):
                     check_unedited(found.file, found.status)
                 return draft.put_with_info(commit)
@@ -209,17 +221,13 @@ class Directory:
         with base:
             yield base
 
-    @contextlib.contextmanager
-    def _open(self, key: str) -> Iterator[OpenObject | None]:
-        """Open the object of `key`; yield None if there is none."""
+    def _open(self, key: str) -> OpenObject | None:
+        """Open the object of `key`, or return None if there is none."""
         with self._existing() as base:
             found = None if base is None else open_object(base, to_path(key))
-            if found is None:
-                yield None
-                return
-            with found:
-                self._inline.learn(found.file)
-                yield found
+        if found is not None:
+            self._inline.learn(found.file)
+        return found
 
     def _listing(self, base: int, call: ListKeys | ListObjects) -> Listing:
         return Listing(base, self.path, self._names, to_path(call.prefix))

@@ -115,7 +115,7 @@ def _text(file: int, status: os.stat_result, call: GetString) -> str | None:
 
 def _bytes_and_type(file: int, status: os.stat_result, _: GetBytes) -> tuple[bytes, str] | None:
     content_type = type_on_file(file)
-    body = None if content_type is None else _read_cached(file, 0, status.st_size, at_end=True)
+    body = _read_cached(file, 0, status.st_size, at_end=True)
     return None if content_type is None or body is None else (body, content_type)
 
 

@@ -25,7 +25,7 @@ def is_legacy_name(path: str) -> bool:
 
 
 def legacy_content_type(base: int, path: str) -> str | None:
-    """Return what the legacy side file at `path` says; None if there is none, or an object."""
+    """Return the content type in the legacy side file at `path`; None if nothing or an object is there."""
     if not is_legacy_name(path):
         return None
     try:

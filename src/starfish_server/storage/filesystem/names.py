@@ -19,7 +19,7 @@ _NOT_PORTABLE = re.compile(r"[^A-Za-z0-9._:@-]")
 # Control characters, and the surrogates that stand for bytes that are not UTF-8.
 _IN_NO_KEY = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHORT = MAX_SEGMENT_BYTES // 4 - 1
-"""A text of as many characters has no segment that is too long."""
+"""A text of at most this many characters has no segment that is too long."""
 
 
 class Names:
@@ -58,7 +58,7 @@ class Names:
 
 
 def to_path(text: str) -> str:
-    """Return the path of a key, prefix or place in the order; paths have the same order."""
+    """Return the path of a key, prefix or `start_after`. Paths sort as their keys do."""
     return f"~{text}" if text[:1] == "~" else text
 
 

@@ -122,7 +122,7 @@ def make_info(key: str, status: os.stat_result, attributes: Attributes, version:
 
 
 def modified(status: os.stat_result) -> datetime | None:
-    """Return the time of modification; None for one that no datetime can be."""
+    """Return the time of modification; None if it is outside the range of `datetime`."""
     try:
         return datetime.fromtimestamp(status.st_mtime, UTC)
     except (OverflowError, ValueError, OSError):
@@ -132,7 +132,7 @@ def modified(status: os.stat_result) -> datetime | None:
 def check_unedited(file: int, status: os.stat_result) -> None:
     """Raise `VersionConflictError` if another program changed the open file in place since `status`.
 
-    One that was replaced or removed stays as it was.
+    A file that was replaced or removed passes: what is open is still the old body.
     """
     now = os.fstat(file)
     if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):

@@ -27,7 +27,7 @@ _ERRORS: dict[type[StoreError], tuple[str, ...]] = {
     ReadOnlyStoreError: ("EROFS",),
     # A file system may hold shorter names than the key rules allow.
     InvalidKeyError: ("ENAMETOOLONG",),
-    # ENOENT: where it means "no such object" or "pruned, try again" it was handled before.
+    # ENOENT that means "no such object" or "pruned, try again" was handled before.
     StoreUnavailableError: (
         "EAGAIN", "EBUSY", "EDEADLK", "EDQUOT", "EINTR", "EIO", "EMFILE", "ENFILE", "ENOENT", "ENOLCK",
         "ENOMEM", "ENOSPC", "ESTALE", "ETIMEDOUT", "ETXTBSY",

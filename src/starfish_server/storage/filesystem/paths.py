@@ -85,7 +85,7 @@ def _missing(_folder: int, _path: str) -> int:
 def open_base(path: str, make: Sync | None = None) -> Descriptor:
     """Open the base directory, the only one that may be reached through links.
 
-    make: makes it and its parents where they are missing, each made durable by this function.
+    make: if given, missing folders are made, and it is called with the parent of each to make it durable.
     """
     try:
         return Descriptor(os.open(path, DIRECTORY))
@@ -108,8 +108,7 @@ def open_base(path: str, make: Sync | None = None) -> Descriptor:
 def open_folder(start: int, path: str, make: Sync | None = None) -> Descriptor:
     """Open the folder at `path` below the open folder `start`; `start` itself, opened again, if it is empty.
 
-    make: makes missing folders, each made durable by this function. None, the default, makes none. With
-        `make`, a `FileNotFoundError` means that a deletion pruned a folder.
+    make: that of `open_base`. If given, a `FileNotFoundError` means that a deletion pruned a folder.
     """
     if not path:
         return Descriptor(os.dup(start))
@@ -176,7 +175,7 @@ def open_file(base: int, path: str) -> tuple[Descriptor, os.stat_result] | None:
 
 @contextlib.contextmanager
 def parent_of(base: int, path: str) -> Iterator[tuple[int | None, str]]:
-    """Open the folder of `path`, None if there is none; with it comes the last segment of `path`."""
+    """Yield the open folder of `path`, or None if there is none, and the last segment of `path`."""
     folder, _, name = path.rpartition("/")
     try:
         parent = open_folder(base, folder)

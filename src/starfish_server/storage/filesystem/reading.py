@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from starfish_server.checks import DEFAULT_BYTES_TYPE
@@ -32,12 +32,12 @@ class OpenObject:
     attributes: Attributes
 
     def info(self, key: str, size: int | None = None) -> ObjectInfo:
-        """Return the info of the object, under its key. `size`: that of the body, where it was read."""
+        """Return the info of the object. `size` is that of the body, if the caller has read it."""
         info = make_info(key, self.status, self.attributes, self.version())
         if size is not None:
-            return replace(info, size=size)
+            return info.resized(size)
         unknown = info.size == 0 and os.pread(self.file, 1, 0)
-        return replace(info, size=None) if unknown else info
+        return info.resized(None) if unknown else info
 
     def version(self) -> str:
         """Return the version of the object."""

@@ -37,7 +37,7 @@ class _LockedFiles:
         self.numbers: set[int] = set()
 
     def reset_after_fork(self) -> None:
-        """Close a forked child's copies, which would keep what a parent that died has locked."""
+        """Close the child's copies, which would hold the locks even after the parent has died."""
         while self.numbers:
             with contextlib.suppress(OSError):
                 os.close(self.numbers.pop())

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 2 * 1024 * 1024  # a hop to a thread for each; two are in memory
-_BATCH_BYTES = 4 * 1024 * 1024  # the same of an upload
-_MAX_WRITES = 64  # of a batch; more chunks are joined into one
+# Each chunk of a reader, and each batch of an upload, is one hop to a thread. Two at a time are in memory.
+CHUNK_BYTES = 2 * 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
+_MAX_WRITES = 64  # a batch of more chunks is joined, and written at once
 _STORE_CLOSED = "this FilesystemObjectStore was closed"
-_LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # of a system call
+_LAST_OFFSET = 2**63 - 1 - CHUNK_BYTES  # `pread` takes no larger one
 
 
 class FileStream:
@@ -56,7 +57,6 @@ class FileStream:
         self._ahead: asyncio.Future[bytes] | None = None
         self._reading = threading.Lock()
         self._closed = False
-        self._cut_off = False
         self.info = found.info(call.key)
 
     def reader(self) -> ObjectReader:
@@ -64,12 +64,12 @@ class FileStream:
 
         async def fetch() -> bytes:
             with self._typed:
-                if self._cut_off:
+                if self._closed:  # by the store: a closed reader fetches nothing
                     raise StoreClosedError(_STORE_CLOSED)
                 reading, self._ahead = self._ahead, None
-                chunk = await (reading or self._start_reading())
+                chunk = await (reading or _start(self._read_chunk))
                 if chunk and not self._closed:
-                    self._ahead = self._start_reading()
+                    self._ahead = _start(self._read_chunk)
                 return chunk
 
         async def close() -> None:
@@ -78,20 +78,12 @@ class FileStream:
         return ObjectReader(self.info, fetch, close)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give the descriptor back. If the reader is in use, its next chunk is a `StoreClosedError`."""
         self._closed = True
         # A thread that holds the lock checks `_closed` after releasing it.
         if self._reading.acquire(blocking=False):
             self._close_file()
             self._reading.release()
-
-    def cut_off(self) -> None:
-        """End the stream because its store was closed."""
-        self._cut_off = True
-        self.close()
-
-    def _start_reading(self) -> asyncio.Future[bytes]:
-        return _unreported(start_in_thread(self._read_chunk))
 
     def _read_chunk(self) -> bytes:
         try:
@@ -135,10 +127,10 @@ class BatchUpload:
                     size += len(chunk)
                     if size >= _BATCH_BYTES:
                         await self._written()
-                        self._writing = self._start(partial(self._append, batch))
+                        self._writing = _start(partial(self._append, batch))
                         batch, size = deque(), 0
             await self._written()
-            finished = self._start(partial(self._finish, batch))
+            finished = _start(partial(self._finish, batch))
         except BaseException:
             cancelled = await self._abandon()
             if cancelled is not None:
@@ -152,9 +144,6 @@ class BatchUpload:
             raise
         return finished.result()
 
-    def _start(self, step: Callable[[], T]) -> asyncio.Future[T]:
-        return _unreported(start_in_thread(step))
-
     async def _written(self) -> None:
         """Wait until the batch in flight is written."""
         if self._writing is not None:
@@ -166,7 +155,7 @@ class BatchUpload:
         """Wait for the batch in flight and discard the draft. Return a cancellation of this wait."""
         cancelled = None if self._writing is None else await wait_to_end(self._writing)
         try:
-            discarding = self._start(self._discard)
+            discarding = _start(self._discard)
         except StoreUnavailableError:  # no thread can be started; it is little work
             self._discard()
             return cancelled
@@ -178,7 +167,7 @@ class BatchUpload:
                 self._draft = self._directory.draft(self._call.key, self._attributes, self._call.if_version)
             if len(batch) > _MAX_WRITES:
                 batch = deque((b"".join(batch),))
-            while batch:  # the memory of what is written is free at once for the chunks that come
+            while batch:  # popped, so that the memory of each chunk is freed once it is written
                 write_all(self._draft.descriptor, batch.popleft())
             return self._draft
 
@@ -195,7 +184,8 @@ class BatchUpload:
             draft.close()
 
 
-def _unreported(running: asyncio.Future[T]) -> asyncio.Future[T]:
-    """Let `running` fail without a report of the event loop if nothing awaits it any more."""
+def _start(step: Callable[[], T]) -> asyncio.Future[T]:
+    """Begin `step` in a thread. The event loop reports nothing if it fails and nothing awaits it any more."""
+    running = start_in_thread(step)
     running.add_done_callback(lambda done: done.cancelled() or done.exception())
     return running

@@ -17,12 +17,7 @@ from starfish_server.objects import ANY
 from starfish_server.storage.filesystem.attributes import remove_side_file, set_on_file, write_side_file
 from starfish_server.storage.filesystem.legacy import LEGACY_SUFFIX, legacy_content_type
 from starfish_server.storage.filesystem.names import to_path
-from starfish_server.storage.filesystem.open_files import (
-    copy_body,
-    make_info,
-    stamp,
-    version_of_file,
-)
+from starfish_server.storage.filesystem.open_files import make_info, stamp, version_of_file
 from starfish_server.storage.filesystem.os_errors import after_change
 from starfish_server.storage.filesystem.paths import (
     ATTEMPTS,
@@ -104,6 +99,11 @@ class Commit:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 ended.get_loop().call_soon_threadsafe(wake, ended)
 
+    def check(self) -> None:
+        """Raise `WithdrawnError` if the coroutine has been cancelled."""
+        with self:
+            pass
+
     async def withdraw(self) -> None:
         """Return once nothing more of the change can take effect, however often the caller is cancelled."""
         # Both are set before the lock is tried: a thread that holds the lock reads them after releasing it.
@@ -122,7 +122,7 @@ class Draft(StagedFile):
     """
 
     def __init__(
-        self, base: int, sync: Sync, key: str, attributes: Attributes, if_version: IfVersion = ANY
+        self, base: int, sync: Sync, key: str, attributes: Attributes, if_version: IfVersion
     ) -> None:
         super().__init__(base)
         self._sync = sync
@@ -137,15 +137,6 @@ class Draft(StagedFile):
             super().close()
         finally:
             os.close(self._base)
-
-    def fill_from(self, file: int, commit: Commit) -> None:
-        """Copy the body of an open file, until the caller is cancelled."""
-
-        def proceed() -> None:
-            with commit:  # raises `WithdrawnError` if so
-                pass
-
-        copy_body(file, self.descriptor, proceed)
 
     def put_with_info(self, commit: Commit) -> ObjectInfo:
         """Make the object visible and return its info."""
@@ -221,6 +212,6 @@ class Draft(StagedFile):
 
 
 def is_file(name: str, parent: int) -> bool:
-    """Return whether there is a regular file, and not nothing or a folder; ELOOP for anything else."""
+    """Return whether `name` is a regular file. Anything but that, a folder or nothing raises ELOOP."""
     status = entry_status(name, parent)
     return status is not None and stat.S_ISREG(status.st_mode)
