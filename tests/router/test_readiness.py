@@ -189,3 +189,14 @@ async def test_a_server_that_ends_is_not_ready() -> None:
         response = await client.get("/v1/ready")
         assert (response.status_code, response.json()["checks"]) == (503, {"server": "shutting_down"})
         assert (await client.get("/health")).status_code == 200
+
+
+def test_a_fresh_check_serves_another_event_loop() -> None:
+    app = make_app(store := Leaf())
+
+    async def ask_again() -> int:
+        async with client_of(app) as client:
+            return (await client.get("/ready")).status_code
+
+    assert [asyncio.run(ask_again()), asyncio.run(ask_again())] == [200, 200]
+    assert store.asked == 1

@@ -71,11 +71,13 @@ class Probes:
         if getattr(request.app.state, "draining", False):
             return _response({"server": "shutting_down"}, ready=False)
         now = time.monotonic()
-        ended = all(check.done() for check in self._checks.values())
-        if ended and now - self._began >= _CACHED_SECONDS:
+        checking = [check for check in self._checks.values() if not check.done()]
+        if not checking and now - self._began >= _CACHED_SECONDS:
             self._began = now
             self._checks = {part: asyncio.create_task(self._check(part)) for part in self._parts}
-        await asyncio.wait(self._checks.values(), timeout=max(0.0, self._began + _SECONDS - now))
+            checking = list(self._checks.values())
+        if checking:
+            await asyncio.wait(checking, timeout=max(0.0, self._began + _SECONDS - now))
         codes = {
             part: self._codes.get(part, "store_timeout") if check.done() else "store_timeout"
             for part, check in self._checks.items()
