@@ -414,10 +414,16 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], error: 
         Compression(MemoryObjectStore(data={}), **options)
 
 
+def test_repr_shows_the_settings() -> None:
+    layer = Compression(MemoryObjectStore(data={}), algorithm="gzip", level=6, min_bytes=10, max_bytes=1000)
+    shown = "algorithm='gzip', level=6, min_bytes=10, max_bytes=1000"
+    assert repr(layer) == f"Compression({shown}, MemoryObjectStore(0 objects))"
+
+
 def test_a_stack_file_builds_it(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     path.write_text('[[layer]]\ntype = "Compression"\nalgorithm = "gzip"\n[leaf]\ntype = "memory"\n')
-    assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024)")
+    assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024, ")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ class Compression(Transform):
         self._max_bytes = positive_int("max_bytes", max_bytes)
 
     def settings(self) -> dict[str, object]:
-        return {"algorithm": self._algorithm, "level": self._level, "min_bytes": self._min_bytes}
+        names = ("algorithm", "level", "min_bytes", "max_bytes")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     async def encode(self, body: bytes, key: str) -> bytes:
         frame = body
