@@ -16,6 +16,7 @@ import pytest
 
 from layers.test_encryption import Sizeless
 from starfish_server import (
+    CustomObjectStore,
     FilesystemObjectStore,
     FilesystemStorageOptions,
     MemoryObjectStore,
@@ -295,6 +296,20 @@ async def test_an_object_that_is_compressed_between_two_reads_is_a_conflict(read
     await leaf.put_bytes("k", NOISE, content_type="a/b")
     with pytest.raises(VersionConflictError):
         await reading(Compression(Replaces(leaf)), "k", 0, 100)
+
+
+async def test_a_stream_without_versions_is_of_one_object_though_it_is_replaced() -> None:
+    inside = MemoryObjectStore(data={})
+    before, after = b"before" * 1000, b"later " * 1000
+
+    async def get(key: str) -> tuple[bytes, str] | None:
+        found = await inside.get_bytes(key)
+        await Compression(inside).put_bytes(key, after, content_type="a/b")
+        return found
+
+    await Compression(inside).put_bytes("k", before, content_type="a/b")
+    store = Compression(CustomObjectStore(on_get_bytes=get))
+    assert await stream(store, "k", 6, 5000) == before[6:5000]
 
 
 async def test_the_reader_of_an_object_that_was_replaced_is_closed() -> None:

@@ -490,6 +490,33 @@ async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> N
         await read(Encryption(Replaces(leaf), RING), "k", SEGMENT, SEGMENT + 1)
 
 
+@pytest.mark.parametrize("reading", [read, stream])
+async def test_an_object_without_versions_is_read_as_one_though_it_is_replaced(reading: Any) -> None:
+    objects: dict[str, tuple[bytes, str]] = {}
+
+    def get(key: str) -> tuple[bytes, str] | None:
+        found = objects.get(key)
+        if key == "k":
+            objects["k"] = later
+        return found
+
+    store = Encryption(
+        CustomObjectStore(
+            on_get_bytes=get,
+            on_put=lambda key, body: None,
+            on_put_bytes=lambda key, body, content_type: objects.update({key: (body, content_type)}),
+        ),
+        RING,
+    )
+    await store.put_bytes("k", BODY[::-1], content_type="a/b")
+    later = objects["k"]
+    await store.put_bytes("k", BODY, content_type="a/b")
+    assert await reading(store, "k", 5, SEGMENT + 5) == BODY[5 : SEGMENT + 5]
+    await store.put_bytes("k", BODY, content_type="a/b")
+    await store.copy("k", "copy")
+    assert await reading(store, "copy") == BODY
+
+
 async def test_a_plain_object_that_is_encrypted_between_two_reads_is_decrypted() -> None:
     class Encrypts(Layer):
         """Encrypts the object after its start was read."""

@@ -224,8 +224,6 @@ class Encryption(Transform):
 
     async def _open_in_ranges(self, operation: Open) -> ObjectReader | None:
         """Open a whole object. Its reader holds no connection between chunks, which storing them needs."""
-        if not self._inner.native("read"):
-            return await self.open_plain(operation)
         found = await self._find(operation)
         if found is None:
             return None
@@ -274,6 +272,9 @@ class Encryption(Transform):
     async def _find(self, operation: _Reads) -> StoredObject | Found | None:
         """Return the plain object if it is small or cannot be read in parts, else what its header says."""
         read = Read(operation.key, 0, MAX_HEADER, operation.context, operation.notes)
+        if not self._inner.native("read"):
+            # Each part would be cut from the whole, and no version would say whether they belong together.
+            return await self.read_plain(read.replace(stop=None))
         stored = await self._inner.perform(read)
         if stored is None:
             return None
