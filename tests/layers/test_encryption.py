@@ -614,6 +614,14 @@ async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> 
         await Encryption(MemoryObjectStore(data={}), RING).put(key, "v")
 
 
+async def test_an_empty_content_type_of_an_upload_is_refused_as_without_encryption() -> None:
+    leaf = MemoryObjectStore(data={})
+    for store in (leaf, Encryption(leaf, RING)):
+        with pytest.raises(ValueError, match="content_type must be one line"):
+            await store.upload("k", [b"v"], content_type="")
+    assert await leaf.list_keys("") == []
+
+
 wrong: Any = b"a secret that is no key"
 
 

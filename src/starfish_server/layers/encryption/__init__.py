@@ -6,7 +6,14 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_if_version, check_text, flag
+from starfish_server.checks import (
+    DEFAULT_BYTES_TYPE,
+    check_header,
+    check_if_version,
+    check_text,
+    flag,
+    type_or_default,
+)
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, StoreIntegrityError
 from starfish_server.layers.base import Slot
@@ -133,7 +140,7 @@ class Encryption(Transform):
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_text("key", operation.key, operation.name)
-        content_type = operation.content_type or DEFAULT_BYTES_TYPE
+        content_type = type_or_default(operation.content_type, None)
         check_header("content_type", content_type)
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, None), operation.key)
