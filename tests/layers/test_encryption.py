@@ -30,11 +30,13 @@ from starfish_server.errors import (
     ObjectNotFoundError,
     StoreIntegrityError,
     StoreNotSupportedError,
+    StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers import (
     DataKey,
     Encryption,
+    Fallback,
     KeyProvider,
     KeyRing,
     LegacyKey,
@@ -44,7 +46,7 @@ from starfish_server.layers.base import Layer
 from starfish_server.layers.encryption.key_ring import hkdf
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
-from starfish_server.testing import RecordingStore, check_store
+from starfish_server.testing import Fault, FaultyStore, RecordingStore, check_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -340,6 +342,27 @@ async def test_a_large_copy_whose_target_is_written_meanwhile_overwrites_nothing
     assert (caught.value.operation, caught.value.key) == ("copy", "copy")
     assert await store.get_string("copy") == "theirs"
     assert files_below(tmp_path) == ["copy", "k"]
+
+
+async def test_nothing_is_copied_from_the_backup_which_may_be_older() -> None:
+    first, backup = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    await Encryption(first, RING).put("k", "new")
+    await Encryption(backup, RING).put("k", "old")
+    outage = FaultyStore(first, {"read": [Fault(StoreUnavailableError)]})
+    with pytest.raises(StoreUnavailableError, match="may be older"):
+        await Encryption(Fallback(outage, backup), RING).copy("k", "copy")
+    assert await first.list_keys("") == ["k"]
+
+
+async def test_a_rotation_does_not_write_what_the_backup_returned() -> None:
+    first, backup = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    old_ring = KeyRing({"2025": OLD}, active="2025")
+    await Encryption(first, old_ring).put("k", "new")
+    await Encryption(backup, old_ring).put("k", "old")
+    outage = FaultyStore(first, {"read": [None, Fault(StoreUnavailableError)]})
+    report = await Encryption(Fallback(outage, backup), RING).rotate(exclusive=True)
+    assert (report.reencrypted, [*report.failed]) == (0, ["k"])
+    assert await Encryption(first, RING).get_string("k") == "new"
 
 
 async def test_a_copy_of_a_missing_object_names_the_source() -> None:

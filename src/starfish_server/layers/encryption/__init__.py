@@ -165,11 +165,11 @@ class Encryption(Transform):
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         check_if_version(operation.if_version)
-        source = Open(operation.source, 0, None, operation.context, operation.notes)
+        source = Open(operation.source, 0, None, operation.context, operation.notes).observed()
         reader = await self._open_in_ranges(source)
         if reader is None:
             raise source.error(ObjectNotFoundError, "there is no object to copy")
-        return await write_from(self, operation.target, reader, operation.if_version, operation.context)
+        return await write_from(self, operation.target, source, reader, operation.if_version)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         found = await self._find(operation)
