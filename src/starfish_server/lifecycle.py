@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GracefulShutdown", "GracefulShutdownOptions", "ShutdownFailure", "ShutdownResult"]
 
-_logger = SafeLogger(__name__)
+_log = SafeLogger(__name__)
 _CLEAN_UP_SECONDS = 0.05
 _WAKE_SECONDS = 0.1
 _UNHANDLED = frozenset((signal.SIGKILL, signal.SIGSTOP))
@@ -164,7 +164,7 @@ class GracefulShutdown:
             raise RuntimeError("the event loop is closed, so no shutdown could run on it")
         self._loop = loop
         if threading.current_thread() is not threading.main_thread():
-            _logger.info("not in the main thread: signals are not handled")
+            _log.info("not in the main thread: signals are not handled")
             return
         for number in self._options.signals:
             if number not in self._former:
@@ -217,7 +217,7 @@ class GracefulShutdown:
 
     async def _run(self) -> None:
         limit = self._options.timeout_s
-        _logger.info("shutting down, within %g s", limit)
+        _log.info("shutting down, within %g s", limit)
         loop = asyncio.get_running_loop()
         began = loop.time()
         deadline = began + limit
@@ -241,7 +241,7 @@ class GracefulShutdown:
             else:
                 error = asyncio.CancelledError() if task.cancelled() else task.result()
             if error is not None:
-                _logger.error("shutdown: %s failed", name, exc_info=error)
+                _log.error("shutdown: %s failed", name, exc_info=error)
                 failures.append(ShutdownFailure(name, error))
         self._result.set_result(ShutdownResult(tuple(failures), loop.time() - began))
 

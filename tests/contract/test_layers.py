@@ -229,6 +229,7 @@ async def perform(self: Layer, operation: Operation[T]) -> T:
 
 
 PERFORMING = type("Performing", (), {"perform": perform})
+CODEC = {"encode": perform, "decode": perform}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,10 @@ PERFORMING = type("Performing", (), {"perform": perform})
         ((PERFORMING, Layer), {}, True),
         ((Retry,), {}, False),
         ((Retry,), {"perform": perform}, True),
+        ((Transform,), CODEC, False),
+        ((Transform,), {**CODEC, "read_plain": perform}, True),
+        ((Transform,), {**CODEC, "read_plain": perform, "context_dependent": False}, False),
+        ((Compression,), {}, False),
     ],
 )
 def test_a_layer_with_a_perform_of_its_own_depends_on_the_caller_until_it_says_otherwise(

@@ -41,12 +41,13 @@ def lines_of(path: Path) -> list[Line]:
     assigned = {
         ast.unparse(node.targets[0]): node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
     }
-    logger = next((value for name, value in assigned.items() if name in ("_log", "_logger")), None)
-    if logger is None:
+    loggers = [name for name, value in assigned.items() if ast.unparse(value).startswith("SafeLogger(")]
+    assert loggers in ([], ["_log"]), f"{path}: a logger has another name than elsewhere"
+    if not loggers:
         return []
     module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    name = package if "__package__" in ast.unparse(logger) else module
+    name = package if "__package__" in ast.unparse(assigned["_log"]) else module
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     found = (line_of(call, name, assigned) for call in calls)
     return [line for line in found if line is not None]
@@ -54,7 +55,7 @@ def lines_of(path: Path) -> list[Line]:
 
 def line_of(call: ast.Call, logger: str, assigned: dict[str, ast.expr]) -> Line | None:
     called, _, method = ast.unparse(call.func).partition(".")
-    if called not in ("_log", "_logger") or method not in {*LEVELS, "log", "failure"}:
+    if called != "_log" or method not in {*LEVELS, "log", "failure"}:
         return None
     given = [assigned.get(ast.unparse(argument), argument) for argument in call.args]
     texts = [

@@ -18,7 +18,7 @@ from starfish_server.errors import (
 )
 from starfish_server.layers.access_log import AccessLog
 from starfish_server.layers.base import Layer, Operation, T
-from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
 
 CONTEXT = StoreContext("notes", {"identity": "alice"}, "alice", ("user", "admin"), "push", "acme")
 
@@ -138,6 +138,15 @@ async def test_without_a_context_an_operation_counts_as_the_action_it_amounts_to
     await log.list_keys("")
     await log.delete("k")
     assert [r.operation for r in records] == recorded
+
+
+async def test_without_a_context_a_url_that_writes_counts_as_a_push() -> None:
+    records: list[AccessRecord] = []
+    leaf = CustomObjectStore(on_signed_url=lambda key: key)
+    log = AccessLog(leaf, sink=records.append, actions={"push"})
+    await log.signed_url("read")
+    await log.signed_url("written", method="PUT")
+    assert [r.keys for r in records] == [("written",)]
 
 
 async def test_actions_and_operations_filter() -> None:

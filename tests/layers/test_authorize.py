@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from layers.scripted import Scripted
+from starfish_server import CustomObjectStore
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreAccessDeniedError
 from starfish_server.layers.authorize import Authorize
@@ -45,6 +46,13 @@ async def test_the_predicate_is_asked_with_operation_keys_and_context() -> None:
         ("list_keys", ("users/",), CONTEXT),
         ("delete_many", ("a", "b"), CONTEXT),
     ]
+
+
+@pytest.mark.parametrize(("method", "writes"), [("GET", False), ("PUT", True)])
+async def test_a_policy_for_writes_covers_urls_that_write(method: str, writes: bool) -> None:
+    store = CustomObjectStore(on_signed_url=lambda key, method: f"{method} {key}")
+    layer = Authorize(store, allow=lambda operation, keys, context: operation.writes is writes)
+    assert await layer.signed_url("k", method=method) == f"{method} k"
 
 
 async def test_a_denied_operation_reaches_nothing() -> None:

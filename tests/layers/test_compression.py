@@ -16,6 +16,7 @@ import pytest
 
 from layers.test_encryption import Sizeless
 from starfish_server import (
+    CustomObjectStore,
     FilesystemObjectStore,
     FilesystemStorageOptions,
     MemoryObjectStore,
@@ -297,6 +298,20 @@ async def test_an_object_that_is_compressed_between_two_reads_is_a_conflict(read
         await reading(Compression(Replaces(leaf)), "k", 0, 100)
 
 
+async def test_a_stream_without_versions_is_of_one_object_though_it_is_replaced() -> None:
+    inside = MemoryObjectStore(data={})
+    before, after = b"before" * 1000, b"later " * 1000
+
+    async def get(key: str) -> tuple[bytes, str] | None:
+        found = await inside.get_bytes(key)
+        await Compression(inside).put_bytes(key, after, content_type="a/b")
+        return found
+
+    await Compression(inside).put_bytes("k", before, content_type="a/b")
+    store = Compression(CustomObjectStore(on_get_bytes=get))
+    assert await stream(store, "k", 6, 5000) == before[6:5000]
+
+
 async def test_the_reader_of_an_object_that_was_replaced_is_closed() -> None:
     closed: list[bool] = []
 
@@ -414,10 +429,16 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], error: 
         Compression(MemoryObjectStore(data={}), **options)
 
 
+def test_repr_shows_the_settings() -> None:
+    layer = Compression(MemoryObjectStore(data={}), algorithm="gzip", level=6, min_bytes=10, max_bytes=1000)
+    shown = "algorithm='gzip', level=6, min_bytes=10, max_bytes=1000"
+    assert repr(layer) == f"Compression({shown}, MemoryObjectStore(0 objects))"
+
+
 def test_a_stack_file_builds_it(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     path.write_text('[[layer]]\ntype = "Compression"\nalgorithm = "gzip"\n[leaf]\ntype = "memory"\n')
-    assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024)")
+    assert explain(load_stack(path)).startswith("Compression(algorithm='gzip', level=3, min_bytes=1024, ")
 
 
 @pytest.mark.parametrize(

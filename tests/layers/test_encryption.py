@@ -30,11 +30,13 @@ from starfish_server.errors import (
     ObjectNotFoundError,
     StoreIntegrityError,
     StoreNotSupportedError,
+    StoreUnavailableError,
     VersionConflictError,
 )
 from starfish_server.layers import (
     DataKey,
     Encryption,
+    Fallback,
     KeyProvider,
     KeyRing,
     LegacyKey,
@@ -44,7 +46,7 @@ from starfish_server.layers.base import Layer
 from starfish_server.layers.encryption.key_ring import hkdf
 from starfish_server.objects import ObjectReader, StoredObject
 from starfish_server.operations import Read
-from starfish_server.testing import RecordingStore, check_store
+from starfish_server.testing import Fault, FaultyStore, RecordingStore, check_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -342,6 +344,27 @@ async def test_a_large_copy_whose_target_is_written_meanwhile_overwrites_nothing
     assert files_below(tmp_path) == ["copy", "k"]
 
 
+async def test_nothing_is_copied_from_the_backup_which_may_be_older() -> None:
+    first, backup = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    await Encryption(first, RING).put("k", "new")
+    await Encryption(backup, RING).put("k", "old")
+    outage = FaultyStore(first, {"read": [Fault(StoreUnavailableError)]})
+    with pytest.raises(StoreUnavailableError, match="may be older"):
+        await Encryption(Fallback(outage, backup), RING).copy("k", "copy")
+    assert await first.list_keys("") == ["k"]
+
+
+async def test_a_rotation_does_not_write_what_the_backup_returned() -> None:
+    first, backup = MemoryObjectStore(data={}), MemoryObjectStore(data={})
+    old_ring = KeyRing({"2025": OLD}, active="2025")
+    await Encryption(first, old_ring).put("k", "new")
+    await Encryption(backup, old_ring).put("k", "old")
+    outage = FaultyStore(first, {"read": [None, Fault(StoreUnavailableError)]})
+    report = await Encryption(Fallback(outage, backup), RING).rotate(exclusive=True)
+    assert (report.reencrypted, [*report.failed]) == (0, ["k"])
+    assert await Encryption(first, RING).get_string("k") == "new"
+
+
 async def test_a_copy_of_a_missing_object_names_the_source() -> None:
     with pytest.raises(ObjectNotFoundError) as missing:
         await Encryption(MemoryObjectStore(data={}), RING).copy("missing", "copy")
@@ -490,6 +513,33 @@ async def test_an_object_that_is_replaced_between_two_reads_is_a_conflict() -> N
         await read(Encryption(Replaces(leaf), RING), "k", SEGMENT, SEGMENT + 1)
 
 
+@pytest.mark.parametrize("reading", [read, stream])
+async def test_an_object_without_versions_is_read_as_one_though_it_is_replaced(reading: Any) -> None:
+    objects: dict[str, tuple[bytes, str]] = {}
+
+    def get(key: str) -> tuple[bytes, str] | None:
+        found = objects.get(key)
+        if key == "k":
+            objects["k"] = later
+        return found
+
+    store = Encryption(
+        CustomObjectStore(
+            on_get_bytes=get,
+            on_put=lambda key, body: None,
+            on_put_bytes=lambda key, body, content_type: objects.update({key: (body, content_type)}),
+        ),
+        RING,
+    )
+    await store.put_bytes("k", BODY[::-1], content_type="a/b")
+    later = objects["k"]
+    await store.put_bytes("k", BODY, content_type="a/b")
+    assert await reading(store, "k", 5, SEGMENT + 5) == BODY[5 : SEGMENT + 5]
+    await store.put_bytes("k", BODY, content_type="a/b")
+    await store.copy("k", "copy")
+    assert await reading(store, "copy") == BODY
+
+
 async def test_a_plain_object_that_is_encrypted_between_two_reads_is_decrypted() -> None:
     class Encrypts(Layer):
         """Encrypts the object after its start was read."""
@@ -585,6 +635,14 @@ async def test_a_key_that_is_not_text_is_refused_before_anything_is_sealed() -> 
     key: Any = None
     with pytest.raises(InvalidKeyError):
         await Encryption(MemoryObjectStore(data={}), RING).put(key, "v")
+
+
+async def test_an_empty_content_type_of_an_upload_is_refused_as_without_encryption() -> None:
+    leaf = MemoryObjectStore(data={})
+    for store in (leaf, Encryption(leaf, RING)):
+        with pytest.raises(ValueError, match="content_type must be one line"):
+            await store.upload("k", [b"v"], content_type="")
+    assert await leaf.list_keys("") == []
 
 
 wrong: Any = b"a secret that is no key"

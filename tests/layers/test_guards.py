@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layers.scripted import Scripted
+from starfish_server import CustomObjectStore
 from starfish_server.errors import ObjectTooLargeError, ReadOnlyStoreError, StoreDecodeError
 from starfish_server.layers.read_only import ReadOnly
 from starfish_server.layers.size_limit import SizeLimit
@@ -20,6 +21,7 @@ from starfish_server.layers.size_limit import SizeLimit
         ("copy", ("k", "target"), {}),
         ("delete", ("k",), {}),
         ("delete_many", (["k"],), {}),
+        ("signed_url", ("k",), {"method": "PUT"}),
     ],
 )
 async def test_a_read_only_store_refuses_every_write(
@@ -32,6 +34,12 @@ async def test_a_read_only_store_refuses_every_write(
     assert caught.value.operation == operation
     assert caught.value.key == {"delete_many": None, "copy": "target"}.get(operation, "k")
     assert str(caught.value).endswith(": the store is read-only")
+
+
+async def test_a_read_only_store_signs_urls_that_read() -> None:
+    layer = ReadOnly(CustomObjectStore(on_signed_url=lambda key, method: f"{method} {key}"))
+    assert layer.supports("signed_url")
+    assert await layer.signed_url("k") == "GET k"
 
 
 async def test_a_read_only_store_reads() -> None:

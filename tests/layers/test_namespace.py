@@ -18,7 +18,7 @@ from starfish_server.errors import (
 )
 from starfish_server.layers.caching import Caching
 from starfish_server.layers.namespace import Namespace
-from starfish_server.storage.memory import MemoryObjectStore
+from starfish_server.storage.memory import CustomObjectStore, MemoryObjectStore
 
 
 def context(namespace: str | None = "t1", **params: str) -> StoreContext:
@@ -142,6 +142,13 @@ async def test_foreign_key_in_a_list_is_an_error_that_does_not_name_it() -> None
     assert "theirs" not in str(caught.value)
 
 
+async def test_foreign_key_in_the_list_of_a_callback_is_not_named() -> None:
+    leaf = CustomObjectStore(on_list=lambda prefix: ["t10/theirs"])
+    with pytest.raises(StoreError, match="outside the prefix") as caught:
+        await Namespace(leaf, "{namespace}/").list_keys("", context=context("t1"))
+    assert "theirs" not in f"{caught.value} {caught.value!r}"
+
+
 async def test_error_names_the_callers_key() -> None:
     leaf = GatedStore()
     cause = OSError("reset")
@@ -155,6 +162,15 @@ async def test_error_names_the_callers_key() -> None:
     assert (str(error), error.key, error.retry_after) == ("get_string 'a/b': no answer", "a/b", 3.0)
     assert (error.operation, error.__cause__) == ("get_string", cause)
     assert original.key == full
+
+
+async def test_a_reason_that_repeats_the_full_key_shows_the_callers_own() -> None:
+    leaf = GatedStore()
+    leaf.failure = StoreError("denied, at '/data/t1/a'", operation="get_string", key="t1/a")
+    with pytest.raises(StoreError) as caught:
+        await Namespace(leaf, "{namespace}/").get_string("a", context=context("t1"))
+    assert str(caught.value) == "get_string 'a': denied, at '/data/a'"
+    assert repr(caught.value) == repr(StoreError("denied, at '/data/a'"))
 
 
 async def test_foreign_key_in_a_failure_is_not_passed_on() -> None:

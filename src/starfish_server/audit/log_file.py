@@ -16,7 +16,7 @@ from starfish_server.logs import SafeLogger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_logger = SafeLogger(__package__)
+_log = SafeLogger(__package__)
 _BLOCK = 2**16
 _CLOSED = -1
 WORKER = "{worker}"
@@ -78,7 +78,7 @@ class LogFile:
         if self._lock == _CLOSED:
             self._lock = self._take_lock()
         if self._file != _CLOSED and not _is_at(self.path, self._file):
-            _logger.warning(
+            _log.warning(
                 "%s: the file was deleted or renamed, the log continues in a new one", self.path.name
             )
             self._close_file()
@@ -161,7 +161,7 @@ class LogFile:
             os.fsync(torn.fileno())
         self._size -= len(unfinished)
         os.ftruncate(file, self._size)
-        _logger.warning("%s: %d bytes of an unfinished line moved aside", self.path.name, len(unfinished))
+        _log.warning("%s: %d bytes of an unfinished line moved aside", self.path.name, len(unfinished))
 
     def _write(self, lines: list[bytes]) -> None:
         rest = memoryview(b"".join(lines))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WhenFull = Literal["wait", "drop_oldest", "raise"]
 
-_logger = SafeLogger(__package__)
+_log = SafeLogger(__package__)
 # How long process exit waits for a sink that makes no progress.
 _EXIT_SECONDS = 5.0
 
@@ -164,7 +164,7 @@ class BackgroundSink:
                     self._entries.append(entry)
             dropped, self._dropped_unlogged = self._dropped_unlogged, 0
         if dropped:
-            _logger.warning("%d access records dropped: the queue was full", dropped)
+            _log.warning("%d access records dropped: the queue was full", dropped)
         return batch
 
     def _write_batch(self, batch: list[tuple[AccessRecord, Future[None] | None]]) -> None:
@@ -174,7 +174,7 @@ class BackgroundSink:
         except BaseException as error:  # noqa: BLE001 - the thread must continue with later records
             failure = _as_exception(error)
             # No traceback: its last line would hold the error's text unescaped.
-            _logger.error("%d access records lost: %s", len(batch), ascii(error))  # noqa: TRY400
+            _log.error("%d access records lost: %s", len(batch), ascii(error))
         self._last_failure = failure
         for _, written in batch:
             if written is not None:
@@ -196,7 +196,7 @@ class BackgroundSink:
             left = len(self._entries)
             if futures.wait([self._ended], _EXIT_SECONDS).done:
                 return
-        _logger.error("access records lost, %d or more: the sink makes no progress", left)
+        _log.error("access records lost, %d or more: the sink makes no progress", left)
 
 
 class QueuedSink(BackgroundSink):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN_KEYS = 5
 _MESSAGE = "%s %s %s action=%r identity=%r collection=%r namespace=%r bytes=%s %.1f ms%s%s"
 
-_logger = SafeLogger(__package__)
+_log = SafeLogger(__package__)
 
 
 class LoggingSink:
@@ -196,5 +196,5 @@ _open_deliveries: WeakValueDictionary[int, Delivery] = WeakValueDictionary()
 
 def _logged(sink: Sink, error: Exception) -> Exception:
     # The type of the sink, not its repr, which may be long; ascii escapes what could forge a line.
-    _logger.error("access log sink %s failed: %s", type(sink).__name__, ascii(error))
+    _log.error("access log sink %s failed: %s", type(sink).__name__, ascii(error))
     return error

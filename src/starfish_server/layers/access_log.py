@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starfish_server.layers.outcome import Outcome
     from starfish_server.storage.base import AbstractObjectStore
 
-_logger = SafeLogger(__name__)
+_log = SafeLogger(__name__)
 _ACTIONS = frozenset({"pull", "push", "list", "delete", "system"})
 _OPERATIONS = frozenset(OPERATIONS)
 _CHUNKS, _READER = Bodies.CHUNKS, Bodies.READER  # a look-up in an Enum takes long on 3.11
@@ -197,7 +197,7 @@ class AccessLog(Layer):
             return self._predicate(record)
         except Exception as error:  # noqa: BLE001 - a filter that fails must not hide what happened
             # No traceback: its last line would hold the error's text unescaped.
-            _logger.error("access log predicate failed, record kept: %s", ascii(error))  # noqa: TRY400
+            _log.error("access log predicate failed, record kept: %s", ascii(error))
             return True
 
     async def close(self) -> None:

@@ -83,9 +83,9 @@ class Fallback(Layer):
         return result
 
     def _may_use_backup(self, operation: Operation[Any]) -> bool:
-        if operation.writes:
-            return self._writes and operation.idempotent
-        return operation.bodies is not Bodies.URL
+        if operation.bodies is Bodies.URL:
+            return False
+        return not operation.writes or (self._writes and operation.idempotent)
 
 
 def _is_outage(error: StoreUnavailableError | DeleteManyError) -> bool:

@@ -10,6 +10,8 @@ from starfish_server.operations import OPERATIONS
 class ReadOnly(Layer):
     """Refuses every operation that writes with `ReadOnlyStoreError`, before anything inside sees it.
 
+    That includes a `signed_url` for writing.
+
     A guard: stands outside namespaces and cache, and inside audit and tracing, so that refusals are recorded.
     """
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="ObjectReader | StoredObject")
 _IN_A_THREAD = 256 * 1024  # bytes from which work on a body would hold the event loop
 _NONE = Bodies.NONE  # a look-up in an Enum takes long on 3.11
+_CONTEXT_READS = frozenset({"stat_plain", "read_plain", "open_plain"})  # reads that are given the context
 
 
 async def work_on(size: int, work: Callable[[], T], key: str) -> T:
@@ -74,7 +75,8 @@ class Transform(Layer):
     Ranges and streams read the whole object, and `stat` reads it for its size; lists have no sizes. An upload
     is gathered in memory, up to 64 MiB. `copy` decodes the body and encodes it for the target's key. A
     subclass can do better by overriding `stat_plain`, `read_plain`, `open_plain`, `write_plain`,
-    `upload_plain` or `copy_plain`; every operation is made of these.
+    `upload_plain` or `copy_plain`; every operation is made of these. One that overrides a read may return
+    different results to different callers, as with `perform` of a `Layer`.
     """
 
     context_dependent = False
@@ -83,6 +85,8 @@ class Transform(Layer):
         super().__init_subclass__(**kwargs)
         if "perform" in vars(cls):
             raise TypeError(f"{cls.__name__} overrides perform: a Transform defines encode and decode")
+        if "context_dependent" not in vars(cls) and not _CONTEXT_READS.isdisjoint(vars(cls)):
+            cls.context_dependent = True  # as for a layer with a perform of its own
 
     @abstractmethod
     async def encode(self, body: bytes, key: str) -> bytes:

@@ -111,11 +111,19 @@ class Open(RangeFields["ObjectReader | None"]):
         return result
 
 
+class _IfPut:
+    """Whether a signed URL is for writing; False of the class."""
+
+    def __get__(self, operation: SignedUrl | None, _: object) -> bool:
+        return operation is not None and operation.method != "GET"
+
+
 @slotted
 class SignedUrl(Operation[str]):
-    """`signed_url` as a value."""
+    """`signed_url` as a value. A URL for writing counts as a write, so that guards for writes cover it."""
 
     kind = Kind("signed_url", "pull", Bodies.URL, writes=False)
+    writes = _IfPut()
     rename = rename_key
     restore = unchanged
 
@@ -125,6 +133,11 @@ class SignedUrl(Operation[str]):
     content_type: str | None = None
     context: StoreContext | None = None
     notes: Notes | None = None
+
+    @property
+    def action(self) -> str:  # type: ignore[override]  # worked out from `method`
+        """The action, which is "push" for a URL for writing."""
+        return "push" if self.writes else "pull"
 
 
 @slotted

@@ -54,7 +54,7 @@ class Kind(NamedTuple):
     name: the store's method, such as "get_string".
     action: the `action` of calls without a context: "pull", "push", "list" or "delete".
     bodies: how it carries bodies.
-    writes: whether it changes what is stored.
+    writes: whether it changes what is stored, or lets others change it.
     """
 
     name: str
@@ -113,7 +113,9 @@ class Operation(Generic[T]):
             return
         if missing := [name for name in ("kind", "rename", "restore") if name not in vars(cls)]:
             raise TypeError(f"the operation {cls.__name__} must define {', '.join(missing)}")
-        cls.name, cls.action, cls.bodies, cls.writes = cls.kind
+        for field, value in cls.kind._asdict().items():
+            if field not in vars(cls):  # a class may work it out from its fields
+                setattr(cls, field, value)
         cls.result_has_keys = cls.restore is not unchanged
         code = getattr(cls.__init__, "__code__", None)
         if code is not None:  # `slotted` adds an `__init__` and makes the class a second time

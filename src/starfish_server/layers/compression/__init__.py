@@ -88,7 +88,8 @@ class Compression(Transform):
         self._max_bytes = positive_int("max_bytes", max_bytes)
 
     def settings(self) -> dict[str, object]:
-        return {"algorithm": self._algorithm, "level": self._level, "min_bytes": self._min_bytes}
+        names = ("algorithm", "level", "min_bytes", "max_bytes")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     async def encode(self, body: bytes, key: str) -> bytes:
         frame = body
@@ -190,8 +191,11 @@ class Compression(Transform):
         return (await self._inner.perform(operation)).resized(None)  # a frame fits every key
 
     async def _find(self, operation: Open | Read | Stat) -> StoredObject | _Found | None:
-        """Tell from an object's start whether it is compressed; return all of it if its size is unknown."""
+        """Tell from an object's start whether it is compressed; return all of it if parts cannot be read."""
         read = Read(operation.key, 0, EDGE, operation.context, operation.notes)
+        if not self._inner.native("read"):
+            # Each part would be cut from the whole, and no version would say whether they belong together.
+            return await self.read_plain(read.replace(stop=None))
         start = await self._inner.perform(read)
         if start is None:
             return None

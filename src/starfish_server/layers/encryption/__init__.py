@@ -6,7 +6,14 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from starfish_server.checks import DEFAULT_BYTES_TYPE, check_header, check_if_version, check_text, flag
+from starfish_server.checks import (
+    DEFAULT_BYTES_TYPE,
+    check_header,
+    check_if_version,
+    check_text,
+    flag,
+    type_or_default,
+)
 from starfish_server.chunks import checked_chunks
 from starfish_server.errors import ObjectNotFoundError, StoreIntegrityError
 from starfish_server.layers.base import Slot
@@ -133,7 +140,7 @@ class Encryption(Transform):
 
     async def upload_plain(self, operation: Upload) -> ObjectInfo:
         check_text("key", operation.key, operation.name)
-        content_type = operation.content_type or DEFAULT_BYTES_TYPE
+        content_type = type_or_default(operation.content_type, None)
         check_header("content_type", content_type)
         data_key = await self._keys.wrap()
         sealer = Sealer(data_key.secret, new_header(data_key, content_type, None), operation.key)
@@ -158,11 +165,11 @@ class Encryption(Transform):
 
     async def copy_plain(self, operation: Copy) -> ObjectInfo:
         check_if_version(operation.if_version)
-        source = Open(operation.source, 0, None, operation.context, operation.notes)
+        source = Open(operation.source, 0, None, operation.context, operation.notes).observed()
         reader = await self._open_in_ranges(source)
         if reader is None:
             raise source.error(ObjectNotFoundError, "there is no object to copy")
-        return await write_from(self, operation.target, reader, operation.if_version, operation.context)
+        return await write_from(self, operation.target, source, reader, operation.if_version)
 
     async def stat_plain(self, operation: Stat) -> ObjectInfo | None:
         found = await self._find(operation)
@@ -224,8 +231,6 @@ class Encryption(Transform):
 
     async def _open_in_ranges(self, operation: Open) -> ObjectReader | None:
         """Open a whole object. Its reader holds no connection between chunks, which storing them needs."""
-        if not self._inner.native("read"):
-            return await self.open_plain(operation)
         found = await self._find(operation)
         if found is None:
             return None
@@ -274,6 +279,9 @@ class Encryption(Transform):
     async def _find(self, operation: _Reads) -> StoredObject | Found | None:
         """Return the plain object if it is small or cannot be read in parts, else what its header says."""
         read = Read(operation.key, 0, MAX_HEADER, operation.context, operation.notes)
+        if not self._inner.native("read"):
+            # Each part would be cut from the whole, and no version would say whether they belong together.
+            return await self.read_plain(read.replace(stop=None))
         stored = await self._inner.perform(read)
         if stored is None:
             return None

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from starfish_server.bulk import scan
 from starfish_server.checks import flag, positive_int
-from starfish_server.errors import StoreNotSupportedError, VersionConflictError
+from starfish_server.errors import StoreNotSupportedError, StoreUnavailableError, VersionConflictError
 from starfish_server.gather import bounded_gather
 from starfish_server.layers.encryption.sealed import MAX_HEADER, Sealer, integrity, parse_header
 from starfish_server.objects import ANY
-from starfish_server.operations import Read, Upload, Write
+from starfish_server.operations import Open, Read, Upload, Write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -120,22 +120,29 @@ class Rotation:
 
     async def _encrypt(self, key: str) -> bool:
         """Re-encrypt the object if its version still matches; return False if it is missing."""
-        reader = await self.layer.open(key, context=self.context)
+        source = Open(key, 0, None, self.context).observed()
+        reader = await self.layer.perform(source)
         if reader is None:
             return False
         if_version = ANY if self.exclusive else reader.info.version
-        await write_from(self.layer, key, reader, if_version, self.context)
+        await write_from(self.layer, key, source, reader, if_version)
         return True
 
 
 async def write_from(
-    layer: Encryption, key: str, reader: ObjectReader, if_version: IfVersion, context: StoreContext | None
+    layer: Encryption, key: str, source: Open, reader: ObjectReader, if_version: IfVersion
 ) -> ObjectInfo:
-    """Write the object of `reader` under `key`, chunk by chunk if it is large, and close the reader."""
+    """Write the object of `reader` under `key`, chunk by chunk if it is large, and close the reader.
+
+    source: the operation that opened the reader, with its notes.
+    """
     async with reader:
+        if source.notes is not None and source.notes.get("source") == "backup":  # of a `Fallback` inside
+            reason = "only the backup returned the object, and its version may be older"
+            raise source.error(StoreUnavailableError, reason)
         info = reader.info
         metadata = info.metadata if layer.native("write") else None
-        fields = (info.content_type, info.cache_control, metadata, if_version, context)
+        fields = (info.content_type, info.cache_control, metadata, if_version, source.context)
         if info.size is None or info.size <= WHOLE or not layer.native("upload"):
             return await layer.perform(Write(key, await reader.read(), *fields))
         return await layer.perform(Upload(key, reader, *fields))

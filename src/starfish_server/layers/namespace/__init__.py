@@ -131,7 +131,11 @@ def _check(operation: Operation[Any]) -> None:
 def _restored(error: StoreError, prefix: Prefix) -> StoreError:
     """Return the error with the caller's keys: a copy, since another operation may hold the original."""
     restored = copy_error(error)
-    restored.key = error.key.removeprefix(prefix.text) if error.key is not None else None
+    if error.key is not None:
+        restored.key = error.key.removeprefix(prefix.text)
+        if error.key and error.key in error.reason:
+            restored.reason = error.reason.replace(error.key, restored.key)
+            restored.args = (restored.reason,)
     if isinstance(error, InvalidKeyError):
         restored.add_note(f"the namespace puts {len(prefix.text)} characters in front of the key")
     if isinstance(restored, DeleteManyError):

@@ -263,7 +263,8 @@ def _checked_keys(callback: Callback, keys: object, prefix: str) -> set[str]:
             raise _unexpected(callback, "keys that are str", key)
         if not key.startswith(prefix):
             # Not filtered out: keys relative to the prefix would all vanish, and the list would look empty.
-            raise StoreError(f"on_list returned {shown_text(key)}, which is outside the prefix")
+            # The key may be another tenant's, so only the cause, which no caller is shown, names it.
+            raise StoreError("on_list returned a key outside the prefix") from ValueError(shown_text(key))
         checked.add(key)
     return checked
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_logger = SafeLogger(__package__)
+_log = SafeLogger(__package__)
 # Errors of file systems that cannot sync a folder (CIFS, FUSE, older NFS). EIO means that a sync failed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
@@ -63,7 +63,7 @@ class DurableSync:
                 raise
             if not self._warned:
                 self._warned = True
-                _logger.warning(
+                _log.warning(
                     "%r: this file system cannot sync (%s), so a write may not survive a power failure",
                     self._base_dir,
                     error.strerror,
