@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 PATHS = [path for page in PAGES for path in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.MULTILINE)]
+LEAF_PAGE = (ROOT / "docs" / "write-your-own-leaf.md").read_text()
 MODULES = [
     "starfish_server",
     "starfish_server.layers",
@@ -62,6 +63,11 @@ NAMES = sorted(path for path in PUBLIC | set(imported_in_the_docs()) if not insp
 @pytest.mark.parametrize("path", NAMES)
 def test_a_public_name_is_in_the_reference(path: str) -> None:
     assert path in REFERENCE or any(found is resolve(path) for found in REFERENCE.values())
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:check|encode)_\w+)\(", LEAF_PAGE))
+def test_each_check_that_the_page_of_leaves_names_is_in_the_reference(name: str) -> None:
+    assert f"starfish_server.checks.{name}" in REFERENCE
 
 
 def test_no_name_is_in_the_reference_twice() -> None:
