@@ -109,6 +109,19 @@ def test_each_public_method_has_a_docstring_or_the_one_it_overrides(path: str) -
     assert [name for name, method in methods.items() if not method.__doc__ and name not in inherited] == []
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_name_of_the_reference_is_not_that_of_a_module_too(path: str) -> None:
+    file = (ROOT / "src").joinpath(*path.split(".")).with_suffix(".py")
+    assert not file.exists(), "the site would show the docstring of the module"
+
+
+@pytest.mark.parametrize("path", [*FUNCTIONS, *CLASSES])
+def test_a_docstring_has_no_text_that_a_browser_takes_for_a_tag(path: str) -> None:
+    found = REFERENCE[path]
+    text = "".join(d for d in (found.__doc__, *(v.__doc__ for v in vars(found).values())) if d)
+    assert re.findall(r"<\w+>", re.sub(r"`[^`]*`", "", text)) == []
+
+
 def parameters(call: Any) -> set[str]:
     """The names of a function's parameters, or of the options of a class."""
     if inspect.isclass(call):
