@@ -85,6 +85,12 @@ class IgnoresConditions(Memory):
         return await super().write(key, body, **options | {"if_version": ANY})
 
 
+class ReadsAnotherVersion(Memory):
+    async def read(self, key: str, **options: Any) -> StoredObject | None:
+        found = await super().read(key, **options)
+        return found and replace(found, info=replace(found.info, version="another"))
+
+
 class LosesMetadata(Memory):
     async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
         check_metadata(options.pop("metadata", None))
@@ -136,6 +142,7 @@ FAULTS = [
     (RaisesOnMissing, "deleting_a_missing_key_is_no_error"),
     (CutsRangesShort, "a_range_is_cut_from_the_body"),
     (IgnoresConditions, "bytes_are_created_only_if_there_are_none"),
+    (ReadsAnotherVersion, "counting_with_conditional_writes_loses_no_update"),
     (LosesMetadata, "metadata_and_cache_control_come_back"),
     (KeepsPartsOfUploads, "an_upload_that_fails_leaves_nothing"),
     (FlatFolders, "one_folder_level_is_listed_with_a_delimiter"),
