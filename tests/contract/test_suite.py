@@ -172,6 +172,18 @@ def test_behaviours_of_a_lacking_capability_are_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize("lacks", [["byte"], "bytes"])
+def test_a_capability_that_does_not_exist_is_refused(lacks: Any) -> None:
+    with pytest.raises(ValueError, match="lacks must be some of 'bytes', 'nested_keys', "):
+        behaviours(lacks=lacks)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("down"), "down"])
+def test_a_fault_takes_what_makes_an_error_and_not_the_error(error: Any) -> None:
+    with pytest.raises(TypeError, match="error must be an exception class or a function that makes an exc"):
+        Fault(error)
+
+
 async def test_a_recording_store_keeps_each_call_with_its_arguments_and_context() -> None:
     store = RecordingStore(Memory())
     context = StoreContext("c", {}, None, (), "push")
