@@ -72,10 +72,11 @@ class StoreBuilder:
 
         layer: a layer class, or a function that wraps a store. A wrong option raises `TypeError` here.
         """
-        if isinstance(layer, AbstractObjectStore):
+        finished = isinstance(layer, AbstractObjectStore)
+        if finished or not callable(layer):
+            given = f"a {'finished ' if finished else ''}{type(layer).__name__}"
             raise TypeError(
-                "layer takes the class and its options, as in .layer(Retry, attempts=4), "
-                f"not a finished {type(layer).__name__}"
+                f"layer takes the class and its options, as in .layer(Retry, attempts=4), not {given}"
             )
         name = getattr(layer, "__name__", repr(layer))
         try:

@@ -143,7 +143,7 @@ def check_headers(content_type: str | None, cache_control: str | None) -> None:
 
 
 def check_header(name: str, value: str) -> None:
-    """Check one value as `check_headers` does; None is a `TypeError`."""
+    """Check the `value` of the header `name` as `check_headers` does; None is a `TypeError`."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not _header_value(value):
@@ -234,7 +234,7 @@ def check_url(method: str, expires: float) -> None:
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the metadata to store, its names in lower case, as backends keep them.
+    """Return the `metadata` to store, its names in lower case, as backends keep them.
 
     Raises `TypeError` or `ValueError` unless names are 1 to 128 ASCII letters, digits and "-" or "_", values
     at most 1,024 printable ASCII characters without a space at either end, and all together at most 2,048
@@ -264,7 +264,11 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def encode_body(body: str | bytes, operation: str, key: str) -> bytes:
-    """Return the bytes to store. `put` takes only a str and `put_bytes` only bytes; others take both."""
+    """Return the bytes to store for `body`, text as UTF-8; a copy, which no later change reaches.
+
+    `operation` "put" takes only a str and "put_bytes" only bytes; others take both. Raises `TypeError` for
+    another type, and `StoreDecodeError`, as an error of `operation` and `key`, for a lone surrogate.
+    """
     if operation == "put" or (isinstance(body, str) and operation != "put_bytes"):
         return encode_text(body, operation, key)
     return copy_bytes(body, operation)

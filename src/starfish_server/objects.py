@@ -30,6 +30,7 @@ ANY: Final = AnyVersion.ANY
 """The `if_version` of an unconditional write."""
 
 IfVersion = str | None | Literal[AnyVersion.ANY]
+"""The type of `if_version`: a version, None for no object, or `ANY`."""
 
 
 @dataclass(frozen=True, slots=True, init=False)

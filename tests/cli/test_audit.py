@@ -124,7 +124,7 @@ def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_pa
 
 def test_a_whole_chain_is_verified_and_its_last_hash_told(log: str) -> None:
     ended = starfish("audit", "verify", log)
-    assert (ended.code, ended.out.splitlines()[0]) == (0, f"ok: {log}, 5 lines in 1 files".encode())
+    assert (ended.code, ended.out.splitlines()[0]) == (0, f"ok: {log}, 5 lines".encode())
     told = json.loads(starfish("audit", "verify", log, "--json").out)
     assert (told["ok"], told["problems"]) == (True, [])
     assert told["last_hash"].encode() in ended.out

@@ -85,6 +85,12 @@ class IgnoresConditions(Memory):
         return await super().write(key, body, **options | {"if_version": ANY})
 
 
+class ReadsAnotherVersion(Memory):
+    async def read(self, key: str, **options: Any) -> StoredObject | None:
+        found = await super().read(key, **options)
+        return found and replace(found, info=replace(found.info, version="another"))
+
+
 class LosesMetadata(Memory):
     async def write(self, key: str, body: str | bytes, **options: Any) -> ObjectInfo:
         check_metadata(options.pop("metadata", None))
@@ -136,6 +142,7 @@ FAULTS = [
     (RaisesOnMissing, "deleting_a_missing_key_is_no_error"),
     (CutsRangesShort, "a_range_is_cut_from_the_body"),
     (IgnoresConditions, "bytes_are_created_only_if_there_are_none"),
+    (ReadsAnotherVersion, "counting_with_conditional_writes_loses_no_update"),
     (LosesMetadata, "metadata_and_cache_control_come_back"),
     (KeepsPartsOfUploads, "an_upload_that_fails_leaves_nothing"),
     (FlatFolders, "one_folder_level_is_listed_with_a_delimiter"),
@@ -163,6 +170,18 @@ def test_behaviours_of_a_lacking_capability_are_left_out() -> None:
     assert {b.name for b in behaviours()} - {b.name for b in behaviours(lacks={"closing"})} == {
         "a_closed_store_refuses_every_operation",
     }
+
+
+@pytest.mark.parametrize("lacks", [["byte"], "bytes"])
+def test_a_capability_that_does_not_exist_is_refused(lacks: Any) -> None:
+    with pytest.raises(ValueError, match="lacks must be some of 'bytes', 'nested_keys', "):
+        behaviours(lacks=lacks)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("down"), "down"])
+def test_a_fault_takes_what_makes_an_error_and_not_the_error(error: Any) -> None:
+    with pytest.raises(TypeError, match="error must be an exception class or a function that makes an exc"):
+        Fault(error)
 
 
 async def test_a_recording_store_keeps_each_call_with_its_arguments_and_context() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pkgutil import resolve_name
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_each_operation_has_its_signature(operation: str) -> None:
 @pytest.mark.parametrize("name", sorted({*starfish_server.__all__, *layers.__all__}))
 def test_each_public_name_is_on_the_page(name: str) -> None:
     assert re.search(rf"`{name}\b", PAGE)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`help\((\S+)\)`", PAGE))))
+def test_what_the_page_passes_to_help_is_there(path: str) -> None:
+    assert inspect.isclass(resolve_name(path))
 
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "StoreError"])

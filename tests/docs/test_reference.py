@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 PATHS = [path for page in PAGES for path in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.MULTILINE)]
+LEAF_PAGE = (ROOT / "docs" / "write-your-own-leaf.md").read_text()
 MODULES = [
     "starfish_server",
     "starfish_server.layers",
@@ -64,6 +65,11 @@ def test_a_public_name_is_in_the_reference(path: str) -> None:
     assert path in REFERENCE or any(found is resolve(path) for found in REFERENCE.values())
 
 
+@pytest.mark.parametrize("name", re.findall(r"`((?:check|encode)_\w+)\(", LEAF_PAGE))
+def test_each_check_that_the_page_of_leaves_names_is_in_the_reference(name: str) -> None:
+    assert f"starfish_server.checks.{name}" in REFERENCE
+
+
 def test_no_name_is_in_the_reference_twice() -> None:
     assert sorted({id(found): path for path, found in REFERENCE.items()}.values()) == sorted(PATHS)
 
@@ -101,6 +107,19 @@ def test_each_public_method_has_a_docstring_or_the_one_it_overrides(path: str) -
     }
     inherited = {name for base in CLASSES[path].__mro__[1:] for name in vars(base)}
     assert [name for name, method in methods.items() if not method.__doc__ and name not in inherited] == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_name_of_the_reference_is_not_that_of_a_module_too(path: str) -> None:
+    file = (ROOT / "src").joinpath(*path.split(".")).with_suffix(".py")
+    assert not file.exists(), "the site would show the docstring of the module"
+
+
+@pytest.mark.parametrize("path", [*FUNCTIONS, *CLASSES])
+def test_a_docstring_has_no_text_that_a_browser_takes_for_a_tag(path: str) -> None:
+    found = REFERENCE[path]
+    text = "".join(d for d in (found.__doc__, *(v.__doc__ for v in vars(found).values())) if d)
+    assert re.findall(r"<\w+>", re.sub(r"`[^`]*`", "", text)) == []
 
 
 def parameters(call: Any) -> set[str]:

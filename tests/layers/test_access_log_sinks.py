@@ -74,6 +74,14 @@ async def test_several_sinks_get_each_record_though_one_fails(caplog: pytest.Log
     assert caplog.messages == ["access log sink function failed: OSError(28, 'No space\\x1b[2J left')"]
 
 
+def test_a_path_is_not_a_sink_and_the_error_says_what_is() -> None:
+    with pytest.raises(TypeError) as caught:
+        AccessLog(MemoryObjectStore({}), sink="a.jsonl")  # type: ignore[arg-type]  # the test
+    assert str(caught.value) == (
+        "a sink is a callable that takes an AccessRecord, such as JsonLinesSink(path), not 'a.jsonl'"
+    )
+
+
 async def test_a_cancelled_operation_is_recorded_without_waiting_for_async_sinks() -> None:
     inner, sink = Stalled(), Sink()
     sink.gate.clear()

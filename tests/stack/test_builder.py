@@ -191,12 +191,15 @@ def test_a_wrong_option_is_a_type_error_immediately() -> None:
         StoreBuilder().layer(Retry, attemps=5)  # type: ignore[call-arg]  # that it is refused is the test
 
 
-def test_a_finished_layer_is_refused() -> None:
-    finished = Retry(MemoryObjectStore(data={}))
+@pytest.mark.parametrize(
+    ("layer", "given"),
+    [(Retry(MemoryObjectStore(data={})), "a finished Retry"), ("Retry", "a str"), (None, "a NoneType")],
+)
+def test_a_layer_that_is_not_a_class_or_a_function_is_refused(layer: Any, given: str) -> None:
     with pytest.raises(TypeError) as caught:
-        StoreBuilder().layer(finished)  # type: ignore[arg-type]  # that it is refused is the test
+        StoreBuilder().layer(layer)
     assert str(caught.value) == (
-        "layer takes the class and its options, as in .layer(Retry, attempts=4), not a finished Retry"
+        f"layer takes the class and its options, as in .layer(Retry, attempts=4), not {given}"
     )
 
 

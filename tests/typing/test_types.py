@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar, assert_type
 
+import pytest
+
 import starfish_server
-from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext
+from starfish_server import AbstractObjectStore, MemoryObjectStore, StoreBuilder, StoreContext, layers
 from starfish_server.layers import Caching, Layer, Namespace, Retry, Timeout
 from starfish_server.operations import ListKeys, Operation
 
@@ -93,6 +95,13 @@ async def test_a_layer_of_the_users_own_type_checks_and_keeps_the_type_of_each_o
     assert_type(await layer.get_string("k"), str | None)
     assert_type(await layer.perform(ListKeys("")), list[str])
     assert layer.settings() == {"gets": 2}
+
+
+def test_a_name_that_a_module_does_not_have_is_seen() -> None:
+    with pytest.raises(AttributeError):
+        _ = starfish_server.Retry  # type: ignore[attr-defined]  # it is in starfish_server.layers
+    with pytest.raises(AttributeError):
+        _ = layers.StoreContext  # type: ignore[attr-defined]  # it is in starfish_server
 
 
 def test_the_version_is_text() -> None:

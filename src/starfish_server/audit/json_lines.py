@@ -39,7 +39,8 @@ class JsonLinesSink(BackgroundSink):
     key: secret of at least 16 bytes for the chain; a str is encoded as UTF-8. Without a key the chain shows
         accidents and careless edits. With one, a program that can write the file but does not have the key
         cannot forge it.
-    max_queued, when_full: as in `QueuedSink`; "wait" by default, which loses nothing.
+    max_queued: as in `QueuedSink`, 10,000 by default.
+    when_full: as in `QueuedSink`; "wait" by default, which loses nothing.
 
     A line that a crash cut short is moved to `path.torn`, and the log continues after the last whole line. If
     the file is deleted or renamed, the log continues in a new one, and its chain shows that lines are

@@ -107,7 +107,8 @@ def verify(
             print_json(asdict(found) | texts)
         else:
             verdict = "ok" if found.ok else "BROKEN"
-            print_line(f"{verdict}: {file}, {found.lines} lines in {len(found.files)} files")
+            where = f" in {len(found.files)} files" if len(found.files) > 1 else ""
+            print_line(f"{verdict}: {file}, {found.lines} lines{where}")
             print_line(f"last hash: {found.last_hash}")
             if found.unfinished_bytes:
                 print_line(f"{found.unfinished_bytes} bytes of lines that a crash cut short were moved aside")

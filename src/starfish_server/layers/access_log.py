@@ -230,7 +230,9 @@ def _sinks(given: Sink | Sequence[Sink]) -> list[Sink]:
         raise ValueError("sink is empty: nothing would be recorded")
     for sink in sinks:
         if not callable(sink):
-            raise TypeError(f"a sink is a callable that takes an AccessRecord, not {sink!r}")
+            raise TypeError(
+                f"a sink is a callable that takes an AccessRecord, such as JsonLinesSink(path), not {given!r}"
+            )
     return sinks
 
 

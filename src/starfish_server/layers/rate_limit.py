@@ -35,7 +35,7 @@ class RateLimit(Layer):
     rate: operations per second, any number over 0.
     burst: operations that may pass immediately after a pause, 1 or more.
     by: the field of the context that tells callers apart: "identity" (default), "namespace", "collection" or
-        "params.<name>". Operations without a context or without that field share one limit.
+        `"params.<name>"`. Operations without a context or without that field share one limit.
     max_wait: seconds that an operation may wait for its turn instead of being refused; 0.0, the default, for
         no waiting.
     shared: a `RedisLimits`, where all processes count together; None, the default, for each process by

@@ -66,7 +66,8 @@ class Kind(NamedTuple):
 class Operation(Generic[T]):
     """One call of a store's method as a value; `T` is what performing it returns.
 
-    Operations are immutable: a layer makes a changed copy with `rename` or `replace`.
+    `name`, `action`, `bodies` and `writes` are those of its `kind`; see `Kind`. Operations are immutable: a
+    layer makes a changed copy with `rename` or `replace`.
 
     A new operation is a subclass with `kind`, `rename` and `restore`; a class that lacks one raises
     `TypeError` when it is defined. So no operation can bypass a layer that changes keys or bodies. Each

@@ -241,6 +241,8 @@ class AbstractObjectStore(ABC):
     ) -> ObjectInfo:
         """Store the chunks as one object, whole or not at all, and return the new object's info.
 
+        chunks: a plain iterable runs on the event loop, so it must not block; an open file yields lines.
+
         `content_type`, `cache_control`, `metadata` and `if_version` are as in `write`. If the upload fails,
         is cancelled, or `chunks` raises, nothing becomes visible. A leaf without a native `upload` gathers at
         most 64 MiB in memory and raises `ObjectTooLargeError` for more.

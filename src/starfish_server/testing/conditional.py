@@ -111,7 +111,7 @@ async def one_of_many_conditional_writers_wins(store: AbstractObjectStore) -> No
 async def counting_with_conditional_writes_loses_no_update(store: AbstractObjectStore) -> None:
     async def count() -> None:
         for _ in range(5):
-            while True:
+            for _ in range(1000):
                 found = await store.read("counter")
                 number = 0 if found is None else int(found.body)
                 version = None if found is None else found.info.version
@@ -120,6 +120,8 @@ async def counting_with_conditional_writes_loses_no_update(store: AbstractObject
                     break
                 except VersionConflictError:
                     await asyncio.sleep(0)
+            else:
+                raise AssertionError("1,000 writes with the version that was just read conflicted")
 
     await asyncio.gather(*(count() for _ in range(4)))
     expect(await store.get_string("counter"), "20", "get_string")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from starfish_server.context import StoreContext
 from starfish_server.errors import StoreNotSupportedError
@@ -76,9 +76,12 @@ def behaviours(*, lacks: Iterable[Capability] = ()) -> list[Behaviour]:
 
     Each is awaited with a new, empty store and raises `AssertionError` when the store behaves otherwise.
 
-    lacks: the capabilities that the store lacks, as in `check_store`; none by default.
+    lacks: the capabilities that the store lacks, as in `check_store`; none by default. `ValueError` for
+        others.
     """
-    missing = frozenset(lacks)
+    missing, known = frozenset(lacks), get_args(Capability)
+    if missing.difference(known):
+        raise ValueError(f"lacks must be some of {', '.join(map(repr, known))}, not {lacks!r}")
     return [behaviour for behaviour in _registered if not behaviour.needs & missing]
 
 

@@ -53,6 +53,13 @@ class Fault:
     after: bool = False
     after_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.error is None or callable(self.error)):
+            raise TypeError(
+                "error must be an exception class or a function that makes an exception, "
+                f"not {type(self.error).__name__}"
+            )
+
 
 class FaultyStore(Layer):
     """Fails on purpose, by script or by chance; everything else passes on to `inner`.

@@ -56,7 +56,7 @@ class Caching(Layer):
     max_bytes: memory for all entries, 64 MiB; the least recently used are evicted.
     max_object_bytes: a larger body or list is not cached, 1 MiB.
     vary_by: the part of the context on which results depend: names out of "namespace", "identity",
-        "collection", "roles" and "params.<name>", or a function of the context that returns something
+        "collection", "roles" and `"params.<name>"`, or a function of the context that returns something
         hashable. Callers that differ in it share nothing, nor do callers with and without a context.
     shared: a `RedisCache`, a second level that many processes share and that keeps their first levels
         coherent; None, which means that this process caches for itself. Not together with `vary_by`.
