@@ -17,6 +17,7 @@ from starfish_server import (
     errors,
     layers,
 )
+from starfish_server.operations import OPERATIONS
 from starfish_server.storage.s3 import S3StorageOptions
 from starfish_server.testing import Capability
 
@@ -109,9 +110,10 @@ def test_the_page_for_contributors_shows_every_folder_and_no_file_that_is_gone()
     assert [name for name in shown if not (package / name).exists()] == []
 
 
-def test_the_readme_names_every_layer() -> None:
+def test_the_readme_names_every_layer_and_operation() -> None:
     named = re.findall(r"`(\w+)`", (ROOT / "README.md").read_text())
     assert {point.name for point in entry_points(group="starfish_server.layers")} - set(named) == set()
+    assert set(OPERATIONS) - set(named) == set()
 
 
 def test_the_page_of_layers_names_every_layer_and_instrument() -> None:
