@@ -165,6 +165,16 @@ def test_a_pattern_removes_an_object_named_like_a_folder() -> None:
     assert fs.find("") == ["a/b"]
 
 
+def test_a_single_object_is_removed_by_its_literal_name() -> None:
+    _, fs = made_of(("ab", b""), ("a/b", b""))
+    with pytest.raises(FileNotFoundError):
+        fs.rm_file("a*")
+    with pytest.raises(IsADirectoryError):
+        fs.rm_file("a")
+    fs.rm_file("ab")
+    assert fs.find("") == ["a/b"]
+
+
 def test_a_deletion_that_is_denied_is_a_permission_error() -> None:
     denied = DeleteManyError({"a": StoreAccessDeniedError("no"), "b": StoreUnavailableError("down")})
     inner = MemoryObjectStore(data={"a": "", "b": ""})
