@@ -271,6 +271,47 @@ def test_a_folder_is_moved() -> None:
     assert fs.find("") == ["z/b", "z/c/d"]
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "left"),
+    [
+        ("a", "starfish://a", ["a", "d/x", "d/y/z"]),
+        ("d/x", "d/", ["a", "d/x", "d/y/z"]),
+        ("d", "/d/", ["a", "d/x", "d/y/z"]),
+        ("d", "d/old", ["a", "d/old/x", "d/old/y/z"]),
+    ],
+)
+def test_what_is_moved_onto_or_into_itself_is_not_lost(source: str, target: str, left: list[str]) -> None:
+    _, fs = made_of(("a", b"1"), ("d/x", b"2"), ("d/y/z", b"3"))
+    fs.mv(source, target, recursive=source == "d")
+    assert fs.find("") == left
+
+
+def test_what_lies_too_deep_to_be_moved_stays() -> None:
+    _, fs = made_of(("a/1", b""), ("a/2", b""), ("a/b/c", b""))
+    fs.mv("a", "z", recursive=True, maxdepth=1)
+    assert fs.find("") == ["a/b/c", "z/1", "z/2"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets"), [(["a", "b"], ["b", "a"]), (["a", "b"], ["c", "c"]), ("d/", "d/y")]
+)
+def test_nothing_is_moved_if_an_object_would_be_lost(sources: Any, targets: Any) -> None:
+    store, fs = made_of(("a", b"1"), ("b", b"2"), ("d/x", b"3"), ("d/y/z", b"4"))
+    with pytest.raises(OSError, match="nothing was moved"):
+        fs.mv(sources, targets, recursive=sources == "d/")
+    assert not any(call.writes for call in store.calls)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"), [("d", IsADirectoryError), ("*", IsADirectoryError), ("missing", FileNotFoundError)]
+)
+def test_nothing_is_moved_without_recursive_if_a_folder_matches(source: str, error: type[OSError]) -> None:
+    store, fs = made_of(("a", b"1"), ("d/x", b"2"))
+    with pytest.raises(error):
+        fs.mv(source, "new/")
+    assert not any(call.writes for call in store.calls)
+
+
 def test_a_name_of_the_root_is_copied_into_a_folder(tmp_path: Path) -> None:
     """As names of other folders do. fsspec alone would write to the key of the folder, or write nothing."""
     _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"), ("folder/c", b"3"))

@@ -267,8 +267,16 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             return f"{name}/", f"{target.rstrip('/')}/{name}"  # the slash keeps fsspec from appending, too
         return source, target
 
-    async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy an object. A folder, which consists of its objects, needs no copy."""
+    async def _cp_file(
+        self, path1: str, path2: str, planned: dict[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        """Copy an object. A folder, which consists of its objects, needs no copy.
+
+        planned: is given what would be copied, and nothing is; None, the default, copies.
+        """
+        if planned is not None:
+            planned[self._strip_protocol(path1)] = self._strip_protocol(path2)
+            return
         if not self._strip_protocol(path1):
             return
         with os_errors(path1):
@@ -277,6 +285,29 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             except ObjectNotFoundError:
                 if not await self._isdir(path1):
                     raise
+
+    async def _mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Copy, then delete what was copied. fsspec would delete what was copied onto or into itself, too.
+
+        recursive: move folders with all that is in them; False by default.
+        maxdepth: move only so many levels of a folder; None, the default, for all.
+        """
+        if self._strip_protocol(path1) == self._strip_protocol(path2):
+            return
+        if not recursive:
+            await self._require_objects([path1] if isinstance(path1, str) else path1)
+        moves: dict[str, str] = {}
+        await self._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=moves)
+        moves = {source: target for source, target in moves.items() if source != target}
+        targets = set(moves.values())
+        if len(targets) < len(moves) or targets & moves.keys():
+            reason = "nothing was moved, since an object would replace another that is moved"
+            raise OSError(errno.EINVAL, reason, str(path1))
+        await self._copy(list(moves), list(moves.values()), on_error="raise")
+        with os_errors(str(path1)):
+            await self.store.delete_many([self._key(name) for name in moves if name], context=self.context)
+
+    mv = sync_wrapper(_mv)
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
         await self._require_object(path)
@@ -312,7 +343,8 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
 
     async def _require_object(self, path: str) -> None:
         if (await self._info(path))["type"] == "directory":
-            raise IsADirectoryError(errno.EISDIR, "a folder is deleted only with recursive=True", path)
+            reason = "a folder is moved or deleted only with recursive=True"
+            raise IsADirectoryError(errno.EISDIR, reason, path)
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> StarfishFile:
         return StarfishFile(self, path, mode, **kwargs)
