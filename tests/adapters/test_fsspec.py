@@ -130,6 +130,23 @@ def test_a_tree_is_found_by_one_flat_listing() -> None:
     assert fs.find("ab") == ["ab"]
 
 
+def test_a_listing_may_be_narrowed_to_names_that_begin_alike() -> None:
+    bodies = (("a/2025-1", b""), ("a/2026-1", b""), ("a/2026/b", b""), ("a/x/2026", b""))
+    store, fs = made_of(*bodies)
+    assert fs.find("a", prefix="2026") == ["a/2026-1", "a/2026/b"]
+    assert [call.prefix for call in store.calls] == ["a/2026"]
+    assert fs.find("a/2025-1", prefix="2") == []
+    assert fs.find("a", prefix="2026", withdirs=True) == ["a/2026", "a/2026-1", "a/2026/b"]
+    assert fs.find("a", prefix="2026", maxdepth=1) == ["a/2026-1"]
+
+
+def test_encoded_names_that_begin_alike_are_found() -> None:
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), encode_keys=True)
+    fs.pipe({"ä/.x": b"", "ä/é": b""})
+    assert fs.find("ä", prefix=".") == ["ä/.x"]
+    assert fs.find("ä", prefix="é") == fs.glob("ä/é*") == ["ä/é"]
+
+
 def test_many_objects_are_removed_by_one_request() -> None:
     """Objects named by the caller are looked up first; those that a pattern finds are not."""
     names = [f"a/{number}" for number in range(100)]

@@ -143,31 +143,45 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             yield level
 
     async def _find(
-        self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        *,
+        prefix: str = "",
+        **kwargs: Any,
     ) -> dict[str, dict[str, Any]] | list[str]:
-        """Find by one flat listing, 1,000 objects a request, where fsspec lists each folder."""
-        if maxdepth is not None:
-            levels: dict[str, dict[str, Any]] = await super()._find(path, maxdepth, withdirs, **kwargs)
-            return levels
+        """Find by one flat listing, 1,000 objects a request, where fsspec lists each folder.
+
+        prefix: find only names that begin with it in the folder, as in s3fs and gcsfs; all by default.
+        """
         path = self._strip_protocol(path)
         top = f"{path}/" if path else ""
         found: dict[str, dict[str, Any]] = {}
-        with os_errors(path, reading=True):
-            async for info in scan(self.store, self._folder(path), context=self.context):
-                entry = self._file(info)
-                found[entry["name"]] = entry
-        if withdirs:
-            parents = {name[:end] for name in found for end, char in enumerate(name) if char == "/"}
-            found = {name: _directory(name) for name in parents if f"{name}/".startswith(top)} | found
-        if not found and await self._isfile(path):
-            found[path] = await self._info(path)
+        if maxdepth is None:
+            # The key of an encoded name need not begin with its prefix, encoded alone.
+            listed = self._folder(path) + ("" if self.encode_keys else prefix)
+            with os_errors(path, reading=True):
+                async for info in scan(self.store, listed, context=self.context):
+                    entry = self._file(info)
+                    found[entry["name"]] = entry
+            if withdirs:
+                parents = {name[:end] for name in found for end, char in enumerate(name) if char == "/"}
+                found = {name: _directory(name) for name in parents if f"{name}/".startswith(top)} | found
+            if not found and await self._isfile(path):
+                found[path] = await self._info(path)
+        else:
+            found = await super()._find(path, maxdepth, withdirs, **kwargs | {"detail": True})
+        if prefix:
+            found = {name: entry for name, entry in found.items() if name.startswith(top + prefix)}
         return dict(sorted(found.items())) if kwargs.get("detail") else sorted(found)
 
     async def _du(
         self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any
     ) -> int | dict[str, int]:
         """Add up the sizes in one listing; request only those that it lacks. fsspec requests every size."""
-        found: Any = await self._find(path, maxdepth=maxdepth, **kwargs | {"detail": True})
+        options: dict[str, Any] = kwargs | {"detail": True}
+        found: Any = await self._find(path, maxdepth=maxdepth, **options)
         sizes = {name: entry["size"] for name, entry in found.items()}
         unknown = [name for name, size in sizes.items() if size is None]
         sizes.update(zip(unknown, await self._sizes(unknown), strict=True))
