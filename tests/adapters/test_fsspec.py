@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from starfish_server import (
 from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.adapters.os_errors import os_errors
 from starfish_server.layers import Compression, Timeout
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
@@ -392,6 +394,20 @@ def test_a_folder_is_not_opened_as_a_file() -> None:
     _, fs = made_of(("a/b", b""))
     with pytest.raises(IsADirectoryError):
         fs.open("a")
+
+
+@pytest.mark.parametrize("kind", ["memory", "filesystem", "stack"])
+def test_what_holds_a_live_store_is_not_pickled(kind: str, tmp_path: Path) -> None:
+    """A pickled memory store would be a copy, whose writes are lost."""
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=str(tmp_path)))
+    store = {"memory": MemoryObjectStore(data={}), "filesystem": leaf, "stack": Timeout(leaf)}[kind]
+    fs = StarfishFileSystem(store=store)
+    fs.pipe_file("a", b"body")
+    for what in (fs, fs.get_mapper("a"), fs.open("a"), fsspec.open("starfish://a", store=store)):
+        with pytest.raises(TypeError, match="make one in each process"):
+            pickle.dumps(what)
+    with pytest.raises(TypeError, match="make one in each process"):
+        fs.to_json()
 
 
 def test_urls_are_signed_where_the_store_signs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,14 @@ def test_a_mapper_of_an_asynchronous_file_system_holds_arrays() -> None:
     fs = StarfishFileSystem(store=MemoryObjectStore(data={}), asynchronous=True)
     zarr.create_array(fs.get_mapper("data"), shape=(3,), dtype="i4")[:] = 7
     assert np.asarray(zarr.open_array(fs.get_mapper("data"), mode="r")[:]).tolist() == [7, 7, 7]
+
+
+def test_a_zarr_store_and_its_arrays_are_not_pickled() -> None:
+    store = StarfishStore(MemoryObjectStore(data={}))
+    array = zarr.create_array(store, shape=(3,), dtype="i4")
+    for what in (store, array):
+        with pytest.raises(TypeError, match="make one in each process"):
+            pickle.dumps(what)
 
 
 async def test_of_concurrent_creators_one_wins() -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiofiles
 import aiofiles.os
@@ -68,6 +68,18 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         self.context = context
         self.encode_keys = flag("encode_keys", encode_keys)
         self._slices = SliceReader(store, context)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a StarfishFileSystem holds a live store and is not pickled or copied: make one in each process"
+        )
+
+    def to_dict(self, **kwargs: Any) -> NoReturn:
+        """Refuse, where fsspec describes the file system, so that one like it may be made elsewhere."""
+        raise TypeError(
+            "a StarfishFileSystem holds a live store, which JSON cannot describe: make one in each process, "
+            "and for a mapper that zarr uses, make it with asynchronous=True"
+        )
 
     @property
     def _fs_token(self) -> str:
