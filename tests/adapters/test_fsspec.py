@@ -355,6 +355,15 @@ def test_a_name_of_the_root_is_copied_to_a_new_name(tmp_path: Path) -> None:
     assert (tmp_path / "copy.txt").read_bytes() == b"1"
 
 
+def test_a_single_file_is_not_copied_to_or_from_a_local_folder(tmp_path: Path) -> None:
+    _, fs = made_of(("a", b"1"))
+    with pytest.raises(IsADirectoryError):
+        fs.get_file("a", str(tmp_path))
+    with pytest.raises(IsADirectoryError):
+        fs.put_file(str(tmp_path), "b")
+    assert fs.find("") == ["a"]
+
+
 def test_the_whole_store_is_copied_into_a_folder() -> None:
     _, fs = made_of(("top.txt", b"1"), ("a/b", b"2"))
     fs.cp("", "copy", recursive=True)

@@ -241,8 +241,6 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
     ) -> None:
-        if await aiofiles.os.path.isdir(lpath):
-            return
         async with aiofiles.open(lpath, "rb") as file:
             callback.set_size(await file.seek(0, 2))
             await file.seek(0)
@@ -255,10 +253,10 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             await self.write_object(rpath, chunks(), **options)
 
     async def _get_file(
-        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
+        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, in_tree: bool = False, **kwargs: Any
     ) -> None:
-        if await aiofiles.os.path.isdir(lpath):
-            return
+        if in_tree and await aiofiles.os.path.isdir(lpath):
+            return  # a folder of the tree, which has been made
         with os_errors(rpath, reading=True):
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
@@ -273,7 +271,8 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         await super()._copy(*await self._pair(path1, path2, self._isdir), *args, **options)
 
     async def _get(self, rpath: Any, lpath: Any, *args: Any, **options: Any) -> Any:
-        return await super()._get(*await self._pair(rpath, lpath, aiofiles.os.path.isdir), *args, **options)
+        pair = await self._pair(rpath, lpath, aiofiles.os.path.isdir)
+        return await super()._get(*pair, *args, **options, in_tree=True)
 
     async def _pair(self, source: Any, target: Any, is_folder: Any) -> tuple[Any, Any]:
         """Append the name of a source in the root folder to a target folder.
