@@ -355,6 +355,16 @@ def test_a_name_of_the_root_is_copied_to_a_new_name(tmp_path: Path) -> None:
     assert (tmp_path / "copy.txt").read_bytes() == b"1"
 
 
+def test_no_name_leads_out_of_the_local_folder_that_it_is_copied_to(tmp_path: Path) -> None:
+    """An encoded name may have any segments, and only newer versions of fsspec check them."""
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), encode_keys=True)
+    fs.pipe({"a/../../outside": b"", "a/b": b""})
+    for source in ("a", "a/*", ""):
+        with pytest.raises(ValueError, match="outside the destination"):
+            fs.get(source, f"{tmp_path}/x/y/", recursive=True)
+    assert not [path for path in tmp_path.rglob("*") if path.name == "outside"]
+
+
 def test_a_single_file_is_not_copied_to_or_from_a_local_folder(tmp_path: Path) -> None:
     _, fs = made_of(("a", b"1"))
     with pytest.raises(IsADirectoryError):

@@ -255,8 +255,11 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, in_tree: bool = False, **kwargs: Any
     ) -> None:
-        if in_tree and await aiofiles.os.path.isdir(lpath):
-            return  # a folder of the tree, which has been made
+        if in_tree:
+            if ".." in rpath.split("/"):
+                raise ValueError(f"{rpath!r} may be outside the destination: copy it by get_file")
+            if await aiofiles.os.path.isdir(lpath):
+                return  # a folder of the tree, which has been made
         with os_errors(rpath, reading=True):
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
