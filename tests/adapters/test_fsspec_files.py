@@ -72,10 +72,14 @@ def test_the_end_of_an_object_that_was_deleted_is_missing() -> None:
         fs.cat_file("a", start=-8)
 
 
-def test_the_end_of_an_object_of_unknown_size_is_read() -> None:
+def test_an_object_of_unknown_size_is_read_but_not_opened() -> None:
     store = CustomObjectStore(on_get={"a": "text"}.get, on_stat=lambda key: ObjectInfo(key, None))
     fs = StarfishFileSystem(store=store)
     assert fs.cat_file("a", start=-3, end=-1) == b"ex"
+    with pytest.raises(NotImplementedError, match="size"):
+        fs.open("a")
+    with fs.open("a", size=4) as file:
+        assert file.read() == b"text"
 
 
 def test_a_member_of_an_archive_moves_little_more_than_its_bytes() -> None:
