@@ -34,7 +34,8 @@ _TEXTS = {"endpoint", "region", "addressing_style"}
 def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     """Open the store that `url` names. The caller closes it.
 
-    url: one of these; a path whose name has a colon is written as "./a:b".
+    url: one of these. A path whose name has a colon is written as "./a:b"; a "~" at the start of a path is
+        the home folder.
 
     - "data" or "file:///var/data": the files below a folder, which is made on the first write. Options:
       `fsync`, `inline_reads`, `portable_keys`
@@ -57,6 +58,7 @@ def open_store(url: str | os.PathLike[str]) -> AbstractObjectStore:
     if not isinstance(text, str):
         raise TypeError(f"url must be a str or a path, not {type(url).__name__}")
     if not isinstance(url, str) or not _SCHEME.match(text):
+        text = os.path.expanduser(text)  # noqa: PTH111 - pathlib makes "." of ""
         return load_stack(text, other_tables=SERVER_TABLES) if text.endswith(".toml") else _folder(text)
     try:
         parts = urlsplit(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from starfish_server import (
 from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.adapters.os_errors import os_errors
 from starfish_server.layers import Compression, Timeout
+from starfish_server.storage.filesystem import FilesystemObjectStore, FilesystemStorageOptions
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
 if TYPE_CHECKING:
@@ -130,6 +132,23 @@ def test_a_tree_is_found_by_one_flat_listing() -> None:
     assert fs.find("ab") == ["ab"]
 
 
+def test_a_listing_may_be_narrowed_to_names_that_begin_alike() -> None:
+    bodies = (("a/2025-1", b""), ("a/2026-1", b""), ("a/2026/b", b""), ("a/x/2026", b""))
+    store, fs = made_of(*bodies)
+    assert fs.find("a", prefix="2026") == ["a/2026-1", "a/2026/b"]
+    assert [call.prefix for call in store.calls] == ["a/2026"]
+    assert fs.find("a/2025-1", prefix="2") == []
+    assert fs.find("a", prefix="2026", withdirs=True) == ["a/2026", "a/2026-1", "a/2026/b"]
+    assert fs.find("a", prefix="2026", maxdepth=1) == ["a/2026-1"]
+
+
+def test_encoded_names_that_begin_alike_are_found() -> None:
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), encode_keys=True)
+    fs.pipe({"ä/.x": b"", "ä/é": b""})
+    assert fs.find("ä", prefix=".") == ["ä/.x"]
+    assert fs.find("ä", prefix="é") == fs.glob("ä/é*") == ["ä/é"]
+
+
 def test_many_objects_are_removed_by_one_request() -> None:
     """Objects named by the caller are looked up first; those that a pattern finds are not."""
     names = [f"a/{number}" for number in range(100)]
@@ -162,6 +181,16 @@ def test_nothing_is_removed_if_a_name_or_pattern_matches_a_folder(path: str | li
 def test_a_pattern_removes_an_object_named_like_a_folder() -> None:
     _, fs = made_of(("a", b""), ("a/b", b""))
     fs.rm("a*")
+    assert fs.find("") == ["a/b"]
+
+
+def test_a_single_object_is_removed_by_its_literal_name() -> None:
+    _, fs = made_of(("ab", b""), ("a/b", b""))
+    with pytest.raises(FileNotFoundError):
+        fs.rm_file("a*")
+    with pytest.raises(IsADirectoryError):
+        fs.rm_file("a")
+    fs.rm_file("ab")
     assert fs.find("") == ["a/b"]
 
 
@@ -255,10 +284,57 @@ def test_a_failure_is_never_taken_for_a_missing_file(operation: str, method: str
         getattr(down(operation), method)(path)
 
 
+def test_a_walk_of_a_missing_folder_finds_nothing() -> None:
+    """Newer versions of fsspec yield the folder itself, as an empty one."""
+    _, fs = made_of(("a/b", b""))
+    assert list(fs.walk("missing")) in ([], [("missing", [], [])])
+
+
 def test_a_folder_is_moved() -> None:
     _, fs = made_of(("a/b", b"1"), ("a/c/d", b"2"))
     fs.mv("a", "z", recursive=True)
     assert fs.find("") == ["z/b", "z/c/d"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "left"),
+    [
+        ("a", "starfish://a", ["a", "d/x", "d/y/z"]),
+        ("d/x", "d/", ["a", "d/x", "d/y/z"]),
+        ("d", "/d/", ["a", "d/x", "d/y/z"]),
+        ("d", "d/old", ["a", "d/old/x", "d/old/y/z"]),
+    ],
+)
+def test_what_is_moved_onto_or_into_itself_is_not_lost(source: str, target: str, left: list[str]) -> None:
+    _, fs = made_of(("a", b"1"), ("d/x", b"2"), ("d/y/z", b"3"))
+    fs.mv(source, target, recursive=source == "d")
+    assert fs.find("") == left
+
+
+def test_what_lies_too_deep_to_be_moved_stays() -> None:
+    _, fs = made_of(("a/1", b""), ("a/2", b""), ("a/b/c", b""))
+    fs.mv("a", "z", recursive=True, maxdepth=1)
+    assert fs.find("") == ["a/b/c", "z/1", "z/2"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets"), [(["a", "b"], ["b", "a"]), (["a", "b"], ["c", "c"]), ("d/", "d/y")]
+)
+def test_nothing_is_moved_if_an_object_would_be_lost(sources: Any, targets: Any) -> None:
+    store, fs = made_of(("a", b"1"), ("b", b"2"), ("d/x", b"3"), ("d/y/z", b"4"))
+    with pytest.raises(OSError, match="nothing was moved"):
+        fs.mv(sources, targets, recursive=sources == "d/")
+    assert not any(call.writes for call in store.calls)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"), [("d", IsADirectoryError), ("*", IsADirectoryError), ("missing", FileNotFoundError)]
+)
+def test_nothing_is_moved_without_recursive_if_a_folder_matches(source: str, error: type[OSError]) -> None:
+    store, fs = made_of(("a", b"1"), ("d/x", b"2"))
+    with pytest.raises(error):
+        fs.mv(source, "new/")
+    assert not any(call.writes for call in store.calls)
 
 
 def test_a_name_of_the_root_is_copied_into_a_folder(tmp_path: Path) -> None:
@@ -283,6 +359,25 @@ def test_a_name_of_the_root_is_copied_to_a_new_name(tmp_path: Path) -> None:
     fs.get("top.txt", f"{tmp_path}/copy.txt")
     assert fs.find("") == ["a/b", "copy.txt", "copy/b", "top.txt", "z/b", "z/c"]
     assert (tmp_path / "copy.txt").read_bytes() == b"1"
+
+
+def test_no_name_leads_out_of_the_local_folder_that_it_is_copied_to(tmp_path: Path) -> None:
+    """An encoded name may have any segments, and only newer versions of fsspec check them."""
+    fs = StarfishFileSystem(store=MemoryObjectStore(data={}), encode_keys=True)
+    fs.pipe({"a/../../outside": b"", "a/b": b""})
+    for source in ("a", "a/*", ""):
+        with pytest.raises(ValueError, match="outside the destination"):
+            fs.get(source, f"{tmp_path}/x/y/", recursive=True)
+    assert not [path for path in tmp_path.rglob("*") if path.name == "outside"]
+
+
+def test_a_single_file_is_not_copied_to_or_from_a_local_folder(tmp_path: Path) -> None:
+    _, fs = made_of(("a", b"1"))
+    with pytest.raises(IsADirectoryError):
+        fs.get_file("a", str(tmp_path))
+    with pytest.raises(IsADirectoryError):
+        fs.put_file(str(tmp_path), "b")
+    assert fs.find("") == ["a"]
 
 
 def test_the_whole_store_is_copied_into_a_folder() -> None:
@@ -324,6 +419,20 @@ def test_a_folder_is_not_opened_as_a_file() -> None:
     _, fs = made_of(("a/b", b""))
     with pytest.raises(IsADirectoryError):
         fs.open("a")
+
+
+@pytest.mark.parametrize("kind", ["memory", "filesystem", "stack"])
+def test_what_holds_a_live_store_is_not_pickled(kind: str, tmp_path: Path) -> None:
+    """A pickled memory store would be a copy, whose writes are lost."""
+    leaf = FilesystemObjectStore(FilesystemStorageOptions(base_dir=str(tmp_path)))
+    store = {"memory": MemoryObjectStore(data={}), "filesystem": leaf, "stack": Timeout(leaf)}[kind]
+    fs = StarfishFileSystem(store=store)
+    fs.pipe_file("a", b"body")
+    for what in (fs, fs.get_mapper("a"), fs.open("a"), fsspec.open("starfish://a", store=store)):
+        with pytest.raises(TypeError, match="make one in each process"):
+            pickle.dumps(what)
+    with pytest.raises(TypeError, match="make one in each process"):
+        fs.to_json()
 
 
 def test_urls_are_signed_where_the_store_signs() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapters.stores import made_of
-from starfish_server import MemoryObjectStore, StoreUnavailableError
+from starfish_server import CustomObjectStore, MemoryObjectStore, ObjectInfo, StoreUnavailableError
 from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
 
@@ -62,6 +62,24 @@ def test_the_end_of_an_object_that_was_replaced_is_that_of_the_new_one() -> None
     for body in (b"shorter", BODY + b"longer"):
         fs.pipe_file("a", body)
         assert fs.cat_file("a", start=-3) == body[-3:]
+
+
+def test_the_end_of_an_object_that_was_deleted_is_missing() -> None:
+    _, fs = made_of(("a", BODY))
+    fs.cat_file("a", start=-8)
+    fs.rm("a")
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file("a", start=-8)
+
+
+def test_an_object_of_unknown_size_is_read_but_not_opened() -> None:
+    store = CustomObjectStore(on_get={"a": "text"}.get, on_stat=lambda key: ObjectInfo(key, None))
+    fs = StarfishFileSystem(store=store)
+    assert fs.cat_file("a", start=-3, end=-1) == b"ex"
+    with pytest.raises(NotImplementedError, match="size"):
+        fs.open("a")
+    with fs.open("a", size=4) as file:
+        assert file.read() == b"text"
 
 
 def test_a_member_of_an_archive_moves_little_more_than_its_bytes() -> None:

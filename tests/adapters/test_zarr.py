@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from zarr.abc.store import SuffixByteRequest
 from zarr.core.buffer import cpu
 from zarr.storage import FsspecStore
 
-from starfish_server import MemoryObjectStore, StoreContext, StoreUnavailableError
+from starfish_server import CustomObjectStore, MemoryObjectStore, StoreContext, StoreUnavailableError
 from starfish_server.adapters.fsspec import StarfishFileSystem
 from starfish_server.adapters.zarr import StarfishStore
 from starfish_server.testing import Fault, FaultyStore, RecordingStore
@@ -80,6 +81,14 @@ def test_a_mapper_of_an_asynchronous_file_system_holds_arrays() -> None:
     assert np.asarray(zarr.open_array(fs.get_mapper("data"), mode="r")[:]).tolist() == [7, 7, 7]
 
 
+def test_a_zarr_store_and_its_arrays_are_not_pickled() -> None:
+    store = StarfishStore(MemoryObjectStore(data={}))
+    array = zarr.create_array(store, shape=(3,), dtype="i4")
+    for what in (store, array):
+        with pytest.raises(TypeError, match="make one in each process"):
+            pickle.dumps(what)
+
+
 async def test_of_concurrent_creators_one_wins() -> None:
     store = StarfishStore(MemoryObjectStore(data={}))
     values = bytes_of(*(str(number).encode() for number in range(10)))
@@ -87,6 +96,30 @@ async def test_of_concurrent_creators_one_wins() -> None:
     found = await store.get("k", cpu.buffer_prototype)
     assert found is not None
     assert found.to_bytes() == b"0"
+
+
+async def test_without_conditional_writes_a_key_that_is_there_is_not_set() -> None:
+    data: dict[str, bytes] = {}
+    callbacks = CustomObjectStore(
+        on_get=lambda key: None,
+        on_get_bytes=lambda key: (data[key], "text/plain") if key in data else None,
+        on_put_bytes=lambda key, body, content_type: data.update({key: body}),
+    )
+    store = StarfishStore(callbacks)
+    for value in bytes_of(b"first", b"second"):
+        await store.set_if_not_exists("k", value)
+    assert data == {"k": b"first"}
+
+
+async def test_a_store_without_a_prefix_is_cleared_whole() -> None:
+    data = {"a/b": "", "c": ""}
+    await StarfishStore(MemoryObjectStore(data=data)).clear()
+    assert data == {}
+
+
+def test_equal_stores_are_one_key_of_a_dict() -> None:
+    inner = MemoryObjectStore(data={})
+    assert len({StarfishStore(inner, "a"), StarfishStore(inner, "a/"), StarfishStore(inner, "b")}) == 2
 
 
 async def test_a_failure_is_not_a_missing_chunk() -> None:

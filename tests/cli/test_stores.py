@@ -56,6 +56,17 @@ async def test_a_relative_path_is_below_the_current_folder(
     assert (tmp_path / "data/k").read_text() == (tmp_path / "data:2/k").read_text() == "v"
 
 
+async def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python no shell has replaced it; a folder named "~" is no place that anyone means."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("~/data", Path("~/data")):
+        assert repr(open_store(name)) == f"FilesystemObjectStore('{tmp_path}/home/data')"
+    assert repr(open_store("./~")) == f"FilesystemObjectStore('{tmp_path}/~')"
+    with pytest.raises(StackError, match=f"{tmp_path}/home/stack"):
+        open_store("~/stack.toml")
+
+
 async def test_each_memory_store_is_empty() -> None:
     async with open_store("memory:") as one, open_store("memory:") as other:
         await one.put("k", "v")

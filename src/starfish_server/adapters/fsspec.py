@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiofiles
 import aiofiles.os
@@ -68,6 +68,18 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         self.context = context
         self.encode_keys = flag("encode_keys", encode_keys)
         self._slices = SliceReader(store, context)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a StarfishFileSystem holds a live store and is not pickled or copied: make one in each process"
+        )
+
+    def to_dict(self, **kwargs: Any) -> NoReturn:
+        """Refuse, where fsspec describes the file system, so that one like it may be made elsewhere."""
+        raise TypeError(
+            "a StarfishFileSystem holds a live store, which JSON cannot describe: make one in each process, "
+            "and for a mapper that zarr uses, make it with asynchronous=True"
+        )
 
     @property
     def _fs_token(self) -> str:
@@ -143,31 +155,45 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             yield level
 
     async def _find(
-        self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        *,
+        prefix: str = "",
+        **kwargs: Any,
     ) -> dict[str, dict[str, Any]] | list[str]:
-        """Find by one flat listing, 1,000 objects a request, where fsspec lists each folder."""
-        if maxdepth is not None:
-            levels: dict[str, dict[str, Any]] = await super()._find(path, maxdepth, withdirs, **kwargs)
-            return levels
+        """Find by one flat listing, 1,000 objects a request, where fsspec lists each folder.
+
+        prefix: find only names that begin with it in the folder, as in s3fs and gcsfs; all by default.
+        """
         path = self._strip_protocol(path)
         top = f"{path}/" if path else ""
         found: dict[str, dict[str, Any]] = {}
-        with os_errors(path, reading=True):
-            async for info in scan(self.store, self._folder(path), context=self.context):
-                entry = self._file(info)
-                found[entry["name"]] = entry
-        if withdirs:
-            parents = {name[:end] for name in found for end, char in enumerate(name) if char == "/"}
-            found = {name: _directory(name) for name in parents if f"{name}/".startswith(top)} | found
-        if not found and await self._isfile(path):
-            found[path] = await self._info(path)
+        if maxdepth is None:
+            # The key of an encoded name need not begin with its prefix, encoded alone.
+            listed = self._folder(path) + ("" if self.encode_keys else prefix)
+            with os_errors(path, reading=True):
+                async for info in scan(self.store, listed, context=self.context):
+                    entry = self._file(info)
+                    found[entry["name"]] = entry
+            if withdirs:
+                parents = {name[:end] for name in found for end, char in enumerate(name) if char == "/"}
+                found = {name: _directory(name) for name in parents if f"{name}/".startswith(top)} | found
+            if not found and await self._isfile(path):
+                found[path] = await self._info(path)
+        else:
+            found = await super()._find(path, maxdepth, withdirs, **kwargs | {"detail": True})
+        if prefix:
+            found = {name: entry for name, entry in found.items() if name.startswith(top + prefix)}
         return dict(sorted(found.items())) if kwargs.get("detail") else sorted(found)
 
     async def _du(
         self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any
     ) -> int | dict[str, int]:
         """Add up the sizes in one listing; request only those that it lacks. fsspec requests every size."""
-        found: Any = await self._find(path, maxdepth=maxdepth, **kwargs | {"detail": True})
+        options: dict[str, Any] = kwargs | {"detail": True}
+        found: Any = await self._find(path, maxdepth=maxdepth, **options)
         sizes = {name: entry["size"] for name, entry in found.items()}
         unknown = [name for name, size in sizes.items() if size is None]
         sizes.update(zip(unknown, await self._sizes(unknown), strict=True))
@@ -215,8 +241,6 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
     async def _put_file(
         self, lpath: str, rpath: str, callback: Any = DEFAULT_CALLBACK, **options: Any
     ) -> None:
-        if await aiofiles.os.path.isdir(lpath):
-            return
         async with aiofiles.open(lpath, "rb") as file:
             callback.set_size(await file.seek(0, 2))
             await file.seek(0)
@@ -229,10 +253,13 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             await self.write_object(rpath, chunks(), **options)
 
     async def _get_file(
-        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any
+        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, in_tree: bool = False, **kwargs: Any
     ) -> None:
-        if await aiofiles.os.path.isdir(lpath):
-            return
+        if in_tree:
+            if ".." in rpath.split("/"):
+                raise ValueError(f"{rpath!r} may be outside the destination: copy it by get_file")
+            if await aiofiles.os.path.isdir(lpath):
+                return  # a folder of the tree, which has been made
         with os_errors(rpath, reading=True):
             reader = await self.store.open(self._key(rpath), context=self.context)
             if reader is None:
@@ -247,7 +274,8 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
         await super()._copy(*await self._pair(path1, path2, self._isdir), *args, **options)
 
     async def _get(self, rpath: Any, lpath: Any, *args: Any, **options: Any) -> Any:
-        return await super()._get(*await self._pair(rpath, lpath, aiofiles.os.path.isdir), *args, **options)
+        pair = await self._pair(rpath, lpath, aiofiles.os.path.isdir)
+        return await super()._get(*pair, *args, **options, in_tree=True)
 
     async def _pair(self, source: Any, target: Any, is_folder: Any) -> tuple[Any, Any]:
         """Append the name of a source in the root folder to a target folder.
@@ -267,8 +295,16 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             return f"{name}/", f"{target.rstrip('/')}/{name}"  # the slash keeps fsspec from appending, too
         return source, target
 
-    async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy an object. A folder, which consists of its objects, needs no copy."""
+    async def _cp_file(
+        self, path1: str, path2: str, planned: dict[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        """Copy an object. A folder, which consists of its objects, needs no copy.
+
+        planned: is given what would be copied, and nothing is; None, the default, copies.
+        """
+        if planned is not None:
+            planned[self._strip_protocol(path1)] = self._strip_protocol(path2)
+            return
         if not self._strip_protocol(path1):
             return
         with os_errors(path1):
@@ -277,6 +313,29 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
             except ObjectNotFoundError:
                 if not await self._isdir(path1):
                     raise
+
+    async def _mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Copy, then delete what was copied. fsspec would delete what was copied onto or into itself, too.
+
+        recursive: move folders with all that is in them; False by default.
+        maxdepth: move only so many levels of a folder; None, the default, for all.
+        """
+        if self._strip_protocol(path1) == self._strip_protocol(path2):
+            return
+        if not recursive:
+            await self._require_objects([path1] if isinstance(path1, str) else path1)
+        moves: dict[str, str] = {}
+        await self._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=moves)
+        moves = {source: target for source, target in moves.items() if source != target}
+        targets = set(moves.values())
+        if len(targets) < len(moves) or targets & moves.keys():
+            reason = "nothing was moved, since an object would replace another that is moved"
+            raise OSError(errno.EINVAL, reason, str(path1))
+        await self._copy(list(moves), list(moves.values()), on_error="raise")
+        with os_errors(str(path1)):
+            await self.store.delete_many([self._key(name) for name in moves if name], context=self.context)
+
+    mv = sync_wrapper(_mv)
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
         await self._require_object(path)
@@ -312,7 +371,8 @@ class StarfishFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has n
 
     async def _require_object(self, path: str) -> None:
         if (await self._info(path))["type"] == "directory":
-            raise IsADirectoryError(errno.EISDIR, "a folder is deleted only with recursive=True", path)
+            reason = "a folder is moved or deleted only with recursive=True"
+            raise IsADirectoryError(errno.EISDIR, reason, path)
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> StarfishFile:
         return StarfishFile(self, path, mode, **kwargs)

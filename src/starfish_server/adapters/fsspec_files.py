@@ -71,6 +71,8 @@ class StarfishFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         super().__init__(fs, path, mode, cache_type=cache_type, **kwargs)
         if mode == "rb" and self.details["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if mode == "rb" and self.size is None:
+            raise NotImplementedError(f"the store does not tell the size of {path!r}: read it by cat_file")
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         found = sync(self.fs.loop, self.fs.read_object, self.path, start, end)

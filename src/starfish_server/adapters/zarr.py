@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 try:
     from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -56,6 +56,11 @@ class StarfishStore(Store):
         self._root = f"{prefix.strip('/')}/".removeprefix("/")
         self._context = context
         self._slices = SliceReader(store, context)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a StarfishStore holds a live store and is not pickled or copied: make one in each process"
+        )
 
     def __repr__(self) -> str:
         return f"StarfishStore({self.store!r}, {self._root.rstrip('/')!r})"
