@@ -193,6 +193,15 @@ async def test_pages_that_lead_nowhere_are_an_error(
         await store.list_keys("a")
 
 
+async def test_a_key_that_is_listed_twice_counts_once(
+    proxy: FaultyProxy, seaweedfs: S3Server, make_s3: MakeS3
+) -> None:
+    store = make_s3(seaweedfs, bucket="b", endpoint=proxy.endpoint)
+    pages = [page("a", "b", token="t"), page("b", token="u"), page("c")]
+    proxy.next_faults += [reply(200, body) for body in pages]
+    assert await store.list_keys("", limit=3) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("pages", [0, 1])
 @pytest.mark.parametrize("end", ["cancelled", "closed"])
 async def test_a_list_that_ends_early_ends_the_request_for_its_page(

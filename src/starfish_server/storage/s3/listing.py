@@ -72,7 +72,7 @@ async def _entries(
     is_valid: Callable[[str], bool],
 ) -> tuple[list[str], dict[str, ObjectInfo]]:
     """Return the valid names, in order, up to the limit, and the infos of all objects."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # a set that keeps its order
     infos: dict[str, ObjectInfo] = {}
     after, limit = call.start_after or "", call.limit
     query = {"encoding-type": "url", "list-type": "2", "prefix": call.prefix}
@@ -88,12 +88,12 @@ async def _entries(
         if [name for name in page.names if not name.startswith(call.prefix)]:
             raise StoreError("the server lists keys outside the prefix")
         infos |= infos_of(page)
-        found += [
-            name
+        found |= {
+            name: None
             for name in page.names
             if name > after
             and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
-        ]
+        }
         if page.token is None:
             break
         empty = 0 if page.names else empty + 1
@@ -104,7 +104,7 @@ async def _entries(
         query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
         query.pop("start-after", None)
     # In order already, unless the service lists folder by folder.
-    return sorted(dict.fromkeys(found))[:limit], infos
+    return sorted(found)[:limit], infos
 
 
 def read_key_page(reply: Reply) -> Page:
