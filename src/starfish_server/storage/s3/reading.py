@@ -71,10 +71,6 @@ async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
     try:
         return await transport.run(Request("HEAD", key), lambda reply: read_head(reply, key))
     except NoSuchKeyError:
-        # The reply to a HEAD has no body, which would say if it is the bucket that is missing.
-        probe = Request("GET", key, headers={"Range": "bytes=0-0"})
-        with suppress(NoSuchKeyError, InvalidRangeError):
-            await transport.run(probe, lambda _: None)
         return None
 
 
