@@ -297,6 +297,35 @@ async def test_a_large_copy_never_mixes_two_versions(
     assert found and found.body == BODY[::-1]
 
 
+async def test_a_large_copy_never_mixes_two_objects_without_a_version(
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    by_parts: None,
+    make_s3: Callable[..., S3ObjectStore],
+    seaweedfs: S3Server,
+    bucket: str,
+) -> None:
+    """A weak ETag cannot be the condition on the source."""
+    other = make_s3(seaweedfs, bucket=bucket)
+    replaced = False
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        nonlocal replaced
+        if "partNumber=2" in request.raw_path and not replaced:
+            replaced = True
+            await other.write("source", BODY[::-1] + b"longer")
+        response = await passed_on(request, forward)
+        if request.method == "HEAD":
+            response.headers["ETag"] = 'W/"e"'
+        return response
+
+    await store.write("source", BODY)
+    proxy.fault = fault
+    await store.copy("source", "target")
+    found = await other.read("target")
+    assert found and found.body == BODY[::-1] + b"longer"
+
+
 @pytest.fixture
 async def aws(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3ObjectStore]:
     """A store that takes the proxy for AWS."""

@@ -52,7 +52,7 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
             info = await stat_object(transport, source)
             if info is None:
                 raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
-            if refused is not None and refused.version == info.version:  # so it was the target's condition
+            if refused is not None and _state(refused) == _state(info):  # so it was the target's condition
                 check_unchanged(if_version, "another")
             if source == target:
                 check_unchanged(if_version, info.version)
@@ -95,7 +95,7 @@ async def _in_parts(writes: Writes, info: ObjectInfo, target: str, if_version: I
         await bounded_gather(copy, range(1, -(-size // part) + 1), limit=PARTS_IN_FLIGHT)
         # A service that ignores the condition on the source may have mixed parts of two versions.
         now = await stat_object(transport, info.key)
-        if now is None or now.version != info.version:
+        if now is None or _state(now) != _state(info):
             raise VersionConflictError("the source has changed")
         etag = await writes.complete(upload, headers, if_version)
     return replace(info, key=target, version=version_or_none(etag), modified=None)
@@ -119,7 +119,7 @@ async def _by_reading(writes: Writes, info: ObjectInfo, target: str, if_version:
 
 def _state(info: ObjectInfo) -> tuple[object, ...]:
     """Return what changes with each write of an object, also where it has no version."""
-    return info.version, info.size, info.modified
+    return info.version or info.modified, info.size
 
 
 def _source(transport: Transport, info: ObjectInfo) -> dict[str, str]:
