@@ -72,7 +72,7 @@ async def _entries(
     is_valid: Callable[[str], bool],
 ) -> tuple[list[str], dict[str, ObjectInfo]]:
     """Return the valid names, in order, up to the limit, and the infos of all objects."""
-    found: dict[str, None] = {}  # a set that keeps its order
+    found: list[str] = []  # some twice, if the service lists them twice
     infos: dict[str, ObjectInfo] = {}
     after, limit = call.start_after or "", call.limit
     query = {"encoding-type": "url", "list-type": "2", "prefix": call.prefix}
@@ -83,17 +83,17 @@ async def _entries(
         query["start-after"] = after
     tokens: set[str] = set()
     empty = 0
-    while limit is None or len(found) < limit:
+    while limit is None or len(found) < limit or len(set(found)) < limit:
         page = await transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
         if [name for name in page.names if not name.startswith(call.prefix)]:
             raise StoreError("the server lists keys outside the prefix")
         infos |= infos_of(page)
-        found |= {
-            name: None
+        found += [
+            name
             for name in page.names
             if name > after
             and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
-        }
+        ]
         if page.token is None:
             break
         empty = 0 if page.names else empty + 1
@@ -104,7 +104,7 @@ async def _entries(
         query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
         query.pop("start-after", None)
     # In order already, unless the service lists folder by folder.
-    return sorted(found)[:limit], infos
+    return sorted(dict.fromkeys(found))[:limit], infos
 
 
 def read_key_page(reply: Reply) -> Page:
