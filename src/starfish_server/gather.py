@@ -30,6 +30,7 @@ async def bounded_gather(
             if item is None:
                 return
             await work(item)
+            del item  # not held while the next one is waited for
 
     async with aclosing(asynchronous(items)) as left:
         workers = [asyncio.create_task(worker(left)) for _ in range(limit)]

@@ -10,15 +10,19 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from contract.leaves import obstore_s3
+from faulty_proxy import FaultyProxy, Forward, held_until, passed_on
 from starfish_server import (
     BucketNotFoundError,
     StoreClosedError,
 )
 from starfish_server.storage.obstore import ObstoreObjectStore
+from waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from aiohttp import web
 
     from servers import S3Server
 
@@ -76,6 +80,32 @@ async def test_a_long_upload_that_fails_leaves_nothing_and_no_task(seaweedfs: S3
         await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 100)
         assert await store.list_keys("") == []
     assert "Uploads" not in seaweedfs.ask("list_multipart_uploads", Bucket=bucket)  # no hidden parts
+
+
+@pytest.mark.parametrize("held", ["uploads=", "partNumber=1&", "partNumber=3&", "POST uploadId="])
+async def test_an_upload_cancelled_after_its_source_ended_leaves_no_parts(
+    seaweedfs: S3Server, proxy: FaultyProxy, held: str
+) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if held in f"{request.method} {request.query_string}":
+            return await held_until(release, begun)(request, forward)
+        return await passed_on(request, forward)
+
+    bucket = seaweedfs.make_bucket()
+    proxy.fault = fault
+    async with ObstoreObjectStore(obstore_s3(seaweedfs, bucket=bucket, endpoint=proxy.endpoint)) as store:
+        upload = asyncio.create_task(store.upload("k", [bytes(PART)] * 2))
+        await begun.wait()
+        upload.cancel()
+        await turns()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        found = await store.stat("k")
+    assert found is None or found.size == 2 * PART
+    assert "Uploads" not in seaweedfs.ask("list_multipart_uploads", Bucket=bucket)
 
 
 async def test_an_upload_whose_requests_fail_ends_before_its_source(seaweedfs: S3Server) -> None:

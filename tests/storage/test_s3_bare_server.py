@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bare_server import FOUND, STORED, read_request, server, store_at
+from bare_server import FOUND, STORED, read_request, received, server, store_at
 from starfish_server import StoreClosedError, StoreError, StoreTimeoutError, StoreUnavailableError
 from starfish_server.storage.s3 import sessions
 from waiting import turns
@@ -139,6 +139,25 @@ async def test_a_body_that_came_while_the_event_loop_was_blocked_is_not_late(
             assert sent.wait(100.0)
             set_forward(1000.0)  # as if the line above had taken so long
             assert await get == (b"x" * 20, "application/octet-stream")
+
+
+async def test_a_body_that_the_server_takes_slowly_is_not_late(set_forward: Callable[[float], None]) -> None:
+    step, steps, hour = 2**20, 16, 3600.0
+
+    def serve(connection: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += received(connection, 1)
+        for _ in range(steps):
+            set_forward(0.12 * hour)  # buffers hold fewer than 8 steps, and so less than an hour
+            left = step
+            while left:
+                left -= len(received(connection, left))
+        connection.sendall(STORED)
+
+    with server(serve) as endpoint:
+        async with store_at(endpoint, read_timeout=hour) as store:
+            await store.put_bytes("k", bytes(steps * step), content_type="a/b")
 
 
 async def test_an_upload_that_is_not_read_leaves_no_connection_when_its_time_is_over() -> None:

@@ -105,7 +105,7 @@ async def test_a_trial_that_fails_does_not_fail_the_write_and_is_made_again(
     assert found and found.version == info.version
     proxy.seen.clear()
     await store.write("other", "v", if_version=None)
-    assert [seen.method for seen in proxy.seen] == ["HEAD", "PUT", "PUT"]
+    assert [seen.method for seen in proxy.seen] == ["HEAD", "GET", "PUT", "PUT"]
 
 
 async def test_a_delete_before_the_trial_does_not_turn_conditional_writes_off(
@@ -122,7 +122,7 @@ async def test_a_delete_before_the_trial_does_not_turn_conditional_writes_off(
         await other.delete("k")
         return response
 
-    proxy.next_faults += [passed_on, deleted]  # the HEAD and the write
+    proxy.next_faults += [passed_on, passed_on, deleted]  # HEAD and GET of the missing object, and the write
     await store.write("k", "v", if_version=None)
     proxy.seen.clear()
     await store.write("other", "v", if_version=None)
@@ -148,7 +148,7 @@ async def test_the_first_conditional_write_touches_no_other_key(
     version = (await store.write("folder/k", "1", if_version=None)).version
     await store.write("folder/k", "2", if_version=version)
     assert {seen.target for seen in proxy.seen} == {f"/{bucket}/folder/k"}
-    assert {seen.method for seen in proxy.seen} == {"HEAD", "PUT"}
+    assert {seen.method for seen in proxy.seen} == {"HEAD", "GET", "PUT"}
     assert await store.get_string("folder/k") == "2"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,47 @@ async def test_any_key_can_be_copied(
     assert await store.get_string(f"copy of {key}") == "v"
 
 
+async def test_conditional_copies_need_one_connection(
+    make_s3: Callable[..., S3ObjectStore], seaweedfs: S3Server
+) -> None:
+    """A source that stayed open would hold the connection that the upload of the target waits for."""
+    store = make_s3(seaweedfs, max_connections=1)
+    await store.write("source", BODY, metadata={"author": "alice"})
+    async with asyncio.timeout(100.0):
+        await asyncio.gather(*(store.copy("source", f"{n}", if_version=None) for n in range(2)))
+    found = await store.read("1")
+    assert found and (found.body, dict(found.info.metadata)) == (BODY, {"author": "alice"})
+
+
+@pytest.mark.parametrize("read", [1, 2])
+async def test_a_conditional_copy_never_mixes_two_versions(
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    make_s3: Callable[..., S3ObjectStore],
+    seaweedfs: S3Server,
+    bucket: str,
+    read: int,
+) -> None:
+    """The source is replaced before it is read for the first or the second time."""
+    other = make_s3(seaweedfs, bucket=bucket)
+    reads = 0
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        nonlocal reads
+        if request.method == "GET" and request.path.endswith("source"):
+            reads += 1
+            if reads == read:
+                await other.write("source", BODY[::-1], content_type="a/b")
+        return await passed_on(request, forward)
+
+    await store.write("source", BODY)
+    proxy.fault = fault
+    info = await store.copy("source", "target", if_version=None)
+    found = await store.read("target")
+    assert found and (found.body, found.info.content_type) == (BODY[::-1], "a/b")
+    assert (info.size, info.version) == (len(BODY), found.info.version)
+
+
 class Key(str, Enum):  # noqa: UP042 - its `format` is not its value, unlike that of a `StrEnum`
     SOURCE = "source"
 
@@ -253,6 +295,35 @@ async def test_a_large_copy_never_mixes_two_versions(
     await store.copy("source", "target")
     found = await store.read("target")
     assert found and found.body == BODY[::-1]
+
+
+async def test_a_large_copy_never_mixes_two_objects_without_a_version(
+    store: S3ObjectStore,
+    proxy: FaultyProxy,
+    by_parts: None,
+    make_s3: Callable[..., S3ObjectStore],
+    seaweedfs: S3Server,
+    bucket: str,
+) -> None:
+    """A weak ETag cannot be the condition on the source."""
+    other = make_s3(seaweedfs, bucket=bucket)
+    replaced = False
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        nonlocal replaced
+        if "partNumber=2" in request.raw_path and not replaced:
+            replaced = True
+            await other.write("source", BODY[::-1] + b"longer")
+        response = await passed_on(request, forward)
+        if request.method == "HEAD":
+            response.headers["ETag"] = 'W/"e"'
+        return response
+
+    await store.write("source", BODY)
+    proxy.fault = fault
+    await store.copy("source", "target")
+    found = await other.read("target")
+    assert found and found.body == BODY[::-1] + b"longer"
 
 
 @pytest.fixture

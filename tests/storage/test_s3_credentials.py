@@ -359,6 +359,17 @@ async def test_credentials_that_are_expired_however_new_are_refused_after_two_re
     assert tokens_sent(proxy) == ["token-1", "token-2", "token-3"]
 
 
+async def test_credentials_that_expired_early_are_replaced_for_stat_too(
+    proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3, numbered_tokens: Callable[[timedelta], Path]
+) -> None:
+    """The reply to its HEAD has no body, which would say why it was refused."""
+    numbered_tokens(timedelta(days=1))
+    store = make_s3(moto, bucket="b", endpoint=proxy.endpoint, **CHAIN)
+    proxy.fault = expired("token-1")
+    info = await store.stat("k")
+    assert info and info.version == '"e"'
+
+
 async def test_credentials_of_the_options_that_have_expired_are_sent_once(
     proxy: FaultyProxy, moto: S3Server, make_s3: MakeS3
 ) -> None:

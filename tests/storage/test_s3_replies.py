@@ -338,6 +338,27 @@ async def test_a_wrong_clock_is_set_right_by_the_server(proxy: FaultyProxy, stor
     assert signed[1] - signed[0] == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
 
 
+async def test_a_wrong_clock_is_set_right_for_stat_too(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    """The reply to its HEAD has no body, which would say why it was refused."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.headers["X-Amz-Date"] < tomorrow.strftime("%Y%m%d"):
+            skewed = s3_error(403, "RequestTimeTooSkewed", Date=format_datetime(tomorrow, usegmt=True))
+            return await skewed(request, forward)
+        return await reply(200, "v", ETag='"e"')(request, forward)
+
+    proxy.fault = fault
+    info = await store.stat("k")
+    assert info and info.version == '"e"'
+
+
+async def test_a_refusal_of_stat_says_why(proxy: FaultyProxy, store: S3ObjectStore) -> None:
+    proxy.fault = s3_error(403, "InvalidAccessKeyId")
+    with pytest.raises(StoreAccessDeniedError, match="InvalidAccessKeyId"):
+        await store.stat("k")
+
+
 async def test_a_clock_that_stays_wrong_is_an_error(proxy: FaultyProxy, store: S3ObjectStore) -> None:
     proxy.fault = s3_error(403, "RequestTimeTooSkewed")
     with pytest.raises(StoreAccessDeniedError, match="RequestTimeTooSkewed"):

@@ -23,6 +23,7 @@ from starfish_server.errors import (
 )
 from starfish_server.storage.s3 import S3ObjectStore, sessions, writing
 from starfish_server.storage.s3.writing import PART_BYTES
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -188,6 +189,19 @@ async def test_slow_parts_do_not_hold_the_whole_chunks_they_were_cut_from(
     proxy.fault = first_halves_are_slow
     await store.upload("k", source())
     assert held[:3] == unheld[:3]
+
+
+async def test_sent_parts_are_not_held_while_the_source_waits(store: S3ObjectStore) -> None:
+    parts = [bytes(PART_BYTES) for _ in range(3)]
+    unheld = [sys.getrefcount(part) for part in parts]
+
+    async def source() -> AsyncIterator[bytes]:
+        for number in range(len(parts)):
+            yield parts[number]
+        # The one that came last may be held until the next one has come.
+        await eventually(lambda: [sys.getrefcount(part) for part in parts][:-1] == unheld[:-1])
+
+    await store.upload("k", source())
 
 
 async def test_parts_are_sent_while_chunks_still_come(store: S3ObjectStore, proxy: FaultyProxy) -> None:

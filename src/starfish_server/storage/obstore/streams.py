@@ -101,7 +101,7 @@ async def send_parts(
             await _unless_ended(sending, queue.put(part))
             size += len(part)
         await _unless_ended(sending, queue.put(None))
-        return await sending, size
+        return await asyncio.shield(sending), size
     finally:
         if not sending.done():
             failed = True
@@ -109,7 +109,8 @@ async def send_parts(
                 queue.get_nowait()
             queue.put_nowait(b"")
             try:
-                # Not cancelled immediately: obstore aborts the upload once its source fails.
+                # Not cancelled immediately, or its parts would stay: obstore aborts the upload once its
+                # source fails. One whose source has ended is completed: obstore has no way to abort it.
                 await asyncio.wait([sending], timeout=ABORT_SECONDS)
             finally:
                 sending.cancel()

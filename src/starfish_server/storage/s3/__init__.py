@@ -168,7 +168,7 @@ class S3ObjectStore(Leaf):
         return await read_object(self._transport, call.key, call.start, call.stop)
 
     async def _open(self, call: Open) -> ObjectReader | None:
-        return await open_object(self._transport, "open", call.key, call.start, call.stop)
+        return await open_object(self._transport, call.key, call.start, call.stop)
 
     async def _write(self, call: Write) -> ObjectInfo:
         body = encode_body(call.body, "write", call.key)

@@ -17,12 +17,14 @@ from starfish_server.gather import bounded_gather
 from starfish_server.objects import ANY
 from starfish_server.storage.s3.conditions import condition_headers
 from starfish_server.storage.s3.errors import NoSuchKeyError
-from starfish_server.storage.s3.reading import open_object, stat_object
+from starfish_server.storage.s3.reading import read_object, stat_object
 from starfish_server.storage.s3.replies import headers_for, read_written, version_or_none
 from starfish_server.storage.s3.transport import Request
 from starfish_server.storage.s3.writing import MOST_PARTS, PARTS_IN_FLIGHT, multipart_upload
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starfish_server.objects import IfVersion, ObjectInfo
     from starfish_server.storage.s3.conditions import Writes
     from starfish_server.storage.s3.transport import Transport
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
 ONE_REQUEST_BYTES = 5 * 2**30
 PART_BYTES = 512 * 2**20
+# Of a source that is read: one part of the upload.
+_RANGE_BYTES = 8 * 2**20
 # How often the source may be replaced during a copy before that is an error.
 _REPLACED = 3
 
@@ -47,15 +51,15 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
         for _ in range(_REPLACED):
             info = await stat_object(transport, source)
             if info is None:
-                raise _missing(source)
-            if refused is not None and refused.version == info.version:  # so it was the target's condition
+                raise ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
+            if refused is not None and _state(refused) == _state(info):  # so it was the target's condition
                 check_unchanged(if_version, "another")
             if source == target:
                 check_unchanged(if_version, info.version)
                 return info
-            if if_version is not ANY and not transport.address.is_aws:
-                return await _by_reading(writes, source, target, if_version)
             try:
+                if if_version is not ANY and not transport.address.is_aws:
+                    return await _by_reading(writes, info, target, if_version)
                 if info.size is not None and info.size > ONE_REQUEST_BYTES:
                     return await _in_parts(writes, info, target, if_version)
                 return await _in_one_request(transport, info, target, if_version)
@@ -65,10 +69,6 @@ async def copy_object(writes: Writes, source: str, target: str, if_version: IfVe
         error.undetermined = may_be_done or error.undetermined
         raise
     raise StoreUnavailableError("the source was replaced during every attempt")
-
-
-def _missing(source: str) -> ObjectNotFoundError:
-    return ObjectNotFoundError("there is no object to copy", operation="copy", key=source)
 
 
 async def _in_one_request(
@@ -95,20 +95,31 @@ async def _in_parts(writes: Writes, info: ObjectInfo, target: str, if_version: I
         await bounded_gather(copy, range(1, -(-size // part) + 1), limit=PARTS_IN_FLIGHT)
         # A service that ignores the condition on the source may have mixed parts of two versions.
         now = await stat_object(transport, info.key)
-        if now is None or now.version != info.version:
+        if now is None or _state(now) != _state(info):
             raise VersionConflictError("the source has changed")
         etag = await writes.complete(upload, headers, if_version)
     return replace(info, key=target, version=version_or_none(etag), modified=None)
 
 
-async def _by_reading(writes: Writes, source: str, target: str, if_version: IfVersion) -> ObjectInfo:
-    reader = await open_object(writes.transport, "copy", source, 0, None)
-    if reader is None:
-        raise _missing(source)
-    async with reader:
-        info = reader.info
-        etag, size = await writes.upload(target, reader, headers_for(info), if_version)
-    return replace(info, key=target, size=size, version=version_or_none(etag), modified=None)
+async def _by_reading(writes: Writes, info: ObjectInfo, target: str, if_version: IfVersion) -> ObjectInfo:
+    """Copy through this process, in ranges: a stream would hold a connection that the upload may wait for."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        at = 0
+        while at != info.size:
+            found = await read_object(writes.transport, info.key, at, at + _RANGE_BYTES)
+            if found is None or _state(found.info) != _state(info):
+                raise VersionConflictError("the source has changed")
+            yield found.body
+            at += len(found.body)
+
+    etag, _ = await writes.upload(target, chunks(), headers_for(info), if_version)
+    return replace(info, key=target, version=version_or_none(etag), modified=None)
+
+
+def _state(info: ObjectInfo) -> tuple[object, ...]:
+    """Return what changes with each write of an object, also where it has no version."""
+    return info.version or info.modified, info.size
 
 
 def _source(transport: Transport, info: ObjectInfo) -> dict[str, str]:

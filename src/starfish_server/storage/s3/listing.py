@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
 
@@ -16,7 +14,7 @@ from starfish_server.storage.s3.replies import quoted, read_result, read_time, t
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import Callable
     from xml.etree import ElementTree as ET
 
     from starfish_server.operations import ListKeys, ListObjects
@@ -74,7 +72,7 @@ async def _entries(
     is_valid: Callable[[str], bool],
 ) -> tuple[list[str], dict[str, ObjectInfo]]:
     """Return the valid names, in order, up to the limit, and the infos of all objects."""
-    found: list[str] = []
+    found: list[str] = []  # some twice, if the service lists them twice
     infos: dict[str, ObjectInfo] = {}
     after, limit = call.start_after or "", call.limit
     query = {"encoding-type": "url", "list-type": "2", "prefix": call.prefix}
@@ -83,56 +81,30 @@ async def _entries(
         query["delimiter"] = delimiter
     if after:
         query["start-after"] = after
-    if limit == 0:
-        return [], {}
-    async with aclosing(_pages(transport, query, read, ahead=limit is None)) as pages:
-        async for page in pages:
-            if [name for name in page.names if not name.startswith(call.prefix)]:
-                raise StoreError("the server lists keys outside the prefix")
-            infos |= infos_of(page)
-            found += [
-                name
-                for name in page.names
-                if name > after
-                and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
-            ]
-            if limit is not None and len(found) >= limit:
-                break
-    # In order already, unless the service lists folder by folder.
-    return sorted(dict.fromkeys(found))[:limit], infos
-
-
-async def _pages(
-    transport: Transport, query: dict[str, str], read: Callable[[Reply], Page], *, ahead: bool
-) -> AsyncGenerator[Page, None]:
-    """Yield the pages. With `ahead`, request the next one before the caller works on one."""
     tokens: set[str] = set()
     empty = 0
-    following: asyncio.Task[Page] | None = None
-
-    def fetch() -> Coroutine[None, None, Page]:
-        return transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
-
-    try:
-        page = await fetch()
-        while page.token is not None:
-            empty = 0 if page.names else empty + 1
-            if page.token in tokens or empty > _EMPTY_PAGES:
-                raise StoreError("the server's pages do not end")
-            tokens.add(page.token)
-            # Only the first page is cut to the limit: many of those that follow would hold what is left out.
-            query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
-            query.pop("start-after", None)
-            if ahead:
-                following = asyncio.create_task(fetch())
-                await asyncio.sleep(0)  # so that it is sent
-            yield page
-            page = await (following or fetch())
-        yield page
-    finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+    while limit is None or len(found) < limit or len(set(found)) < limit:
+        page = await transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
+        if [name for name in page.names if not name.startswith(call.prefix)]:
+            raise StoreError("the server lists keys outside the prefix")
+        infos |= infos_of(page)
+        found += [
+            name
+            for name in page.names
+            if name > after
+            and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
+        ]
+        if page.token is None:
+            break
+        empty = 0 if page.names else empty + 1
+        if page.token in tokens or empty > _EMPTY_PAGES:
+            raise StoreError("the server's pages do not end")
+        tokens.add(page.token)
+        # Only the first page is cut to the limit: many of those that follow would hold what is left out.
+        query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
+        query.pop("start-after", None)
+    # In order already, unless the service lists folder by folder.
+    return sorted(dict.fromkeys(found))[:limit], infos
 
 
 def read_key_page(reply: Reply) -> Page:

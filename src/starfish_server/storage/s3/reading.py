@@ -71,10 +71,6 @@ async def stat_object(transport: Transport, key: str) -> ObjectInfo | None:
     try:
         return await transport.run(Request("HEAD", key), lambda reply: read_head(reply, key))
     except NoSuchKeyError:
-        # The reply to a HEAD has no body, which would say if it is the bucket that is missing.
-        probe = Request("GET", key, headers={"Range": "bytes=0-0"})
-        with suppress(NoSuchKeyError, InvalidRangeError):
-            await transport.run(probe, lambda _: None)
         return None
 
 
@@ -91,16 +87,14 @@ async def read_object(transport: Transport, key: str, start: int, stop: int | No
     return StoredObject(found, b"") if isinstance(found, ObjectInfo) else found
 
 
-async def open_object(
-    transport: Transport, operation: str, key: str, start: int, stop: int | None
-) -> ObjectReader | None:
+async def open_object(transport: Transport, key: str, start: int, stop: int | None) -> ObjectReader | None:
     """Return a reader of the bytes from `start` to before `stop`, or None if there is no object.
 
-    It reads one reply to one request, and so one version of the object. `operation` is for its errors.
+    It reads one reply to one request, and so one version of the object.
     """
 
     async def attempt(request: Request) -> ObjectReader:
-        body = OpenBody(transport, operation, key)
+        body = OpenBody(transport, key)
         try:
             part = await transport.attempt(request, lambda reply: read_part(reply, key, start, stop), body)
         except BaseException:
@@ -171,11 +165,10 @@ class OpenBody:
     skip, left: bytes to leave out before the range, and bytes of the range to come (None to the end).
     """
 
-    def __init__(self, transport: Transport, operation: str, key: str) -> None:
+    def __init__(self, transport: Transport, key: str) -> None:
         self.skip = 0
         self.left: int | None = None
         self._transport = transport
-        self._operation = operation
         self._key = key
         self._finalizer: weakref.finalize[..., OpenBody] | None = None
 
@@ -195,7 +188,7 @@ class OpenBody:
                 raise closed_error()
             return await self._transport.mapped(self._next_chunk())
         except StoreError as error:
-            error.operation, error.key = self._operation, self._key
+            error.operation, error.key = "open", self._key
             raise
 
     async def _next_chunk(self) -> bytes:

@@ -9,6 +9,7 @@ import re
 import time
 from asyncio import sleep
 from base64 import b64encode
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -26,7 +27,6 @@ from starfish_server.logs import SafeLogger
 from starfish_server.storage.s3.address import Address, find_proxy
 from starfish_server.storage.s3.bodies import Blocks, goes_in_pieces, hex_digest, pieces, read_body, size_of
 from starfish_server.storage.s3.errors import (
-    Fault,
     WriteRaceError,
     closed_error,
     error_for,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from starfish_server.storage.s3.bodies import Body
     from starfish_server.storage.s3.credentials import Credentials
+    from starfish_server.storage.s3.errors import Fault
     from starfish_server.storage.s3.options import S3StorageOptions
     from starfish_server.storage.s3.reading import OpenBody
 
@@ -58,6 +59,7 @@ MAXIMUM_SECONDS = 5.0
 # A server that asks for a longer wait than this gets no further attempt: its error goes to the caller.
 LONGEST_RETRY_AFTER_SECONDS = 20.0
 
+_FIRST_BYTE = {"Range": "bytes=0-0"}
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 _CORRECTIONS = 2
@@ -195,11 +197,22 @@ class Transport:
             if reply.status < 300:
                 return read(reply)
             fault = read_fault(reply)
-            if reply.status == 404 and request.method == "HEAD":  # which has no body to say more
-                fault = Fault(404, "NoSuchKey", request_id=fault.request_id)
+            if request.method == "HEAD" and reply.status in (400, 403, 404):
+                fault = await self._explained(fault, request, used)
             if corrections == _CORRECTIONS or not self._learn(reply, fault, used):
                 raise error_for(fault, self.address.bucket)
             corrections, resent = corrections + 1, reply.resent
+
+    async def _explained(self, fault: Fault, request: Request, used: _Learnt) -> Fault:
+        """Return the fault of a GET in place of that of a HEAD, whose reply has no body to say more.
+
+        For a 404, only this tells a missing bucket from a missing object.
+        """
+        reply = await self._send(Request("GET", request.key, headers=_FIRST_BYTE), used, None, resent=False)
+        if reply.status >= 300 and reply.status != 416:
+            return read_fault(reply)
+        # The object exists, since a moment ago if it was missing.
+        return replace(fault, code="NoSuchKey") if fault.status == 404 else fault
 
     def _learn(self, reply: Reply, fault: Fault, used: _Learnt) -> bool:
         """Learn from an error reply; return whether the request is now worth resending."""
