@@ -298,6 +298,24 @@ def test_an_update_reads_only_what_differs_in_size_or_is_older(tmp_path: Path) -
     assert bodies == {"newer": "xyz", "older": "abc", "longer": "abc", "missing": "abc"}
 
 
+def test_an_update_back_the_other_way_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/k").write_text("abc")
+    os.utime(tmp_path / "from/k", (1e9, 1e9))
+    assert starfish("cp", "from", "to", "--update", cwd=tmp_path).code == 0
+    back = json.loads(starfish("cp", "to", "from", "--update", "--json", cwd=tmp_path).out)
+    assert (back["copied"], back["identical"]) == (0, 1)
+
+
+def test_an_update_copies_a_content_type_that_has_changed(seaweedfs: S3Server) -> None:
+    env = seaweedfs.environment
+    here, there = (f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}" for _ in range(2))
+    for kind in ("text/plain", "text/css"):
+        assert starfish("put", here, "k", "--content-type", kind, env=env, stdin=b"same").code == 0
+        assert starfish("cp", here, there, "--update", env=env).code == 0
+    assert json.loads(starfish("stat", there, "k", "--json", env=env).out)["content_type"] == "text/css"
+
+
 async def test_no_more_objects_are_under_way_than_jobs() -> None:
     source = Counting(await filled())
     await copied(source, MemoryObjectStore(data={}), jobs=4)

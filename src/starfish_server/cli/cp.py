@@ -27,7 +27,7 @@ async def cp(
             "--update",
             "-u",
             help="Skip an object, without reading it, if the one at the destination has the same size and is "
-            "newer by a second or has the same version.",
+            "newer by a second. All others are read and compared.",
         ),
     ] = False,
     jobs: Jobs = 16,
@@ -45,6 +45,9 @@ async def cp(
     deleted, so an interrupted copy can be run again. Objects that fail are reported on stderr, and the others
     are copied. Files of the source that are not objects, such as a link or a file whose name breaks the key
     rules, are reported as well. In both cases the exit code is 1.
+
+    --update trusts times, so the clocks of both stores must agree. It misses a file that was replaced by an
+    older one of the same size, as `cp -p` or a restored backup does: copy without it after that.
 
     Objects over 8 MiB are streamed. A store without native streams holds each object in memory.
     """
