@@ -388,6 +388,28 @@ def test_a_source_that_is_a_file_is_an_error_that_says_so(command: tuple[str, ..
     assert ended.err == f"starfish: '{tmp_path}/file' is a file, not a folder; put stores one file\n"
 
 
+@pytest.mark.parametrize("place", ["notes/1", "nowhere/"])
+def test_a_prefix_of_a_bucket_without_objects_is_an_error(
+    place: str, seaweedfs: S3Server, tmp_path: Path
+) -> None:
+    env = seaweedfs.environment
+    bucket = f"s3://{seaweedfs.make_bucket()}"
+    assert starfish("put", bucket, "notes/1", env=env, stdin=b"1").code == 0
+    ended = starfish("cp", f"{bucket}/{place}", f"{tmp_path}/to", env=env)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        f"starfish: the source has no object below '{place.rstrip('/')}/'; "
+        "to copy a single object, give its key as --prefix\n"
+    )
+    single = starfish("cp", bucket, f"{tmp_path}/to", "--prefix", "notes/1", "--json", env=env)
+    assert (single.code, json.loads(single.out)["copied"]) == (0, 1)
+
+
+def test_an_empty_bucket_is_copied(seaweedfs: S3Server, tmp_path: Path) -> None:
+    ended = starfish("cp", f"s3://{seaweedfs.make_bucket()}", f"{tmp_path}/to", env=seaweedfs.environment)
+    assert (ended.code, ended.out.startswith(b"0 copied")) == (0, True)
+
+
 def test_options_after_a_path_that_is_not_a_url_are_explained(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     ended = starfish("ls", "data?portable_keys=false", cwd=tmp_path)
