@@ -123,7 +123,7 @@ def test_the_error_of_an_invalid_key_names_the_option_that_allows_it(tmp_path: P
     ended = starfish("put", "data", "c d", cwd=tmp_path)
     assert (ended.code, "encode_key" in ended.err) == (2, False)
     assert ended.err.endswith(
-        "; portable_keys=false in the store's URL or stack file allows other text, as in "
+        "; portable_keys=false in the store's URL or stack file allows other characters, as in "
         "'file:data?portable_keys=false'\n"
     )
     assert starfish("put", "file:data?portable_keys=false", "c d", cwd=tmp_path).code == 0

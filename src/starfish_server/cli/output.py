@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _KEY_ADVICE = (
-    "portable_keys=false in the store's URL or stack file allows other text, "
+    "portable_keys=false in the store's URL or stack file allows other characters, "
     "as in 'file:data?portable_keys=false'"
 )
 
