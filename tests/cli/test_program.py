@@ -107,6 +107,21 @@ def test_a_full_disk_under_the_output_is_said_plainly(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (1, "starfish: No space left on device\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("options", ["", " --json"])
+def test_a_body_that_a_full_disk_cuts_short_is_an_error(
+    tmp_path: Path, options: str, unbuffered: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/k").write_text("x" * 5000)
+    env = {"PYTHONUNBUFFERED": unbuffered, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = f"ulimit -f 1; '{PROGRAM}' get data k{options} >out"
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment(env)
+    )
+    assert (ended.returncode, ended.stderr) == (1, "starfish: File too large\n")
+
+
 def test_no_error_is_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = starfish("put", f"file://{tmp_path}/file", "key", stdin=b"x")
