@@ -31,6 +31,21 @@ def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
     assert (ended.returncode, ended.stderr) == (1, wanted)
 
 
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback() -> None:
+    code = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "starfish_server.cli.listing":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from starfish_server.cli import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (ExitCode.INTERRUPTED, "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

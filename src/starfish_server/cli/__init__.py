@@ -20,6 +20,8 @@ def main() -> None:
             "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
         )
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     _buffer_output()
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
