@@ -49,7 +49,8 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: Exception) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
-    if isinstance(error, StackError | InvalidKeyError):
+    # A plain ValueError is of an option, such as a content type, that no store takes.
+    if isinstance(error, StackError | InvalidKeyError) or type(error) is ValueError:
         return ExitCode.USAGE
     if isinstance(error, VersionConflictError):
         return ExitCode.CONFLICT
