@@ -41,9 +41,10 @@ _ANY_RULE = (
     f"a key is at most {MAX_KEY_BYTES} bytes of UTF-8, without control characters, in '/'-separated "
     "segments, none empty, '.' or '..'"
 )
+ENCODE_ADVICE = "encode_key encodes other text"
 _RULE = (
     "a key is '/'-separated segments of [A-Za-z0-9._:@-], none empty, '.' or '..', "
-    f"each at most {MAX_SEGMENT_BYTES} and together {MAX_KEY_BYTES} bytes; encode_key encodes other text"
+    f"each at most {MAX_SEGMENT_BYTES} and together {MAX_KEY_BYTES} bytes; {ENCODE_ADVICE}"
 )
 
 

@@ -64,7 +64,8 @@ in its name is written as `./a:b`. Credentials never come from a URL or an optio
 By default a key has ASCII letters, digits and `._:@-` between slashes. `?portable_keys=false` allows any text, as in
 `starfish ls "file:///var/objects?portable_keys=false"`; see the [key rules](leaves.md#what-holds-on-every-leaf).
 
-Output is formatted on a terminal and plain in a pipe. An error is one line on stderr.
+Output is formatted on a terminal and plain in a pipe. An error is one line on stderr; warnings that a store
+[logs](logging-and-debugging.md) may come before it.
 
 `starfish --install-completion` lets bash, zsh, fish and PowerShell complete commands and options.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pathlib
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import pytest
 
 from cli.program import PROGRAM, environment, starfish, starfish_on_a_terminal
 from starfish_server import MemoryObjectStore, StoreContext, StoreTimeoutError
+from starfish_server.cli.app import run
 from starfish_server.layers import AccessLog, JsonLinesSink
 from starfish_server.testing import Fault, FaultyStore
 
@@ -110,6 +113,27 @@ def test_a_log_that_is_rotated_while_it_is_shown_is_shown_to_its_end(tmp_path: P
 def test_a_file_that_is_rotated_after_it_was_opened_is_shown_once(log: str, tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl.1").hardlink_to(log)  # open under its old name, listed under the new one
     assert len(starfish("audit", "show", log).out.splitlines()) == 5
+
+
+def test_a_log_is_shown_though_its_file_is_rotated_before_it_is_opened(
+    log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "audit.jsonl").rename(tmp_path / "audit.jsonl.1")
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: True)
+    assert run(["audit", "show", log]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_a_log_is_not_checked_before_it_is_opened(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as if it was rotated in between
+    assert run(["audit", "show", log]) == 0
+
+
+def test_a_record_that_is_being_written_is_left_out(log: str, tmp_path: Path) -> None:
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write('{"timestamp":"2026')
+    ended = starfish("audit", "show", log)
+    assert (ended.code, len(ended.out.splitlines()), ended.err) == (0, 5, "")
 
 
 def test_a_forged_line_is_named_and_cannot_take_over_a_terminal(log: str, tmp_path: Path) -> None:

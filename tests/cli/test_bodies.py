@@ -239,6 +239,15 @@ def test_metadata_and_cache_control_are_stored(store: str) -> None:
     assert starfish("put", store, "k", "--metadata", "author", stdin=b"x").code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize(
+    "options", [("-m", "a b=c"), ("-m", "a=\u00e9"), ("-t", "\u00e9"), ("--cache-control", " ")]
+)
+def test_what_cannot_be_stored_beside_a_body_is_a_usage_error(store: str, options: tuple[str, str]) -> None:
+    ended = starfish("put", store, "k", *options, stdin=b"x")
+    assert (ended.code, ended.err.count("\n")) == (ExitCode.USAGE, 1)
+    assert starfish("ls", store).out == b""
+
+
 def test_an_object_is_created_or_replaced_on_conditions(store: str) -> None:
     created = starfish("put", store, "k", "--create", "--json", stdin=b"1")
     version = json.loads(created.out)["version"]

@@ -298,6 +298,24 @@ def test_an_update_reads_only_what_differs_in_size_or_is_older(tmp_path: Path) -
     assert bodies == {"newer": "xyz", "older": "abc", "longer": "abc", "missing": "abc"}
 
 
+def test_an_update_back_the_other_way_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/k").write_text("abc")
+    os.utime(tmp_path / "from/k", (1e9, 1e9))
+    assert starfish("cp", "from", "to", "--update", cwd=tmp_path).code == 0
+    back = json.loads(starfish("cp", "to", "from", "--update", "--json", cwd=tmp_path).out)
+    assert (back["copied"], back["identical"]) == (0, 1)
+
+
+def test_an_update_copies_a_content_type_that_has_changed(seaweedfs: S3Server) -> None:
+    env = seaweedfs.environment
+    here, there = (f"s3://{seaweedfs.make_bucket()}?endpoint={seaweedfs.endpoint}" for _ in range(2))
+    for kind in ("text/plain", "text/css"):
+        assert starfish("put", here, "k", "--content-type", kind, env=env, stdin=b"same").code == 0
+        assert starfish("cp", here, there, "--update", env=env).code == 0
+    assert json.loads(starfish("stat", there, "k", "--json", env=env).out)["content_type"] == "text/css"
+
+
 async def test_no_more_objects_are_under_way_than_jobs() -> None:
     source = Counting(await filled())
     await copied(source, MemoryObjectStore(data={}), jobs=4)
@@ -368,6 +386,28 @@ def test_a_source_that_is_a_file_is_an_error_that_says_so(command: tuple[str, ..
     ended = starfish(*command, cwd=tmp_path)
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err == f"starfish: '{tmp_path}/file' is a file, not a folder; put stores one file\n"
+
+
+@pytest.mark.parametrize("place", ["notes/1", "nowhere/"])
+def test_a_prefix_of_a_bucket_without_objects_is_an_error(
+    place: str, seaweedfs: S3Server, tmp_path: Path
+) -> None:
+    env = seaweedfs.environment
+    bucket = f"s3://{seaweedfs.make_bucket()}"
+    assert starfish("put", bucket, "notes/1", env=env, stdin=b"1").code == 0
+    ended = starfish("cp", f"{bucket}/{place}", f"{tmp_path}/to", env=env)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        f"starfish: the source has no object below '{place.rstrip('/')}/'; "
+        "to copy a single object, give its key as --prefix\n"
+    )
+    single = starfish("cp", bucket, f"{tmp_path}/to", "--prefix", "notes/1", "--json", env=env)
+    assert (single.code, json.loads(single.out)["copied"]) == (0, 1)
+
+
+def test_an_empty_bucket_is_copied(seaweedfs: S3Server, tmp_path: Path) -> None:
+    ended = starfish("cp", f"s3://{seaweedfs.make_bucket()}", f"{tmp_path}/to", env=seaweedfs.environment)
+    assert (ended.code, ended.out.startswith(b"0 copied")) == (0, True)
 
 
 def test_options_after_a_path_that_is_not_a_url_are_explained(tmp_path: Path) -> None:

@@ -119,6 +119,16 @@ def test_keys_of_any_text_go_in_and_out(tmp_path: Path) -> None:
     assert starfish("put", f"file://{tmp_path}/from", "c d").code == 2
 
 
+def test_the_error_of_an_invalid_key_names_the_option_that_allows_it(tmp_path: Path) -> None:
+    ended = starfish("put", "data", "c d", cwd=tmp_path)
+    assert (ended.code, "encode_key" in ended.err) == (2, False)
+    assert ended.err.endswith(
+        "; portable_keys=false in the store's URL or stack file allows other characters, as in "
+        "'file:data?portable_keys=false'\n"
+    )
+    assert starfish("put", "file:data?portable_keys=false", "c d", cwd=tmp_path).code == 0
+
+
 def test_memory_takes_portable_keys_as_its_only_option() -> None:
     assert starfish("put", "memory:?portable_keys=false", "c d").code == 0
     assert starfish("put", "memory:", "c d").code == 2

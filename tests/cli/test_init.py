@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from cli.program import running, starfish
+from cli.program import PROGRAM, environment, running, starfish
 from cli.test_serve import Server
 from redis_server import RedisServer
 from starfish_server import explain, load_stack
@@ -178,6 +178,12 @@ def test_a_file_that_cannot_be_replaced_removes_none_of_the_others(name: str, tm
     (tmp_path / name).mkdir()
     assert run(["init", str(tmp_path), "--force"]) == 1
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+def test_all_files_are_written_though_none_can_be_printed(tmp_path: Path) -> None:
+    command = ["bash", "-c", f"'{PROGRAM}' init new >/dev/full"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment(None) | {"PYTHONUNBUFFERED": "1"})
+    assert (ended.returncode, {path.name for path in (tmp_path / "new").iterdir()}) == (1, set(FILES))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -31,6 +31,21 @@ def test_a_missing_extra_names_the_line_that_installs_it(package: str) -> None:
     assert (ended.returncode, ended.stderr) == (1, wanted)
 
 
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback() -> None:
+    code = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "starfish_server.cli.listing":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from starfish_server.cli import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (ExitCode.INTERRUPTED, "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -105,6 +120,21 @@ def test_a_full_disk_under_the_output_is_said_plainly(tmp_path: Path) -> None:
     command = f"'{PROGRAM}' ls . >/dev/full"
     ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (1, "starfish: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("options", ["", " --json"])
+def test_a_body_that_a_full_disk_cuts_short_is_an_error(
+    tmp_path: Path, options: str, unbuffered: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/k").write_text("x" * 5000)
+    env = {"PYTHONUNBUFFERED": unbuffered, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = f"ulimit -f 1; '{PROGRAM}' get data k{options} >out"
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment(env)
+    )
+    assert (ended.returncode, ended.stderr) == (1, "starfish: File too large\n")
 
 
 def test_no_error_is_a_traceback(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -19,6 +20,9 @@ def main() -> None:
             "starfish: the command line needs more packages: pip install 'starfish-server[cli]'\n"
         )
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    _buffer_output()
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
@@ -28,3 +32,11 @@ def _interrupt(*_: object) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell script
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
+
+
+def _buffer_output() -> None:
+    """Buffer stdout under PYTHONUNBUFFERED, too: else a write that a full disk cuts short is no error."""
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        encoding = sys.stdout.encoding
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=True)

@@ -114,10 +114,13 @@ def run(arguments: Sequence[str]) -> int:
         # typer turns a broken pipe into an exit with code 1.
         if not isinstance(error.__context__ or error, BrokenPipeError):
             raise
-        # Nothing can be printed any more, not even what Python flushes when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return ExitCode.CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost place
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_output()
         # An error of the command line's own parser, whose exception types are not public.
         usage = getattr(error, "format_message", None)
         message = usage() if usage else _description(error)
@@ -136,6 +139,11 @@ def _replace_closed_streams() -> None:
     for name, mode in (("stdin", "w"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end of the program
+
+
+def _discard_output() -> None:
+    """Discard what cannot be printed; else Python tries again when it ends, with an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _description(error: Exception) -> str:

@@ -30,7 +30,9 @@ _COLUMNS = {
 _COLOURS = {"ok": typer.colors.GREEN, "miss": typer.colors.YELLOW, "started": typer.colors.YELLOW}
 
 LogFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="The logs; their rotated files are read as well.")
+    list[Path],
+    # Not checked beforehand: a rotation may rename the file between two checks.
+    typer.Argument(metavar="FILE...", help="The logs; their rotated files are read as well.", readable=False),
 ]
 
 
@@ -53,6 +55,9 @@ def show(
 
     The columns are time, caller, action, operation, outcome, error type, and keys; in a pipe they are
     separated by tabs. Lines that are not records are reported on stderr, and the exit code is then 1.
+
+    The log may be written and rotated while it is shown. Only files that are deleted meanwhile, as the sink
+    does with `backups`, may be missing.
     """
     wanted = {"identity": identity, "action": action, "outcome": outcome}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -118,12 +123,17 @@ def verify(
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Yield each line's place and its record, or None for a line that is not a record."""
+    """Yield each line's place and its record, or None for a line that is not a record.
+
+    A line without an end is left out unless it is a record.
+    """
     for path, lines in _opened(Path(os.path.realpath(file))):
         for number, text in enumerate(lines, 1):
             try:
                 record = json_module.loads(text)
             except (ValueError, RecursionError):
+                if not text.endswith("\n"):
+                    break  # it is being written
                 record = None
             yield f"{path}:{number}", record if isinstance(record, dict) else None
 
@@ -132,8 +142,11 @@ def _opened(live: Path) -> Iterator[tuple[Path, TextIO]]:
     """Yield the files of a log, each open, oldest first. The log may be rotated while they are read."""
     with ExitStack() as opened:
         newest = None
-        if live.exists() or not rotated_files(live):
+        try:
             newest = opened.enter_context(live.open(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:  # as in the middle of a rotation
+            if not rotated_files(live):
+                raise
         # Listed only now that the live file is open: a rotation between the two hides no file.
         for path in rotated_files(live):
             with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as rotated:

@@ -23,8 +23,6 @@ _STREAM = 48 * _MIB
 _UNKNOWN = 16 * _MIB
 """The assumed size of an object whose list entry has none."""
 _PAGE = 10_000
-_DIGEST = 32
-"""A version of at least this length is taken for a digest of the body; shorter ones may be counters."""
 
 Pair = tuple[ObjectInfo, ObjectInfo | None]
 """An object of the source, and what the destination has under its key."""
@@ -92,7 +90,7 @@ class Copying:
 
     jobs: objects in flight.
     max_bytes: approximate memory for their bodies; one object is copied even if it needs more.
-    update: skip an object, without reading it, if its size and time or its version show that it is the same.
+    update: skip an object, without reading it, if its size and time show that it is the same.
     tally: is updated while the copy runs.
     """
 
@@ -242,14 +240,10 @@ def _same(info: ObjectInfo, there: ObjectInfo, update: bool) -> bool | None:
     """Return whether two objects are the same, by their list entries; None if they must be read."""
     if None not in (info.size, there.size) and info.size != there.size:
         return False
-    if not update or info.size is None or there.size is None:
-        return None
-    if info.version == there.version and len(info.version or "") >= _DIGEST:
-        return True
-    if info.modified is None or there.modified is None:
+    if not update or None in (info.size, there.size) or info.modified is None or there.modified is None:
         return None
     # Some services round times to seconds: the source may have changed later in the second of the copy.
-    return there.modified - info.modified >= timedelta(seconds=1)
+    return True if there.modified - info.modified >= timedelta(seconds=1) else None
 
 
 def _gone(key: str) -> StoreError:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from typing import Annotated
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import typer
 from rich.filesize import decimal
@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from starfish_server.cli.copying import Copying, Tally
 from starfish_server.cli.output import ExitCode, ProgressBar, print_error, print_failures, print_result
 from starfish_server.cli.stores import AsJson, ContextFields, Jobs, context_of, open_source, print_left_out
+from starfish_server.errors import BucketNotFoundError
 from starfish_server.store_url import open_store
 
 
@@ -27,7 +28,7 @@ async def cp(
             "--update",
             "-u",
             help="Skip an object, without reading it, if the one at the destination has the same size and is "
-            "newer by a second or has the same version.",
+            "newer by a second. All others are read and compared.",
         ),
     ] = False,
     jobs: Jobs = 16,
@@ -45,6 +46,11 @@ async def cp(
     deleted, so an interrupted copy can be run again. Objects that fail are reported on stderr, and the others
     are copied. Files of the source that are not objects, such as a link or a file whose name breaks the key
     rules, are reported as well. In both cases the exit code is 1.
+
+    --update trusts times, so the clocks of both stores must agree. It misses a file that was replaced by an
+    older one of the same size, as `cp -p` or a restored backup does: copy without it after that.
+
+    Copying from a folder that does not exist, or from a prefix of a bucket without objects, is an error.
 
     Objects over 8 MiB are streamed. A store without native streams holds each object in memory.
     """
@@ -68,6 +74,10 @@ async def cp(
         if tally.listed:
             _report(tally, True, time.monotonic() - began, json)
         raise
+    if not (tally.listed or tally.left_out or prefix) and (part := _prefix_of(source)):
+        raise BucketNotFoundError(
+            f"the source has no object below {part!r}; to copy a single object, give its key as --prefix"
+        )
     _report(tally, False, time.monotonic() - began, json)
     return ExitCode.FAILED if tally.failures or tally.left_out else ExitCode.OK
 
@@ -78,6 +88,12 @@ def _place(url: str) -> str:
     place = place.removeprefix("file://").removeprefix("file:")
     place = place if "://" in place else os.path.abspath(place)  # noqa: PTH100 - of a str
     return f"{dict(parse_qsl(options)).get('endpoint')} {place.rstrip('/')}/"
+
+
+def _prefix_of(url: str) -> str:
+    """Return the prefix in the URL of a bucket, which is its folder; "" if it has none."""
+    path = unquote(urlsplit(url).path).strip("/") if url.lower().startswith("s3://") else ""
+    return f"{path}/" if path else ""
 
 
 def _rate(size: int, seconds: float) -> str:

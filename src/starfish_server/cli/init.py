@@ -35,7 +35,8 @@ def init(
         "compose.yaml": (_STARTER / "compose.yaml").read_text(),
         ".env": environment.substitute(secret=secrets.token_urlsafe(32), token=secrets.token_urlsafe(24)),
     }
-    present = [folder / name for name in texts if os.path.lexists(folder / name)]
+    paths = [folder / name for name in texts]
+    present = [path for path in paths if os.path.lexists(path)]
     if present and not force:
         raise FileExistsError(f"{present[0]} exists, so nothing was written; --force replaces it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +45,9 @@ def init(
             path = Path(complete, name)
             path.touch(mode=0o600 if name == ".env" else 0o666)
             path.write_text(text)
-        for name in texts:
-            path = folder / name
+        for path in paths:
             if path not in present:
                 path.touch(exist_ok=False)  # one that has appeared since is not replaced
-            Path(complete, name).replace(path)
-            print_result(json, {"path": str(path)}, str(path))
+            Path(complete, path.name).replace(path)
+    for path in paths:  # only now: its reader may have gone
+        print_result(json, {"path": str(path)}, str(path))

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from starfish_server.checks import ENCODE_ADVICE
 from starfish_server.errors import InvalidKeyError, StackError, StoreUnavailableError, VersionConflictError
 from starfish_server.printable import printable
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from starfish_server.objects import ObjectInfo
 
 _CHUNK = 2**20
+_KEY_ADVICE = (
+    "portable_keys=false in the store's URL or stack file allows other characters, "
+    "as in 'file:data?portable_keys=false'"
+)
 
 
 class ExitCode(IntEnum):
@@ -44,7 +49,8 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: Exception) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
-    if isinstance(error, StackError | InvalidKeyError):
+    # A plain ValueError is of an option, such as a content type, that no store takes.
+    if isinstance(error, StackError | InvalidKeyError) or type(error) is ValueError:
         return ExitCode.USAGE
     if isinstance(error, VersionConflictError):
         return ExitCode.CONFLICT
@@ -115,7 +121,8 @@ def print_error(message: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks, or its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.replace(ENCODE_ADVICE, _KEY_ADVICE)
 
 
 def print_failures(failures: Mapping[str, Exception]) -> list[dict[str, str]]:
