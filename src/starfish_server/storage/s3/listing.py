@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
@@ -14,7 +15,7 @@ from starfish_server.storage.s3.replies import quoted, read_result, read_time, t
 from starfish_server.storage.s3.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from xml.etree import ElementTree as ET
 
     from starfish_server.operations import ListKeys, ListObjects
@@ -83,26 +84,39 @@ async def _entries(
         query["start-after"] = after
     tokens: set[str] = set()
     empty = 0
-    while limit is None or len(found) < limit or len(set(found)) < limit:
-        page = await transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
-        if [name for name in page.names if not name.startswith(call.prefix)]:
-            raise StoreError("the server lists keys outside the prefix")
-        infos |= infos_of(page)
-        found += [
-            name
-            for name in page.names
-            if name > after
-            and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
-        ]
-        if page.token is None:
-            break
-        empty = 0 if page.names else empty + 1
-        if page.token in tokens or empty > _EMPTY_PAGES:
-            raise StoreError("the server's pages do not end")
-        tokens.add(page.token)
-        # Only the first page is cut to the limit: many of those that follow would hold what is left out.
-        query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
-        query.pop("start-after", None)
+
+    def fetch() -> Coroutine[None, None, Page]:
+        return transport.run(Request("GET", query=urlencode(query, quote_via=quote, safe="~")), read)
+
+    following: asyncio.Task[Page] | None = None
+    try:
+        while limit is None or len(found) < limit or len(set(found)) < limit:
+            page = await (following or fetch())
+            if page.token is not None:
+                empty = 0 if page.names else empty + 1
+                if page.token in tokens or empty > _EMPTY_PAGES:
+                    raise StoreError("the server's pages do not end")
+                tokens.add(page.token)
+                # Only the first page is cut to the limit: many later ones would hold what is left out.
+                query |= {"continuation-token": page.token, "max-keys": str(_PAGE)}
+                query.pop("start-after", None)
+                if limit is None:
+                    following = asyncio.create_task(fetch())
+                    await asyncio.sleep(0)  # so that the service works on it meanwhile
+            if [name for name in page.names if not name.startswith(call.prefix)]:
+                raise StoreError("the server lists keys outside the prefix")
+            infos |= infos_of(page)
+            found += [
+                name
+                for name in page.names
+                if name > after
+                and is_valid(name if delimiter is None or name in infos else name.removesuffix("/"))
+            ]
+            if page.token is None:
+                break
+    finally:
+        if following is not None:
+            following.cancel()  # not awaited: a coroutine that is closed cannot wait
     # In order already, unless the service lists folder by folder.
     return sorted(dict.fromkeys(found))[:limit], infos
 
