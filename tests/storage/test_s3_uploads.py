@@ -214,6 +214,24 @@ async def test_parts_are_sent_while_chunks_still_come(store: S3ObjectStore, prox
     assert await store.get_bytes("k") == (LARGE, "application/octet-stream")
 
 
+async def test_a_source_may_have_a_time_limit_of_its_own(
+    store: S3ObjectStore, nothing_left: Callable[[], bool]
+) -> None:
+    """It cancels the task that began it, so all its chunks must be read in that task."""
+
+    async def late() -> AsyncIterator[bytes]:
+        async with asyncio.timeout(60.0) as limit:
+            for chunk in chunks():
+                yield chunk
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await store.upload("k", late())
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]  # a test runs in a task
+    assert nothing_left()
+
+
 async def test_a_source_that_fails_leaves_nothing(
     store: S3ObjectStore, nothing_left: Callable[[], bool]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,13 @@ from starfish_server.storage.s3.errors import InvalidPartError, NoSuchKeyError, 
 from starfish_server.storage.s3.reading import stat_object
 from starfish_server.storage.s3.replies import require_stored, version_or_none
 from starfish_server.storage.s3.transport import Request
-from starfish_server.storage.s3.writing import MULTIPART_OVER_BYTES, PART_BYTES, multipart_upload, parts_of
+from starfish_server.storage.s3.writing import (
+    MULTIPART_OVER_BYTES,
+    PART_BYTES,
+    in_one_task,
+    multipart_upload,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
@@ -92,7 +98,7 @@ class Writes:
         which Cloudflare R2 demands.
         """
         hashed = not self.transport.address.secure
-        async with aclosing(parts_of(chunks, hashed=hashed)) as parts:
+        async with in_one_task(parts_of(chunks, hashed=hashed)) as parts:
             first = await anext(parts, Blocks())
             if (size := size_of(first)) < PART_BYTES:
                 return await self.put(key, first, headers, if_version), size

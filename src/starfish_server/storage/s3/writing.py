@@ -61,6 +61,42 @@ async def parts_of(
 
 
 @asynccontextmanager
+async def in_one_task(parts: AsyncGenerator[Blocks, None]) -> AsyncIterator[AsyncIterator[Blocks]]:
+    """Read all of `parts` in one task, though several tasks take them, and close it after the block.
+
+    A source may hold a time limit or a context variable from one chunk to the next. A part is read once it is
+    waited for.
+    """
+    wanted = asyncio.Semaphore(0)
+    gathered: asyncio.Queue[Blocks | None] = asyncio.Queue()
+
+    async def read() -> None:
+        async with aclosing(parts):
+            await wanted.acquire()
+            async for part in parts:
+                gathered.put_nowait(part)
+                del part
+                await wanted.acquire()
+
+    reading = asyncio.create_task(read())
+    reading.add_done_callback(lambda _: gathered.put_nowait(None))
+
+    async def taken() -> AsyncIterator[Blocks]:
+        wanted.release()
+        while (part := await gathered.get()) is not None:
+            yield part
+            del part
+            wanted.release()
+        reading.result()  # raises the error of the source
+
+    try:
+        yield taken()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+@asynccontextmanager
 async def multipart_upload(
     transport: Transport, key: str, headers: Mapping[str, str]
 ) -> AsyncIterator[MultipartUpload]:
