@@ -57,9 +57,9 @@ A store is named by a URL or a path, which [`open_store`](#open_store-in-python)
 | `stack.toml` | the stack that the [stack file](layer-order.md#the-same-in-toml) describes |
 
 Options are the query of a URL. A folder with options needs one as well, as in `file:data?fsync=false`. A path with a colon
-in its name is written as `./a:b`. Credentials never come from a URL or an option but from the environment: for S3, from
-`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the rest of the [standard chain](leaves.md#aws). Without `endpoint`,
-`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` is used; without `region`, `AWS_REGION` or `AWS_DEFAULT_REGION`.
+in its name is written as `./a:b`, and a `~` at its start is the home folder. Credentials never come from a URL or an
+option but from the environment: for S3, from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the rest of the
+[standard chain](leaves.md#aws). Without `endpoint`, `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` is used; without `region`, `AWS_REGION` or `AWS_DEFAULT_REGION`.
 
 By default a key has ASCII letters, digits and `._:@-` between slashes. `?portable_keys=false` allows any text, as in
 `starfish ls "file:///var/objects?portable_keys=false"`; see the [key rules](leaves.md#what-holds-on-every-leaf).
