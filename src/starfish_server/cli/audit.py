@@ -56,8 +56,8 @@ def show(
     The columns are time, caller, action, operation, outcome, error type, and keys; in a pipe they are
     separated by tabs. Lines that are not records are reported on stderr, and the exit code is then 1.
 
-    The log may be written and rotated while it is shown. Only files that are deleted meanwhile, as the sink
-    does with `backups`, may be missing.
+    The log may be written and rotated while it is shown. Only files that are deleted during
+    that time, as the sink does with `backups`, may be missing.
     """
     wanted = {"identity": identity, "action": action, "outcome": outcome}
     wanted = {name: value for name, value in wanted.items() if value is not None}

@@ -102,7 +102,7 @@ async def _entries(
                 query.pop("start-after", None)
                 if limit is None:
                     following = asyncio.create_task(fetch())
-                    await asyncio.sleep(0)  # so that the service works on it meanwhile
+                    await asyncio.sleep(0)  # so that it is sent before this page is read
             if [name for name in page.names if not name.startswith(call.prefix)]:
                 raise StoreError("the server lists keys outside the prefix")
             infos |= infos_of(page)
